@@ -1,0 +1,81 @@
+# Everything starts from a fresh checkout: each target makes .venv and installs what it needs, once.
+#
+#   make demo        compile the digit models and run them
+#   make test        lint, types, layers, and the quick tests
+#   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node)
+#   make bench       measure, A B A B, and write JSON lines to bench/results/
+#   make check       only lint, format, types, layers and sizes
+#   make clean       remove what was made; `make clean-all` removes .venv too
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+# A change to any of these means that the package must be installed again. (An empty match is fine.)
+SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
+             naru/runtime/native/*.c naru/runtime/native/*.h)
+
+.PHONY: demo test test-slow bench check clean clean-all qemu node
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m naru demo
+
+test: check
+	$(PYTEST) -m "not slow" tests
+
+test-slow: $(VENV)/.installed-test qemu node
+	$(PYTEST) -m slow tests
+
+bench: $(VENV)/.installed-test
+	$(BIN)/python bench/run.py
+
+check: $(VENV)/.installed-test
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "naru needs Python 3.11 or newer; this is $$($(PYTHON) --version)." >&2; \
+	  echo "  try: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+# Editable, so that a change of a Python file needs no second installation.
+$(VENV)/.installed: $(VENV)/.made $(SOURCES)
+	$(BIN)/python -m pip install --quiet -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.made $(SOURCES)
+	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
+	@touch $@ $(VENV)/.installed
+
+# The tests run code for AArch64 and RISC-V under QEMU's user mode, a Debian package.
+qemu:
+	@if command -v qemu-aarch64 >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing qemu-user"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends qemu-user; \
+	else \
+	  echo "qemu-aarch64 is missing: expected the Debian package qemu-user" >&2; \
+	  echo "  try: sudo apt-get install qemu-user" >&2; exit 1; \
+	fi
+
+# WebAssembly runs in Node; nothing is installed for it.
+node:
+	@command -v node >/dev/null || { \
+	  echo "node is missing: expected Node.js 20 or newer on PATH, for the WebAssembly tests" >&2; \
+	  exit 1; }
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find naru tests tools bench models -name __pycache__ -type d -prune -exec rm -rf {} +
+	find naru -name '*.so' -delete
+	# The extension is gone: the next target must build it.
+	rm -f $(VENV)/.installed $(VENV)/.installed-test
+
+clean-all: clean
+	rm -rf $(VENV)

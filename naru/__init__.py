@@ -1,0 +1,38 @@
+"""naru ferries a trained model from its development form to native code.
+
+    import naru
+
+    model = naru.compile("digits.onnx")
+    logits = model(images)
+    model.save("digits.naru")
+    model = naru.load("digits.naru")        # needs neither llvmlite nor onnx
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from naru.version import VERSION as __version__
+
+if TYPE_CHECKING:
+    from naru.pipeline import compile  # noqa: A004
+    from naru.runtime.session import Model, load
+    from naru.targets import Target
+
+__all__ = ["Model", "Target", "__version__", "compile", "load"]
+
+# Loaded on first use, so that `import naru` is quick and running a bundle never loads the compiler.
+_HOMES = {
+    "compile": "naru.pipeline",
+    "load": "naru.runtime.session",
+    "Model": "naru.runtime.session",
+    "Target": "naru.targets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'naru' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

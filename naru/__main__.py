@@ -1,0 +1,7 @@
+"""python -m naru."""
+
+import sys
+
+from naru.cli import main
+
+sys.exit(main())

@@ -1,0 +1,644 @@
+"""The `.naru` file: the only module that knows its format.
+
+A bundle is a header, a JSON manifest, and sections of raw bytes::
+
+    0      magic (8 bytes), format (u32), zero (u32), file size (u64), manifest size (u64),
+           CRC32C of the manifest (u32), CRC32C of the 36 bytes before (u32)          little-endian
+    40     manifest: UTF-8 JSON, keys sorted, no spaces
+    4096k  sections in the order of their names, each at the next multiple of 4096, so that `code`
+           can be mapped executable and `weights` shared by processes; zeros in between
+
+Equal input gives equal bytes: the file holds no time, no path and no random number. Each section
+carries its digest (CRC32C over the CRC32Cs of its 1 MiB chunks), the gaps are checked to be zero,
+and the header and manifest carry CRCs, so that no flipped byte passes. The digests find damage,
+not malice: a bundle is machine code, and loading it means trusting who made it.
+
+The manifest (`?` marks what may be absent; more keys are kept and ignored)::
+
+    format, abi     ints; naru: the version that wrote it
+    target          {name, triple, features: [LLVM names that the CPU must have]}
+    source          {name, sha256?, ...}            options: {...}
+    symbols         [{name, lo, hi, kind: "input" | "kernel"}], inputs first; a dim of an input
+                    binds an input symbol, a kernel symbol gets its value during the run
+    entries         [{name, run, plan, dynamic, inputs, outputs, steps?}]
+                    run, plan: offsets in `code` of the functions in abi.h;
+                    inputs: [{name, dtype, shape: [int | symbol name]}];
+                    outputs: [{name, dtype, shape: [int | formula text], late?}];
+                    steps: names of the steps, for errors and times. The first entry is what a call
+                    runs; one named "profile" takes and gives the same and keeps times
+    states          [] (reserved for named persistent buffers)
+    memory          {arena: formula text, ...}      kernels: [records for explain]
+    tolerance?      {rtol, atol}: how far a golden output may be off, as rms over the output:
+                    rms(got - want) <= atol + rtol * rms(want)
+    sections        [{name, offset, size, digest}], written by write_bundle
+
+dtypes are numpy's names, and `bfloat16` and other names of ml_dtypes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from naru.errors import BundleError
+from naru.runtime import _native
+
+FORMAT = 1
+MAGIC = b"\x89NARU\r\n\x1a"
+ALIGN = 4096
+GOLDEN_ALIGN = 64
+
+_HEAD = struct.Struct("<8sIIQQI")  # followed by the CRC of these bytes
+_HEADER_SIZE = _HEAD.size + 4
+_MAX_MANIFEST = 1 << 30
+_MAX_DIM = 1 << 62
+_MAX_RANK = 32
+_NUMPY_DTYPES = frozenset(
+    ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+) | frozenset(("float16", "float32", "float64", "complex64", "complex128"))
+_ML_DTYPE = re.compile(r"bfloat16|float[864]_e\w+|u?int[24]")
+_SAFE_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
+
+Json = dict[str, Any]
+Bytes = bytes | bytearray | memoryview
+Source = str | os.PathLike[str] | Bytes | IO[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A size that is known only at run time: `kind` says whether an input or a kernel gives it."""
+
+    name: str
+    lo: int
+    hi: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input (`shape`: ints and symbol names) or an output (ints and formulas)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    late: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A function of the bundle: offsets of run and plan in the code, what goes in and out."""
+
+    name: str
+    run: int
+    plan: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dynamic: bool
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Where a section lies in the file, in bytes, and its digest."""
+
+    name: str
+    offset: int
+    size: int
+    digest: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """Inputs of an entry and the outputs that the reference gives for them."""
+
+    entry: str
+    inputs: tuple[NDArray[Any], ...]
+    outputs: tuple[NDArray[Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that has been read and checked. `data` is the whole file, mapped read-only."""
+
+    manifest: Json
+    symbols: tuple[Symbol, ...]
+    entries: tuple[Entry, ...]
+    sections: dict[str, Section]
+    image: _native.Image = field(repr=False)
+    data: memoryview = field(repr=False)
+
+    def section(self, name: str) -> memoryview:
+        """The bytes of a section, without a copy. Raises BundleError when there is none."""
+        found = self.sections.get(name)
+        if found is None:
+            raise BundleError(
+                f"the bundle has no section '{name}'; it has {_listed(self.sections)}"
+            )
+        return self.data[found.offset : found.offset + found.size]
+
+    def golden(self) -> tuple[GoldenCase, ...]:
+        """The golden vectors, or () when the bundle has none. Raises BundleError for vectors that
+        do not fit the entries."""
+        cases = unpack_golden(self.section("golden")) if "golden" in self.sections else ()
+        counts = {e.name: (len(e.inputs), len(e.outputs)) for e in self.entries}
+        for case in cases:
+            if counts.get(case.entry) != (len(case.inputs), len(case.outputs)):
+                raise BundleError(f"golden: a case does not fit the entry '{case.entry}'")
+        return cases
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the same bytes to a file. Raises BundleError when it cannot be written."""
+        with _replacing(path) as file:
+            file.write(self.data)
+
+
+def _listed(names: Mapping[str, object] | Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names) or "none"
+
+
+# ---- dtypes ----
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The numpy dtype for a manifest's name. Raises BundleError for what is not a number's."""
+    if name in _NUMPY_DTYPES:
+        return np.dtype(name)
+    if not _ML_DTYPE.fullmatch(name):
+        raise BundleError(f"'{name}' is not the name of a numeric dtype")
+    try:
+        import ml_dtypes  # the slim runtime goes without: few bundles need it
+    except ImportError:
+        raise BundleError(
+            f"the dtype '{name}' needs the package ml_dtypes", hint="pip install ml_dtypes"
+        ) from None
+    if not hasattr(ml_dtypes, name):
+        raise BundleError(f"'{name}' is not the name of a numeric dtype")
+    return np.dtype(getattr(ml_dtypes, name))
+
+
+# ---- writing ----
+
+
+def write_bundle(
+    dest: str | os.PathLike[str] | IO[bytes],
+    manifest: Mapping[str, Any],
+    sections: Mapping[str, Bytes],
+) -> None:
+    """Writes a bundle to a path (atomically: the old file stays until the new one is complete) or
+    an open binary file.
+
+    `manifest` is what the module's docstring says, without `sections`. Raises BundleError when it
+    breaks that schema or the file cannot be written; then no partial file is left.
+    """
+    head, table = _layout(manifest, sections)
+    _check_manifest(json.loads(head[_HEADER_SIZE:]), _file_size(table, len(head)))
+    if isinstance(dest, (str, os.PathLike)):
+        with _replacing(dest) as file:
+            _write_parts(file, head, table, sections)
+        return
+    try:
+        _write_parts(dest, head, table, sections)
+        dest.flush()
+    except OSError as error:
+        raise BundleError(f"the bundle cannot be written: {error.strerror or error}") from error
+
+
+def pack_bundle(manifest: Mapping[str, Any], sections: Mapping[str, Bytes]) -> bytes:
+    """The bytes that write_bundle would write."""
+    file = BytesIO()
+    write_bundle(file, manifest, sections)
+    return file.getvalue()
+
+
+def make_bundle(manifest: Mapping[str, Any], sections: Mapping[str, Bytes]) -> Bundle:
+    """A bundle that has no file: written to anonymous memory and read back like any other."""
+    with _memory_file() as file:
+        write_bundle(file, manifest, sections)
+        return read_bundle(file, verify=False)
+
+
+def _memory_file() -> IO[bytes]:
+    try:
+        return os.fdopen(os.memfd_create("naru", os.MFD_CLOEXEC), "w+b")
+    except (AttributeError, OSError):  # an old kernel, or a sandbox that forbids it
+        return tempfile.TemporaryFile()
+
+
+def _layout(
+    manifest: Mapping[str, Any], sections: Mapping[str, Bytes]
+) -> tuple[bytes, tuple[Section, ...]]:
+    """Header with manifest, and the table of sections.
+
+    Where the sections start depends on the manifest's length, which depends on the offsets' digits;
+    a start that is found to be too early is moved on, so this ends after two or three rounds.
+    """
+    if "sections" in manifest:
+        raise BundleError("the manifest must not bring its own 'sections'")
+    for name in sections:
+        if not _SAFE_NAME.fullmatch(name):
+            raise BundleError(f"'{name}' is not a section name")
+    digests = {name: _native.digest(sections[name]) for name in sorted(sections)}
+    start = ALIGN
+    while True:
+        table: list[Section] = []
+        offset = start
+        for name, digest in digests.items():
+            size = memoryview(sections[name]).nbytes
+            table.append(Section(name, offset, size, digest))
+            offset = _align(offset + size)
+        text = _dump({**manifest, "sections": [_section_json(s) for s in table]})
+        if _HEADER_SIZE + len(text) <= start:
+            break
+        start = _align(_HEADER_SIZE + len(text))
+    size = _file_size(table, _HEADER_SIZE + len(text))
+    head = _HEAD.pack(MAGIC, FORMAT, 0, size, len(text), _native.crc32c(text))
+    return head + struct.pack("<I", _native.crc32c(head)) + text, tuple(table)
+
+
+def _align(offset: int) -> int:
+    return -(-offset // ALIGN) * ALIGN
+
+
+def _file_size(table: Sequence[Section], head: int) -> int:
+    return table[-1].offset + table[-1].size if table else head
+
+
+def _section_json(section: Section) -> Json:
+    return {
+        "name": section.name,
+        "offset": section.offset,
+        "size": section.size,
+        "digest": section.digest,
+    }
+
+
+def _dump(manifest: Json) -> bytes:
+    try:
+        text = json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the manifest is not plain JSON: {error}") from error
+    return text.encode()
+
+
+def _write_parts(
+    file: IO[bytes], head: bytes, table: Sequence[Section], sections: Mapping[str, Bytes]
+) -> None:
+    file.write(head)
+    at = len(head)
+    for section in table:
+        file.write(bytes(section.offset - at))
+        file.write(sections[section.name])
+        at = section.offset + section.size
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Generator[IO[bytes]]:
+    """A new file beside `path` that takes its place when the block ends well."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise BundleError(
+            f"the bundle cannot be written: {error.strerror or error}",
+            where=str(target),
+            hint="a folder that exists, may be written and has room",
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):  # some file systems cannot; the file itself is safe
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+# ---- reading ----
+
+
+def read_bundle(source: Source, *, verify: bool = True) -> Bundle:
+    """Maps a bundle from a path or an open file, or copies it from bytes, and checks all of it.
+
+    `verify=False` skips the digests of the sections (a large file is then read only where used).
+    Raises BundleError, which says what is wrong: not a bundle, another version, damaged.
+    """
+    where = str(source) if isinstance(source, (str, os.PathLike)) else None
+    try:
+        image = _open_image(source)
+        data = memoryview(image)
+        manifest = _read_manifest(data)
+        symbols, entries, sections = _check_manifest(manifest, len(data))
+        _check_layout(data, sections, verify=verify)
+    except BundleError as error:
+        if where and error.where is None:
+            raise BundleError(error.message, where=where, hint=error.hint) from None
+        raise
+    return Bundle(manifest, symbols, entries, {s.name: s for s in sections}, image, data)
+
+
+def _open_image(source: Source) -> _native.Image:
+    try:
+        if isinstance(source, (str, os.PathLike)):
+            with Path(source).open("rb") as file:
+                return _native.Image(file.fileno())
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            return _native.Image(source)
+        return _native.Image(source.fileno())
+    except FileNotFoundError:
+        raise BundleError("there is no such file") from None
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) else None
+        raise BundleError(f"the bundle cannot be read: {text or error}") from error
+
+
+def _read_manifest(data: memoryview) -> Json:
+    if len(data) < _HEADER_SIZE:
+        raise BundleError(f"not a naru bundle: {len(data)} bytes are less than a header")
+    magic, version, zero, size, length, crc = _HEAD.unpack(data[: _HEAD.size])
+    if magic != MAGIC:
+        raise BundleError("not a naru bundle: it does not start with the magic number")
+    (head_crc,) = struct.unpack("<I", data[_HEAD.size : _HEADER_SIZE])
+    if head_crc != _native.crc32c(data[: _HEAD.size]):
+        raise BundleError("damaged: the header does not match its checksum")
+    if version != FORMAT:
+        raise BundleError(
+            f"this file has format {version}, this naru reads format {FORMAT}",
+            hint="compile the model again, or install the naru that wrote it",
+        )
+    if zero != 0 or size != len(data):
+        raise BundleError(f"damaged: expected {size} bytes, the file has {len(data)}")
+    if length > min(_MAX_MANIFEST, size - _HEADER_SIZE):
+        raise BundleError(f"damaged: the manifest's {length} bytes do not fit in the file")
+    text = data[_HEADER_SIZE : _HEADER_SIZE + length]
+    if _native.crc32c(text) != crc:
+        raise BundleError("damaged: the manifest does not match its checksum")
+    try:
+        manifest = json.loads(bytes(text), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"the manifest is not JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise BundleError("the manifest is not a JSON object")
+    return cast(Json, manifest)
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _check_layout(data: memoryview, sections: Sequence[Section], *, verify: bool) -> None:
+    """Gaps are zero and, when `verify`, sections match their digests."""
+    (length,) = struct.unpack_from("<Q", data, 24)
+    at = _HEADER_SIZE + length
+    for section in sorted(sections, key=lambda s: (s.offset, s.size)):
+        if section.offset < at:
+            raise BundleError(f"section '{section.name}' overlaps what is before it")
+        if section.offset - at >= ALIGN or any(data[at : section.offset]):
+            raise BundleError(f"damaged: stray bytes before section '{section.name}'")
+        at = section.offset + section.size
+        if verify and _native.digest(data[section.offset : at]) != section.digest:
+            raise BundleError(f"damaged: section '{section.name}' does not match its digest")
+    if at != len(data):
+        raise BundleError("damaged: stray bytes at the end")
+
+
+# ---- the manifest's schema ----
+
+
+class _Reader:
+    """Takes typed values out of a JSON object; every complaint names the path to the value."""
+
+    def __init__(self, value: object, path: str) -> None:
+        if not isinstance(value, dict):
+            raise BundleError(f"manifest: {path} is not an object")
+        self.value, self.path = cast(Json, value), path
+
+    def fail(self, key: str, expected: str) -> BundleError:
+        got = repr(self.value.get(key, "nothing"))
+        got = got if len(got) < 80 else got[:77] + "..."
+        return BundleError(f"manifest: {self.path}.{key}: expected {expected}, got {got}")
+
+    def text(self, key: str) -> str:
+        value = self.value.get(key)
+        if not isinstance(value, str) or not value:
+            raise self.fail(key, "a text")
+        return value
+
+    def number(self, key: str, low: int, high: int) -> int:
+        value = self.value.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.fail(key, f"an integer in {low}..{high}")
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self.value.get(key, False)
+        if not isinstance(value, bool):
+            raise self.fail(key, "true or false")
+        return value
+
+    def real(self, key: str) -> float:
+        value = self.value.get(key)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+            raise self.fail(key, "a number >= 0")
+        return float(value)
+
+    def items(self, key: str, *, required: bool = True) -> list[object]:
+        value = self.value.get(key, None if required else [])
+        if not isinstance(value, list):
+            raise self.fail(key, "a list")
+        return cast(list[object], value)
+
+    def objects(self, key: str) -> list[_Reader]:
+        return [_Reader(v, f"{self.path}.{key}[{k}]") for k, v in enumerate(self.items(key))]
+
+    def object(self, key: str) -> _Reader:
+        return _Reader(self.value.get(key), f"{self.path}.{key}")
+
+    def texts(self, key: str, *, required: bool = True) -> tuple[str, ...]:
+        values = self.items(key, required=required)
+        if not all(isinstance(v, str) for v in values):
+            raise self.fail(key, "a list of texts")
+        return tuple(cast(list[str], values))
+
+
+def _check_manifest(
+    manifest: Json, file_size: int
+) -> tuple[tuple[Symbol, ...], tuple[Entry, ...], tuple[Section, ...]]:
+    """Reads the manifest into types. Raises BundleError for the first thing that is wrong."""
+    root = _Reader(manifest, "$")
+    root.number("format", FORMAT, FORMAT)
+    root.number("abi", 1, 1 << 16)
+    root.text("naru")
+    target = root.object("target")
+    target.text("name")
+    target.text("triple")
+    target.texts("features")
+    for key in ("source", "options", "memory"):
+        root.object(key)
+    root.items("kernels")
+    if root.items("states"):
+        raise root.fail("states", "[] (this naru keeps no states)")
+    if "tolerance" in manifest:
+        tolerance = root.object("tolerance")
+        tolerance.real("rtol")
+        tolerance.real("atol")
+    sections = tuple(_read_section(r, file_size) for r in root.objects("sections"))
+    _check_unique("section", [s.name for s in sections])
+    code = next((s.size for s in sections if s.name == "code"), 0)
+    symbols = _read_symbols(root)
+    entries = tuple(_read_entry(r, symbols, code) for r in root.objects("entries"))
+    _check_unique("entry", [e.name for e in entries])
+    if not entries:
+        raise root.fail("entries", "at least one entry")
+    return symbols, entries, sections
+
+
+def _check_unique(what: str, names: Sequence[str]) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for k, name in enumerate(names) if name in names[:k])
+        raise BundleError(f"manifest: two {what}s are named '{twice}'")
+
+
+def _read_section(reader: _Reader, file_size: int) -> Section:
+    name = reader.text("name")
+    offset = reader.number("offset", 0, file_size)
+    size = reader.number("size", 0, file_size - offset)
+    if offset % ALIGN:
+        raise reader.fail("offset", f"a multiple of {ALIGN}")
+    return Section(name, offset, size, reader.number("digest", 0, 0xFFFFFFFF))
+
+
+def _read_symbols(root: _Reader) -> tuple[Symbol, ...]:
+    symbols: list[Symbol] = []
+    for reader in root.objects("symbols"):
+        kind = reader.text("kind")
+        if kind not in ("input", "kernel"):
+            raise reader.fail("kind", "'input' or 'kernel'")
+        if kind == "input" and symbols and symbols[-1].kind == "kernel":
+            raise reader.fail("kind", "symbols of inputs before those of kernels")
+        lo = reader.number("lo", 0, _MAX_DIM)
+        symbols.append(Symbol(reader.text("name"), lo, reader.number("hi", lo, _MAX_DIM), kind))
+    _check_unique("symbol", [s.name for s in symbols])
+    return tuple(symbols)
+
+
+def _read_entry(reader: _Reader, symbols: Sequence[Symbol], code_size: int) -> Entry:
+    given = {s.name for s in symbols if s.kind == "input"}
+    inputs = tuple(_read_tensor(r, given) for r in reader.objects("inputs"))
+    outputs = tuple(_read_tensor(r, None) for r in reader.objects("outputs"))
+    _check_unique("input", [t.name for t in inputs])
+    _check_unique("output", [t.name for t in outputs])
+    if not outputs:
+        raise reader.fail("outputs", "at least one output")
+    return Entry(
+        reader.text("name"),
+        reader.number("run", 0, code_size - 1),
+        reader.number("plan", 0, code_size - 1),
+        inputs,
+        outputs,
+        reader.flag("dynamic"),
+        reader.texts("steps", required=False),
+    )
+
+
+def _read_tensor(reader: _Reader, symbols: set[str] | None) -> TensorSpec:
+    """`symbols`: the names that a dim may be; None for an output, whose dims may be formulas."""
+    shape = reader.items("shape")
+    if len(shape) > _MAX_RANK:
+        raise reader.fail("shape", f"at most {_MAX_RANK} dims")
+    for dim in shape:
+        is_size = isinstance(dim, int) and not isinstance(dim, bool) and 0 <= dim <= _MAX_DIM
+        is_text = isinstance(dim, str) and (symbols is None or dim in symbols)
+        if not is_size and not is_text:
+            raise reader.fail("shape", "sizes and known symbols")
+    dtype = reader.text("dtype")
+    dtype_of(dtype)
+    dims = tuple(cast(list[int | str], shape))
+    return TensorSpec(reader.text("name"), dtype, dims, reader.flag("late"))
+
+
+# ---- golden vectors ----
+
+
+def pack_golden(cases: Sequence[GoldenCase]) -> bytes:
+    """The `golden` section: u32 length of a JSON index, the index, then raw little-endian arrays,
+    each at a multiple of 64."""
+    index: list[Json] = []
+    body = bytearray()
+    for case in cases:
+        record: Json = {"entry": case.entry, "inputs": [], "outputs": []}
+        for key, arrays in (("inputs", case.inputs), ("outputs", case.outputs)):
+            for array in arrays:
+                body.extend(bytes(-len(body) % GOLDEN_ALIGN))
+                record[key].append(
+                    {"dtype": array.dtype.name, "shape": list(array.shape), "offset": len(body)}
+                )
+                body.extend(array.astype(array.dtype.newbyteorder("<"), order="C").tobytes())
+        index.append(record)
+    text = json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
+    head = struct.pack("<I", len(text)) + text
+    return head + bytes(-len(head) % GOLDEN_ALIGN) + bytes(body)
+
+
+def unpack_golden(section: memoryview) -> tuple[GoldenCase, ...]:
+    """The golden vectors of a section; the arrays are read-only views of it. Raises BundleError."""
+    if len(section) < 4:
+        raise BundleError("golden: too short for its index")
+    (length,) = struct.unpack("<I", section[:4])
+    if length > len(section) - 4:
+        raise BundleError("golden: the index does not fit in the section")
+    try:
+        index = json.loads(bytes(section[4 : 4 + length]))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"golden: the index is not JSON: {error}") from error
+    body = section[min(len(section), -(-(4 + length) // GOLDEN_ALIGN) * GOLDEN_ALIGN) :]
+    readers = _Reader({"cases": index}, "golden").objects("cases")
+    return tuple(
+        GoldenCase(
+            reader.text("entry"),
+            tuple(_read_array(r, body) for r in reader.objects("inputs")),
+            tuple(_read_array(r, body) for r in reader.objects("outputs")),
+        )
+        for reader in readers
+    )
+
+
+def _read_array(reader: _Reader, body: memoryview) -> NDArray[Any]:
+    dtype = dtype_of(reader.text("dtype"))
+    shape: list[int] = []
+    count = 1
+    for dim in reader.items("shape"):
+        if not isinstance(dim, int) or isinstance(dim, bool) or not 0 <= dim <= _MAX_DIM:
+            raise reader.fail("shape", "sizes")
+        shape.append(dim)
+        count *= dim
+    if len(shape) > _MAX_RANK:
+        raise reader.fail("shape", f"at most {_MAX_RANK} dims")
+    offset = reader.number("offset", 0, len(body))
+    if count * dtype.itemsize > len(body) - offset:
+        raise reader.fail("shape", "an array inside the section")
+    try:
+        return np.ndarray(shape, dtype, buffer=body, offset=offset)
+    except (ValueError, TypeError) as error:  # an empty array with absurd other dims
+        raise reader.fail("shape", f"a shape that numpy can hold ({error})") from error

@@ -1,0 +1,252 @@
+"""Index arithmetic: polynomials over atoms, written with shared prefixes, and addresses from them.
+
+An index is a sum of integer multiples of products of atoms (Vars, loads, quotients, …). Terms of
+outer loops come first, so that `A[m0 + i, k]` becomes (A + m0·K) + k + i·K elements: the first sum is
+made outside the loop over k, the constant at the end is part of the instruction.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from naru.codegen.llvm_build import NOTHING, Code, State, Value
+from naru.codegen.llvm_types import memory_type, vector
+from naru.ir.expr import Binary, Const, Expr, Lanes, Shape, Splat
+from naru.ir.loop import Buffer
+from naru.ir.simplify import bounds
+
+Monomial = tuple[Expr, ...]
+Poly = dict[Monomial, int]
+Term = tuple[Monomial, int]
+
+
+class Offset(NamedTuple):
+    """Distance in elements from a buffer's start: the same for all lanes, and per lane."""
+
+    scalar: Poly
+    lanes: Poly
+
+
+def poly(code: Code, e: Expr) -> Poly:
+    """An index expression (scalar or tile) as a polynomial; a splat counts as its scalar."""
+    done: dict[Expr, Poly] = code.polys
+    stack = [e]
+    while stack:
+        x = stack[-1]
+        if x in done:
+            stack.pop()
+            continue
+        parts = _parts(x)
+        missing = [p for p in parts if p not in done]
+        if missing:
+            stack.extend(missing)
+            continue
+        stack.pop()
+        done[x] = _poly_of(code, x, [done[p] for p in parts])
+    return done[e]
+
+
+def _parts(e: Expr) -> tuple[Expr, ...]:
+    if is_sum(e) and isinstance(e, Binary):
+        return (e.a, e.b)
+    return (e.x,) if isinstance(e, Splat) and e.dtype == "index" else ()
+
+
+def is_sum(e: Expr) -> bool:
+    """Is e an index expression that `poly` takes apart?"""
+    return isinstance(e, Binary) and e.dtype == "index" and e.op in ("add", "sub", "mul")
+
+
+def _poly_of(code: Code, e: Expr, parts: list[Poly]) -> Poly:
+    if isinstance(e, Const):
+        return {(): int(e.value)} if e.value else {}
+    if len(parts) == 1:
+        return parts[0]
+    if not parts or not isinstance(e, Binary):
+        return {(e,): 1}
+    a, b = parts
+    if e.op == "mul":
+        return times(code, a, b)
+    return plus(a, b, 1 if e.op == "add" else -1)
+
+
+def plus(a: Poly, b: Poly, sign: int = 1) -> Poly:
+    """a + sign·b."""
+    out = dict(a)
+    for m, c in b.items():
+        out[m] = out.get(m, 0) + sign * c
+    return {m: c for m, c in out.items() if c}
+
+
+def times(code: Code, a: Poly, b: Poly) -> Poly:
+    """a·b, the factors of each monomial in a fixed order."""
+    out: Poly = {}
+    for ma, ca in a.items():
+        for mb, cb in b.items():
+            m = tuple(sorted((*ma, *mb), key=code.serial)) if ma and mb else ma or mb
+            out[m] = out.get(m, 0) + ca * cb
+    return {m: c for m, c in out.items() if c}
+
+
+def atoms(p: Poly) -> list[Expr]:
+    """The distinct expressions that must be evaluated before p."""
+    return list(dict.fromkeys(a for m in p for a in m))
+
+
+def strides(code: Code, buffer: Buffer) -> list[Poly]:
+    """Elements from one step of each dim to the next, row-major."""
+    out: list[Poly] = [{(): 1}]
+    for extent in reversed(buffer.shape[1:]):
+        out.append(times(code, out[-1], poly(code, extent)))
+    return out[::-1]
+
+
+def offset(code: Code, buffer: Buffer, index: tuple[Expr, ...]) -> Offset:
+    """Where an access starts."""
+    total: Poly = {}
+    for i, stride in zip(index, strides(code, buffer), strict=False):
+        total = plus(total, times(code, poly(code, i), stride))
+    return split(total)
+
+
+def split(p: Poly) -> Offset:
+    """The part that all lanes share, and the rest."""
+    lanes = {m: c for m, c in p.items() if any(a.shape for a in m)}
+    return Offset({m: c for m, c in p.items() if m not in lanes}, lanes)
+
+
+def lane_step(lanes: Poly) -> Poly | None:
+    """The distance between neighbouring lanes where it is the same everywhere, else None."""
+    out: Poly = {}
+    for m, c in lanes.items():
+        tiles = [a for a in m if a.shape]
+        if len(tiles) != 1 or not isinstance(tiles[0], Lanes):
+            return None
+        rest = tuple(a for a in m if not a.shape)
+        out[rest] = out.get(rest, 0) + c
+    return out
+
+
+# ---- values ----
+
+
+def ordered(code: Code, p: Poly) -> tuple[list[Term], int]:
+    """The terms of p, those of outer regions first, and its constant."""
+    terms = [(m, c) for m, c in p.items() if m]
+    terms.sort(key=lambda t: (_depth(code, t[0]), [code.serial(a) for a in t[0]]))
+    return terms, p.get((), 0)
+
+
+def _depth(code: Code, m: Monomial) -> int:
+    return max((_atom(code, a).depth for a in m), default=0)
+
+
+def _atom(code: Code, e: Expr) -> Value:
+    found = code.known(e)
+    if found is None:
+        raise KeyError(e)
+    return found
+
+
+def _state(code: Code, m: Monomial) -> State:
+    out = NOTHING
+    for a in m:
+        state = code.facts(a).state
+        out = out | state if out else state
+    return out
+
+
+def _monomial(code: Code, m: Monomial, c: int, kind: str, shape: Shape) -> Value:
+    """c · product of m; `kind` is the type of one lane."""
+    row = vector(kind, shape)
+    done: Value | None = None
+    for i in range(len(m)):
+        key = ("product", m[: i + 1], shape)
+        found = code.known(key)
+        if found is None:
+            atom = _atom(code, m[i])
+            text = atom.text if m[i].shape else code.splat(atom.text, atom.depth, kind, shape)
+            if done is None:
+                found = Value((text,), atom.depth)
+            else:
+                depth = max(done.depth, atom.depth)
+                name = code.put(f"mul {row} {done.text}, {text}", depth)
+                found = code.learn(key, Value((name,), depth), _state(code, m[: i + 1]))
+        done = found
+    if done is None:
+        raise ValueError("an empty monomial is a constant")
+    if c == 1:
+        return done
+    key = ("multiple", m, c, shape)
+    found = code.known(key)
+    if found is None:
+        times_c = f"splat ({kind} {c})" if shape else str(c)
+        name = code.put(f"mul {row} {done.text}, {times_c}", done.depth)
+        found = code.learn(key, Value((name,), done.depth), _state(code, m))
+    return found
+
+
+def sum_value(code: Code, p: Poly, shape: Shape = ()) -> Value:
+    """The value of p. All atoms must be known; tile atoms have `shape` (rank 1)."""
+    kind = code.index
+    row = vector(kind, shape)
+    terms, constant = ordered(code, p)
+    done: Value | None = None
+    prefix: tuple[Term, ...] = ()
+    state = NOTHING
+    for m, c in terms:
+        prefix, state = (*prefix, (m, c)), state | _state(code, m)
+        key = ("sum", prefix, shape)
+        found = code.known(key)
+        if found is None:
+            term = _monomial(code, m, c, kind, shape)
+            if done is None:
+                found = term
+            else:
+                depth = max(done.depth, term.depth)
+                name = code.put(f"add {row} {done.text}, {term.text}", depth)
+                found = code.learn(key, Value((name,), depth), state)
+        done = found
+    if done is None:
+        return Value((f"splat ({kind} {constant})" if shape else str(constant),), 0)
+    if not constant:
+        return done
+    key = ("sum", prefix, constant, shape)
+    found = code.known(key)
+    if found is None:
+        plain = f"splat ({kind} {constant})" if shape else str(constant)
+        name = code.put(f"add {row} {done.text}, {plain}", done.depth)
+        found = code.learn(key, Value((name,), done.depth), state)
+    return found
+
+
+def pointer(code: Code, buffer: Buffer, base: Value, p: Poly, *, sure: bool) -> Value:
+    """The address of element p of a buffer that starts at `base`. `sure`: the element exists, so
+    that the parts of a sum without negative terms lie inside the buffer too."""
+    kind = memory_type(buffer.dtype)
+    terms, constant = ordered(code, p)
+    inside = sure and constant >= 0 and all(_is_natural(m, c) for m, c in terms)
+    gep = "getelementptr inbounds" if inside else "getelementptr"
+    done, key, state = base, (base.text, kind, inside), NOTHING
+    for m, c in terms:
+        key, state = (*key, m, c), state | _state(code, m)
+        found = code.known(key)
+        if found is None:
+            term = _monomial(code, m, c, code.index, ())
+            depth = max(done.depth, term.depth)
+            name = code.put(f"{gep} {kind}, ptr {done.text}, {code.index} {term.text}", depth)
+            found = code.learn(key, Value((name,), depth), state)
+        done = found
+    if not constant:
+        return done
+    key = (*key, constant)
+    found = code.known(key)
+    if found is None:
+        exact = f"{gep} nuw" if inside else gep
+        name = code.put(f"{exact} {kind}, ptr {done.text}, {code.index} {constant}", done.depth)
+        found = code.learn(key, Value((name,), done.depth), state)
+    return found
+
+
+def _is_natural(m: Monomial, c: int) -> bool:
+    return c > 0 and all(bounds(a)[0] >= 0 for a in m)

@@ -1,0 +1,289 @@
+"""Single operations on rows: each function writes what one node of an expression means.
+
+Integer division never traps: a divisor of zero counts as one, and MIN / -1 wraps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from naru.codegen.llvm_build import Code
+from naru.codegen.llvm_narrow import rounded
+from naru.codegen.llvm_types import NARROW, scalar_type, vector
+from naru.dtypes import DTYPES, is_float
+from naru.ir.expr import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Where an operation is written: its depth, and the dtype and shape of its operands."""
+
+    code: Code
+    depth: int
+    dtype: str
+    shape: Shape
+
+    @property
+    def lane(self) -> str:
+        """LLVM type of one lane."""
+        return scalar_type(self.dtype, self.code.target)
+
+    @property
+    def kind(self) -> str:
+        """LLVM type of the row."""
+        return vector(self.lane, self.shape)
+
+    @property
+    def bit(self) -> str:
+        """LLVM type of a row of bools."""
+        return vector("i1", self.shape)
+
+    @property
+    def bits(self) -> int:
+        """Width of an integer lane."""
+        return self.code.target.pointer_bits if self.dtype == "index" else DTYPES[self.dtype].bits
+
+    @property
+    def signed(self) -> bool:
+        return DTYPES[self.dtype].kind == "i"
+
+    def put(self, text: str) -> str:
+        return self.code.put(text, self.depth)
+
+    def op(self, name: str, a: str, b: str) -> str:
+        return self.put(f"{name} {self.kind} {a}, {b}")
+
+    def call(self, name: str, *args: str) -> str:
+        typed = ", ".join(a if " " in a and a[0] == "i" else f"{self.kind} {a}" for a in args)
+        return self.put(f"call {self.kind} @llvm.{name}({typed})")
+
+    def select(self, cond: str, a: str, b: str) -> str:
+        return self.put(f"select {self.bit} {cond}, {self.kind} {a}, {self.kind} {b}")
+
+    def integer(self, value: int) -> str:
+        return f"splat ({self.lane} {value})" if self.shape else str(value)
+
+    def rounded(self, x: str) -> str:
+        """x as a value of the dtype: f16 and bf16 are computed in float."""
+        if self.dtype not in NARROW:
+            return x
+        return rounded(self.code, x, self.dtype, self.shape)
+
+
+# ---- two operands ----
+
+_INTEGER = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
+_FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
+_BOOL = {"add": "or", "sub": "xor", "mul": "and", "min": "and", "max": "or"}
+_FLOAT_COMPARE = {"lt": "olt", "le": "ole", "eq": "oeq", "ne": "une", "gt": "ogt", "ge": "oge"}
+
+
+def binary(r: Row, op: str, a: str, b: str) -> str:
+    """An arithmetic or bitwise operation."""
+    if r.dtype == "bool":
+        return r.op(_BOOL.get(op, op), a, b)
+    if is_float(r.dtype):
+        if op in ("min", "max"):
+            return float_extreme(r, op, a, b)
+        if op == "floordiv":
+            return r.rounded(r.call("floor", r.op("fdiv", a, b)))
+        return r.rounded(r.op(_FLOAT[op], a, b))
+    if op in _INTEGER:
+        return r.op(_INTEGER[op], a, b)
+    if op in ("min", "max"):
+        return r.call(f"{'s' if r.signed else 'u'}{op}", a, b)
+    return _shift(r, op, a, b) if op in ("shl", "shr") else divide(r, op, a, b)
+
+
+def compare(r: Row, op: str, a: str, b: str) -> str:
+    """A row of i1."""
+    if is_float(r.dtype):
+        return r.put(f"fcmp {_FLOAT_COMPARE[op]} {r.kind} {a}, {b}")
+    sign = "" if op in ("eq", "ne") else "s" if r.signed else "u"
+    return r.put(f"icmp {sign}{op} {r.kind} {a}, {b}")
+
+
+def float_extreme(r: Row, op: str, a: str, b: str, number: str = "") -> str:
+    """min or max that gives the NaN if there is one. `number`: which operand ("a", "b") is known
+    not to be NaN; one compare and select then do, which x86 has as one instruction."""
+    order = "ogt" if op == "max" else "olt"
+    if number == "b":
+        return r.select(r.put(f"fcmp {order} {r.kind} {b}, {a}"), b, a)
+    best = r.select(r.put(f"fcmp {order} {r.kind} {a}, {b}"), a, b)  # b where unordered
+    if number == "a":
+        return best
+    return r.select(r.put(f"fcmp uno {r.kind} {a}, {a}"), a, best)
+
+
+def _shift(r: Row, op: str, a: str, b: str) -> str:
+    """Shifting by the width or more shifts everything out (LLVM leaves it undefined)."""
+    last = r.integer(r.bits - 1)
+    if op == "shr" and r.signed:
+        return r.op("ashr", a, r.call("umin", b, last))
+    name = "shl" if op == "shl" else "lshr"
+    if b.lstrip("splat (i0123456789").rstrip(")") == "" and _literal(b) < r.bits:
+        return r.op(name, a, b)
+    moved = r.op(name, a, r.call("umin", b, last))
+    return r.select(r.put(f"icmp ugt {r.kind} {b}, {last}"), r.integer(0), moved)
+
+
+def _literal(text: str) -> int:
+    return int(text.removeprefix("splat (").rstrip(")").split()[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """What is known of the operands of a division: signs, and a constant divisor."""
+
+    natural: bool = False  # dividend >= 0 and divisor > 0
+    divisor: int | None = None
+
+
+def divide(r: Row, op: str, a: str, b: str, known: Division = Division()) -> str:
+    """div (towards zero), floordiv and mod (towards minus infinity) of integers."""
+    if not r.signed or known.natural:
+        safe = b if known.natural or known.divisor else _nonzero(r, b)
+        return r.op("urem" if op == "mod" else "udiv", a, safe)
+    if known.divisor is not None and known.divisor > 0:
+        return _divide_by_positive(r, op, a, b, known.divisor)
+    minus = r.put(f"icmp eq {r.kind} {b}, {r.integer(-1)}")
+    zero = r.put(f"icmp eq {r.kind} {b}, {r.integer(0)}")
+    either = r.put(f"or {r.bit} {minus}, {zero}")
+    safe = r.select(either, r.integer(1), b)
+    quotient = r.op("sdiv", a, safe)
+    if op == "div":
+        return r.select(minus, r.op("sub", r.integer(0), a), quotient)
+    rest = r.op("sub", a, r.op("mul", quotient, safe))
+    opposite = r.put(f"icmp slt {r.kind} {r.op('xor', rest, safe)}, {r.integer(0)}")
+    inexact = r.put(f"icmp ne {r.kind} {rest}, {r.integer(0)}")
+    lower = r.put(f"and {r.bit} {opposite}, {inexact}")
+    if op == "mod":
+        return r.select(lower, r.op("add", rest, safe), rest)
+    floor = r.select(lower, r.op("sub", quotient, r.integer(1)), quotient)
+    return r.select(minus, r.op("sub", r.integer(0), a), floor)
+
+
+def _nonzero(r: Row, b: str) -> str:
+    zero = r.put(f"icmp eq {r.kind} {b}, {r.integer(0)}")
+    return r.select(zero, r.integer(1), b)
+
+
+def _divide_by_positive(r: Row, op: str, a: str, b: str, divisor: int) -> str:
+    if op == "div":
+        return r.op("sdiv", a, b)
+    if divisor & (divisor - 1) == 0:
+        if op == "mod":
+            return r.op("and", a, r.integer(divisor - 1))
+        return r.op("ashr", a, r.integer(divisor.bit_length() - 1))
+    rest = r.op("srem", a, b)
+    negative = r.put(f"icmp slt {r.kind} {rest}, {r.integer(0)}")
+    if op == "mod":
+        return r.select(negative, r.op("add", rest, b), rest)
+    quotient = r.op("sdiv", a, b)
+    return r.select(negative, r.op("sub", quotient, r.integer(1)), quotient)
+
+
+# ---- one operand ----
+
+
+def _negate(r: Row, x: str) -> str:
+    if is_float(r.dtype):
+        return r.put(f"fneg {r.kind} {x}")
+    return r.op("sub", r.integer(0), x)
+
+
+def _absolute(r: Row, x: str) -> str:
+    if is_float(r.dtype):
+        return r.call("fabs", x)
+    return r.call("abs", x, "i1 false") if r.signed else x
+
+
+def _invert(r: Row, x: str) -> str:
+    if r.dtype == "bool":
+        return r.op("xor", x, "splat (i1 true)" if r.shape else "true")
+    return r.op("xor", x, r.integer(-1))
+
+
+_REINTERPRET = {"f32": "i32", "i32": "float", "f64": "i64", "i64": "double"}
+
+UNARY: dict[str, Callable[[Row, str], str]] = {
+    "neg": _negate,
+    "abs": _absolute,
+    "not": _invert,
+    "isnan": lambda r, x: r.put(f"fcmp uno {r.kind} {x}, {x}"),
+    "bits": lambda r, x: r.put(f"bitcast {r.kind} {x} to {vector(_REINTERPRET[r.dtype], r.shape)}"),
+    "sqrt": lambda r, x: r.rounded(r.call("sqrt", x)),
+    "floor": lambda r, x: r.call("floor", x),
+    "ceil": lambda r, x: r.call("ceil", x),
+    "trunc": lambda r, x: r.call("trunc", x),
+    "round": lambda r, x: r.call("rint", x),
+}
+
+
+# ---- conversions ----
+
+
+def cast(r: Row, dtype: str, x: str) -> str:
+    """x of r.dtype as `dtype`."""
+    to = Row(r.code, r.depth, dtype, r.shape)
+    if dtype == "bool":
+        return compare(r, "ne", x, _zero(r))
+    if r.dtype == "bool":
+        name = "uitofp" if is_float(dtype) else "zext"
+        return r.put(f"{name} {r.kind} {x} to {to.kind}")
+    if is_float(r.dtype):
+        return _from_float(r, to, x)
+    if is_float(dtype):
+        name = "sitofp" if r.signed else "uitofp"
+        return to.rounded(r.put(f"{name} {r.kind} {x} to {to.kind}"))
+    if to.bits == r.bits:
+        return x
+    name = "trunc" if to.bits < r.bits else "sext" if r.signed else "zext"
+    return r.put(f"{name} {r.kind} {x} to {to.kind}")
+
+
+def _zero(r: Row) -> str:
+    if r.dtype == "bool":
+        return "splat (i1 false)" if r.shape else "false"
+    if is_float(r.dtype):
+        return f"splat ({r.lane} 0.0)" if r.shape else "0.0"
+    return r.integer(0)
+
+
+def _from_float(r: Row, to: Row, x: str) -> str:
+    if not is_float(to.dtype):
+        name = "fptosi" if to.signed else "fptoui"
+        return r.put(f"call {to.kind} @llvm.{name}.sat({r.kind} {x})")
+    wide, was_wide = to.dtype == "f64", r.dtype == "f64"
+    if wide == was_wide:
+        return x if _holds(to.dtype, r.dtype) else to.rounded(x)
+    name = "fpext" if wide else "fptrunc"
+    return to.rounded(r.put(f"{name} {r.kind} {x} to {to.kind}"))
+
+
+def _holds(outer: str, inner: str) -> bool:
+    """Is every value of `inner` one of `outer`?"""
+    return outer in ("f32", "f64") or outer == inner
+
+
+# ---- all lanes to one ----
+
+
+def reduce(r: Row, op: str, x: str) -> str:
+    """One scalar, halves being combined; r.shape is (2^k,)."""
+    lanes = r.shape[0]
+    while lanes > 1:
+        half = lanes // 2
+        wide, part = Row(r.code, r.depth, r.dtype, (lanes,)), Row(r.code, r.depth, r.dtype, (half,))
+        lower = some_lanes(wide, x, range(half))
+        upper = some_lanes(wide, x, range(half, lanes))
+        x, lanes = binary(part, op, lower, upper), half
+    return r.put(f"extractelement <1 x {r.lane}> {x}, i64 0")
+
+
+def some_lanes(r: Row, x: str, chosen: range) -> str:
+    mask = ", ".join(f"i32 {i}" for i in chosen)
+    return r.put(
+        f"shufflevector {r.kind} {x}, {r.kind} poison, <{len(chosen)} x i32> <{mask}>"
+    )

@@ -1,0 +1,66 @@
+"""Every error a user can see. Each says what was expected, what was found, where, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NaruError(Exception):
+    """Base of all errors that naru raises on purpose.
+
+    `where` names the place (file, node, line), `hint` what to try; both are printed after the message.
+    """
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.message, self.where, self.hint = message, where, hint
+        text = message
+        if where:
+            text = f"{where}: {text}"
+        if hint:
+            text = f"{text}\n  try: {hint}"
+        super().__init__(text)
+
+
+class ModelError(NaruError):
+    """The model file is truncated, malformed, inconsistent, or refers to something it may not."""
+
+
+class UnsupportedError(NaruError):
+    """The model is well-formed but uses something naru does not compile yet. Lists every such node."""
+
+    def __init__(self, problems: Sequence[str], *, where: str | None = None) -> None:
+        self.problems = tuple(problems)
+        count = f"{len(problems)} node" + ("s" if len(problems) != 1 else "")
+        super().__init__(f"{count} cannot be compiled:\n  " + "\n  ".join(problems), where=where)
+
+
+class InputError(NaruError):
+    """An array passed to a compiled model has the wrong name, shape or dtype."""
+
+
+class BundleError(NaruError):
+    """A bundle file is damaged, from another version, or cannot be written."""
+
+
+class TargetError(NaruError):
+    """This CPU (or the named target) lacks a feature that the code needs."""
+
+
+class ScheduleError(NaruError):
+    """A schedule step that cannot be applied to this loop nest, with the reason."""
+
+
+class IRError(NaruError):
+    """A form of the program breaks a rule of its IR. Lists every violation, each tied to its node."""
+
+    def __init__(self, problems: Sequence[str], *, where: str | None = None) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n  ".join(["the program is not valid:", *problems]), where=where)
+
+
+class RunError(NaruError):
+    """Compiled code reported a failure while running (an index out of range, no memory)."""
+
+
+class NaruWarning(UserWarning):
+    """Something in the user's model that is legal but seldom meant (a NaN among the weights)."""

@@ -1,0 +1,224 @@
+"""Reads an ONNX model as a Graph.
+
+    g = read_onnx("model.onnx")
+
+Opsets 7 to the newest that the installed onnx package knows. Versions differ inside the function
+of each operator (onnx_*.py). The file may come from anywhere: whatever is wrong with it is a
+ModelError that says where and what to do; whatever naru lacks is in one UnsupportedError that lists
+all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import FunctionProto, ModelProto, TypeProto, ValueInfoProto, defs
+
+import naru.ops  # fills the registry
+from naru.dtypes import FROM_ONNX
+from naru.errors import ModelError, UnsupportedError
+from naru.frontend.onnx_check import check_text
+from naru.frontend.onnx_data import Tensors, dtype_label, dtype_of
+from naru.frontend.onnx_import import FunctionKey, Importer
+from naru.frontend.onnx_node import Unsupported, type_text
+from naru.frontend.onnx_scope import Missing, Scope, Value, identifier
+from naru.ir.expr import INT_MAX, Const, Expr
+from naru.ir.graph import Graph, Node, TensorType, make_input
+from naru.ir.simplify import known
+
+OLDEST = 6  # broadcasting by attributes ended with opset 7; what little 6 differs in is handled
+_ = naru.ops
+
+
+def read_onnx(
+    source: str | os.PathLike[str] | bytes | ModelProto, *, name: str | None = None
+) -> Graph:
+    """The graph of an ONNX model given as a path, its bytes, or a ModelProto.
+
+    Inputs and outputs keep their names; `notes` maps nodes to the ONNX nodes (and weights) that
+    they come from. Dims called alike share one symbol; a dim without a name gets its own symbol.
+    Weights in side files are memory-mapped, so the model must be given by its path for them.
+    Raises ModelError, or UnsupportedError. Warns (NaruWarning) of NaN and infinities among weights.
+    """
+    model, folder, where = _load(source)
+    try:
+        return _read(model, folder, name)
+    except ModelError as error:
+        raise _in_file(error, where) from None
+    except UnsupportedError as error:
+        raise UnsupportedError(error.problems, where=where) from None
+
+
+def _in_file(error: ModelError, where: str) -> ModelError:
+    place = f"{where}: {error.where}" if error.where else where
+    return ModelError(error.message, where=place, hint=error.hint)
+
+
+def _load(
+    source: str | os.PathLike[str] | bytes | ModelProto,
+) -> tuple[ModelProto, Path | None, str]:
+    """(model, its folder, how to call it in messages)."""
+    if isinstance(source, ModelProto):
+        return source, None, "model"
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _parse(bytes(source), "model"), None, "model"
+    path = Path(source)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+    return _parse(data, str(path)), path.parent, path.name
+
+
+def _parse(data: bytes, where: str) -> ModelProto:
+    hint = "give the .onnx file itself; download or export it again"
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(
+            f"expected an ONNX model, found {len(data)} bytes that are none, or are cut short",
+            where=where,
+            hint=hint,
+        ) from None
+    if not model.HasField("graph"):
+        found = f"{len(data)} bytes without a graph" if data else "an empty file"
+        raise ModelError(f"expected an ONNX model, found {found}", where=where, hint=hint)
+    return model
+
+
+def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
+    check_text(model)
+    g = model.graph
+    if model.ir_version > onnx.IR_VERSION:
+        raise ModelError(
+            f"expected ir_version {onnx.IR_VERSION} or earlier, which the installed onnx "
+            f"{onnx.__version__} knows, found {model.ir_version}",
+            hint="install a newer onnx package",
+        )
+    importer = Importer(Tensors(folder), _functions(model))
+    scope = Scope(_opsets(model))
+    importer.add_initializers(g, scope)
+    inputs = [n for i in g.input if isinstance(n := _add_input(i, scope, importer), Node)]
+    importer.add_nodes(g.node, scope)
+    outputs = importer.read_outputs(g, scope)
+    names = [o.name for o in g.output]
+    if not names:
+        raise ModelError("expected at least one output, found none")
+    if len(set(names)) != len(names):
+        raise ModelError(f"expected different names of the outputs, found {names}")
+    if importer.problems:
+        raise UnsupportedError(importer.problems)
+    nodes = [n for n in outputs if isinstance(n, Node)]
+    for o, n in zip(g.output, nodes, strict=True):
+        _check_output(o, n)
+    graph_name = identifier(name if name is not None else g.name, "model")
+    return importer.graph(graph_name, inputs, nodes, names)
+
+
+def _opsets(model: ModelProto) -> dict[str, int]:
+    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+    version = opsets.get("")
+    newest = defs.onnx_opset_version()
+    if version is not None and version > newest:
+        raise ModelError(
+            f"expected opset {newest} or earlier, which the installed onnx {onnx.__version__} "
+            f"knows, found opset {version}",
+            hint="install a newer onnx package",
+        )
+    if version is not None and version < OLDEST:
+        raise UnsupportedError(
+            [f"the model uses opset {version}, naru reads {OLDEST} and later; "
+             f"try: onnx.version_converter.convert_version(model, 17)"]
+        )  # fmt: skip
+    return opsets
+
+
+def _functions(model: ModelProto) -> dict[FunctionKey, FunctionProto]:
+    found: dict[FunctionKey, FunctionProto] = {}
+    for f in model.functions:
+        key = ("" if f.domain == "ai.onnx" else f.domain, f.name, f.overload)
+        if key in found:
+            raise ModelError(
+                "this function is defined twice", where=f"function {f.domain}.{f.name}"
+            )
+        found[key] = f
+    return found
+
+
+def _add_input(info: ValueInfoProto, scope: Scope, importer: Importer) -> Value:
+    """Defines a graph input. Before IR version 4 initializers were listed as inputs: they stay
+    constants."""
+    what = f"input {info.name!r}"
+    if info.name in scope.values:
+        found = scope.values[info.name]
+        if isinstance(found, Node) and found.op == "input":
+            raise ModelError("this name is defined twice", where=what, hint="rename one of the two")
+        return Missing()
+    try:
+        value: Value = make_input(info.name, _input_type(info, importer, what))
+    except Unsupported as error:
+        value = importer.report(what, error.reason, error.hint)
+    scope.values[info.name] = value
+    return value
+
+
+def _input_type(info: ValueInfoProto, importer: Importer, what: str) -> TensorType:
+    """The declared type; symbols for the dims that are not numbers."""
+    kind = info.type.WhichOneof("value")
+    if kind is None:
+        raise ModelError("expected a type, found none", where=what)
+    if kind != "tensor_type":
+        raise Unsupported(f"is a {kind.removesuffix('_type')}", "pass tensors only")
+    tensor = info.type.tensor_type
+    dtype = dtype_of(tensor.elem_type, what)
+    if not tensor.HasField("shape"):
+        raise Unsupported("has no declared rank", "declare its dims; sizes may stay symbolic")
+    return TensorType(
+        dtype, tuple(_dim(tensor, k, info.name, importer) for k in range(len(tensor.shape.dim)))
+    )
+
+
+def _dim(tensor: TypeProto.Tensor, k: int, name: str, importer: Importer) -> Expr:
+    dim = tensor.shape.dim[k]
+    if dim.HasField("dim_value"):
+        if not 0 <= dim.dim_value <= INT_MAX:
+            kind = "negative" if dim.dim_value < 0 else "too large"
+            raise ModelError(
+                f"dim {k} is {kind}: expected 0..{INT_MAX} or a name, found {dim.dim_value}",
+                where=f"input {name!r}",
+                hint="give a dim of unknown size a name (dim_param)",
+            )
+        return Const(dim.dim_value)
+    if dim.HasField("dim_param") and dim.dim_param:
+        return importer.symbols.named(dim.dim_param)
+    return importer.symbols.fresh(f"{name}_{k}")
+
+
+def _check_output(info: ValueInfoProto, n: Node) -> None:
+    """The declared type of an output, where there is one, is the one that was found."""
+    where = f"output {info.name!r}"
+    if info.type.WhichOneof("value") != "tensor_type":
+        return
+    tensor = info.type.tensor_type
+    if tensor.elem_type and FROM_ONNX.get(tensor.elem_type) != n.type.dtype:
+        raise ModelError(
+            f"it is declared as {dtype_label(tensor.elem_type)}, found {type_text(n)}", where=where
+        )
+    if not tensor.HasField("shape"):
+        return
+    dims = tensor.shape.dim
+    if len(dims) != n.type.rank:
+        raise ModelError(f"it is declared with {len(dims)} dims, found {type_text(n)}", where=where)
+    for k, (declared, found) in enumerate(zip(dims, n.type.shape, strict=True)):
+        size = known(found)
+        if declared.HasField("dim_value") and size is not None and size != declared.dim_value:
+            raise ModelError(
+                f"its shape differs: axis {k} is declared as {declared.dim_value}, "
+                f"found {type_text(n)}",
+                where=where,
+                hint="the batch size may have been fixed in one place only; export it again",
+            )

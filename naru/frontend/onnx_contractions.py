@@ -1,0 +1,331 @@
+"""ONNX matrix products, convolutions and pools.
+
+Our `matmul` and `conv` are bare: transposition, padding, scaling and bias become nodes of their
+own, which fusion puts back together for every producer of such patterns alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from naru.dtypes import DTYPES
+from naru.errors import ModelError
+from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.ir.expr import Const, Expr
+from naru.ir.graph import Node
+from naru.ir.simplify import ONE, ZERO, add, ceildiv, floordiv, known, maximum, mul, sub
+
+Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
+AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+
+
+def transpose_last(x: Node) -> Node:
+    """The last two axes swapped."""
+    order = list(range(x.type.rank))
+    order[-1], order[-2] = order[-2], order[-1]
+    return emit("transpose", x, perm=tuple(order))
+
+
+def gemm(c: OnnxNode) -> Node:
+    """alpha · A' · B' + beta · C."""
+    a, b, bias = c[0], c[1], c.find(2)
+    if a.type.rank != 2 or b.type.rank != 2:
+        raise ModelError(f"expected two matrices, found ranks {a.type.rank} and {b.type.rank}")
+    a = transpose_last(a) if c.get_flag("transA", False) else a
+    b = transpose_last(b) if c.get_flag("transB", False) else b
+    alpha, beta = c.get_float("alpha", 1.0), c.get_float("beta", 1.0)
+    y = emit("matmul", a, b)
+    if alpha != 1.0:
+        y = emit("mul", y, scalar(alpha, y))
+    if bias is None or beta == 0.0:
+        return y
+    return emit("add", y, bias if beta == 1.0 else emit("mul", bias, scalar(beta, bias)))
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a window slides over the spatial axes; one entry each. Pads are index expressions."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[Expr, ...]
+    end: tuple[Expr, ...]
+
+    @property
+    def pads(self) -> tuple[Expr, ...]:
+        return (*self.begin, *self.end)
+
+    @property
+    def is_padded(self) -> bool:
+        return any(p is not ZERO for p in self.pads)
+
+
+def read_window(c: OnnxNode, kernel: tuple[int, ...], spatial: Sequence[Expr]) -> Window:
+    """The window of a convolution or pool over dims of sizes `spatial`."""
+    rank = len(spatial)
+    ones = (1,) * rank
+    strides = c.get_ints("strides") or ones
+    dilations = c.get_ints("dilations") or ones
+    pads = c.get_ints("pads") or (0,) * (2 * rank)
+    found = {"kernel_shape": (kernel, rank), "strides": (strides, rank),
+             "dilations": (dilations, rank), "pads": (pads, 2 * rank)}  # fmt: skip
+    for name, (values, count) in found.items():
+        lowest = 0 if name == "pads" else 1
+        if len(values) != count or any(v < lowest for v in values):
+            raise ModelError(
+                f"attribute {name!r}: expected {count} numbers of at least {lowest}, "
+                f"found {list(values)}"
+            )
+    mode = c.get_str("auto_pad", "NOTSET", AUTO_PADS)
+    if mode.startswith("SAME"):
+        begin, end = same_pads(mode, spatial, kernel, strides, dilations)
+        return Window(kernel, strides, dilations, begin, end)
+    numbers = [Const(p if mode == "NOTSET" else 0) for p in pads]
+    return Window(kernel, strides, dilations, tuple(numbers[:rank]), tuple(numbers[rank:]))
+
+
+def same_pads(
+    mode: str,
+    spatial: Sequence[Expr],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> tuple[tuple[Expr, ...], tuple[Expr, ...]]:
+    """Pads for ceil(size / stride) windows; the odd one at the end (UPPER) or the beginning."""
+    begin: list[Expr] = []
+    end: list[Expr] = []
+    for size, k, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True):
+        extent = (k - 1) * dilation + 1
+        if stride == 1:
+            total: Expr = Const(extent - 1)
+        else:
+            needed = add(mul(sub(ceildiv(size, stride), 1), stride), extent)
+            total = maximum(sub(needed, size), 0)
+        half = floordiv(total, 2)
+        rest = sub(total, half)
+        begin.append(half if mode == "SAME_UPPER" else rest)
+        end.append(rest if mode == "SAME_UPPER" else half)
+    return tuple(begin), tuple(end)
+
+
+def conv(c: OnnxNode) -> Node:
+    x, w, bias = c[0], c[1], c.find(2)
+    if x.type.rank < 3 or w.type.rank != x.type.rank:
+        raise ModelError(
+            "expected x [N, C, spatial…] and weights [M, C / group, window…] of one rank, "
+            f"found ranks {x.type.rank} and {w.type.rank}"
+        )
+    sizes = [known(d) for d in w.type.shape[2:]]
+    kernel = tuple(n for n in sizes if n is not None)
+    if len(kernel) != len(sizes):
+        raise Unsupported("weights of unknown window size", "give the weights a fixed shape")
+    declared = c.get_ints("kernel_shape")
+    if declared is not None and declared != kernel:
+        raise ModelError(
+            f"attribute 'kernel_shape': expected that of the weights, {list(kernel)}, "
+            f"found {list(declared)}"
+        )
+    window = read_window(c, kernel, x.type.shape[2:])
+    if window.is_padded:
+        none = (ZERO, ZERO)
+        pads = (*none, *window.begin, *none, *window.end)
+        x = emit("pad", x, pads=pads, mode="constant", value=0.0)
+    y = emit(
+        "conv",
+        x,
+        w,
+        strides=window.strides,
+        dilations=window.dilations,
+        group=c.get_int("group", 1),
+    )
+    if bias is None:
+        return y
+    if bias.type.rank != 1:
+        raise ModelError(f"expected a bias of rank 1, found rank {bias.type.rank}")
+    shape = (ONE, bias.type.shape[0], *[ONE] * (x.type.rank - 2))
+    return emit("add", y, emit("reshape", bias, shape=shape))
+
+
+def _pool_window(c: OnnxNode) -> Window:
+    x = c[0]
+    if x.type.rank < 3:
+        raise ModelError(f"expected an operand [N, C, spatial…], found rank {x.type.rank}")
+    return read_window(c, c.get_ints("kernel_shape") or (), x.type.shape[2:])
+
+
+def _fixed_pads(w: Window) -> tuple[int, ...] | None:
+    """Pads as numbers; None where they depend on the size of an input (SAME, strided)."""
+    numbers = tuple(n for p in w.pads if (n := known(p)) is not None)
+    return numbers if len(numbers) == len(w.pads) else None
+
+
+def _pool(name: str, c: OnnxNode, x: Node, w: Window, pads: tuple[int, ...], **more: bool) -> Node:
+    return emit(
+        name,
+        x,
+        kernel_shape=w.kernel,
+        strides=w.strides,
+        dilations=w.dilations,
+        pads=pads,
+        ceil_mode=c.get_flag("ceil_mode", False),
+        **more,
+    )
+
+
+def _padded(x: Node, w: Window, value: float) -> Node:
+    pads = (ZERO, ZERO, *w.begin, ZERO, ZERO, *w.end)
+    return emit("pad", x, pads=pads, mode="constant", value=value)
+
+
+def max_pool(c: OnnxNode) -> Node:
+    """Without the indices of the maxima: a use of them is reported as unsupported."""
+    x, w = c[0], _pool_window(c)
+    pads = _fixed_pads(w)
+    if pads is None:
+        info = DTYPES[x.type.dtype]
+        low = -np.inf if info.kind == "f" else int(np.iinfo(info.numpy).min)
+        return _pool("max_pool", c, _padded(x, w, low), w, (0,) * len(w.pads))
+    return _pool("max_pool", c, x, w, pads)
+
+
+def average_pool(c: OnnxNode) -> Node:
+    return averages(c, c[0], c.get_flag("count_include_pad", False))
+
+
+def averages(c: OnnxNode, x: Node, include_pad: bool) -> Node:
+    """The mean of each window, of all its elements or of those that are not padding."""
+    w = _pool_window(c)
+    pads = _fixed_pads(w)
+    if pads is not None:
+        return _pool("average_pool", c, x, w, pads, count_include_pad=include_pad)
+    none = (0,) * len(w.pads)
+    mean = _pool("average_pool", c, _padded(x, w, 0.0), w, none, count_include_pad=True)
+    if include_pad:
+        return mean
+    # The share of each window that is no padding: the mean of padded ones.
+    ones = emit("expand", scalar(1, x), shape=(ONE, ONE, *x.type.shape[2:]))
+    share = _pool("average_pool", c, _padded(ones, w, 0.0), w, none, count_include_pad=True)
+    return emit("div", mean, share)
+
+
+def lp_pool(c: OnnxNode) -> Node:
+    """(sum over the window of |x|^p)^(1/p), as an average times the size of the window."""
+    x, p = c[0], c.get_int("p", 2)
+    if c.get_flag("ceil_mode", False):
+        raise Unsupported("LpPool with ceil_mode")
+    if p < 1:
+        raise ModelError(f"attribute 'p': expected at least 1, found {p}")
+    size = float(np.prod(c.get_ints("kernel_shape") or (1,)))
+    powers = emit("pow", emit("abs", x), scalar(p, x))
+    total = emit("mul", averages(c, powers, True), scalar(size, x))
+    return emit("pow", total, scalar(1 / p, x))
+
+
+def _global(name: str) -> Callable[[OnnxNode], Node]:
+    def handler(c: OnnxNode) -> Node:
+        axes = tuple(range(2, c[0].type.rank))
+        return emit(name, c[0], axes=axes, keepdims=True)
+
+    return handler
+
+
+def batch_normalization(c: OnnxNode) -> Node:
+    training = c.get_flag("training_mode", False) or (
+        c.version < 7 and not c.get_flag("is_test", False)
+    )
+    if training:
+        raise Unsupported("training mode", "export the model for inference (eval mode)")
+    if c.version < 9 and not c.get_flag("spatial", True):
+        raise Unsupported("statistics per element (spatial = 0)")
+    return emit(
+        "batch_normalization", c[0], c[1], c[2], c[3], c[4], epsilon=c.get_float("epsilon", 1e-5)
+    )
+
+
+def einsum(c: OnnxNode) -> Node:
+    """Operands are combined from the left; a label that nothing behind needs is summed at once."""
+    equation = c.get_str("equation", "").replace(" ", "")
+    sources, arrow, result = equation.partition("->")
+    terms = sources.split(",")
+    if len(terms) != len(c.inputs) or "." in equation or not terms:
+        raise Unsupported(f"the equation {equation!r}", "write it without ellipses")
+    if not arrow:
+        letters = "".join(terms)
+        result = "".join(sorted(s for s in set(letters) if letters.count(s) == 1))
+    for k, term in enumerate(terms):
+        if len(set(term)) != len(term):
+            raise Unsupported(f"a repeated label in the equation {equation!r}")
+        if len(term) != c[k].type.rank:
+            raise ModelError(f"{term!r} of {equation!r} does not fit rank {c[k].type.rank}")
+    x, labels = c[0], terms[0]
+    for k, term in enumerate(terms[1:], 1):
+        wanted = set(result).union(*terms[k + 1 :])
+        x, labels = _pair(x, labels, c[k], term, wanted)
+    x, labels = _sum_labels(x, labels, set(result))
+    if set(labels) != set(result) or len(set(result)) != len(result):
+        raise ModelError(f"the result of {equation!r} has a label that no operand has")
+    return _permute(x, labels, result)
+
+
+def _sum_labels(x: Node, labels: str, wanted: set[str]) -> tuple[Node, str]:
+    axes = tuple(k for k, s in enumerate(labels) if s not in wanted)
+    if not axes:
+        return x, labels
+    kept = "".join(s for s in labels if s in wanted)
+    return emit("reduce_sum", x, axes=axes, keepdims=False), kept
+
+
+def _permute(x: Node, labels: str, wanted: str) -> Node:
+    if labels == wanted:
+        return x
+    return emit("transpose", x, perm=tuple(labels.index(s) for s in wanted))
+
+
+def _pair(a: Node, la: str, b: Node, lb: str, wanted: set[str]) -> tuple[Node, str]:
+    """Two operands as one batched matrix product [batch, rows, sum] · [batch, sum, columns]."""
+    a, la = _sum_labels(a, la, wanted | set(lb))
+    b, lb = _sum_labels(b, lb, wanted | set(la))
+    batch = "".join(s for s in la if s in lb and s in wanted)
+    summed = "".join(s for s in la if s in lb and s not in wanted)
+    rows = "".join(s for s in la if s not in lb)
+    columns = "".join(s for s in lb if s not in la)
+    size = dict(zip(lb, b.type.shape, strict=True)) | dict(zip(la, a.type.shape, strict=True))
+
+    def flat(x: Node, labels: str, groups: Sequence[str]) -> Node:
+        moved = _permute(x, labels, batch + "".join(groups))
+        sizes = [mul(1, *(size[s] for s in g)) for g in groups]
+        return emit("reshape", moved, shape=(*(size[s] for s in batch), *sizes))
+
+    product = emit("matmul", flat(a, la, (rows, summed)), flat(b, lb, (summed, columns)))
+    labels = batch + rows + columns
+    return emit("reshape", product, shape=tuple(size[s] for s in labels)), labels
+
+
+def matmul(c: OnnxNode) -> Node:
+    return emit("matmul", c[0], c[1])
+
+
+def global_lp_pool(c: OnnxNode) -> Node:
+    p = c.get_int("p", 2)
+    if p not in (1, 2):
+        raise Unsupported(f"GlobalLpPool with p = {p}")
+    return _global("reduce_l1" if p == 1 else "reduce_l2")(c)
+
+
+TABLE: dict[str, Handler] = {
+    "AveragePool": average_pool,
+    "BatchNormalization": batch_normalization,
+    "Conv": conv,
+    "Einsum": einsum,
+    "Gemm": gemm,
+    "GlobalAveragePool": _global("reduce_mean"),
+    "GlobalLpPool": global_lp_pool,
+    "GlobalMaxPool": _global("reduce_max"),
+    "LpPool": lp_pool,
+    "MatMul": matmul,
+    "MaxPool": max_pool,
+}

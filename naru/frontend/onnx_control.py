@@ -1,0 +1,213 @@
+"""If, Loop and Scan. Their bodies become Graphs over explicit inputs: what a body reads from
+outside is passed in like everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from onnx import AttributeProto, GraphProto
+
+from naru.errors import ModelError
+from naru.frontend.onnx_node import (
+    AlreadyReported,
+    OnnxNode,
+    Unsupported,
+    check_axis,
+    emit,
+    type_text,
+)
+from naru.frontend.onnx_scope import Missing, Scope
+from naru.frontend.onnx_shapes import size_of
+from naru.ir.graph import Node, TensorType, get_output, make_input
+
+Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
+
+
+def get_body(c: OnnxNode, name: str) -> GraphProto:
+    """The graph in an attribute."""
+    a = c.attrs.get(name)
+    if a is None or a.type != AttributeProto.GRAPH:
+        raise ModelError(f"expected a graph as the attribute {name!r}")
+    return a.g
+
+
+def as_scalar(n: Node) -> Node:
+    """A condition or a trip count may be a vector of one element."""
+    return n if n.type.rank == 0 else emit("reshape", n, shape=())
+
+
+def made(c: OnnxNode, g: GraphProto, inner: Scope) -> tuple[Node, ...]:
+    """The outputs of a converted body. Those of an unsupported node, already reported, end it."""
+    found = c.importer.read_outputs(g, inner)
+    nodes = tuple(v for v in found if not isinstance(v, Missing))
+    if len(nodes) != len(found):
+        raise AlreadyReported
+    return nodes
+
+
+def if_(c: OnnxNode) -> Sequence[Node]:
+    """Both branches take the union of what they capture; their results have the same types."""
+    cond = as_scalar(c[0])
+    known = c.importer.constants.find(cond)
+    if known is not None:
+        return _taken(c, "then_branch" if known.item() else "else_branch")
+    names = {"then": "then_branch", "orelse": "else_branch"}
+    bodies = {k: get_body(c, name) for k, name in names.items()}
+    scopes = {
+        k: c.importer.body(g, c.scope, (), f"{c.label}, {names[k]}") for k, g in bodies.items()
+    }
+    results: dict[str, tuple[Node, ...]] = {}
+    for k, g in bodies.items():
+        results[k] = made(c, g, scopes[k])
+        if len(results[k]) != len(c.outputs):
+            raise ModelError(
+                f"expected {len(c.outputs)} outputs of {names[k]}, found {len(results[k])}"
+            )
+    _check_branches(results["then"], results["orelse"])
+    captures = {**scopes["then"].captures, **scopes["orelse"].captures}
+    inputs = tuple(inner for _, inner in captures.values())
+    graphs = {
+        k: c.importer.graph(k, inputs, results[k], [o.name for o in g.output])
+        for k, g in bodies.items()
+    }
+    return outputs_of(emit("if", cond, *(outer for outer, _ in captures.values()), **graphs))
+
+
+def _taken(c: OnnxNode, name: str) -> Sequence[Node]:
+    """The branch of a constant condition, in place."""
+    g = get_body(c, name)
+    return made(c, g, c.importer.body(g, c.scope, (), f"{c.label}, {name}", inline=True))
+
+
+def _check_branches(a: Sequence[Node], b: Sequence[Node]) -> None:
+    for k, (x, y) in enumerate(zip(a, b, strict=True)):
+        if x.type.dtype != y.type.dtype:
+            raise ModelError(
+                f"expected one element type of output {k} from both branches, found "
+                f"{type_text(x)} and {type_text(y)}"
+            )
+        if x.type.shape != y.type.shape:
+            raise Unsupported(
+                f"output {k} is {type_text(x)} in one branch and {type_text(y)} in the other, so "
+                "its shape is known only at run time",
+                "give both branches one shape, or make the condition a constant",
+            )
+
+
+def outputs_of(n: Node) -> list[Node]:
+    """All outputs of a node."""
+    return [get_output(n, k) for k in range(len(n.types))]
+
+
+def formal(name: str, t: TensorType) -> Node:
+    """A formal input of a body: known dtype and shape, contents that change."""
+    return make_input(name, TensorType(t.dtype, t.shape))
+
+
+def loop(c: OnnxNode) -> Sequence[Node]:
+    """(number of rounds, condition, carried…) -> (carried…, what each round gave, stacked…)."""
+    g = get_body(c, "body")
+    trip, cond = c.find(0), c.find(1)
+    carried = [c[k] for k in range(2, len(c.inputs))]
+    if len(g.input) != 2 + len(carried):
+        raise ModelError(f"expected {2 + len(carried)} inputs of the body, found {len(g.input)}")
+    if len(g.output) != 1 + len(c.outputs):
+        raise ModelError(
+            f"expected {1 + len(c.outputs)} outputs of the body, found {len(g.output)}"
+        )
+    types = [TensorType("i64", ()), TensorType("bool", ()), *(n.type for n in carried)]
+    inputs = [formal(i.name, t) for i, t in zip(g.input, types, strict=True)]
+    inner = c.importer.body(g, c.scope, inputs, f"{c.label}, body")
+    results = made(c, g, inner)
+    return _loop_node(
+        c,
+        None if trip is None else as_scalar(trip),
+        None if cond is None else as_scalar(cond),
+        carried,
+        inputs,
+        inner,
+        (as_scalar(results[0]), *results[1:]),
+        tuple(o.name for o in g.output),
+    )
+
+
+def _loop_node(
+    c: OnnxNode,
+    trip: Node | None,
+    cond: Node | None,
+    carried: Sequence[Node],
+    inputs: Sequence[Node],
+    inner: Scope,
+    results: tuple[Node, ...],
+    names: tuple[str, ...],
+) -> list[Node]:
+    for k, (before, after) in enumerate(zip(inputs[2:], results[1:], strict=False)):
+        if before.type.dtype != after.type.dtype or before.type.shape != after.type.shape:
+            raise Unsupported(
+                f"its carried value {k} starts as {type_text(before)} and is {type_text(after)} "
+                "after a round, so its shape is known only at run time",
+                "keep the shapes of carried values fixed",
+            )
+    captures = inner.captures.values()
+    body = c.importer.graph("body", (*inputs, *(i for _, i in captures)), results, names)
+    outer = (o for o, _ in captures)
+    return outputs_of(emit("loop", trip, cond, *carried, *outer, body=body, carried=len(carried)))
+
+
+def scan(c: OnnxNode) -> Sequence[Node]:
+    """As a loop: round i reads element i of each scanned operand, and the results are stacked."""
+    if c.version < 9:
+        raise Unsupported("Scan before opset 9")
+    g, count = get_body(c, "body"), c.get_int("num_scan_inputs", 0)
+    if not 0 < count <= len(c.inputs) or len(g.input) != len(c.inputs):
+        raise ModelError(
+            f"expected {len(c.inputs)} inputs of the body, 1 or more of them scanned, "
+            f"found {len(g.input)}, of which {count} scanned"
+        )
+    states = [c[k] for k in range(len(c.inputs) - count)]
+    scanned = [c[k] for k in range(len(c.inputs) - count, len(c.inputs))]
+    given = {
+        "scan_input_axes": c.get_ints("scan_input_axes") or (0,) * count,
+        "scan_input_directions": c.get_ints("scan_input_directions") or (0,) * count,
+        "scan_output_axes": c.get_ints("scan_output_axes") or (),
+        "scan_output_directions": c.get_ints("scan_output_directions") or (),
+    }
+    if any(any(given[k]) for k in ("scan_output_axes", "scan_output_directions")):
+        raise Unsupported("results stacked along another axis or backwards")
+    if any(given["scan_input_directions"]):
+        raise Unsupported("operands read backwards")
+    axes = [
+        check_axis(a, n.type.rank) for a, n in zip(given["scan_input_axes"], scanned, strict=True)
+    ]
+    return _scan_loop(c, g, states, scanned, axes)
+
+
+def _scan_loop(
+    c: OnnxNode, g: GraphProto, states: Sequence[Node], scanned: Sequence[Node], axes: Sequence[int]
+) -> list[Node]:
+    trip = size_of(scanned[0], axes[0])
+    names = [i.name for i in g.input]
+    round_ = make_input("scan_round", TensorType("i64", ()))
+    go = make_input("scan_go", TensorType("bool", ()))
+    inputs = [round_, go, *(formal(k, n.type) for k, n in zip(names, states, strict=False))]
+    whole = [
+        make_input(f"{k}_all", n.type) for k, n in zip(names[len(states) :], scanned, strict=True)
+    ]
+    parts = [emit("gather", n, round_, axis=a) for n, a in zip(whole, axes, strict=True)]
+    inner = c.importer.body(g, c.scope, [*inputs[2:], *parts], f"{c.label}, body")
+    for name, outer, inside in zip(names[len(states) :], scanned, whole, strict=True):
+        inner.captures[f"{name}_all"] = (outer, inside)
+    results = made(c, g, inner)
+    return _loop_node(
+        c,
+        trip,
+        None,
+        states,
+        inputs,
+        inner,
+        (emit("identity", go), *results),
+        ("scan_more", *(o.name for o in g.output)),
+    )
+
+
+TABLE: dict[str, Handler] = {"If": if_, "Loop": loop, "Scan": scan}

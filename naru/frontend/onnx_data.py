@@ -1,0 +1,190 @@
+"""Tensors of an ONNX file: inside the file (raw or typed fields) or in a side file, memory-mapped.
+
+A model file comes from anywhere, so nothing it says about sizes or places is believed: the bytes
+that a shape asks for are compared with the bytes that are there before anything is allocated, and a
+side file lies in the model's own folder or is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto
+
+from naru.dtypes import DTYPES, FROM_ONNX
+from naru.errors import ModelError, NaruWarning
+from naru.frontend.onnx_node import Unsupported
+
+MAX_RANK = 32
+# Which typed field holds a dtype, and in what numpy type; half floats lie there as their bits.
+_FIELDS = {
+    "f32": ("float_data", np.float32),
+    "f64": ("double_data", np.float64),
+    "i64": ("int64_data", np.int64),
+    "u32": ("uint64_data", np.uint64),
+    "u64": ("uint64_data", np.uint64),
+}
+
+
+def dtype_label(code: int) -> str:
+    """`FLOAT8E4M3FN` for 17: the name of an ONNX element type in messages."""
+    return TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else f"#{code}"
+
+
+def dtype_of(code: int, what: str) -> str:
+    """Our name of an ONNX element type. Unsupported for strings, complex numbers, tiny floats, …"""
+    if code == TensorProto.UNDEFINED or code not in TensorProto.DataType.values():
+        known = ", ".join(n for n in DTYPES if n != "index")
+        raise ModelError(
+            f"expected an element type, found {dtype_label(code)}",
+            where=what,
+            hint=f"one of {known}",
+        )
+    if code not in FROM_ONNX:
+        raise Unsupported(
+            f"element type {dtype_label(code)}",
+            "convert it to one of " + ", ".join(n for n in DTYPES if n != "index"),
+        )
+    return FROM_ONNX[code]
+
+
+class Tensors:
+    """Reads TensorProtos as arrays. `folder` is the model's (None: no side files)."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.files: dict[Path, np.ndarray] = {}
+
+    def read(self, t: TensorProto, what: str) -> np.ndarray:
+        """The contents; an array over the file's own bytes where possible. ModelError if they don't
+        fit the declared shape, Unsupported for element types that naru has no name for."""
+        dtype = dtype_of(t.data_type, what)
+        shape = tuple(t.dims)
+        if any(n < 0 for n in shape) or len(shape) > MAX_RANK:
+            raise ModelError(
+                f"expected at most {MAX_RANK} dims, none negative, found {list(shape)[:40]}",
+                where=what,
+            )
+        if t.HasField("segment"):
+            raise Unsupported("stored in segments", "save the model again")
+        array = self.contents(t, dtype, shape, what)
+        warn_unless_finite(array, dtype, what)
+        return array
+
+    def contents(self, t: TensorProto, dtype: str, shape: Sequence[int], what: str) -> np.ndarray:
+        count, kind = math.prod(shape), DTYPES[dtype].numpy
+        if t.data_location == TensorProto.EXTERNAL:
+            data = self.external(t, count * kind.itemsize, what)
+        elif t.HasField("raw_data"):
+            data = np.frombuffer(t.raw_data, np.uint8)
+            if data.size != count * kind.itemsize:
+                raise ModelError(
+                    f"{dtype}{list(shape)} takes {count * kind.itemsize} bytes, found {data.size}",
+                    where=what,
+                    hint="the file may be cut short; save or download it again",
+                )
+        else:
+            return typed_field(t, dtype, shape, what)
+        # ONNX files are little-endian, as is every machine we run on.
+        return data.view(kind).reshape(shape)
+
+    def external(self, t: TensorProto, size: int, what: str) -> np.ndarray:
+        """`size` bytes of a side file, memory-mapped read-only."""
+        fields = {e.key: e.value for e in t.external_data}
+        path = self.side_file(fields.get("location", ""), what)
+        offset = _number(fields.get("offset", "0"), "offset", what)
+        length = _number(fields.get("length", str(size)), "length", what)
+        if length != size:
+            raise ModelError(
+                f"its shape {list(t.dims)} takes {size} bytes, the side file's entry says {length}",
+                where=what,
+                hint="save the model again",
+            )
+        present = path.stat().st_size
+        if offset + size > present:
+            raise ModelError(
+                f"expected {size} bytes at offset {offset} of {path.name}, "
+                f"which has {present} bytes",
+                where=what,
+                hint=f"{path.name} may be cut short; copy or download it again",
+            )
+        if size == 0:
+            return np.empty(0, np.uint8)
+        if path not in self.files:
+            self.files[path] = np.asarray(np.memmap(path, np.uint8, "r"))
+        return self.files[path][offset : offset + size]
+
+    def side_file(self, location: str, what: str) -> Path:
+        """The real path of a side file: a regular file in the model's folder, or below it."""
+        if self.folder is None:
+            raise ModelError(
+                f"its data is in the side file {location!r}, whose folder is not known",
+                where=what,
+                hint="give the path of the model rather than its bytes",
+            )
+        hint = "keep the model and its side files in one folder"
+        parts = location.replace("\\", "/").split("/")
+        drive = len(location) > 1 and location[1] == ":"
+        if not location or "\0" in location or not parts[0] or drive or ".." in parts:
+            raise ModelError(
+                f"expected a side file in the model's folder, found the location {location!r}",
+                where=what,
+                hint=hint,
+            )
+        folder = self.folder.resolve()
+        path = Path(os.path.realpath(folder / location))
+        if not path.is_relative_to(folder):
+            raise ModelError(
+                f"the side file {location!r} leads out of the model's folder", where=what, hint=hint
+            )
+        if not path.is_file():
+            raise ModelError(
+                f"the side file {location!r} is not in the model's folder", where=what, hint=hint
+            )
+        return path
+
+
+def _number(text: str, key: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ModelError(
+            f"expected a number of bytes as the side file's {key}, found {text[:40]!r}", where=what
+        )
+    return int(text)
+
+
+def typed_field(t: TensorProto, dtype: str, shape: Sequence[int], what: str) -> np.ndarray:
+    """Contents given as numbers, one repeated field for each kind of element type."""
+    name, kind = _FIELDS.get(dtype, ("int32_data", np.int32))
+    values = getattr(t, name)
+    count = math.prod(shape)
+    if len(values) != count:
+        hint = "the file may be cut short, or its weights may not have been saved with it"
+        raise ModelError(
+            f"{dtype}{list(shape)} has {count} elements, found {len(values)} in {name}",
+            where=what,
+            hint=hint,
+        )
+    data = np.fromiter(values, kind, count)
+    target = DTYPES[dtype].numpy
+    if dtype in ("f16", "bf16"):
+        return data.astype(np.uint16).view(target).reshape(shape)
+    return data.astype(target).reshape(shape)
+
+
+def warn_unless_finite(array: np.ndarray, dtype: str, what: str) -> None:
+    """Warns of a NaN or an infinity among weights, in blocks so that nothing large is allocated."""
+    if DTYPES[dtype].kind != "f":
+        return
+    flat = array.reshape(-1)
+    for at in range(0, flat.size, 1 << 20):
+        block = flat[at : at + (1 << 20)]
+        bad = ~np.isfinite(block)
+        if bad.any():
+            k = at + int(np.argmax(bad))
+            warnings.warn(f"{what}: element {k} is {float(flat[k])}", NaruWarning, stacklevel=2)
+            return

@@ -1,0 +1,176 @@
+"""ONNX operators that compute element by element: one row each where only the name differs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+
+import numpy as np
+
+from naru.errors import ModelError
+from naru.frontend.onnx_data import dtype_of
+from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.ir.expr import Const
+from naru.ir.graph import Node
+from naru.ir.simplify import ONE
+from naru.ops.registry import constant
+
+Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
+
+UNARY = {
+    "Abs": "abs", "Acos": "acos", "Acosh": "acosh", "Asin": "asin", "Asinh": "asinh",
+    "Atan": "atan", "Atanh": "atanh", "BitwiseNot": "bitwise_not", "Ceil": "ceil", "Cos": "cos",
+    "Cosh": "cosh", "Erf": "erf", "Exp": "exp", "Floor": "floor", "HardSwish": "hard_swish",
+    "Identity": "identity", "IsNaN": "isnan", "Log": "log", "Mish": "mish", "Neg": "neg",
+    "Not": "not",
+    "Reciprocal": "reciprocal", "Relu": "relu", "Round": "round", "Sigmoid": "sigmoid",
+    "Sign": "sign", "Sin": "sin", "Sinh": "sinh", "Softplus": "softplus", "Softsign": "softsign",
+    "Sqrt": "sqrt", "Tanh": "tanh",
+}  # fmt: skip
+BINARY = {
+    "Add": "add", "And": "and", "BitwiseAnd": "bitwise_and", "BitwiseOr": "bitwise_or",
+    "BitwiseXor": "bitwise_xor", "Div": "div", "Equal": "equal", "Greater": "greater",
+    "GreaterOrEqual": "greater_or_equal", "Less": "less", "LessOrEqual": "less_or_equal",
+    "Mul": "mul", "Or": "or", "Pow": "pow", "PRelu": "prelu", "Sub": "sub", "Xor": "xor",
+}  # fmt: skip
+# One operand and float attributes, with the standard's defaults.
+WITH_FLOATS: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "Celu": ("celu", {"alpha": 1.0}),
+    "Elu": ("elu", {"alpha": 1.0}),
+    "HardSigmoid": ("hard_sigmoid", {"alpha": 0.2, "beta": 0.5}),
+    "LeakyRelu": ("leaky_relu", {"alpha": 0.01}),
+    "Selu": ("selu", {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}),
+    "ThresholdedRelu": ("thresholded_relu", {"alpha": 1.0}),
+}
+VARIADIC = {"Max": "max", "Min": "min", "Sum": "add"}
+
+
+def _unary(name: str) -> Handler:
+    return lambda c: emit(name, c[0])
+
+
+def _binary(name: str) -> Handler:
+    return lambda c: emit(name, c[0], second_operand(c))
+
+
+def _with_floats(name: str, defaults: Mapping[str, float]) -> Handler:
+    return lambda c: emit(name, c[0], **{k: c.get_float(k, v) for k, v in defaults.items()})
+
+
+def _variadic(name: str) -> Handler:
+    return lambda c: reduce(lambda a, b: emit(name, a, b), c.operands())
+
+
+def second_operand(c: OnnxNode) -> Node:
+    """Operand 1, brought to numpy's broadcasting: before opset 7 `axis` said where its dims go."""
+    b = c[1]
+    if c.version >= 7 or not c.get_flag("broadcast", False):
+        return b
+    rank = c[0].type.rank
+    axis = c.get_int("axis", rank - b.type.rank)
+    behind = rank - axis - b.type.rank
+    if behind < 0:
+        raise ModelError(f"expected axis in 0..{rank - b.type.rank}, found {axis}")
+    return emit("reshape", b, shape=(*b.type.shape, *[ONE] * behind)) if behind else b
+
+
+def mean(c: OnnxNode) -> Node:
+    xs = c.operands()
+    return emit("div", reduce(lambda a, b: emit("add", a, b), xs), scalar(len(xs), xs[0]))
+
+
+def clip(c: OnnxNode) -> Node:
+    """Bounds are operands since opset 11, attributes before."""
+    if c.version >= 11:
+        low, high = c.find(1), c.find(2)
+    else:
+        low = scalar(c.get_float("min", 0.0), c[0]) if c.has("min") else None
+        high = scalar(c.get_float("max", 0.0), c[0]) if c.has("max") else None
+    bounds = [low, high] if high is not None else [low] if low is not None else []
+    return emit("clip", c[0], *bounds)
+
+
+def cast(c: OnnxNode) -> Node:
+    return emit("cast", c[0], to=dtype_of(c.get_int("to", 0), "the result"))
+
+
+def cast_like(c: OnnxNode) -> Node:
+    return emit("cast", c[0], to=c[1].type.dtype)
+
+
+def is_inf(c: OnnxNode) -> Node:
+    return emit(
+        "isinf",
+        c[0],
+        detect_positive=c.get_int("detect_positive", 1),
+        detect_negative=c.get_int("detect_negative", 1),
+    )
+
+
+def dropout(c: OnnxNode) -> Sequence[Node]:
+    """Does nothing at inference; the mask, where it is asked for, is all true."""
+    training = c.find(2)
+    if training is not None:
+        array = c.array(2)
+        if array is None or array.any():
+            raise Unsupported("training mode", "export the model for inference")
+    out = [emit("identity", c[0])]
+    if c.wants(1):
+        keep = constant(True, np.bool_) if c.version >= 10 else scalar(1, c[0])
+        out.append(emit("expand", keep, shape=c[0].type.shape))
+    return out
+
+
+def gelu(c: OnnxNode) -> Node:
+    approximate = c.get_str("approximate", "none", ("none", "tanh"))
+    return emit("gelu", c[0], approximate=approximate)
+
+
+def mod(c: OnnxNode) -> Node:
+    return emit("mod", c[0], c[1], fmod=c.get_int("fmod", 0))
+
+
+def bit_shift(c: OnnxNode) -> Node:
+    direction = c.get_str("direction", "", ("LEFT", "RIGHT"))
+    return emit("bit_shift", c[0], c[1], direction=direction)
+
+
+def tan(c: OnnxNode) -> Node:
+    return emit("div", emit("sin", c[0]), emit("cos", c[0]))
+
+
+def prelu(c: OnnxNode) -> Node:
+    """Before opset 7 the slope is one number a channel."""
+    x, slope = c[0], c[1]
+    per_channel = c.version < 7 and slope.type.rank == 1 and x.type.rank > 2
+    if per_channel and slope.type.shape[0] is not Const(1):
+        slope = emit("reshape", slope, shape=(*slope.type.shape, *[ONE] * (x.type.rank - 2)))
+    return emit("prelu", x, slope)
+
+
+def swish(c: OnnxNode) -> Node:
+    """x · sigmoid(alpha · x)."""
+    alpha = c.get_float("alpha", 1.0)
+    scaled = c[0] if alpha == 1.0 else emit("mul", c[0], scalar(alpha, c[0]))
+    return emit("mul", c[0], emit("sigmoid", scaled))
+
+
+TABLE: dict[str, Handler] = {
+    **{onnx: _unary(name) for onnx, name in UNARY.items()},
+    **{onnx: _binary(name) for onnx, name in BINARY.items()},
+    **{onnx: _with_floats(*row) for onnx, row in WITH_FLOATS.items()},
+    **{onnx: _variadic(name) for onnx, name in VARIADIC.items()},
+    "BitShift": bit_shift,
+    "Cast": cast,
+    "CastLike": cast_like,
+    "Clip": clip,
+    "Dropout": dropout,
+    "Gelu": gelu,
+    "IsInf": is_inf,
+    "Mean": mean,
+    "Mod": mod,
+    "PRelu": prelu,
+    "Swish": swish,
+    "Tan": tan,
+    "Where": lambda c: emit("where", c[0], c[1], c[2]),
+}

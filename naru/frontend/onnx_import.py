@@ -1,0 +1,398 @@
+"""Turns the nodes of an ONNX graph into ours: scopes of names, functions inlined, bodies of control
+flow with their captures as explicit inputs, and every unsupported node collected into one report.
+
+A value that could not be made is a `Missing`; nodes that read one are passed over (and only checked
+for support themselves), so that one run tells the user everything there is to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, cast
+
+from google.protobuf.message import DecodeError
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TypeProto, defs, helper
+
+from naru.dtypes import DTYPES
+from naru.errors import IRError, ModelError, NaruError, UnsupportedError
+from naru.frontend import onnx_check as check
+from naru.frontend.onnx_constants import Constants
+from naru.frontend.onnx_data import Tensors
+from naru.frontend.onnx_node import AlreadyReported, OnnxNode, Unsupported, type_text
+from naru.frontend.onnx_scope import Missing, Scope, Symbols, Value
+from naru.frontend.onnx_tables import find_handler
+from naru.ir.expr import Const
+from naru.ir.graph import Graph, Node, TensorType, make_constant, toposort
+
+MAX_DEPTH = 40  # of functions in functions and of bodies in bodies
+MAX_NODES = 2_000_000  # after inlining; functions that call functions multiply
+
+
+FunctionKey: TypeAlias = tuple[str, str, str]
+
+
+@dataclass
+class Importer:
+    """The state of one import. `notes` maps our nodes to the names of ONNX nodes and weights."""
+
+    tensors: Tensors
+    functions: Mapping[FunctionKey, FunctionProto]
+    symbols: Symbols = field(default_factory=Symbols)
+    constants: Constants = field(default_factory=Constants)
+    notes: dict[Node, str] = field(default_factory=dict[Node, str])
+    problems: list[str] = field(default_factory=list[str])
+    count: int = 0
+
+    # --- graphs -------------------------------------------------------------------------------
+
+    def add_initializers(self, g: GraphProto, scope: Scope) -> None:
+        """Defines the weights of a graph."""
+        for t in g.initializer:
+            what = f"{scope.place}initializer {t.name!r}"
+            if not t.name:
+                raise ModelError("an initializer has no name", where=scope.place or None)
+            if t.name in scope.values:
+                raise ModelError(
+                    "this name is defined twice", where=what, hint="rename one of the two"
+                )
+            try:
+                n = make_constant(self.tensors.read(t, what))
+            except Unsupported as error:
+                scope.values[t.name] = self.report(what, error.reason, error.hint)
+                continue
+            scope.values[t.name] = n
+            self.notes.setdefault(n, t.name)
+        for s in g.sparse_initializer:
+            what = f"{scope.place}initializer {s.values.name!r}"
+            scope.values[s.values.name] = self.report(
+                what, "is sparse", "store it as a dense tensor"
+            )
+
+    def add_nodes(self, nodes: Sequence[NodeProto], scope: Scope) -> None:
+        """Converts nodes in an order that defines values before they are read."""
+        self.count += len(nodes)
+        if self.count > MAX_NODES:
+            raise ModelError(f"inlining its functions gives more than {MAX_NODES} nodes")
+        for node in check.in_order(nodes, set(scope.values), scope.place):
+            self.add_node(node, scope)
+
+    def read_outputs(self, g: GraphProto, scope: Scope) -> list[Value]:
+        """The values of a graph's outputs."""
+        found: list[Value] = []
+        for o in g.output:
+            value = scope.find(o.name)
+            if value is None:
+                raise ModelError(
+                    f"expected a node that makes the output {o.name!r}, found none",
+                    where=scope.place.rstrip(": ") or None,
+                    hint="the file may be cut short",
+                )
+            found.append(self.use(value, f"{scope.place}output {o.name!r}"))
+        return found
+
+    def graph(
+        self, name: str, inputs: Sequence[Node], outputs: Sequence[Node], names: Sequence[str]
+    ) -> Graph:
+        """A Graph with the notes of its nodes."""
+        notes = {n: self.notes[n] for n in toposort(*outputs) if n in self.notes}
+        return Graph(name, tuple(inputs), tuple(outputs), tuple(names), notes)
+
+    def body(
+        self, g: GraphProto, scope: Scope, inputs: Sequence[Node], what: str, inline: bool = False
+    ) -> Scope:
+        """Converts a body of control flow, given the nodes of its formal inputs. Its captures are
+        in the scope that comes back."""
+        chain = self.deeper(scope.chain, what)
+        inner = Scope(scope.opsets, outer=scope, inline=inline, chain=chain)
+        if len(g.input) != len(inputs):
+            raise ModelError(
+                f"expected {len(inputs)} inputs of the body, found {len(g.input)}", where=what
+            )
+        for formal, n in zip(g.input, inputs, strict=True):
+            inner.values[formal.name] = n
+        self.add_initializers(g, inner)
+        self.add_nodes(g.node, inner)
+        return inner
+
+    def deeper(self, chain: tuple[str, ...], what: str) -> tuple[str, ...]:
+        """The chain with one more link; refuses what is nested absurdly deep."""
+        if len(chain) >= MAX_DEPTH:
+            raise ModelError(
+                f"functions or bodies are nested more than {MAX_DEPTH} deep",
+                where="".join(f"{c}: " for c in chain[:2]).rstrip(": ") or None,
+            )
+        return (*chain, what)
+
+    # --- nodes --------------------------------------------------------------------------------
+
+    def add_node(self, node: NodeProto, scope: Scope) -> None:
+        """Converts one node and defines its outputs."""
+        label = check.label_of(node, scope.place)
+        inputs: list[Value | None] = []
+        for name in node.input:
+            value = scope.find(name) if name else None
+            if name and value is None:
+                raise ModelError(
+                    f"expected a value called {name!r}, found no input, initializer or node "
+                    "that defines it",
+                    where=label,
+                    hint="the file may be cut short, or its weights may not have been saved",
+                )
+            inputs.append(None if value is None else self.use(value, label))
+        made: Sequence[Node | Missing]
+        if any(isinstance(v, Missing) for v in inputs):
+            made = self.only_check(node, scope, label)
+        else:
+            nodes = [v for v in inputs if not isinstance(v, Missing)]
+            made = self.convert(node, scope, nodes, label)
+        for k, name in enumerate(node.output):
+            if name:
+                absent = Missing(f"{label}: its output {k} ({name!r}) is not supported")
+                scope.values[name] = made[k] if k < len(made) else absent
+
+    def convert(
+        self, node: NodeProto, scope: Scope, inputs: Sequence[Node | None], label: str
+    ) -> Sequence[Value]:
+        """The results of a node: by the table, or by inlining its function."""
+        absent = [Missing()] * len(node.output)
+        try:
+            results = self.dispatch(node, scope, inputs, label)
+        except AlreadyReported:
+            return absent
+        except Unsupported as error:
+            found = f"{error.reason}; operands {', '.join(map(type_text, inputs)) or 'none'}"
+            return [
+                self.report(f"{label}, opset {self.opset(node, scope)}", found, error.hint)
+            ] * max(len(node.output), 1)
+        except UnsupportedError as error:
+            for problem in error.problems:
+                self.report(label, problem, None)
+            return absent
+        except (ModelError, IRError) as error:
+            raise located(error, label, inputs) from None
+        self.note(results, inputs, node.name or next((o for o in node.output if o), ""))
+        return results
+
+    def dispatch(
+        self, node: NodeProto, scope: Scope, inputs: Sequence[Node | None], label: str
+    ) -> Sequence[Value]:
+        domain = check.domain_of(node)
+        function = self.functions.get((domain, node.op_type, node.overload))
+        if function is not None:
+            return self.call(function, node, scope, inputs)
+        version = self.opset(node, scope)
+        schema = check.find_schema(node.op_type, version, domain)
+        if schema is None:
+            raise Unsupported(*self.unknown(node, domain, version))
+        check.check_counts(node, schema, label)
+        check.check_attributes(node, version, domain, label)
+        check.check_dtypes(node, schema, inputs, label)
+        handler = find_handler(node.op_type, domain)
+        if handler is not None:
+            attrs = {a.name: a for a in node.attribute}
+            if any(a.ref_attr_name for a in node.attribute):
+                raise ModelError("it refers to an attribute of a function, but is in none")
+            seen = OnnxNode(node.op_type, label, version, inputs, node.output, attrs, self, scope)
+            made = handler(seen)
+            return made if isinstance(made, Sequence) else (made,)
+        return self.call(self.schema_function(node, schema, version, inputs), node, scope, inputs)
+
+    def only_check(self, node: NodeProto, scope: Scope, label: str) -> Sequence[Value]:
+        """For a node whose operands could not be made: is it itself supported?"""
+        domain = check.domain_of(node)
+        if (domain, node.op_type, node.overload) not in self.functions:
+            version = self.opset(node, scope)
+            schema = check.find_schema(node.op_type, version, domain)
+            if schema is None:
+                self.report(f"{label}, opset {version}", *self.unknown(node, domain, version))
+            elif find_handler(node.op_type, domain) is None and not has_function(schema):
+                self.report(f"{label}, opset {version}", f"naru has no {node.op_type} yet", None)
+        return [Missing()] * max(len(node.output), 1)
+
+    def opset(self, node: NodeProto, scope: Scope) -> int:
+        """The version of the node's domain that the graph (or function) around it imports."""
+        domain = check.domain_of(node)
+        if domain not in scope.opsets:
+            raise ModelError(
+                f"expected an opset_import for the domain {domain or 'ai.onnx'!r}, found none",
+                where=check.label_of(node, scope.place),
+            )
+        return scope.opsets[domain]
+
+    def unknown(self, node: NodeProto, domain: str, version: int) -> tuple[str, str]:
+        """Why a node of no known op cannot be compiled, and what to try."""
+        if domain in ("", "ai.onnx.ml"):
+            return (
+                f"opset {version} of the domain {domain or 'ai.onnx'!r} has no {node.op_type}",
+                "check the name and the opset that the model declares",
+            )
+        return (
+            f"the domain {domain!r} is not known",
+            "export without custom operators, or add a function body for it to the model",
+        )
+
+    def use(self, value: Value, where: str) -> Value:
+        """A value on its way into a node; reports the first use of an output that we don't make."""
+        if isinstance(value, Missing) and value.reason is not None:
+            self.report(where, value.reason, None)
+            return Missing()
+        return value
+
+    def report(self, where: str, reason: str, hint: str | None) -> Missing:
+        """Remembers an unsupported thing and goes on."""
+        text = f"{where}: {reason}" + (f"; try: {hint}" if hint else "")
+        if text not in self.problems:
+            self.problems.append(text)
+        return Missing()
+
+    def note(self, results: Sequence[Value], inputs: Sequence[Node | None], name: str) -> None:
+        """Notes the ONNX name beside every new node of one conversion."""
+        stack = [n for n in results if isinstance(n, Node)]
+        known = {n for n in inputs if n is not None}
+        while stack:
+            n = stack.pop()
+            if n in known or n in self.notes or n.op in ("input", "constant"):
+                continue
+            self.notes[n] = name
+            stack.extend(c for c in n.inputs if c is not None)
+
+    # --- functions ----------------------------------------------------------------------------
+
+    def call(
+        self,
+        f: FunctionProto,
+        node: NodeProto,
+        scope: Scope,
+        inputs: Sequence[Node | None],
+    ) -> Sequence[Value]:
+        """Inlines a function: its body over the node's operands and attributes."""
+        name = f"{f.domain}.{f.name}" if f.domain else f.name
+        what = f"function {name}" + (f" ({f.overload})" if f.overload else "")
+        if what in scope.chain:
+            raise ModelError(
+                f"{what} calls itself: {' -> '.join([*scope.chain, what])}",
+                where=check.label_of(node, scope.place),
+                hint="ONNX functions are not recursive; use Loop",
+            )
+        if len(inputs) > len(f.input) or len(node.output) > len(f.output):
+            raise ModelError(
+                f"expected at most {len(f.input)} operands and {len(f.output)} outputs of {what}, "
+                f"found {len(inputs)} and {len(node.output)}"
+            )
+        opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in f.opset_import}
+        inner = Scope({**scope.opsets, **opsets}, chain=self.deeper(scope.chain, what))
+        absent = set(f.input[len(inputs) :])
+        for formal, n in zip(f.input, inputs, strict=False):
+            if n is None:
+                absent.add(formal)
+            else:
+                inner.values[formal] = n
+        self.add_nodes(bind(f, node, absent), inner)
+        return [self.function_output(inner, o, what) for o in f.output[: len(node.output)]]
+
+    def function_output(self, inner: Scope, name: str, what: str) -> Value:
+        found = inner.find(name)
+        if found is None:
+            raise ModelError(f"expected a node that makes {name!r}, found none", where=what)
+        return found
+
+    def schema_function(
+        self, node: NodeProto, schema: defs.OpSchema, version: int, inputs: Sequence[Node | None]
+    ) -> FunctionProto:
+        """The body that the standard gives for an op; Unsupported where it gives none."""
+        types = [b"" if n is None else type_proto(n.type).SerializeToString() for n in inputs]
+        body = find_function(node, schema, version, types)
+        if body is None:
+            raise Unsupported(f"naru has no {node.op_type} yet")
+        f = FunctionProto()
+        try:
+            f.ParseFromString(body)
+        except DecodeError as error:
+            raise Unsupported(f"the standard's body of {node.op_type} cannot be read") from error
+        f.name, f.domain = f.name or node.op_type, ""
+        return f
+
+
+class WithFunctions(Protocol):
+    """The part of a schema that onnx's stubs leave out: bodies of ops, as serialized functions."""
+
+    function_opset_versions: Sequence[int]
+    context_dependent_function_opset_versions: Sequence[int]
+
+    def get_function_with_opset_version(self, version: int, /) -> bytes: ...
+
+    def get_context_dependent_function_with_opset_version(
+        self, version: int, node: bytes, types: Sequence[bytes], /
+    ) -> bytes: ...
+
+
+def has_function(schema: defs.OpSchema) -> bool:
+    """Does the standard give a body for this op?"""
+    s = cast(WithFunctions, schema)
+    return bool(s.function_opset_versions or s.context_dependent_function_opset_versions)
+
+
+def find_function(
+    node: NodeProto, schema: defs.OpSchema, version: int, types: Sequence[bytes]
+) -> bytes | None:
+    """The serialized body of an op for these operand types, in its newest form up to `version`."""
+    s = cast(WithFunctions, schema)
+    plain = [v for v in s.function_opset_versions if v <= version]
+    if plain:
+        return s.get_function_with_opset_version(max(plain))
+    rich = [v for v in s.context_dependent_function_opset_versions if v <= version]
+    if not rich:
+        return None
+    content = node.SerializeToString()
+    return s.get_context_dependent_function_with_opset_version(max(rich), content, types) or None
+
+
+def type_proto(t: TensorType) -> TypeProto:
+    """A type as ONNX writes it; symbolic dims by a text."""
+    shape = [int(d.value) if isinstance(d, Const) else "?" for d in t.shape]
+    return helper.make_tensor_type_proto(DTYPES[t.dtype].onnx, shape)
+
+
+def bind(f: FunctionProto, node: NodeProto, absent: set[str]) -> list[NodeProto]:
+    """The nodes of a function's body with the caller's attributes put in, defaults where it gives
+    none. Operands that the caller left out become "". Iterative: bodies hold bodies."""
+    given = {a.name: a for a in f.attribute_proto}
+    given.update({a.name: a for a in node.attribute})
+    nodes = [NodeProto.FromString(n.SerializeToString()) for n in f.node]
+    stack = list(nodes)
+    while stack:
+        n = stack.pop()
+        for k, name in enumerate(n.input):
+            if name in absent:
+                n.input[k] = ""
+        kept: list[AttributeProto] = []
+        for a in n.attribute:
+            stack.extend(m for g in (a.g, *a.graphs) for m in g.node)
+            if not a.ref_attr_name:
+                kept.append(a)
+            elif a.ref_attr_name in given:
+                kept.append(_renamed(given[a.ref_attr_name], a.name))
+        if any(a.ref_attr_name for a in n.attribute):
+            del n.attribute[:]
+            n.attribute.extend(kept)
+    return nodes
+
+
+def _renamed(a: AttributeProto, name: str) -> AttributeProto:
+    out = AttributeProto()
+    out.CopyFrom(a)
+    out.name = name
+    return out
+
+
+def located(error: NaruError, label: str, inputs: Iterable[Node | None]) -> ModelError:
+    """An error of type inference as one that names the ONNX node and its operands."""
+    if error.where is not None and "node " in error.where:
+        return (
+            error if isinstance(error, ModelError) else ModelError(error.message, where=error.where)
+        )
+    message = error.message if isinstance(error, ModelError) else str(error)
+    found = ", ".join(map(type_text, inputs))
+    where = f"{label}: {error.where}" if error.where else label
+    return ModelError(f"{message} (operands {found or 'none'})", where=where, hint=error.hint)

@@ -1,0 +1,190 @@
+"""ONNX operators that move elements: transpose, slice, gather, concat, split, pad, …"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from naru.errors import ModelError
+from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit
+from naru.ir.expr import Const, Expr
+from naru.ir.graph import Node
+from naru.ir.simplify import ZERO, add, ceildiv, floordiv, known, minimum, mul
+
+Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
+
+
+def transpose(c: OnnxNode) -> Node:
+    rank = c[0].type.rank
+    perm = c.get_ints("perm")
+    perm = tuple(reversed(range(rank))) if perm is None else perm
+    if sorted(perm) != list(range(rank)):
+        raise ModelError(
+            f"attribute 'perm': expected each of the axes 0..{rank - 1} once, found {list(perm)}"
+        )
+    return emit("transpose", c[0], perm=perm)
+
+
+def slice_axis(x: Node, axis: int, start: Expr, size: Expr) -> Node:
+    """`size` elements of one axis, from `start` on."""
+    return emit("slice", x, starts=(start,), ends=(add(start, size),), axes=(axis,), steps=(1,))
+
+
+def slice_(c: OnnxNode) -> Node:
+    """Bounds are operands since opset 10, attributes before."""
+    x = c[0]
+    steps: tuple[int, ...] | None = None
+    if c.version >= 10:
+        starts, ends = c.sizes(1, "the starts") or (), c.sizes(2, "the ends") or ()
+        axes, steps = c.fixed(3, "the axes"), c.fixed(4, "the steps")
+    else:
+        starts = tuple(map(Const, c.get_ints("starts") or ()))
+        ends = tuple(map(Const, c.get_ints("ends") or ()))
+        axes = c.get_ints("axes")
+    axes = tuple(range(len(starts))) if axes is None else axes
+    steps = (1,) * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise ModelError(
+            "expected starts, ends, axes and steps of one length, found "
+            f"{len(starts)}, {len(ends)}, {len(axes)} and {len(steps)}"
+        )
+    found = tuple(check_axis(a, x.type.rank) for a in axes)
+    return emit("slice", x, starts=tuple(starts), ends=tuple(ends), axes=found, steps=steps)
+
+
+def split(c: OnnxNode) -> Sequence[Node]:
+    """Sizes are an operand since opset 13, an attribute before; without them the parts are equal,
+    the last one smaller where `num_outputs` does not divide the size."""
+    x = c[0]
+    axis = c.axis(0, x.type.rank)
+    size, count = x.type.shape[axis], len(c.outputs)
+    given = c.get_ints("split")
+    parts = tuple(map(Const, given)) if given is not None else c.sizes(1, "the sizes of the parts")
+    if parts is not None and len(parts) != count:
+        raise ModelError(f"expected {count} sizes, one an output, found {len(parts)}")
+    if parts is None:
+        return _equal_parts(c, x, axis, size, count)
+    total = known(add(*parts)) if parts else 0
+    if known(size) is not None and total is not None and total != known(size):
+        raise ModelError(f"expected sizes that add up to {known(size)}, found {total}")
+    out: list[Node] = []
+    start: Expr = ZERO
+    for part in parts:
+        out.append(slice_axis(x, axis, start, part))
+        start = add(start, part)
+    return out
+
+
+def _equal_parts(c: OnnxNode, x: Node, axis: int, size: Expr, count: int) -> list[Node]:
+    if c.get_int("num_outputs", count) != count:
+        raise ModelError(
+            f"attribute 'num_outputs': expected the number of outputs, {count}, "
+            f"found {c.get_int('num_outputs', count)}"
+        )
+    n = known(size)
+    if c.version < 18 and n is not None and n % count:
+        raise ModelError(f"expected a size that {count} divides, found {n}")
+    # Before opset 18 the size is a multiple of the count: then both roundings agree.
+    chunk = floordiv(size, count) if c.version < 18 else ceildiv(size, count)
+    out: list[Node] = []
+    for k in range(count):
+        start, end = mul(chunk, k), mul(chunk, k + 1)
+        if c.version >= 18:
+            start, end = minimum(start, size), minimum(end, size)
+        out.append(emit("slice", x, starts=(start,), ends=(end,), axes=(axis,), steps=(1,)))
+    return out
+
+
+def concat(c: OnnxNode) -> Node:
+    xs = c.operands()
+    default = 1 if c.version < 4 else 0
+    return emit("concat", *xs, axis=c.axis(default, xs[0].type.rank))
+
+
+def gather(c: OnnxNode) -> Node:
+    return emit("gather", c[0], c[1], axis=c.axis(0, c[0].type.rank))
+
+
+def gather_elements(c: OnnxNode) -> Node:
+    return emit("gather_elements", c[0], c[1], axis=c.axis(0, c[0].type.rank))
+
+
+def pad(c: OnnxNode) -> Node:
+    """Pads and value are operands since opset 11, attributes before."""
+    x, rank = c[0], c[0].type.rank
+    mode = c.get_str("mode", "constant", ("constant", "reflect", "edge", "wrap"))
+    value: object = 0
+    if c.version >= 11:
+        pads = c.sizes(1, "the pads") or ()
+        if c.find(2) is not None and mode == "constant":
+            array = c.array(2)
+            if array is None:
+                raise Unsupported("the value (operand 2) is computed", "make it a constant")
+            value = array.reshape(-1)[0].item() if array.size else 0
+    else:
+        pads = tuple(map(Const, c.get_ints("pads") or ()))
+        value = c.get_float("value", 0.0)
+    axes = c.fixed(3, "the axes") if c.version >= 18 else None
+    axes = tuple(range(rank)) if axes is None else tuple(check_axis(a, rank) for a in axes)
+    if len(pads) != 2 * len(axes):
+        raise ModelError(f"expected {2 * len(axes)} pads, found {len(pads)}")
+    spread: list[Expr] = [ZERO] * (2 * rank)
+    for k, axis in enumerate(axes):
+        spread[axis], spread[rank + axis] = pads[k], pads[len(axes) + k]
+    number = _number(value, x)
+    return emit("pad", x, pads=tuple(spread), mode=mode, value=number)
+
+
+def _number(value: object, x: Node) -> int | float | bool:
+    """A fill value in the kind of x's dtype."""
+    kind = x.type.dtype
+    if kind == "bool":
+        return bool(value)
+    return float(value) if kind[0] in "fb" else int(value)  # type: ignore[call-overload]
+
+
+def depth_to_space(c: OnnxNode) -> Node:
+    """Channels become blocks of pixels: [n, c·b², h, w] -> [n, c, h·b, w·b]."""
+    n, channels, h, w = _image(c)
+    b, mode = c.get_int("blocksize", 1), c.get_str("mode", "DCR", ("DCR", "CRD"))
+    depth = floordiv(channels, b * b)
+    if (known(channels) or 0) % (b * b):
+        raise ModelError(f"expected a multiple of {b * b} channels, found {known(channels)}")
+    size = Const(b)
+    if mode == "DCR":
+        shape, perm = (n, size, size, depth, h, w), (0, 3, 4, 1, 5, 2)
+    else:
+        shape, perm = (n, depth, size, size, h, w), (0, 1, 4, 2, 5, 3)
+    moved = emit("transpose", emit("reshape", c[0], shape=shape), perm=perm)
+    return emit("reshape", moved, shape=(n, depth, mul(h, b), mul(w, b)))
+
+
+def space_to_depth(c: OnnxNode) -> Node:
+    """Blocks of pixels become channels: [n, c, h·b, w·b] -> [n, c·b², h, w]."""
+    n, channels, h, w = _image(c)
+    b = c.get_int("blocksize", 1)
+    size, rows, columns = Const(b), floordiv(h, b), floordiv(w, b)
+    if (known(h) or 0) % b or (known(w) or 0) % b:
+        raise ModelError(f"expected sizes that {b} divides, found {known(h)} and {known(w)}")
+    parts = emit("reshape", c[0], shape=(n, channels, rows, size, columns, size))
+    moved = emit("transpose", parts, perm=(0, 3, 5, 1, 2, 4))
+    return emit("reshape", moved, shape=(n, mul(channels, b * b), rows, columns))
+
+
+def _image(c: OnnxNode) -> tuple[Expr, Expr, Expr, Expr]:
+    shape = c[0].type.shape
+    if len(shape) != 4 or c.get_int("blocksize", 1) < 1:
+        raise ModelError(f"expected [n, c, h, w] and a blocksize ≥ 1, found rank {len(shape)}")
+    return shape[0], shape[1], shape[2], shape[3]
+
+
+TABLE: dict[str, Handler] = {
+    "Concat": concat,
+    "DepthToSpace": depth_to_space,
+    "Gather": gather,
+    "GatherElements": gather_elements,
+    "Pad": pad,
+    "Slice": slice_,
+    "SpaceToDepth": space_to_depth,
+    "Split": split,
+    "Transpose": transpose,
+}

@@ -1,0 +1,174 @@
+"""One ONNX node as the op tables see it: operands are our nodes, attributes are typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import AttributeProto
+
+from naru.dtypes import DTYPES
+from naru.errors import ModelError
+from naru.ir.expr import Const, Expr
+from naru.ir.graph import Attr, Node
+from naru.ops.operands import shape_text
+from naru.ops.registry import OPS, apply, constant
+
+if TYPE_CHECKING:
+    from naru.frontend.onnx_import import Importer
+    from naru.frontend.onnx_scope import Scope
+
+KIND_NAMES = {int(v): k for k, v in AttributeProto.AttributeType.items()}
+
+
+class Unsupported(Exception):
+    """A well-formed thing that naru does not compile yet: why, and what to try. Collected, so that
+    the user sees all of them at once."""
+
+    def __init__(self, reason: str, hint: str | None = None) -> None:
+        self.reason, self.hint = reason, hint
+        super().__init__(reason)
+
+
+class AlreadyReported(Unsupported):
+    """Part of the node is unsupported, and has been reported under its own name."""
+
+    def __init__(self) -> None:
+        super().__init__("see the nodes inside")
+
+
+def emit(name: str, *inputs: Node | None, **attrs: Attr) -> Node:
+    """A node of the registry; Unsupported when there is no such op (yet)."""
+    if name not in OPS:
+        raise Unsupported(f"naru has no op {name!r} yet")
+    return apply(name, *inputs, **attrs)
+
+
+@dataclass
+class OnnxNode:
+    """`version` is the opset in force; `label` names the node in messages; `inputs` has None where
+    an optional one is left out; `outputs` are the names it defines ("" for one left out)."""
+
+    op: str
+    label: str
+    version: int
+    inputs: Sequence[Node | None]
+    outputs: Sequence[str]
+    attrs: Mapping[str, AttributeProto]
+    importer: Importer
+    scope: Scope
+
+    def __getitem__(self, i: int) -> Node:
+        """Operand i, which must be there."""
+        n = self.find(i)
+        if n is None:
+            raise ModelError(f"expected an operand at position {i}, found none")
+        return n
+
+    def find(self, i: int) -> Node | None:
+        """Operand i, or None where it is left out."""
+        return self.inputs[i] if 0 <= i < len(self.inputs) else None
+
+    def operands(self) -> list[Node]:
+        """All operands of a variadic op."""
+        return [self[i] for i in range(len(self.inputs))]
+
+    def wants(self, i: int) -> bool:
+        """Is output i given a name?"""
+        return i < len(self.outputs) and bool(self.outputs[i])
+
+    def has(self, name: str) -> bool:
+        return name in self.attrs
+
+    def _value(self, name: str, kind: int) -> Any:
+        a = self.attrs.get(name)
+        if a is None:
+            return None
+        if a.type != kind:
+            raise ModelError(
+                f"attribute {name!r}: expected {KIND_NAMES[kind]}, "
+                f"found {KIND_NAMES.get(a.type, a.type)}"
+            )
+        return a
+
+    def get_int(self, name: str, default: int) -> int:
+        a = self._value(name, AttributeProto.INT)
+        return default if a is None else a.i
+
+    def get_flag(self, name: str, default: bool) -> bool:
+        return bool(self.get_int(name, default))
+
+    def get_float(self, name: str, default: float) -> float:
+        a = self._value(name, AttributeProto.FLOAT)
+        return default if a is None else a.f
+
+    def get_ints(self, name: str) -> tuple[int, ...] | None:
+        a = self._value(name, AttributeProto.INTS)
+        return None if a is None else tuple(a.ints)
+
+    def get_str(self, name: str, default: str, allowed: Sequence[str] = ()) -> str:
+        """A string attribute; ModelError if it is not one of `allowed`."""
+        a = self._value(name, AttributeProto.STRING)
+        text = default if a is None else a.s.decode("utf-8", "replace")
+        if allowed and text not in allowed:
+            raise ModelError(
+                f"attribute {name!r}: expected one of {', '.join(allowed)}, found {text!r}"
+            )
+        return text
+
+    def array(self, i: int) -> np.ndarray | None:
+        """The contents of operand i if they are constant; None if it is left out or computed."""
+        n = self.find(i)
+        return None if n is None else self.importer.constants.find(n)
+
+    def sizes(self, i: int, what: str) -> tuple[Expr, ...] | None:
+        """Operand i, an integer vector or scalar, as index expressions; None where it is left out.
+        Unsupported where it depends on data and not on sizes alone."""
+        n = self.find(i)
+        if n is None:
+            return None
+        if n.type.value is not None:
+            return n.type.value
+        array = self.importer.constants.find(n)
+        if array is None:
+            raise Unsupported(
+                f"{what} (operand {i}) is computed from the values of tensors",
+                "make it a constant, or compute it from shapes only",
+            )
+        return tuple(Const(int(v)) for v in array.reshape(-1))
+
+    def fixed(self, i: int, what: str) -> tuple[int, ...] | None:
+        """Operand i as plain ints (axes, split sizes); None where it is left out."""
+        found = self.sizes(i, what)
+        values = [e.value for e in found or () if isinstance(e, Const)]
+        if found is not None and len(values) != len(found):
+            raise Unsupported(f"{what} (operand {i}) depends on the size of an input")
+        return None if found is None else tuple(int(v) for v in values)
+
+    def axis(self, default: int, rank: int, name: str = "axis") -> int:
+        """The attribute `axis`, brought into 0..rank-1."""
+        return check_axis(self.get_int(name, default), rank)
+
+
+def check_axis(axis: int, rank: int) -> int:
+    """A possibly negative axis as a non-negative one."""
+    if not -rank <= axis < rank:
+        raise ModelError(f"expected an axis in {-rank}..{rank - 1}, found {axis}")
+    return axis % rank
+
+
+def type_text(n: Node | None) -> str:
+    """`f32[n, 4]`; `-` for an operand left out."""
+    return "-" if n is None else f"{n.type.dtype}{shape_text(n.type.shape)}"
+
+
+def scalar(value: float | bool, like: Node) -> Node:
+    """A rank-0 constant of the dtype of a node."""
+    return constant(value, DTYPES[like.type.dtype].numpy)
+
+
+def vector(values: Sequence[int]) -> Node:
+    """An i64 vector constant."""
+    return constant(list(values), np.int64)

@@ -1,0 +1,84 @@
+"""Names while a model is read: values by name, graph by graph, and dim symbols by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from keyword import iskeyword
+from typing import TypeAlias
+
+from naru.ir.expr import Var
+from naru.ir.graph import Node, make_input
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for a value that was not made. `reason` is reported when the value is first used."""
+
+    reason: str | None = None
+
+
+Value: TypeAlias = "Node | Missing"
+
+
+@dataclass
+class Scope:
+    """The values of one graph by name. `outer` is the graph around a body of control flow. A value
+    found there becomes an input of the body (`captures`: name -> (value outside, input inside)),
+    unless the body is `inline`: a branch that is known to be taken.
+    `chain` are the functions and bodies that we are in, for messages and against recursion."""
+
+    opsets: Mapping[str, int]
+    values: dict[str, Value] = field(default_factory=dict[str, Value])
+    outer: Scope | None = None
+    inline: bool = False
+    captures: dict[str, tuple[Node, Node]] = field(default_factory=dict[str, tuple[Node, Node]])
+    chain: tuple[str, ...] = ()
+
+    def find(self, name: str) -> Value | None:
+        """The value of a name, captured from outside where necessary; None if there is none."""
+        found = self.values.get(name)
+        if found is not None or self.outer is None:
+            return found
+        found = self.outer.find(name)
+        if self.inline or not isinstance(found, Node) or found.op == "constant":
+            return found
+        inner = make_input(name, found.type)
+        self.captures[name] = (found, inner)
+        self.values[name] = inner
+        return inner
+
+    @property
+    def place(self) -> str:
+        """`function zoo.gelu: ` or nothing: where the names belong."""
+        return "".join(f"{c}: " for c in self.chain)
+
+
+class Symbols:
+    """Dim symbols by ONNX name: one Var a name, called by an identifier like it."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Var] = {}
+        self.taken: set[str] = set()
+
+    def named(self, name: str) -> Var:
+        """The symbol of a `dim_param`."""
+        if name not in self.by_name:
+            self.by_name[name] = self.fresh(name)
+        return self.by_name[name]
+
+    def fresh(self, like: str, lo: int = 0) -> Var:
+        """A new symbol whose name is made of `like`."""
+        stem = identifier(like, "dim")
+        name, k = stem, 2
+        while name in self.taken:
+            name, k = f"{stem}_{k}", k + 1
+        self.taken.add(name)
+        return Var(name, lo=lo)
+
+
+def identifier(text: str, default: str) -> str:
+    """A Python identifier like the text: the text forms of the IR are Python."""
+    name = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or default
+    return f"_{name}" if name[0].isdigit() or iskeyword(name) else name

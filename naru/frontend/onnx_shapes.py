@@ -1,0 +1,297 @@
+"""ONNX operators about shapes: views, sizes as tensors, constants, and tensors made from sizes.
+
+What ONNX passes as small integer tensors (target shapes, axes, repeats) becomes index expressions
+in attributes; a value that depends on data, not on sizes alone, is unsupported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from onnx import AttributeProto
+
+from naru.errors import ModelError
+from naru.frontend.onnx_data import dtype_of
+from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
+from naru.ir.expr import Const, Expr
+from naru.ir.graph import Node
+from naru.ir.simplify import ONE, bounds, ceildiv, index, known, maximum, mul, prod, sub
+from naru.ops.operands import dim_text, shape_text
+from naru.ops.registry import constant
+from naru.ops.shape import resolve_shape
+
+Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
+
+
+def reshape(c: OnnxNode) -> Node:
+    """The target is an operand since opset 5, an attribute before."""
+    if c.has("shape"):
+        target = tuple(map(index, c.get_ints("shape") or ()))
+    else:
+        target = c.sizes(1, "the target shape") or ()
+    zero = c.get_flag("allowzero", False)
+    return emit("reshape", c[0], shape=resolve_shape(c[0].type.shape, target, zero))
+
+
+def _axes(c: OnnxNode, rank: int) -> tuple[int, ...] | None:
+    """Axes are an operand since opset 13, an attribute before. Non-negative and sorted."""
+    axes = c.get_ints("axes") if c.has("axes") else c.fixed(1, "axes")
+    if axes is None:
+        return None
+    found = sorted({check_axis(a, rank) for a in axes})
+    if len(found) != len(axes):
+        raise ModelError(f"expected different axes, found {list(axes)}")
+    return tuple(found)
+
+
+def squeeze(c: OnnxNode) -> Node:
+    shape = c[0].type.shape
+    axes = _axes(c, len(shape))
+    if axes is None:
+        axes = tuple(k for k, d in enumerate(shape) if d is ONE)
+        if any(known(d) is None and bounds(d)[0] <= 1 for d in shape):
+            raise Unsupported(
+                f"without axes, over sizes {shape_text(shape)} that might be 1", "name the axes"
+            )
+    for k in axes:
+        if known(shape[k]) not in (1, None):
+            raise ModelError(f"expected size 1 of axis {k}, found {dim_text(shape[k])}")
+        if shape[k] is not ONE:
+            raise Unsupported(
+                f"axis {k} has size {dim_text(shape[k])}, which need not be 1",
+                "give that dim of the input the fixed size 1",
+            )
+    return emit("reshape", c[0], shape=tuple(d for k, d in enumerate(shape) if k not in axes))
+
+
+def unsqueeze(c: OnnxNode) -> Node:
+    shape = c[0].type.shape
+    given = c.get_ints("axes") if c.has("axes") else c.fixed(1, "axes")
+    rank = len(shape) + len(given or ())
+    axes = _axes(c, rank) or ()
+    rest = iter(shape)
+    return emit("reshape", c[0], shape=tuple(ONE if k in axes else next(rest) for k in range(rank)))
+
+
+def flatten(c: OnnxNode) -> Node:
+    """[product of the axes before `axis`, product of the rest]."""
+    shape, axis = c[0].type.shape, c.get_int("axis", 1)
+    if not -len(shape) <= axis <= len(shape):
+        raise ModelError(f"expected an axis in {-len(shape)}..{len(shape)}, found {axis}")
+    axis = axis + len(shape) if axis < 0 else axis
+    return emit("reshape", c[0], shape=(prod(shape[:axis]), prod(shape[axis:])))
+
+
+def shape(c: OnnxNode) -> Node:
+    attrs = {k: c.get_int(k, 0) for k in ("start", "end") if c.has(k)}
+    return emit("shape", c[0], **attrs)
+
+
+def expand(c: OnnxNode) -> Node:
+    target = c.sizes(1, "the target shape") or ()
+    for d, t in zip(reversed(c[0].type.shape), reversed(target), strict=False):
+        if d is not t and d is not ONE and t is not ONE and None in (known(d), known(t)):
+            raise Unsupported(
+                f"whether {dim_text(d)} is repeated to {dim_text(t)} is known only at run time",
+                "give both dims one name, or fixed sizes",
+            )
+    return emit("expand", c[0], shape=tuple(target))
+
+
+def tile(c: OnnxNode) -> Node:
+    return emit("tile", c[0], repeats=c.sizes(1, "the repeats") or ())
+
+
+def constant_of_shape(c: OnnxNode) -> Node:
+    target = c.sizes(0, "the shape") or ()
+    value = np.zeros(1, np.float32)
+    if c.has("value"):
+        value = c.importer.tensors.read(c.attrs["value"].t, f"{c.label}, attribute 'value'")
+    if value.size != 1:
+        raise ModelError(f"attribute 'value': expected one element, found {value.size}")
+    return emit("expand", constant(value.reshape(()), value.dtype), shape=tuple(target))
+
+
+def constant_node(c: OnnxNode) -> Node:
+    """Contents in exactly one attribute, of which there are eight forms."""
+    forms = [a for a in c.attrs.values() if a.name.startswith(("value", "sparse_value"))]
+    if len(forms) != 1:
+        raise ModelError(f"expected one attribute with the value, found {len(forms)}")
+    a = forms[0]
+    match a.type:
+        case AttributeProto.TENSOR:
+            array = c.importer.tensors.read(a.t, f"{c.label}, attribute {a.name!r}")
+        case AttributeProto.FLOAT:
+            array = np.array(a.f, np.float32)
+        case AttributeProto.FLOATS:
+            array = np.array(a.floats, np.float32)
+        case AttributeProto.INT:
+            array = np.array(a.i, np.int64)
+        case AttributeProto.INTS:
+            array = np.array(a.ints, np.int64)
+        case AttributeProto.STRING | AttributeProto.STRINGS:
+            raise Unsupported("a constant of strings", "map strings to numbers outside the model")
+        case _:
+            raise Unsupported("a sparse constant", "store it as a dense tensor")
+    return constant(array, array.dtype)
+
+
+def range_(c: OnnxNode) -> Node:
+    """From start by delta up to limit; the length must follow from constants and sizes."""
+    start, limit, delta = (_as_scalar(c[k]) for k in range(3))
+    arrays = [c.importer.constants.find(n) for n in (start, limit, delta)]
+    if all(a is not None for a in arrays):
+        first, last, step = (a.item() for a in arrays if a is not None)
+        if step == 0:
+            raise ModelError("expected a delta other than 0")
+        count = max(int(np.ceil((last - first) / step)), 0)
+        return emit("range", start, limit, delta, length=index(count))
+    values = [_known_size(n, a) for n, a in zip((start, limit, delta), arrays, strict=True)]
+    if values[0] is None or values[1] is None or values[2] is None or known(values[2]) is None:
+        raise Unsupported(
+            "its length is computed from the values of tensors",
+            "make start, limit and delta constants, or compute them from shapes only",
+        )
+    step = known(values[2]) or 1
+    far, near = (values[1], values[0]) if step > 0 else (values[0], values[1])
+    length = maximum(ceildiv(sub(far, near), abs(step)), 0)
+    return emit("range", start, limit, delta, length=length)
+
+
+def _known_size(n: Node, array: np.ndarray | None) -> Expr | None:
+    if n.type.value is not None and len(n.type.value) == 1:
+        return n.type.value[0]
+    return None if array is None or array.dtype.kind not in "iu" else Const(int(array.item()))
+
+
+def _as_scalar(n: Node) -> Node:
+    return n if n.type.rank == 0 else emit("reshape", n, shape=())
+
+
+def iota(size: Expr, like: Node, axis: int = 0) -> Node:
+    """(0, 1, …, size-1) as i64, `size` being dim `axis` of `like`."""
+    n = known(size)
+    if n is not None:
+        return constant(np.arange(n), np.int64)
+    zero, one = constant(0, np.int64), constant(1, np.int64)
+    return emit("range", zero, size_of(like, axis), one, length=size)
+
+
+def size_of(x: Node, axis: int) -> Node:
+    """Dim `axis` of x as an i64 scalar."""
+    n = known(x.type.shape[axis])
+    if n is not None:
+        return constant(n, np.int64)
+    return emit("gather", emit("shape", x), constant(axis, np.int64), axis=0)
+
+
+def one_hot(c: OnnxNode) -> Node:
+    depth = c.fixed(1, "the depth")
+    if depth is None or len(depth) != 1:
+        raise ModelError(f"expected one number as the depth, found {depth}")
+    axis = check_axis(c.get_int("axis", -1), c[0].type.rank + 1)
+    return emit("one_hot", c[0], c[2], depth=Const(depth[0]), axis=axis)
+
+
+def eye_like(c: OnnxNode) -> Node:
+    sizes = [known(d) for d in c[0].type.shape]
+    if len(sizes) != 2:
+        raise ModelError(f"expected a matrix, found rank {len(sizes)}")
+    if sizes[0] is None or sizes[1] is None:
+        raise Unsupported(f"of unknown size {shape_text(c[0].type.shape)}")
+    code = c.get_int("dtype", 0)
+    eye = constant(np.eye(sizes[0], sizes[1], c.get_int("k", 0)), np.float32)
+    return emit("cast", eye, to=dtype_of(code, "the result") if code else c[0].type.dtype)
+
+
+def trilu(c: OnnxNode) -> Node:
+    k = c.fixed(1, "the diagonal") or (0,)
+    return emit("trilu", c[0], upper=c.get_int("upper", 1), k=k[0])
+
+
+def nonzero_positions(c: OnnxNode, x: Node) -> Node:
+    """Positions of the elements that are not 0, as i64 [rank, count]; the count is a new symbol,
+    at most the number of elements."""
+    count = emit("nonzero_count", x)
+    symbol = c.importer.symbols.fresh(f"{next((o for o in c.outputs if o), 'nonzero')}_count")
+    bound = emit("bind_dim", count, symbol=symbol, bound=prod(x.type.shape))
+    return emit("nonzero_fill", x, bound)
+
+
+def nonzero(c: OnnxNode) -> Node:
+    return nonzero_positions(c, c[0])
+
+
+def compress(c: OnnxNode) -> Node:
+    """The slices along the axis (without one: of the flat operand) where the condition holds."""
+    x = c[0]
+    if c.has("axis"):
+        axis = c.axis(0, x.type.rank)
+    else:
+        axis, x = 0, emit("reshape", x, shape=(prod(x.type.shape),))
+    found = nonzero_positions(c, c[1])
+    return emit("gather", x, emit("reshape", found, shape=(found.type.shape[1],)), axis=axis)
+
+
+def flat_positions(x: Node, at: Node, batch: int) -> tuple[Node, int]:
+    """GatherND's index vectors at [..., k] as positions into the first batch + k axes of x taken as
+    one, and how many axes that is."""
+    width = known(at.type.shape[-1])
+    if width is None:
+        raise Unsupported("index vectors of unknown length")
+    inner = at.type.rank - 1
+    parts = [_along(iota(x.type.shape[k], x, k), k, inner) for k in range(batch)]
+    for j in range(width):
+        part = emit("gather", at, constant(j, np.int64), axis=inner)
+        part = part if part.type.dtype == "i64" else emit("cast", part, to="i64")
+        negative = emit("less", part, scalar(0, part))
+        wrapped = emit("add", part, size_of(x, batch + j))
+        parts.append(emit("where", negative, wrapped, part))
+    if not parts:
+        raise ModelError("expected index vectors of at least one number")
+    flat = parts[0]
+    for k, part in enumerate(parts[1:], 1):
+        flat = emit("add", emit("mul", flat, size_of(x, k)), part)
+    return flat, batch + width
+
+
+def _along(vector: Node, axis: int, rank: int) -> Node:
+    shape = [ONE] * rank
+    shape[axis] = vector.type.shape[0]
+    return emit("reshape", vector, shape=tuple(shape))
+
+
+def gather_nd(c: OnnxNode) -> Node:
+    """x[at[…, 0], at[…, 1], …], by positions in the flattened leading axes."""
+    x, at, batch = c[0], c[1], c.get_int("batch_dims", 0)
+    if not 0 <= batch < min(x.type.rank, at.type.rank):
+        raise ModelError(f"attribute 'batch_dims': found {batch} for rank {x.type.rank}")
+    width = known(at.type.shape[-1]) or 0
+    if batch + width > x.type.rank:
+        raise ModelError(f"index vectors of {width} numbers don't fit rank {x.type.rank}")
+    flat, axes = flat_positions(x, at, batch)
+    rows = mul(1, *x.type.shape[:axes])
+    table = emit("reshape", x, shape=(rows, *x.type.shape[axes:]))
+    return emit("gather", table, flat, axis=0)
+
+
+TABLE: dict[str, Handler] = {
+    "Compress": compress,
+    "Constant": constant_node,
+    "ConstantOfShape": constant_of_shape,
+    "Expand": expand,
+    "EyeLike": eye_like,
+    "Flatten": flatten,
+    "GatherND": gather_nd,
+    "NonZero": nonzero,
+    "OneHot": one_hot,
+    "Range": range_,
+    "Reshape": reshape,
+    "Shape": shape,
+    "Size": lambda c: emit("size", c[0]),
+    "Squeeze": squeeze,
+    "Tile": tile,
+    "Trilu": trilu,
+    "Unsqueeze": unsqueeze,
+}

@@ -1,0 +1,163 @@
+"""Arrays for the inputs of a model, as the commands need them: read from files, or random."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from naru.artifact.bundle import Bundle, Symbol, dtype_of
+from naru.errors import InputError
+from naru.runtime.session import TensorInfo
+
+Array = NDArray[Any]
+
+# Sizes for symbols that nobody gave: small, and different, so that two dims are not mixed up.
+_FIRST_SIZE = 2
+
+
+def inputs_of(bundle: Bundle) -> tuple[TensorInfo, ...]:
+    """The inputs of a bundle's first entry."""
+    return tuple(TensorInfo(t.name, t.dtype, t.shape) for t in bundle.entries[0].inputs)
+
+
+def symbols_of(manifest: Mapping[str, Any]) -> tuple[Symbol, ...]:
+    """The symbolic sizes of a manifest."""
+    return tuple(Symbol(s["name"], s["lo"], s["hi"], s["kind"]) for s in manifest["symbols"])
+
+
+def read_inputs(specs: Sequence[TensorInfo], given: Sequence[str]) -> dict[str, Array]:
+    """Arrays by input name, from texts such as `x.npy` (in the order of the inputs), `name=x.npy`,
+    or `all.npz` (its names are those of the inputs). Raises InputError."""
+    names = [s.name for s in specs]
+    found: dict[str, Array] = {}
+
+    def add(name: str, array: Array, text: str) -> None:
+        if name in found:
+            raise InputError(f"input '{name}' was given twice, the second time by {text}")
+        found[name] = array
+
+    for text in given:
+        name, equals, path = text.partition("=")
+        if equals and name in names:
+            add(name, _read_array(Path(path)), text)
+        elif equals and not Path(text).exists():
+            raise InputError(f"{text}: there is no input '{name}'; the model has {_listed(specs)}")
+        elif text.endswith(".npz"):
+            for key, array in read_npz(Path(text)).items():
+                add(key, array, f"'{key}' in {text}")
+        else:
+            free = [n for n in names if n not in found]
+            if not free:
+                raise InputError(f"{text}: one array too many; the model has {_listed(specs)}")
+            add(free[0], _read_array(Path(text)), text)
+    return as_declared(specs, found)
+
+
+def read_npz(path: Path) -> dict[str, Array]:
+    """All arrays of an .npz file. Raises InputError."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as e:
+        raise InputError(f"{path}: cannot read it as .npz: {e}") from None
+
+
+def _read_array(path: Path) -> Array:
+    try:
+        array: Any = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        raise InputError(f"{path}: cannot read it as .npy: {e}") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: an .npz file has names of its own: leave out the one before '='")
+    return cast(Array, array)
+
+
+def as_declared(specs: Sequence[TensorInfo], arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays, with bfloat16 restored where the .npy format only kept two raw bytes."""
+    wanted = {s.name: dtype_of(s.dtype) for s in specs}
+    return {
+        name: array.view(wanted[name])
+        if array.dtype.kind == "V" and name in wanted and array.dtype.itemsize == 2
+        else array
+        for name, array in arrays.items()
+    }
+
+
+def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
+    """Writes one array as .npy, or any number with their names as .npz. Raises InputError."""
+    if path.suffix not in (".npy", ".npz"):
+        raise InputError(f"{path}: the output is written as .npy or .npz, got '{path.suffix}'")
+    if path.suffix == ".npy" and len(outputs) != 1:
+        raise InputError(f"{path}: the model has {len(outputs)} outputs", hint="an .npz file")
+    try:
+        if path.suffix == ".npy":
+            np.save(path, next(iter(outputs.values())))
+        else:
+            with path.open("wb") as file:
+                _write_npz(file, outputs)
+    except OSError as e:
+        raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None
+
+
+def _write_npz(file: Any, outputs: Mapping[str, Array]) -> None:
+    """np.savez takes names as keywords, and so refuses a tensor called `file`."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in outputs.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asanyarray(array), allow_pickle=False)
+
+
+def random_inputs(
+    specs: Sequence[TensorInfo],
+    symbols: Sequence[Symbol],
+    dims: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Random arrays for the inputs: normal floats, 0 or 1 for wide integers (often indices into
+    something of unknown size), the full range of 8- and 16-bit ones (often quantised).
+
+    `dims` gives sizes to symbols; the others get small ones in their range. Raises InputError.
+    """
+    sizes = choose_sizes(symbols, dims or {})
+    rng = np.random.default_rng(seed)
+    return {s.name: _random_array(rng, s, sizes) for s in specs}
+
+
+def choose_sizes(symbols: Sequence[Symbol], dims: Mapping[str, int]) -> dict[str, int]:
+    """A size for each symbol of the inputs. InputError for a name that is none, or out of range."""
+    known = {s.name: s for s in symbols if s.kind == "input"}
+    sizes: dict[str, int] = {}
+    for name, size in dims.items():
+        if name not in known:
+            listed = ", ".join(known) if known else "none"
+            raise InputError(f"there is no dim '{name}' to give a size; the model has: {listed}")
+        if not known[name].lo <= size <= known[name].hi:
+            raise InputError(
+                f"dim '{name}' is from {known[name].lo} to {known[name].hi}, got {size}"
+            )
+        sizes[name] = size
+    for k, symbol in enumerate(known.values()):
+        sizes.setdefault(symbol.name, max(symbol.lo, min(symbol.hi, _FIRST_SIZE + k)))
+    return sizes
+
+
+def _random_array(rng: np.random.Generator, spec: TensorInfo, sizes: Mapping[str, int]) -> Array:
+    shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.shape)
+    dtype = dtype_of(spec.dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(dtype)
+    if dtype.kind in "iu" and dtype.itemsize <= 2:
+        limits = np.iinfo(dtype)
+        return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+    if dtype.kind in "iu":
+        return rng.integers(0, 2, shape).astype(dtype)
+    return rng.standard_normal(shape).astype(np.float32).astype(dtype)
+
+
+def _listed(specs: Sequence[TensorInfo]) -> str:
+    return ", ".join(map(str, specs)) or "no inputs"

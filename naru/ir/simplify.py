@@ -1,0 +1,333 @@
+"""Integer arithmetic of dims and subscripts: one canonical form, ranges, substitution.
+
+An index expression is kept as a polynomial over atoms (Vars, and operations that are not + − ×),
+so equal sizes are the same object, and `(4*i + j) // 4` with 0 ≤ j < 4 is `i`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from naru.ir.expr import (
+    Binary,
+    Cast,
+    Const,
+    Expr,
+    Lanes,
+    Select,
+    Var,
+    children,
+    walk,
+    with_children,
+)
+
+Monomial = tuple[Expr, ...]
+Poly = dict[Monomial, int]
+Interval = tuple[int, int]
+INF = 2**62
+
+ZERO, ONE = Const(0), Const(1)
+TRUE, FALSE = Const(True, "bool"), Const(False, "bool")
+
+
+def index(value: int | Expr) -> Expr:
+    """An int as a Const of dtype index; an Expr as it is."""
+    return Const(int(value)) if isinstance(value, int) else value
+
+
+def order_key(e: Expr) -> str:
+    """A text that orders atoms the same way in every process. Index expressions only (small)."""
+    match e:
+        case Const():
+            return f"#{e.value}"
+        case Var():
+            return f"{e.name}~"
+        case Binary():
+            return f"{e.op}({order_key(e.a)},{order_key(e.b)})"
+        case _:
+            inner = ",".join(order_key(c) for c in children(e))
+            return f"{type(e).__name__}({inner})"
+
+
+def to_poly(e: Expr) -> Poly:
+    """e as a sum of integer multiples of products of atoms."""
+    if isinstance(e, Const):
+        return {(): int(e.value)} if e.value else {}
+    if isinstance(e, Binary) and e.dtype == "index" and e.op in ("add", "sub", "mul"):
+        a, b = to_poly(e.a), to_poly(e.b)
+        return _times(a, b) if e.op == "mul" else _plus(a, b, 1 if e.op == "add" else -1)
+    return {(e,): 1}
+
+
+def _plus(a: Poly, b: Poly, sign: int = 1) -> Poly:
+    out = dict(a)
+    for m, c in b.items():
+        out[m] = out.get(m, 0) + sign * c
+    return {m: c for m, c in out.items() if c}
+
+
+def _times(a: Poly, b: Poly) -> Poly:
+    out: Poly = {}
+    for ma, ca in a.items():
+        for mb, cb in b.items():
+            m = tuple(sorted((*ma, *mb), key=order_key))
+            out[m] = out.get(m, 0) + ca * cb
+    return {m: c for m, c in out.items() if c}
+
+
+def from_poly(p: Poly) -> Expr:
+    """The canonical expression: monomials in `order_key` order, the constant last."""
+    terms = sorted(
+        ((m, c) for m, c in p.items() if m),
+        key=lambda t: ([order_key(a) for a in t[0]], t[1]),
+    )
+    out: Expr | None = None
+    for m, c in [t for t in terms if t[1] > 0] + [t for t in terms if t[1] < 0]:
+        product: Expr = m[0]
+        for atom in m[1:]:
+            product = Binary("mul", product, atom)
+        size = abs(c)
+        if size != 1:
+            product = Binary("mul", product, _constant(size, product))
+        if out is None:
+            out = product if c > 0 else Binary("mul", product, _constant(-1, product))
+        else:
+            out = Binary("add" if c > 0 else "sub", out, product)
+    rest = p.get((), 0)
+    if out is None:
+        return Const(rest)
+    if rest:
+        out = Binary("add" if rest > 0 else "sub", out, Const(abs(rest)))
+    return out
+
+
+def _constant(value: int, like: Expr) -> Expr:
+    return Const(value, like.dtype)
+
+
+def add(*xs: int | Expr) -> Expr:
+    """The sum, in canonical form."""
+    p: Poly = {}
+    for x in xs:
+        p = _plus(p, to_poly(index(x)))
+    return from_poly(p)
+
+
+def sub(a: int | Expr, b: int | Expr) -> Expr:
+    """a − b."""
+    return from_poly(_plus(to_poly(index(a)), to_poly(index(b)), -1))
+
+
+def mul(*xs: int | Expr) -> Expr:
+    """The product."""
+    p: Poly = {(): 1}
+    for x in xs:
+        p = _times(p, to_poly(index(x)))
+    return from_poly(p)
+
+
+def prod(xs: Iterable[int | Expr]) -> Expr:
+    """The product of a shape; 1 for an empty one."""
+    return mul(1, *xs)
+
+
+def _split(a: Expr, b: Expr) -> tuple[Poly, Poly]:
+    """a = b·q + r by exact division of monomials: (q, r)."""
+    q: Poly = {}
+    r: Poly = {}
+    divisor = int(b.value) if isinstance(b, Const) else None
+    for m, c in to_poly(a).items():
+        if divisor is not None:
+            quotient, rest = divmod(c, divisor)
+            if quotient and rest and m:  # keep a term whole unless it divides, constants excepted
+                quotient, rest = 0, c
+            if quotient:
+                q[m] = quotient
+            if rest:
+                r[m] = rest
+        elif b in m:
+            left = list(m)
+            left.remove(b)
+            q[tuple(left)] = q.get(tuple(left), 0) + c
+        else:
+            r[m] = c
+    return q, r
+
+
+def floordiv(a: int | Expr, b: int | Expr) -> Expr:
+    """Rounds towards minus infinity. b > 0 is assumed for symbols."""
+    a, b = index(a), index(b)
+    if isinstance(b, Const):
+        if b.value == 1:
+            return a
+        if isinstance(a, Const) and b.value:
+            return Const(int(a.value) // int(b.value))
+    q, r = _split(a, b)
+    rest = from_poly(r)
+    if within(rest, b):
+        return from_poly(q)
+    # A constant remainder is folded into the quotient only when that cannot change the floor.
+    return add(from_poly(q), Binary("floordiv", rest, b)) if q else Binary("floordiv", rest, b)
+
+
+def mod(a: int | Expr, b: int | Expr) -> Expr:
+    """a − b·floor(a / b)."""
+    a, b = index(a), index(b)
+    if isinstance(b, Const):
+        if b.value == 1:
+            return ZERO
+        if isinstance(a, Const) and b.value:
+            return Const(int(a.value) % int(b.value))
+    rest = from_poly(_split(a, b)[1])
+    return rest if within(rest, b) else Binary("mod", rest, b)
+
+
+def within(e: Expr, size: Expr) -> bool:
+    """Is 0 ≤ e < size certain?"""
+    return bounds(e)[0] >= 0 and bounds(sub(size, e))[0] > 0
+
+
+def ceildiv(a: int | Expr, b: int | Expr) -> Expr:
+    """a / b rounded up."""
+    return floordiv(sub(add(a, b), 1), b)
+
+
+def round_up(a: int | Expr, b: int) -> Expr:
+    """The next multiple of b."""
+    return mul(ceildiv(a, b), b)
+
+
+def minimum(a: int | Expr, b: int | Expr) -> Expr:
+    """The smaller, decided now where ranges allow."""
+    a, b = index(a), index(b)
+    if a is b or bounds(sub(b, a))[0] >= 0:
+        return a
+    return b if bounds(sub(a, b))[0] >= 0 else Binary("min", *sorted((a, b), key=order_key))
+
+
+def maximum(a: int | Expr, b: int | Expr) -> Expr:
+    """The larger, decided now where ranges allow."""
+    a, b = index(a), index(b)
+    if a is b or bounds(sub(a, b))[0] >= 0:
+        return a
+    return b if bounds(sub(b, a))[0] >= 0 else Binary("max", *sorted((a, b), key=order_key))
+
+
+def compare(op: str, a: int | Expr, b: int | Expr) -> Expr:
+    """A comparison of indices as a bool expression, folded where ranges decide it."""
+    a, b = index(a), index(b)
+    if a.shape or b.shape:
+        return Binary(op, a, b)
+    lo, hi = bounds(sub(a, b))
+    verdict = {
+        "lt": (hi < 0, lo >= 0),
+        "le": (hi <= 0, lo > 0),
+        "gt": (lo > 0, hi <= 0),
+        "ge": (lo >= 0, hi < 0),
+        "eq": (lo == hi == 0, lo > 0 or hi < 0),
+        "ne": (lo > 0 or hi < 0, lo == hi == 0),
+    }[op]
+    return TRUE if verdict[0] else FALSE if verdict[1] else Binary(op, a, b)
+
+
+def logical_and(a: Expr, b: Expr) -> Expr:
+    """a and b, without the constants."""
+    if a is FALSE or b is FALSE:
+        return FALSE
+    return b if a is TRUE else a if b is TRUE else Binary("and", a, b)
+
+
+def select(cond: Expr, a: Expr, b: Expr) -> Expr:
+    """a where cond else b, folded when the condition is known."""
+    return a if cond is TRUE or a is b else b if cond is FALSE else Select(cond, a, b)
+
+
+def bounds(e: Expr) -> Interval:
+    """An interval that holds e for every value of its Vars; (−INF, INF) where nothing is known."""
+    lo, hi = 0, 0
+    for m, c in to_poly(e).items():
+        a, b = 1, 1
+        for atom in m:
+            x, y = _atom_bounds(atom)
+            corners = (a * x, a * y, b * x, b * y)
+            a, b = min(corners), max(corners)
+        lo, hi = lo + min(a * c, b * c), hi + max(a * c, b * c)
+    return max(lo, -INF), min(hi, INF)
+
+
+def _atom_bounds(e: Expr) -> Interval:
+    match e:
+        case Var() if not e.mutable:
+            return e.lo, e.hi
+        case Lanes():
+            return 0, e.n - 1
+        case Binary(op="floordiv", b=Const() as d) if int(d.value) > 0:
+            lo, hi = bounds(e.a)
+            return lo // int(d.value), hi // int(d.value)
+        case Binary(op="floordiv") if bounds(e.b)[0] > 0 and bounds(e.a)[0] >= 0:
+            return 0, bounds(e.a)[1] // bounds(e.b)[0]
+        case Binary(op="mod") if bounds(e.b)[0] > 0:
+            return 0, min(bounds(e.b)[1] - 1, INF)
+        case Binary(op="min" | "max" as op):
+            (a, b), (c, d) = bounds(e.a), bounds(e.b)
+            pick = min if op == "min" else max
+            return pick(a, c), pick(b, d)
+        case Select():
+            (a, b), (c, d) = bounds(e.a), bounds(e.b)
+            return min(a, c), max(b, d)
+        case Cast(dtype="index") if e.x.dtype == "bool":
+            return 0, 1
+        case _:
+            return -INF, INF
+
+
+def substitute(e: Expr, values: Mapping[Var, Expr]) -> Expr:
+    """e with Vars replaced, index arithmetic brought into canonical form again."""
+    return rebuild((e,), values)[0]
+
+
+def rebuild(roots: Sequence[Expr], values: Mapping[Var, Expr]) -> tuple[Expr, ...]:
+    """`substitute` for several roots that share parts."""
+    done: dict[Expr, Expr] = {}
+    for e in walk(*roots):
+        if isinstance(e, Var):
+            done[e] = values.get(e, e)
+            continue
+        old = children(e)
+        new = tuple(done[c] for c in old)
+        done[e] = e if all(map(lambda a, b: a is b, old, new)) else normal(with_children(e, new))
+    return tuple(done[r] for r in roots)
+
+
+def normal(e: Expr) -> Expr:
+    """One node in canonical form, its operands being so already."""
+    if isinstance(e, Binary) and e.a.dtype == "index" and not e.shape:
+        makers = {"add": add, "sub": sub, "mul": mul, "floordiv": floordiv, "mod": mod}
+        if e.op in makers:
+            return makers[e.op](e.a, e.b)
+        if e.op in ("min", "max"):
+            return (minimum if e.op == "min" else maximum)(e.a, e.b)
+        return compare(e.op, e.a, e.b)
+    if isinstance(e, Select):
+        return select(e.cond, e.a, e.b)
+    if isinstance(e, Binary) and e.op == "and" and e.dtype == "bool":
+        return logical_and(e.a, e.b)
+    return e
+
+
+def evaluate(e: Expr, values: Mapping[Var, int]) -> int:
+    """The value of an index expression; every Var must be given."""
+    result = substitute(e, {v: Const(int(x)) for v, x in values.items()})
+    if not isinstance(result, Const):
+        raise ValueError(f"{order_key(result)} is not a constant")
+    return int(result.value)
+
+
+def known(e: Expr) -> int | None:
+    """The int of a constant, else None."""
+    return int(e.value) if isinstance(e, Const) else None
+
+
+def free_of(e: Expr, *variables: Var) -> bool:
+    """Does none of the Vars occur in e?"""
+    return not any(x in variables for x in walk(e) if isinstance(x, Var))

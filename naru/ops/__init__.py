@@ -1,0 +1,16 @@
+"""Operators: importing this package fills the registry."""
+
+from naru.ops import contraction, control, elementwise, movement, norm, pooling, reduction, shape
+from naru.ops.evaluate import evaluate
+
+__all__ = [
+    "contraction",
+    "control",
+    "elementwise",
+    "evaluate",
+    "movement",
+    "norm",
+    "pooling",
+    "reduction",
+    "shape",
+]

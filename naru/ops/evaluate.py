@@ -1,0 +1,203 @@
+"""Runs a whole graph with the ops' numpy meaning: what golden vectors and tests compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from naru.dtypes import DTYPES, is_float
+from naru.errors import InputError, IRError
+from naru.ir import simplify
+from naru.ir.expr import Binary, Cast, Const, Select, Unary, Var, free_vars
+from naru.ir.graph import Graph, Node, TensorType, toposort
+from naru.ops.operands import shape_text
+from naru.ops.registry import OPS, Arrays, Attrs
+
+Array = np.ndarray
+Env = dict[Var, int]
+_EXPR = (Const, Var, Binary, Select, Cast, Unary)
+
+
+def evaluate(graph: Graph, inputs: Sequence[Array], *, float64: bool = False) -> list[Array]:
+    """The graph's outputs for arrays in the order of its inputs.
+
+    `float64`: floats are computed in double and cast back at the end. Raises InputError when an
+    array has another dtype or shape than its input, IRError when an op gives what was not inferred.
+    """
+    for node, array in zip(graph.inputs, inputs, strict=True):
+        wanted = DTYPES[node.type.dtype].numpy
+        if array.dtype != wanted:
+            raise InputError(f"input {node.attr('name')}: expected {wanted}, got {array.dtype}")
+    outs = _run(graph, inputs, {}, float64)
+    with np.errstate(all="ignore"):  # what overflows the narrower type becomes infinite
+        return [
+            np.asarray(a).astype(DTYPES[n.type.dtype].numpy, copy=False)
+            for n, a in zip(graph.outputs, outs, strict=True)
+        ]
+
+
+def bind(graph: Graph, inputs: Sequence[Array | None], env: Mapping[Var, int]) -> Env:
+    """Sizes of the symbols in the inputs' shapes, over those of the surroundings."""
+    own: Env = {}
+    for node, array in zip(graph.inputs, inputs, strict=True):
+        name, shape = node.attr("name"), node.type.shape
+        if array is None:
+            continue
+        if array.ndim != len(shape):
+            raise InputError(f"input {name}: expected {shape_text(shape)}, got {array.shape}")
+        for d, size in zip(shape, array.shape, strict=True):
+            if isinstance(d, Var) and own.setdefault(d, size) != size:
+                raise InputError(f"input {name}: {d.name} is {own[d]} elsewhere, here {size}")
+    full = {**env, **own}
+    for node, array in zip(graph.inputs, inputs, strict=True):
+        if array is not None and (wanted := _sizes(node.type, full)) not in (None, array.shape):
+            raise InputError(f"input {node.attr('name')}: expected {wanted}, got {array.shape}")
+    return full
+
+
+def _sizes(t: TensorType, env: Mapping[Var, int]) -> tuple[int, ...] | None:
+    """The shape under env; None while a symbol in it has no value."""
+    if all(isinstance(d, Const) for d in t.shape):
+        return tuple(simplify.known(d) or 0 for d in t.shape)
+    if any(v not in env for v in free_vars(*t.shape)):
+        return None
+    return tuple(simplify.evaluate(d, env) for d in t.shape)
+
+
+def _run(
+    g: Graph, inputs: Sequence[Array | None], env: Mapping[Var, int], float64: bool
+) -> list[Array]:
+    scope = bind(g, inputs, env)
+    values: dict[Node, tuple[Array, ...]] = {}
+    for node, array in zip(g.inputs, inputs, strict=True):
+        if array is not None:
+            values[node] = (_widened(array) if float64 else array,)
+    order = toposort(*g.outputs)
+    uses = _use_counts(g, order)
+    for n in order:
+        if n in values:
+            continue
+        if n.op == "input":
+            raise IRError([f"input {n.attr('name')!r} is not an input of graph {g.name}"])
+        values[n] = _outputs(n, values, scope, float64)
+        for i in n.inputs:
+            if i is not None:
+                uses[i] -= 1
+                if not uses[i]:
+                    del values[i]
+    return [values[n][0] for n in g.outputs]
+
+
+def _use_counts(g: Graph, order: Sequence[Node]) -> dict[Node, int]:
+    """How often each node is read; outputs once more, so that they stay."""
+    uses = dict.fromkeys(order, 0)
+    for n in order:
+        for i in n.inputs:
+            if i is not None:
+                uses[i] += 1
+    for n in (*g.outputs, *g.inputs):
+        uses[n] = uses.get(n, 0) + 1
+    return uses
+
+
+def _outputs(
+    n: Node, values: Mapping[Node, tuple[Array, ...]], env: Env, float64: bool
+) -> tuple[Array, ...]:
+    arrays = [None if i is None else values[i][0] for i in n.inputs]
+    attrs = _concrete(n, env, float64)
+    with np.errstate(all="ignore"):
+        if n.op == "get":
+            assert n.inputs[0] is not None
+            outs: Sequence[Array] = OPS["get"].ref(values[n.inputs[0]], attrs)
+        elif n.op == "group":
+            outs = _run(attrs["body"], arrays, env, float64)
+        elif n.op == "if":
+            outs = run_if(arrays, attrs, env, float64)
+        elif n.op == "loop":
+            outs = run_loop(arrays, attrs, env, float64)
+        else:
+            outs = OPS[n.op].ref(arrays, attrs)
+    if n.op == "bind_dim":
+        symbol = attrs["symbol"]
+        env[symbol] = int(outs[0])
+    _check(n, outs, env, float64)
+    return tuple(_widened(a) for a in outs) if float64 else tuple(outs)
+
+
+def _widened(a: Array) -> Array:
+    """Floats as f64. (bfloat16's kind is V.)"""
+    return a.astype(np.float64) if a.dtype.kind in "fV" else a
+
+
+def _concrete(n: Node, env: Env, float64: bool) -> dict[str, Any]:
+    """Attributes with index expressions replaced by numbers."""
+    attrs: dict[str, Any] = dict(n.attrs)
+    for name, value in attrs.items():
+        if not (n.op == "bind_dim" and name == "symbol"):
+            attrs[name] = _number(value, env)
+    if float64 and n.op == "cast" and is_float(attrs["to"]):
+        attrs["to"] = "f64"
+    return attrs
+
+
+def _number(value: Any, env: Env) -> Any:
+    if isinstance(value, _EXPR):
+        missing = [v.name for v in free_vars(value) if v not in env]
+        if missing:
+            raise IRError([f"{' and '.join(missing)} has no value yet"])
+        return simplify.evaluate(value, env)
+    if isinstance(value, tuple):
+        return tuple(_number(v, env) for v in cast("tuple[Any, ...]", value))
+    return value
+
+
+def _check(n: Node, outs: Sequence[Array], env: Env, float64: bool) -> None:
+    """The type that was inferred is the type that came out."""
+    if len(outs) != len(n.types):
+        raise IRError([f"{n.op}: {len(n.types)} outputs were inferred, {len(outs)} came out"])
+    for t, a in zip(n.types, outs, strict=True):
+        sizes = _sizes(t, env)
+        wrong_type = a.dtype != DTYPES[t.dtype].numpy and not (float64 and is_float(t.dtype))
+        if wrong_type or (sizes is not None and sizes != a.shape):
+            raise IRError(
+                [f"{n.op}: {t.dtype}{shape_text(t.shape)} was inferred, "
+                 f"{a.dtype}{list(a.shape)} came out"]
+            )  # fmt: skip
+
+
+def _true(a: Array | None) -> bool:
+    return a is None or bool(a.reshape(-1)[0])
+
+
+def run_if(
+    arrays: Arrays, attrs: Attrs, env: Mapping[Var, int], float64: bool = False
+) -> tuple[Array, ...]:
+    """cond, *captures -> the outputs of the branch taken."""
+    body: Graph = attrs["then"] if _true(arrays[0]) else attrs["orelse"]
+    return tuple(_run(body, arrays[1:], env, float64))
+
+
+def run_loop(
+    arrays: Arrays, attrs: Attrs, env: Mapping[Var, int], float64: bool = False
+) -> tuple[Array, ...]:
+    """trip, cond, *carried, *captures -> final carried values, then stacked scan outputs."""
+    body: Graph = attrs["body"]
+    count = int(attrs["carried"])
+    trip = None if arrays[0] is None else int(arrays[0].reshape(-1)[0])
+    running, carried, captures = _true(arrays[1]), list(arrays[2 : 2 + count]), arrays[2 + count :]
+    rows: list[list[Array]] = []
+    while running and (trip is None or len(rows) < trip):
+        step, cond = np.array(len(rows), np.int64), np.array(running)
+        outs = _run(body, [step, cond, *carried, *captures], env, float64)
+        running, carried = _true(outs[0]), list(outs[1 : 1 + count])
+        rows.append(outs[1 + count :])
+    scans: list[Array] = []
+    for k, node in enumerate(body.outputs[1 + count :]):
+        if rows:
+            scans.append(np.stack([row[k] for row in rows]))
+            continue
+        sizes = _sizes(node.type, env) or (0,) * node.type.rank
+        scans.append(np.zeros((0, *sizes), DTYPES[node.type.dtype].numpy))
+    return (*(a for a in carried if a is not None), *scans)

@@ -1,0 +1,223 @@
+"""Fusion: which nodes become one kernel.
+
+A kernel is built around at most one contraction or a chain of row reductions; elementwise work after
+it is done while its results are in registers, cheap elementwise work before a row reduction while it
+reads. Pure index work (transpose, slice) moves into its reader's index expressions where lanes stay
+contiguous. Every group records why it ended where it did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+from naru.ir.graph import Graph, Node, make_input, make_node, toposort, users
+from naru.ops.registry import OPS
+from naru.passes.registry import graph_pass
+
+INDEX_OPS = ("transpose", "slice")
+
+
+@dataclass
+class Group:
+    """Nodes that share a kernel; `root` is the one whose value leaves it."""
+
+    root: Node
+    nodes: set[Node]
+    anchor: str = ""  # contraction, reduction or nothing
+    why: list[str] = field(default_factory=list)
+
+
+@graph_pass
+def fuse(g: Graph, *, limit: int = 48) -> Graph:
+    """Replaces computing nodes by `group` nodes whose `body` is a Graph of one output.
+
+    `limit`: most nodes in a group (long chains are cut; code size and compile time grow with it)."""
+    fusion = _Fusion(g, limit)
+    for n in fusion.order:
+        fusion.place(n)
+    return fusion.rebuild()
+
+
+def is_kernel(n: Node) -> bool:
+    """Does the node compute (and not only name, view, or steer)?"""
+    return n.op not in ("input", "constant", "get") and OPS[n.op].kind not in ("view", "control")
+
+
+def keeps_lanes(n: Node) -> bool:
+    """Does index work leave neighbours along the last axis neighbours?"""
+    if n.op == "transpose":
+        perm = n.attr("perm")
+        assert isinstance(perm, tuple)
+        return perm[-1] == len(perm) - 1
+    return n.op == "slice"
+
+
+class _Fusion:
+    def __init__(self, g: Graph, limit: int) -> None:
+        self.g, self.limit = g, limit
+        self.order = toposort(*g.outputs)
+        self.users = users(g)
+        self.outputs = set(g.outputs)
+        self.group: dict[Node, Group] = {}
+        self.lazy: set[Node] = set()  # index work without a kernel of its own so far
+
+    # --- which group ---------------------------------------------------------------------------------
+
+    def place(self, n: Node) -> None:
+        if not is_kernel(n):
+            return
+        kind = OPS[n.op].kind
+        if n.op in INDEX_OPS:
+            if n.op == "transpose" and keeps_lanes(n) and self.follow(n, n.inputs[0]):
+                return
+            self.lazy.add(n)
+            return
+        mine = Group(n, {n}, kind if kind in ("contraction", "reduction") else "")
+        if kind == "elementwise":
+            self.join_elementwise(n, mine)
+        elif kind == "reduction":
+            self.join_prologue(n, mine)
+        for m in mine.nodes:
+            self.group[m] = mine
+
+    def follow(self, n: Node, p: Node | None) -> bool:
+        """Joins n to the group whose root it alone reads."""
+        found = self.producer(n, p)
+        if found is None or found.anchor != "contraction":
+            return False
+        found.nodes.add(n)
+        found.root = n
+        self.group[n] = found
+        return True
+
+    def producer(self, n: Node, p: Node | None) -> Group | None:
+        """p's group, if n may be computed with it: nobody else needs p."""
+        found = None if p is None else self.group.get(p)
+        if p is None or found is None or found.root is not p or OPS[p.op].kind == "opaque":
+            return None
+        if p in self.outputs or any(u is not n for u in self.users[p]):
+            found.why.append(f"ends at {p.op}: its value is needed by others too")
+            return None
+        return found
+
+    def join_elementwise(self, n: Node, mine: Group) -> None:
+        for p in dict.fromkeys(n.inputs):
+            found = self.producer(n, p)
+            if found is None or p is None:
+                continue
+            reason = self.refuse(n, p, found, mine)
+            if reason:
+                found.why.append(f"ends at {p.op}: {reason}")
+                continue
+            mine.nodes |= found.nodes
+            mine.anchor = mine.anchor or found.anchor
+            mine.why += [w for w in found.why if w not in mine.why]
+
+    def refuse(self, n: Node, p: Node, found: Group, mine: Group) -> str:
+        """Why n can't take p's group along; empty if it can."""
+        if len(found.nodes) + len(mine.nodes) > self.limit:
+            return f"the kernel has {self.limit} nodes already"
+        if found.anchor and mine.anchor:
+            return (
+                f"one kernel holds one {mine.anchor}, and {n.op} has another operand with its own"
+            )
+        if n.type.layout is not p.type.layout:
+            return "the next step changes the layout"
+        if found.anchor and n.type.shape != p.type.shape:
+            return "the next step broadcasts the result"
+        return ""
+
+    def join_prologue(self, n: Node, mine: Group) -> None:
+        """Elementwise work on what a row reduction reads is done (again) each time it is read."""
+        if n.op.endswith("_pool"):
+            return
+        p = n.inputs[0]
+        found = self.producer(n, p)
+        if found is None or p is None:
+            return
+        if found.anchor:
+            found.why.append(f"ends at {p.op}: {n.op} needs a whole row of it")
+        elif len(found.nodes) <= 6:
+            mine.nodes |= found.nodes
+
+    # --- the new graph -------------------------------------------------------------------------------
+
+    def absorbs(self, n: Node, k: int, p: Node) -> bool:
+        """May operand k of n, being lazy index work, be read through its index map?"""
+        kind = OPS[n.op].kind
+        if kind == "contraction":
+            return n.op == "matmul" and (k == 0 or keeps_lanes(p))
+        return kind == "elementwise" and keeps_lanes(p) and n.type.layout is None
+
+    def rebuild(self) -> Graph:
+        new: dict[Node, Node] = {}
+        notes: dict[Node, str] = {}
+        for n in self.order:
+            owner = self.group.get(n)
+            if owner is None and n not in self.lazy:
+                new[n] = _control(n, [None if x is None else new[x] for x in n.inputs])
+            elif (owner is not None and owner.root is n) or (owner is None and self.needed(n)):
+                made = self.make_group(n, owner or Group(n, {n}), new)
+                new[n] = made
+                names = [
+                    self.g.notes[m] for m in (owner.nodes if owner else {n}) if m in self.g.notes
+                ]
+                notes[made] = ", ".join(sorted(names))
+        return self.g.with_outputs([new[n] for n in self.g.outputs], notes)
+
+    def needed(self, n: Node) -> bool:
+        """Does lazy index work have a reader that wants it in memory?"""
+        if n in self.outputs:
+            return True
+        for u in self.users[n]:
+            if u in self.lazy or u not in self.group:
+                return True
+            elif any(x is n and not self.absorbs(u, k, n) for k, x in enumerate(u.inputs)):
+                return True
+        return False
+
+    def make_group(self, root: Node, owner: Group, new: dict[Node, Node]) -> Node:
+        body: dict[Node, Node] = {}
+        outer: list[Node] = []
+        params: list[Node] = []
+
+        def operand(user: Node, k: int, x: Node | None) -> Node | None:
+            if x is None:
+                return None
+            if x in owner.nodes and x is not user:
+                return body[x]
+            if x in self.lazy and x is not root and self.absorbs(user, k, x):
+                inner = [operand(x, j, y) for j, y in enumerate(x.inputs)]
+                return Node(x.op, tuple(inner), x.attrs, x.types)
+            if x.data is not None and x.data.size == 1 and x.type.layout is None:
+                return x
+            if x not in body:
+                body[x] = make_input(f"p{len(params)}", new[x].type)
+                params.append(body[x])
+                outer.append(new[x])
+            return body[x]
+
+        for n in toposort(root):
+            if n in owner.nodes:
+                inputs = [operand(n, k, x) for k, x in enumerate(n.inputs)]
+                body[n] = Node(n.op, tuple(inputs), n.attrs, n.types)
+        graph = Graph("group", tuple(params), (body[root],), ("out",))
+        why = tuple(dict.fromkeys(owner.why))
+        return make_node("group", outer, {"body": _shared(graph), "why": why}, root.types)
+
+
+def _control(n: Node, inputs: list[Node | None]) -> Node:
+    """A node that is no kernel, with its bodies fused too."""
+    attrs = tuple((k, fuse(v) if isinstance(v, Graph) else v) for k, v in n.attrs)
+    if all(a is b for a, b in zip(inputs, n.inputs, strict=True)) and attrs == n.attrs:
+        return n
+    return Node(n.op, tuple(inputs), attrs, n.types)
+
+
+_bodies: WeakValueDictionary[tuple[Node, ...], Graph] = WeakValueDictionary()
+
+
+def _shared(g: Graph) -> Graph:
+    """One Graph object for equal bodies, so that a kernel is made once however often it occurs."""
+    return _bodies.setdefault((*g.inputs, *g.outputs), g)

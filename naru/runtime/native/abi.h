@@ -1,0 +1,57 @@
+/* The contract between generated code and whoever runs it: a bundle in Python, a .so, a wasm module.
+ *
+ * Generated code is position-independent, has no undefined symbols, keeps no mutable globals and
+ * reaches outside only through naru_ctx.host. One context belongs to one call in flight; weights are
+ * shared. Everything a run needs (arena, outputs) is sized beforehand by the entry's `plan`.
+ * Bump NARU_ABI_VERSION when a field changes meaning; append fields, never reorder them.
+ */
+#ifndef NARU_ABI_H
+#define NARU_ABI_H
+#include <stdint.h>
+
+#define NARU_ABI_VERSION 1
+
+typedef struct naru_ctx naru_ctx;
+
+typedef struct naru_host {
+    uint32_t abi_version;
+    uint32_t size; /* sizeof(naru_host) of the host, so that code can test for later fields */
+    /* 64-byte-aligned scratch that grows and lives until the run ends; NULL when memory is exhausted.
+     * Called from thread 0 only. Only entries whose manifest says "dynamic" call it. */
+    void *(*alloc)(naru_ctx *ctx, int64_t bytes);
+    /* All n threads of the run meet here. Not called when n == 1. */
+    void (*barrier)(naru_ctx *ctx, int64_t tid, int64_t n);
+    /* Monotonic nanoseconds, for the profiling entry. */
+    int64_t (*now)(void);
+} naru_host;
+
+struct naru_ctx {
+    const naru_host *host;  /*  0 */
+    const uint8_t *weights; /*  8: packed constants, 64-byte aligned, read only */
+    uint8_t *arena;         /* 16: plan()'s arena bytes, 64-byte aligned, contents undefined */
+    void **io;              /* 24: data pointers: inputs, then outputs. An output whose shape the code
+                               finds out itself ("late" in the manifest) is NULL on entry and is set
+                               by the code to memory that lives until the run ends */
+    int64_t *dims;          /* 32: one value a symbol: sizes of inputs, then sizes that kernels define */
+    void **state;           /* 40: named, persistent buffers (a KV cache), in manifest order */
+    int64_t *trace;         /* 48: the profiling entry writes a time here before each step and at the end */
+    int64_t error[4];       /* 56: code (0: none), then three arguments; the first failure stays */
+};
+
+/* error[0] */
+enum {
+    NARU_OK = 0,
+    NARU_OUT_OF_RANGE = 1, /* step, index, bound */
+    NARU_NO_MEMORY = 2,    /* step, bytes */
+    NARU_BAD_DIM = 3       /* step, value, bound */
+};
+
+/* Runs the entry. Called by n threads at once with tid 0..n-1 (SPMD); all n must be live. */
+typedef void (*naru_run_fn)(naru_ctx *ctx, int64_t tid, int64_t n);
+
+/* Sizes for given symbol values: out[0] arena bytes, out[1] estimated nanoseconds on one core,
+ * out[2] the largest useful n, then the dims of each output in order, flattened. Before a run,
+ * kernel-defined symbols hold 0 and the dims of late outputs are ignored; after it, they are true. */
+typedef void (*naru_plan_fn)(const int64_t *dims, int64_t *out);
+
+#endif

@@ -1,0 +1,223 @@
+/* One SPMD thread pool per process, made when first needed.
+ *
+ * Each worker owns a slot with a ticket. The caller of a run (thread 0) bumps the tickets of the n-1
+ * workers it wants, runs its own share, and waits until all have finished. Workers spin for a while
+ * after a job, because the next one usually comes soon, then sleep. One run holds the whole pool; a
+ * run that finds it held goes on alone, so that every thread of a run is known to be live and the
+ * generated code's barriers cannot deadlock.
+ */
+#include "native.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MAX_THREADS = 1024,
+    SPIN_NS = 80000,       /* a worker's wait for the next job before it sleeps */
+    SPINS_BEFORE_YIELD = 2000, /* of pause, about 20-100 us: longer than a step's imbalance */
+    STACK_BYTES = 8 << 20
+};
+
+typedef struct {
+    _Alignas(64) _Atomic uint32_t ticket;
+    _Atomic int asleep;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    int64_t tid;
+} worker;
+
+static struct {
+    _Alignas(64) _Atomic int busy;
+    _Alignas(64) _Atomic int pending; /* workers that have not finished the job */
+    _Alignas(64) _Atomic uint32_t arrived;
+    _Alignas(64) _Atomic uint32_t generation; /* of the barrier */
+    _Alignas(64) naru_run_fn run; /* the job; written before the tickets */
+    naru_ctx *ctx;
+    int64_t n;
+    int workers;
+    _Atomic int crowded; /* more threads than CPUs, so that spinning delays the others */
+    worker *slot[MAX_THREADS];
+} pool;
+
+static _Atomic int setting; /* threads a run may use; 0: not decided yet */
+
+static inline void pause_cpu(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+static inline void wait_a_little(unsigned *spins)
+{
+    if (!pool.crowded && ++*spins < SPINS_BEFORE_YIELD)
+        pause_cpu();
+    else
+        sched_yield();
+}
+
+/* ---- workers ---- */
+
+static int spin_for_ticket(worker *w, uint32_t seen)
+{
+    if (pool.crowded)
+        return 0;
+    int64_t end = naru_now_ns() + SPIN_NS;
+    do {
+        for (int k = 0; k < 32; k++) {
+            if (atomic_load_explicit(&w->ticket, memory_order_acquire) != seen)
+                return 1;
+            pause_cpu();
+        }
+    } while (naru_now_ns() < end);
+    return 0;
+}
+
+static uint32_t await_ticket(worker *w, uint32_t seen)
+{
+    if (!spin_for_ticket(w, seen)) {
+        pthread_mutex_lock(&w->lock);
+        atomic_store(&w->asleep, 1); /* before the look at the ticket: see start() */
+        while (atomic_load(&w->ticket) == seen)
+            pthread_cond_wait(&w->wake, &w->lock);
+        atomic_store(&w->asleep, 0);
+        pthread_mutex_unlock(&w->lock);
+    }
+    return atomic_load_explicit(&w->ticket, memory_order_acquire);
+}
+
+static void *worker_main(void *arg)
+{
+    worker *w = arg;
+    uint32_t seen = 0;
+    for (;;) {
+        seen = await_ticket(w, seen);
+        pool.run(pool.ctx, w->tid, pool.n);
+        atomic_fetch_sub_explicit(&pool.pending, 1, memory_order_release);
+    }
+    return NULL;
+}
+
+static void start(worker *w)
+{
+    atomic_fetch_add(&w->ticket, 1); /* seq_cst, as asleep: one of the two sees the other */
+    if (atomic_load(&w->asleep)) {
+        pthread_mutex_lock(&w->lock);
+        pthread_cond_signal(&w->wake);
+        pthread_mutex_unlock(&w->lock);
+    }
+}
+
+static int add_worker(void)
+{
+    worker *w = aligned_alloc(64, (sizeof *w + 63) / 64 * 64);
+    if (!w)
+        return 0;
+    memset(w, 0, sizeof *w);
+    w->tid = pool.workers + 1;
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->wake, NULL);
+
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, STACK_BYTES);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    sigset_t all, before; /* signals belong to the program, not to our workers */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t thread;
+    int failed = pthread_create(&thread, &attr, worker_main, w);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attr);
+    if (failed) {
+        free(w);
+        return 0;
+    }
+    pool.slot[pool.workers++] = w;
+    return 1;
+}
+
+/* ---- runs ---- */
+
+int naru_pool_enter(int want)
+{
+    int limit = naru_get_threads();
+    want = want < limit ? want : limit;
+    if (want <= 1 || atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))
+        return 1;
+    while (pool.workers < want - 1 && add_worker())
+        ;
+    int n = pool.workers + 1 < want ? pool.workers + 1 : want;
+    if (n == 1)
+        atomic_store_explicit(&pool.busy, 0, memory_order_release);
+    return n;
+}
+
+void naru_pool_run(naru_run_fn run, naru_ctx *ctx, int n)
+{
+    pool.run = run, pool.ctx = ctx, pool.n = n;
+    atomic_store_explicit(&pool.pending, n - 1, memory_order_relaxed);
+    for (int k = 0; k < n - 1; k++)
+        start(pool.slot[k]);
+    run(ctx, 0, n);
+    unsigned spins = 0;
+    while (atomic_load_explicit(&pool.pending, memory_order_acquire) != 0)
+        wait_a_little(&spins);
+    atomic_store_explicit(&pool.busy, 0, memory_order_release);
+}
+
+/* Only the run that holds the pool has n > 1, so one barrier serves the process. */
+void naru_barrier(naru_ctx *ctx, int64_t tid, int64_t n)
+{
+    (void)ctx, (void)tid;
+    uint32_t mine = atomic_load_explicit(&pool.generation, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == (uint32_t)n - 1) {
+        atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&pool.generation, mine + 1, memory_order_release);
+        return;
+    }
+    unsigned spins = 0;
+    while (atomic_load_explicit(&pool.generation, memory_order_acquire) == mine)
+        wait_a_little(&spins);
+}
+
+/* ---- settings and fork ---- */
+
+int naru_get_threads(void)
+{
+    int threads = atomic_load_explicit(&setting, memory_order_relaxed);
+    if (threads == 0)
+        naru_set_threads(0), threads = atomic_load_explicit(&setting, memory_order_relaxed);
+    return threads;
+}
+
+void naru_set_threads(int threads)
+{
+    if (threads <= 0)
+        threads = naru_usable_cores();
+    if (threads > MAX_THREADS)
+        threads = MAX_THREADS;
+    pool.crowded = threads > naru_allowed_cpus();
+    atomic_store_explicit(&setting, threads, memory_order_relaxed);
+}
+
+/* The child of a fork has none of the workers; their slots are forgotten, not freed. */
+static void forget_pool(void)
+{
+    int crowded = pool.crowded;
+    memset(&pool, 0, sizeof pool);
+    pool.crowded = crowded;
+}
+
+void naru_pool_init(void)
+{
+    static int done;
+    if (!done)
+        pthread_atfork(NULL, NULL, forget_pool), done = 1;
+}

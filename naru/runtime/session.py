@@ -1,0 +1,349 @@
+"""A loaded model: from a bundle to something that is called with arrays.
+
+Needs numpy and the C extension, not the compiler. The fast path of a call is C (native/program.c);
+this file has what happens around it: checks when loading, conversion of what the fast path does not
+take, messages, golden vectors, times per step.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import threading
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from naru.artifact.bundle import (
+    Bundle,
+    Bytes,
+    Entry,
+    Source,
+    TensorSpec,
+    dtype_of,
+    make_bundle,
+    read_bundle,
+)
+from naru.errors import BundleError, InputError, NaruError, RunError, TargetError
+from naru.runtime import _native, arguments
+
+Array = NDArray[Any]
+
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # other names for the same
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Name, dtype and shape of an input or output; a dim is a size, a symbol or a formula."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputCheck:
+    """How far one golden output was off, as rms over the output, and how far it may be."""
+
+    entry: str
+    output: str
+    error: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTest:
+    """What a self-test compared. It only exists when all checks passed."""
+
+    checks: tuple[OutputCheck, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Median time of a step, in nanoseconds."""
+
+    name: str
+    ns: float
+
+
+# ---- loading ----
+
+
+def load(source: Source, *, verify: bool = True, threads: int | None = None) -> Model:
+    """Loads a bundle from a path, bytes or an open file.
+
+    `verify=False` skips the digests of large sections, not the checks of the manifest. `threads`
+    limits this model below the process's setting. The file is mapped: replace it, but do not
+    overwrite it in place while a model uses it. Raises BundleError, or TargetError when this CPU
+    lacks a feature that the code needs. A bundle is machine code: load only what you trust.
+    """
+    return Model(read_bundle(source, verify=verify), threads=threads)
+
+
+def assemble(
+    manifest: Mapping[str, Any], sections: Mapping[str, Bytes], *, threads: int | None = None
+) -> Model:
+    """A model from the parts of a bundle, through the same bytes and checks as a file."""
+    return Model(make_bundle(manifest, sections), threads=threads)
+
+
+def _check_target(bundle: Bundle) -> None:
+    abi = bundle.manifest["abi"]
+    if abi != _native.ABI_VERSION:
+        raise BundleError(
+            f"the code was made for ABI {abi}, this naru has ABI {_native.ABI_VERSION}",
+            hint="compile the model again, or install the naru that wrote it",
+        )
+    target = bundle.manifest["target"]
+    machine = platform.machine().lower()
+    machine = _MACHINES.get(machine, machine)
+    wanted = target["triple"].split("-")[0]
+    if _MACHINES.get(wanted, wanted) != machine:
+        raise TargetError(
+            f"the bundle is for {wanted}, this machine is {machine}",
+            hint="compile the model for this machine's target",
+        )
+    present = _native.features()
+    missing = [name for name in target["features"] if name not in present]
+    if missing:
+        raise TargetError(
+            f"the bundle was compiled for '{target['name']}'; this CPU lacks {', '.join(missing)}",
+            hint="compile with a target that this CPU has, such as a lower x86-64 level",
+        )
+    if any(name.startswith("amx") for name in target["features"]) and not _native.request_amx():
+        raise TargetError(
+            "this kernel does not let this process use AMX",
+            hint="a Linux kernel of 5.16 or later, or a target without AMX",
+        )
+
+
+# ---- entries ----
+
+
+class EntryProgram(_native.Program):
+    """One entry of a bundle, callable with numpy arrays. Thread-safe."""
+
+    def __init__(self, bundle: Bundle, entry: Entry, *, threads: int | None = None) -> None:
+        self._entry = entry
+        self._symbols = bundle.symbols
+        index = {s.name: k for k, s in enumerate(bundle.symbols)}
+        weights = bundle.sections.get("weights")
+        super().__init__(
+            bundle.image,
+            weights.offset if weights else 0,
+            entry.run,
+            entry.plan,
+            _input_codes(entry.inputs, index),
+            tuple((dtype_of(t.dtype), (0,) * len(t.shape), t.late) for t in entry.outputs),
+            tuple((s.lo, s.hi) for s in bundle.symbols if s.kind == "input"),
+            len(bundle.symbols),
+            len(entry.steps) + 1 if entry.name == "profile" else 0,
+            threads or 0,
+            _result_type(entry.outputs) if len(entry.outputs) > 1 else None,
+        )
+
+    def _convert(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Array, ...]:
+        """What the fast path did not take, as arrays that it takes. Raises InputError."""
+        return arguments.convert(self._entry.inputs, self._symbols, args, kwargs)
+
+    def _failure(self, code: int, a: int, b: int, c: int) -> NaruError:
+        """The exception for a failed run; the codes are those of abi.h and native/program.c."""
+        make = _FAILURES.get(code)
+        if make is None:
+            return RunError(f"the code reported failure {code} ({a}, {b}, {c})")
+        return make(self._entry, a, b, c)
+
+
+def _input_codes(
+    inputs: Sequence[TensorSpec], index: Mapping[str, int]
+) -> tuple[tuple[np.dtype[Any], tuple[int, ...], bool], ...]:
+    """Dims as native/program.c wants them: sizes, or ~(2 * symbol + whether it is bound before)."""
+    bound: set[str] = set()
+    result: list[tuple[np.dtype[Any], tuple[int, ...], bool]] = []
+    for tensor in inputs:
+        codes: list[int] = []
+        for dim in tensor.shape:
+            codes.append(dim if isinstance(dim, int) else ~(2 * index[dim] + (dim in bound)))
+            if isinstance(dim, str):
+                bound.add(dim)
+        result.append((dtype_of(tensor.dtype), tuple(codes), False))
+    return tuple(result)
+
+
+def _result_type(outputs: Sequence[TensorSpec]) -> type[tuple[Any, ...]]:
+    fields = [re.sub(r"\W", "_", t.name).lstrip("_") for t in outputs]
+    return namedtuple("Outputs", fields, rename=True)  # pyright: ignore[reportUntypedNamedTuple]
+
+
+# ---- failures of a run ----
+
+
+def _step(entry: Entry, step: int) -> str:
+    return f"step '{entry.steps[step]}'" if 0 <= step < len(entry.steps) else f"step {step}"
+
+
+def _size(count: int) -> str:
+    if count < 0:
+        return "more bytes than 64 bits can count"
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+_FAILURES: dict[int, Callable[[Entry, int, int, int], NaruError]] = {
+    1: lambda e, a, b, c: RunError(f"{_step(e, a)}: index {b} is out of range for a size of {c}"),
+    2: lambda e, a, b, c: RunError(f"{_step(e, a)}: no memory for {_size(b)}"),
+    3: lambda e, a, b, c: RunError(f"{_step(e, a)}: got a size of {b}, the most is {c}"),
+    -1: lambda e, a, b, c: RunError(
+        f"these input sizes need {_size(a)} of memory, the machine has {_size(b)}",
+        hint="smaller inputs",
+    ),
+    -2: lambda e, a, b, c: RunError(f"the code did not give the output '{e.outputs[a].name}'"),
+    -3: lambda e, a, b, c: RunError(f"the output '{e.outputs[a].name}' would have {_size(b)}"),
+    -4: lambda e, a, b, c: RunError("converted inputs were refused, which is a bug in naru"),
+}
+
+
+# ---- models ----
+
+
+class Model(EntryProgram):
+    """A loaded model. `model(x)` takes arrays in the order of `inputs`, keywords or one dict, and
+    returns an array, or a named tuple when there are several outputs.
+
+    Inputs are numpy arrays of exactly the right dtype (nothing is cast), or anything with DLPack or
+    the buffer protocol. Outputs are fresh arrays. Many threads may call one model at once. Raises
+    InputError for what does not fit and RunError for what goes wrong inside.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        _check_target(bundle)
+        if "code" not in bundle.sections:
+            raise BundleError("the bundle has no code")
+        code = bundle.sections["code"]
+        try:
+            bundle.image.enable_code(code.offset, code.size)
+        except OSError as error:
+            raise TargetError(
+                f"this system does not let the process make code executable ({error.strerror})"
+            ) from error
+        self._bundle, self._threads = bundle, threads
+        self._made: dict[str, EntryProgram] = {}
+        self._making = threading.Lock()
+        super().__init__(bundle, bundle.entries[0], threads=threads)
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        return tuple(TensorInfo(t.name, t.dtype, t.shape) for t in self._entry.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        return tuple(TensorInfo(t.name, t.dtype, t.shape) for t in self._entry.outputs)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return self._bundle.manifest
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Names of the functions of the bundle; a call of the model runs the first."""
+        return tuple(e.name for e in self._bundle.entries)
+
+    def entry(self, name: str) -> EntryProgram:
+        """Another function of the bundle, such as "prefill". Raises InputError if there is none."""
+        if name == self._entry.name:
+            return self
+        with self._making:
+            if name not in self._made:
+                entry = next((e for e in self._bundle.entries if e.name == name), None)
+                if entry is None:
+                    raise InputError(f"the model has no entry '{name}'; it has {self.entries}")
+                self._made[name] = EntryProgram(self._bundle, entry, threads=self._threads)
+            return self._made[name]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the bundle to a file. Raises BundleError when it cannot be written."""
+        self._bundle.save(path)
+
+    def selftest(self) -> SelfTest:
+        """Runs the golden vectors that the reference made. Raises RunError if one is off."""
+        tolerance = self.manifest.get("tolerance", {"rtol": 0.0, "atol": 0.0})
+        checks: list[OutputCheck] = []
+        for case in self._bundle.golden():
+            result = self.entry(case.entry)(*case.inputs)
+            specs = next(e for e in self._bundle.entries if e.name == case.entry).outputs
+            results = result if len(specs) > 1 else (result,)
+            for spec, got, want in zip(specs, results, case.outputs, strict=True):
+                error, limit = _distance(got, want, tolerance["rtol"], tolerance["atol"])
+                checks.append(OutputCheck(case.entry, spec.name, error, limit))
+        if not checks:
+            raise BundleError("the bundle has no golden vectors to test with")
+        failed = [c for c in checks if not c.passed]
+        if failed:
+            listed = "; ".join(
+                f"'{c.output}' of '{c.entry}' is off by {c.error:.3g}, limit {c.limit:.3g}"
+                for c in failed
+            )
+            raise RunError(f"the self-test failed: {listed}")
+        return SelfTest(tuple(checks))
+
+    def profile(self, *args: object, repeat: int = 20, **kwargs: object) -> tuple[StepTime, ...]:
+        """Median time of each step over `repeat` runs, after one run to warm up.
+
+        Raises InputError when the bundle was compiled without its profile entry.
+        """
+        if "profile" not in self.entries:
+            raise InputError("the bundle has no profile entry", hint="compile it with profiling")
+        entry = self.entry("profile")
+        arrays = entry._convert(args, kwargs)  # pyright: ignore[reportPrivateUsage]
+        entry(*arrays)
+        times = np.array([entry._traced(*arrays)[1] for _ in range(max(1, repeat))])  # pyright: ignore
+        medians = np.median(np.diff(times, axis=1), axis=0)
+        steps = next(e for e in self._bundle.entries if e.name == "profile").steps
+        return tuple(StepTime(n, float(ns)) for n, ns in zip(steps, medians, strict=True))
+
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[bytes, int | None]]:
+        """Pickles as the whole bundle, so that it works where the file does not exist."""
+        return _unpickle, (bytes(self._bundle.data), self._threads)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(map(str, self.inputs))
+        return f"<naru model ({inputs}) -> {', '.join(map(str, self.outputs))}>"
+
+
+def _unpickle(data: bytes, threads: int | None) -> Model:
+    return load(data, verify=False, threads=threads)
+
+
+def _distance(got: Array, want: Array, rtol: float, atol: float) -> tuple[float, float]:
+    """(error, limit), both as rms over the output; infinite when shapes or non-finite values
+    differ. Integers and booleans must be equal."""
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return float("inf"), 0.0
+    if want.dtype.kind in "biu":
+        return float(np.count_nonzero(got != want)), 0.0
+    wide = np.complex128 if want.dtype.kind == "c" else np.float64
+    a, b = got.astype(wide), want.astype(wide)
+    finite = np.isfinite(b)
+    same = np.array_equal(a[~finite], b[~finite], equal_nan=True)
+    if not same or not np.isfinite(a[finite]).all():
+        return float("inf"), 0.0
+    count = max(1, int(finite.sum()))
+    error = np.sqrt((np.abs(a[finite] - b[finite]) ** 2).sum() / count)
+    size = np.sqrt((np.abs(b[finite]) ** 2).sum() / count)
+    return float(error), float(atol + rtol * size)

@@ -1,0 +1,1 @@
+"""From what to how: TensorFunctions to loop IR, by schedules that are data."""

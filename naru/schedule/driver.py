@@ -1,0 +1,518 @@
+"""The driver: the loop-IR function that runs a fused Graph by calling kernels on arena offsets.
+
+Three passes over each scope (a graph, or the body of an `if` or `loop`): collect the steps and the
+memory they need; place the memory; emit the statements. A nested scope's arena is one buffer of the
+outer scope, alive while its step runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from naru.dtypes import DTYPES
+from naru.errors import UnsupportedError
+from naru.ir.expr import Binary, Cast, Const, Expr, Load, Unary, Var, free_vars
+from naru.ir.graph import Data, Graph, Layout, Node, TensorType, make_input, toposort
+from naru.ir.loop import Assign, Buffer, Func, If, Invoke, Let, Ref, Stmt, Store, While
+from naru.ir.simplify import add, floordiv, index, maximum, mul, substitute
+from naru.ops.registry import OPS
+from naru.schedule.kernels import Kernel, Kernels
+from naru.schedule.memory import Interval, bytes_of, place
+
+Role = str | tuple[str, int]  # "weights", "arena", "dims" or ("io", k)
+
+
+@dataclass(eq=False)
+class Storage:
+    """Bytes of a tensor: in the arena of a scope, or somewhere fixed. `offset` is known once placed."""
+
+    role: Role
+    size: Expr
+    start: int = 0
+    end: int = 0
+    offset: Expr = field(default_factory=lambda: Const(0))
+    scope: Scope | None = None
+
+    def at(self) -> Expr:
+        """The byte offset from the role's pointer."""
+        return self.offset if self.scope is None else add(self.scope.base, self.offset)
+
+
+@dataclass(eq=False)
+class Step:
+    """One step of a scope: a kernel call, or a control node with scopes of its own."""
+
+    node: Node | None
+    kernel: Kernel | None
+    operands: tuple[Storage, ...]
+    results: tuple[Storage, ...]
+    scopes: tuple[Scope, ...] = ()
+    arena: Storage | None = None
+    extra: tuple[Storage, ...] = ()
+    copies: tuple[Step, ...] = ()
+
+
+@dataclass(eq=False)
+class Scope:
+    """A graph's steps and memory."""
+
+    graph: Graph
+    steps: list[Step] = field(default_factory=list)
+    storages: list[Storage] = field(default_factory=list)
+    where: dict[Node, Storage] = field(default_factory=dict)
+    base: Expr = field(default_factory=lambda: Const(0))
+    total: Expr = field(default_factory=lambda: Const(0))
+    outputs: list[Storage] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A constant in the weights section: its content and the layout in which it is stored."""
+
+    data: Data
+    layout: Layout | None
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """All that code generation and the bundle need. `roles` tells where each driver buffer points;
+    `late` are the outputs whose shape is found while running."""
+
+    run: Func
+    profile: Func
+    plan: Func
+    roles: Mapping[Buffer, Role]
+    kernels: tuple[Kernel, ...]
+    weights: tuple[Packed, ...]
+    weight_bytes: int
+    symbols: tuple[Var, ...]
+    input_symbols: int
+    steps: tuple[tuple[str, str, tuple[str, ...]], ...]
+    late: tuple[bool, ...]
+    arena: Expr
+    lets: tuple[tuple[Var, Expr], ...]
+
+
+def build_driver(g: Graph, kernels: Kernels) -> Program:
+    """Driver, profiling driver and plan of a fused graph."""
+    return _Builder(g, kernels).program()
+
+
+class _Builder:
+    def __init__(self, g: Graph, kernels: Kernels) -> None:
+        self.g, self.kernels = g, kernels
+        self.buffers: dict[tuple[Role, str], Buffer] = {}
+        self.weights: dict[tuple[Data, Layout | None], Packed] = {}
+        self.weight_bytes = 0
+        self.lets: list[tuple[Var, Expr]] = []
+        self.bounds: dict[Var, Expr] = {}
+        self.defined: list[Var] = []
+        self.steps: list[tuple[str, str, tuple[str, ...]]] = []
+        self.profiling = False
+
+    # --- memory ------------------------------------------------------------------------------------
+
+    def buffer(self, role: Role, dtype: str) -> Buffer:
+        """The driver's view of a pointer as elements of a dtype."""
+        key = (role, dtype)
+        if key not in self.buffers:
+            name = role if isinstance(role, str) else f"{role[0]}{role[1]}"
+            shape: tuple[Expr, ...] = (Const(2**31 - 1),)
+            if role == "dims":
+                shape = (Const(max(1, len(self.g.symbols) + len(self.bounds))),)
+            self.buffers[key] = Buffer(f"{name}_{dtype}", dtype, shape, align=64)
+        return self.buffers[key]
+
+    def ref(self, s: Storage) -> Ref:
+        return Ref(self.buffer(s.role, "u8"), s.at())
+
+    def element(self, s: Storage, dtype: str) -> Load:
+        """The first element of a tensor, as the driver reads it."""
+        return Load(self.buffer(s.role, dtype), (floordiv(s.at(), DTYPES[dtype].bytes),))
+
+    def bounded(self, e: Expr) -> Expr:
+        """A size with symbols that kernels define replaced by their upper bounds."""
+        for _ in range(8):
+            if not any(v in self.bounds for v in free_vars(e)):
+                return e
+            e = substitute(e, self.bounds)
+        return e
+
+    def new_storage(self, scope: Scope, t: TensorType, step: int) -> Storage:
+        made = Storage("arena", self.bounded(bytes_of(t)), step, step, scope=scope)
+        scope.storages.append(made)
+        return made
+
+    def constant(self, n: Node) -> Storage:
+        data = n.attr("data")
+        assert isinstance(data, Data)
+        key = (data, n.type.layout)
+        if key not in self.weights:
+            size = packed_bytes(data.array, n.type.layout)
+            self.weights[key] = Packed(data, n.type.layout, self.weight_bytes, size)
+            self.weight_bytes += -(-size // 64) * 64
+        offset = self.weights[key].offset
+        return Storage("weights", Const(self.weights[key].size), offset=Const(offset))
+
+    # --- collecting ----------------------------------------------------------------------------------
+
+    def collect(self, g: Graph, inputs: list[Storage], outputs: list[Storage | None]) -> Scope:
+        """The steps of a graph. `outputs` are places that its results must go to (None: anywhere)."""
+        scope = Scope(g)
+        scope.where.update(zip(g.inputs, inputs, strict=True))
+        wanted = self.output_places(g, outputs)
+        for n in toposort(*g.outputs):
+            if n not in scope.where:
+                self.collect_node(scope, n, wanted)
+        for n, out in zip(g.outputs, outputs, strict=True):
+            have = scope.where[n]
+            if out is not None and have is not out:
+                self.copy_step(scope, have, out, n.type)
+            scope.outputs.append(out or have)
+        for s in scope.outputs:
+            s.end = max(s.end, len(scope.steps))
+        placement = place([Interval(s.size, s.start, s.end) for s in scope.storages], f"at{len(self.lets)}_")
+        self.lets += placement.lets
+        for s, offset in zip(scope.storages, placement.offsets, strict=True):
+            s.offset = offset
+        scope.total = placement.total
+        return scope
+
+    def output_places(self, g: Graph, outputs: list[Storage | None]) -> dict[Node, Storage]:
+        """Kernels that can write a result straight to where it must go."""
+        wanted: dict[Node, Storage] = {}
+        for n, out in zip(g.outputs, outputs, strict=True):
+            source = n
+            while is_view(source) and source.inputs[0] is not None:
+                source = source.inputs[0]
+            if out is not None and source.op == "group" and source not in wanted:
+                wanted[source] = out
+        return wanted
+
+    def use(self, scope: Scope, n: Node | None) -> Storage:
+        assert n is not None
+        s = scope.where[n]
+        s.end = max(s.end, len(scope.steps))
+        return s
+
+    def collect_node(self, scope: Scope, n: Node, wanted: dict[Node, Storage]) -> None:
+        step = len(scope.steps)
+        if n.op == "constant":
+            scope.where[n] = self.constant(n)
+        elif n.op == "get":
+            k = n.attr("index")
+            assert isinstance(k, int) and n.inputs[0] is not None
+            scope.where[n] = self.results[n.inputs[0]][k]
+        elif n.op == "group":
+            body = n.attr("body")
+            assert isinstance(body, Graph)
+            operands = tuple(self.use(scope, x) for x in n.inputs)
+            out = wanted.get(n) or self.new_storage(scope, n.type, step)
+            scope.where[n] = out
+            scope.steps.append(Step(n, self.kernels.get(body), operands, (out,)))
+        elif n.op == "if":
+            self.collect_if(scope, n)
+        elif n.op == "loop":
+            self.collect_loop(scope, n)
+        elif n.op == "bind_dim":
+            self.collect_symbol(scope, n)
+        elif is_view(n):
+            scope.where[n] = self.use(scope, n.inputs[0])
+        else:
+            raise UnsupportedError([f"{n.op}: the driver has no step for it"])
+
+    results: dict[Node, tuple[Storage, ...]]
+
+    def copy_step(self, scope: Scope, source: Storage, out: Storage, t: TensorType) -> None:
+        scope.steps.append(self.copy(source, out, t))
+        source.end = max(source.end, len(scope.steps))
+
+    def copy(self, source: Storage, out: Storage, t: TensorType) -> Step:
+        """A kernel call that copies a row-major tensor."""
+        plain = TensorType(t.dtype, t.shape)
+        given = make_input("p0", plain)
+        key = Node("identity", (given,), (), (plain,))
+        body = self.copies.setdefault(key, Graph("copy", (given,), (key,), ("out",)))
+        return Step(None, self.kernels.get(body), (source,), (out,))
+
+    copies: dict[Node, Graph]
+
+    def collect_symbol(self, scope: Scope, n: Node) -> None:
+        """A dim that a kernel found: read it and keep it."""
+        symbol, bound = n.attr("symbol"), n.attr("bound")
+        assert isinstance(symbol, Var)
+        if not isinstance(bound, Const | Binary | Var | Unary | Cast):
+            raise UnsupportedError([f"{n.op}: the size {symbol.name!r} has no upper bound"])
+        self.bounds[symbol] = self.bounded(bound)
+        self.defined.append(symbol)
+        count = self.use(scope, n.inputs[0])
+        scope.where[n] = count
+        scope.steps.append(Step(n, None, (count,), ()))
+        count.end = max(count.end, len(scope.steps))
+
+    def collect_if(self, scope: Scope, n: Node) -> None:
+        step = len(scope.steps)
+        operands = tuple(self.use(scope, x) for x in n.inputs)
+        results = tuple(self.new_storage(scope, t, step) for t in n.types)
+        bodies: list[Scope] = []
+        for name in ("then", "orelse"):
+            g = n.attr(name)
+            assert isinstance(g, Graph)
+            bodies.append(self.collect(g, list(operands[1:]), list(results)))
+        self.finish_control(scope, n, operands, results, bodies)
+
+    def collect_loop(self, scope: Scope, n: Node) -> None:
+        """Carried state lives in `results` while the loop runs; each round writes to a second set of
+        buffers, which is then copied. Scan outputs are written a slice a round."""
+        step = len(scope.steps)
+        body, carried = n.attr("body"), n.attr("carried")
+        assert isinstance(body, Graph) and isinstance(carried, int)
+        operands = tuple(
+            Storage("arena", Const(0)) if x is None else self.use(scope, x) for x in n.inputs
+        )
+        results = tuple(self.new_storage(scope, t, step) for t in n.types)
+        number = self.new_storage(scope, TensorType("i64", ()), step)
+        going = self.new_storage(scope, TensorType("bool", ()), step)
+        following = [self.new_storage(scope, t, step) for t in n.types[:carried]]
+        going_next = self.new_storage(scope, TensorType("bool", ()), step)
+        slices = [
+            Storage("arena", bytes_of(x.type), scope=None) for x in body.outputs[1 + carried :]
+        ]
+        inputs = [number, going, *results[:carried], *operands[2 + carried :]]
+        inner = self.collect(body, inputs, [going_next, *following, *slices])
+        copies = [
+            self.copy(operands[2 + k], results[k], n.types[k]) for k in range(carried)
+        ] + [self.copy(following[k], results[k], n.types[k]) for k in range(carried)]
+        extra = (number, going, going_next, *slices)
+        self.finish_control(scope, n, operands, results, [inner], extra, tuple(copies))
+
+    def finish_control(
+        self,
+        scope: Scope,
+        n: Node,
+        operands: tuple[Storage, ...],
+        results: tuple[Storage, ...],
+        bodies: list[Scope],
+        extra: tuple[Storage, ...] = (),
+        copies: tuple[Step, ...] = (),
+    ) -> None:
+        step = len(scope.steps)
+        size: Expr = Const(0)
+        for b in bodies:
+            size = maximum(size, b.total)
+        arena = Storage("arena", size, step, step, scope=scope)
+        scope.storages.append(arena)
+        scope.where[n] = results[0]
+        self.results[n] = results
+        scope.steps.append(Step(n, None, operands, results, tuple(bodies), arena, extra, copies))
+
+    # --- emitting --------------------------------------------------------------------------------------
+
+    def program(self) -> Program:
+        g = self.g
+        self.results, self.copies = {}, {}
+        inputs = [Storage(("io", k), bytes_of(n.type)) for k, n in enumerate(g.inputs)]
+        late = self.late_outputs()
+        outputs: list[Storage | None] = [
+            None if late[k] else Storage(("io", len(inputs) + k), bytes_of(n.type))
+            for k, n in enumerate(g.outputs)
+        ]
+        top = self.collect(g, inputs, outputs)
+        symbols = (*g.symbols, *self.defined)
+        self.symbols = symbols
+        run = self.driver(top, late, "naru_run")
+        self.profiling = True
+        profile = self.driver(top, late, "naru_profile")
+        roles = {b: role for (role, _), b in self.buffers.items()}
+        return Program(
+            run,
+            profile,
+            self.plan(top),
+            roles,
+            tuple(self.kernels.made.values()),
+            tuple(self.weights.values()),
+            self.weight_bytes,
+            symbols,
+            len(g.symbols),
+            tuple(self.steps),
+            tuple(late),
+            top.total,
+            tuple(self.lets),
+        )
+
+    def late_outputs(self) -> list[bool]:
+        """Outputs whose shape mentions a symbol that a kernel defines."""
+        given = set(self.g.symbols)
+        return [any(v not in given for d in n.type.shape for v in free_vars(d)) for n in self.g.outputs]
+
+    def sizes(self, dims: Buffer, symbols: tuple[Var, ...]) -> list[Stmt]:
+        position = {s: k for k, s in enumerate(self.symbols)}
+        lets: list[Stmt] = [
+            Let(s, Cast(Load(dims, (Const(position[s]),)), "index")) for s in symbols
+        ]
+        return lets
+
+    def driver(self, top: Scope, late: list[bool], name: str) -> Func:
+        dims = self.buffer("dims", "i64")
+        body = self.sizes(dims, self.g.symbols)
+        body += [Let(v, e) for v, e in self.lets]
+        body += self.emit_scope(top, top=True)
+        for k, is_late in enumerate(late):
+            if is_late:
+                at = len(self.g.inputs) + k
+                body.append(Invoke("set_io", (Const(at), self.ref(top.outputs[k]))))
+        if self.profiling:
+            body += [Invoke("barrier", ()), Invoke("mark", (Const(len(self.steps)),))]
+        return Func(name, tuple(self.buffers.values()), tuple(body))
+
+    def plan(self, top: Scope) -> Func:
+        """See abi.h: arena bytes, estimated time, useful threads, dims of the outputs."""
+        out_dims = [d for n in self.g.outputs for d in n.type.shape]
+        dims = Buffer("dims", "i64", (Const(max(1, len(self.symbols))),))
+        out = Buffer("out", "i64", (Const(3 + len(out_dims)),))
+        work, threads = self.total_work(top)
+        values = [top.total, self.bounded(work), self.bounded(threads), *out_dims]
+        body: list[Stmt] = self.sizes(dims, self.symbols)
+        body += [Let(v, e) for v, e in self.lets]
+        for k, v in enumerate(values):
+            body.append(Store(out, (Const(k),), Cast(v, "i64")))
+        return Func("naru_plan", (dims, out), tuple(body))
+
+    def total_work(self, scope: Scope) -> tuple[Expr, Expr]:
+        work, threads = index(0), index(1)
+        for s in scope.steps:
+            if s.kernel is not None:
+                work = add(work, self.bounded(s.kernel.work))
+                threads = maximum(threads, self.bounded(s.kernel.threads))
+            for inner in s.scopes:
+                more, some = self.total_work(inner)
+                work, threads = add(work, mul(more, 8)), maximum(threads, some)
+        return work, threads
+
+    def emit_scope(self, scope: Scope, *, top: bool = False) -> list[Stmt]:
+        out: list[Stmt] = []
+        for k, s in enumerate(scope.steps):
+            if k:
+                out.append(Invoke("barrier", ()))
+            if top and self.profiling:
+                out.append(Invoke("mark", (Const(len(self.steps)),)))
+                self.steps.append(self.describe(s))
+            out += self.emit_step(s)
+        return out
+
+    def describe(self, s: Step) -> tuple[str, str, tuple[str, ...]]:
+        """(kernel or control op, ONNX nodes, reasons) of a step."""
+        name = s.kernel.name if s.kernel else s.node.op if s.node else "copy"
+        notes = self.g.notes.get(s.node, "") if s.node else ""
+        why = s.node.attr("why", ()) if s.node else ()
+        assert isinstance(why, tuple)
+        return name, notes, tuple(str(w) for w in why)
+
+    def emit_step(self, s: Step) -> list[Stmt]:
+        if s.kernel is not None:
+            refs = [self.ref(x) for x in (*s.operands, *s.results)]
+            return [Invoke(s.kernel.func, (*refs, *s.kernel.sizes), s.kernel.threads)]
+        assert s.node is not None
+        if s.node.op == "bind_dim":
+            return self.emit_symbol(s)
+        for inner in s.scopes:
+            assert s.arena is not None
+            inner.base = s.arena.at()
+        return self.emit_if(s) if s.node.op == "if" else self.emit_loop(s)
+
+    def emit_symbol(self, s: Step) -> list[Stmt]:
+        assert s.node is not None
+        symbol = s.node.attr("symbol")
+        assert isinstance(symbol, Var)
+        position = self.symbols.index(symbol)
+        dims = self.buffer("dims", "i64")
+        return [
+            Let(symbol, Cast(self.element(s.operands[0], "i64"), "index")),
+            Store(dims, (Const(position),), Cast(symbol, "i64")),
+        ]
+
+    def emit_if(self, s: Step) -> list[Stmt]:
+        then, orelse = (tuple(self.emit_scope(b)) for b in s.scopes)
+        return [If(self.element(s.operands[0], "bool"), then, orelse)]
+
+    def emit_loop(self, s: Step) -> list[Stmt]:
+        assert s.node is not None
+        trip, cond = s.node.inputs[0], s.node.inputs[1]
+        carried = s.node.attr("carried")
+        assert isinstance(carried, int)
+        number, going, going_next, *slices = s.extra
+        count = Var("round", mutable=True)
+        start: list[Stmt] = []
+        for c in s.copies[:carried]:
+            start += self.emit_step(c)
+        more: Expr = (
+            Const(True, "bool") if cond is None else self.element(s.operands[1], "bool")
+        )
+        start += [Assign(count, Const(0)), self.keep(going, "bool", more), Invoke("barrier", ())]
+        again: Expr = self.element(going, "bool")
+        if trip is not None:
+            limit = Cast(self.element(s.operands[0], "i64"), "index")
+            again = Binary("and", again, Binary("lt", count, limit))
+        now = Var("round_now")
+        for k, piece in enumerate(slices):
+            piece.offset = add(s.results[carried + k].at(), mul(now, self.slice_bytes(s, k)))
+        body: list[Stmt] = [
+            Let(now, count),
+            self.keep(number, "i64", Cast(now, "i64")),
+            Invoke("barrier", ()),
+            *self.emit_scope(s.scopes[0]),
+            Invoke("barrier", ()),
+        ]
+        for c in s.copies[carried:]:
+            body += self.emit_step(c)
+        body += [self.keep(going, "bool", self.element(going_next, "bool"))]
+        body += [Assign(count, add(now, 1)), Invoke("barrier", ())]
+        return [*start, While(again, tuple(body))]
+
+    def slice_bytes(self, s: Step, k: int) -> Expr:
+        """Bytes of one round's slice of a scan output (slices lie next to each other)."""
+        assert s.node is not None
+        t = s.scopes[0].graph.outputs[1 + int(str(s.node.attr("carried"))) + k].type
+        return mul(DTYPES[t.dtype].bytes, *t.shape)
+
+    def keep(self, s: Storage, dtype: str, value: Expr) -> Stmt:
+        buffer = self.buffer(s.role, dtype)
+        return Store(buffer, (floordiv(s.at(), DTYPES[dtype].bytes),), value)
+
+
+def is_view(n: Node) -> bool:
+    """Does the node only give the same bytes another shape?"""
+    return n.op in OPS and OPS[n.op].kind == "view"
+
+
+def packed_bytes(array: np.ndarray, layout: Layout | None) -> int:
+    """Bytes of a constant in its layout."""
+    if layout is None or layout.block is None:
+        return array.nbytes
+    axis, size = layout.block
+    blocks = -(-array.shape[axis] // size) * size
+    return array.nbytes // max(array.shape[axis], 1) * blocks
+
+
+def pack(array: np.ndarray, layout: Layout | None) -> np.ndarray:
+    """A constant in its physical form: axes in order, the blocked axis padded with zeros."""
+    if layout is None:
+        return np.ascontiguousarray(array)
+    if layout.block is None:
+        return np.ascontiguousarray(array.transpose(layout.order))
+    axis, size = layout.block
+    missing = -array.shape[axis] % size
+    if missing:
+        widths = [(0, missing if a == axis else 0) for a in range(array.ndim)]
+        array = np.pad(array, widths)
+    shape = list(array.shape)
+    blocked = array.reshape(*shape[:axis], shape[axis] // size, size, *shape[axis + 1 :])
+    order = [a if a <= axis else a + 1 for a in layout.order]
+    return np.ascontiguousarray(blocked.transpose(*order, axis + 1))
+
+

@@ -1,0 +1,133 @@
+"""The kernels of a model: each distinct fused body becomes one loop-IR function, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from naru.dtypes import DTYPES
+from naru.ir.expr import Binary, Const, Expr, Unary, Var, walk
+from naru.ir.graph import Graph, Node, toposort
+from naru.ir.loop import For, Func, If, statements
+from naru.ir.simplify import add, compare, floordiv, mul, prod, select
+from naru.ir.tensor import TensorFunction
+from naru.ir.text_loop import read_func
+from naru.schedule.default import default_schedule
+from naru.schedule.group import group_function
+from naru.schedule.lower import lower
+from naru.schedule.rewrites import at_size, prepare
+from naru.schedule.steps import Schedule, print_schedule
+from naru.targets import Target
+
+ALL_THREADS = Const(2**31 - 1)
+SPLIT_FROM = 4000  # estimated nanoseconds from which a kernel is shared among threads
+MACS_PER_NS = 64
+OPS_PER_NS = 8
+BYTES_PER_NS = 16
+SLOW_OPS = ("exp", "log", "tanh", "erf", "sin", "cos")
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A kernel and what `explain` says of it. `work` estimates nanoseconds on one core; `flops` and
+    `bytes` count multiply-adds twice and each tensor once."""
+
+    name: str
+    func: Func
+    ops: tuple[str, ...]
+    schedule: str
+    work: Expr
+    flops: Expr
+    bytes: Expr
+    sizes: tuple[Var, ...]  # the graph's symbols for the function's size parameters
+    threads: Expr = field(default_factory=lambda: Const(1))
+
+
+@dataclass
+class Kernels:
+    """Makes kernels on demand, one for each distinct body."""
+
+    target: Target
+    fma: bool = True
+    made: dict[Graph, Kernel] = field(default_factory=dict)
+
+    def get(self, body: Graph) -> Kernel:
+        found = self.made.get(body)
+        if found is None:
+            found = self.made[body] = self.make(body, f"k{len(self.made)}_{label(body)}")
+        return found
+
+    def make(self, body: Graph, name: str) -> Kernel:
+        tf = group_function(body, name)
+        ops = tuple(n.op for n in toposort(*body.outputs) if n.op not in ("input", "constant"))
+        if tf.opaque is not None:
+            func, text = read_func(tf.opaque), "by hand"
+            func = Func(name, func.params, func.body)
+            named = {v.name: v for v in tf.symbols()}
+            sizes = tuple(named[v.name] for v in func.sizes)
+        else:
+            tf, func, text = self.lower(prepare(tf), name)
+            sizes = func.sizes
+        work, flops, size = estimate(tf)
+        shared = any(isinstance(s, For) and s.kind == "parallel" for s in statements(func.body))
+        threads = select(compare("gt", work, SPLIT_FROM), ALL_THREADS, Const(1))
+        return Kernel(
+            name, func, ops, text, work, flops, size, sizes, threads if shared else Const(1)
+        )
+
+    def lower(self, tf: TensorFunction, name: str) -> tuple[TensorFunction, Func, str]:
+        """The loop nest of a prepared function; a hot size gets a nest of its own and a branch."""
+        new, schedule = self.schedule(tf)
+        func, text = lower(new, schedule, name, fma=self.fma), print_schedule(schedule)
+        hot = hot_size(tf)
+        if hot is None:
+            return new, func, text
+        special, faster = self.schedule(at_size(tf, hot, 1))
+        one = lower(special, faster, name, fma=self.fma, like=func)
+        branch = If(Binary("eq", hot, Const(1)), one.body, func.body)
+        note = f"{text}\nwhen {hot.name} == 1:\n{print_schedule(faster)}"
+        return new, Func(name, func.params, (branch,)), note
+
+    def schedule(self, tf: TensorFunction) -> tuple[TensorFunction, Schedule]:
+        """The schedule of a prepared function; records of a tuner would be looked up here."""
+        return default_schedule(tf, self.target)
+
+
+def hot_size(tf: TensorFunction) -> Var | None:
+    """A symbol worth a nest of its own at 1: the rows of a matrix product (a batch of one), where a
+    tile of many rows leaves the multiply-adds waiting for each other."""
+    products = [s for s in tf.stages if s.combine == "add" and len(s.axes) == 2]
+    if len(products) != 1 or not isinstance(products[0].value, Binary):
+        return None
+    extent = products[0].axes[0].extent
+    return extent if isinstance(extent, Var) and extent.lo <= 1 else None
+
+
+def label(body: Graph) -> str:
+    """The op that names a kernel: its contraction or reduction, else its last one."""
+    nodes: list[Node] = [n for n in toposort(*body.outputs) if n.op not in ("input", "constant")]
+    for op in ("conv", "matmul", "softmax", "layer_normalization", "max_pool", "average_pool"):
+        if any(n.op == op for n in nodes):
+            return op
+    return nodes[-1].op if nodes else "copy"
+
+
+def estimate(tf: TensorFunction) -> tuple[Expr, Expr, Expr]:
+    """(nanoseconds on one core, roughly; floating-point operations; bytes read and written)."""
+    size = add(
+        *(mul(prod(t.shape), DTYPES[t.dtype].bytes) for t in (*tf.inputs, *tf.outputs)),
+    )
+    work, flops = floordiv(size, BYTES_PER_NS), Const(0)
+    for s in tf.stages:
+        points = prod([a.extent for a in (*s.axes, *s.reduction)])
+        nodes = [e for e in walk(s.value) if e.dtype != "index"]
+        cost = sum(8 if isinstance(e, Unary) and e.op in SLOW_OPS else 1 for e in nodes)
+        product = isinstance(s.value, Binary) and s.value.op == "mul" and s.combine == "add"
+        if product:
+            work = add(work, floordiv(points, MACS_PER_NS))
+            flops = add(flops, mul(points, 2))
+        else:
+            work = add(work, floordiv(mul(points, cost), OPS_PER_NS * 4))
+            flops = add(flops, mul(points, sum(isinstance(e, Binary | Unary) for e in nodes)))
+    return work, flops, size
+
+

@@ -1,0 +1,625 @@
+"""TensorFunction + Schedule -> loop IR.
+
+The result's stage gives the loop nest. A reduction is computed inside one of its loops (`ComputeAt`),
+on the stack, for just the tile of elements that the rest of the nest needs; constant indices there
+let LLVM keep the tile in registers. Nothing is decided here: what a step asks for is done, or refused
+with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from naru.dtypes import DTYPES, is_float
+from naru.errors import ScheduleError
+from naru.ir.expr import Binary, Call, Const, Expr, Load, Read, Reduce, Splat, Var
+from naru.ir.loop import Alloc, Buffer, For, Func, If, Stmt, Store
+from naru.ir.simplify import add, floordiv, free_of, known, mul, sub, substitute
+from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, identity, reads
+from naru.schedule.rewrites import map_reads
+from naru.schedule.steps import (
+    ComputeAt,
+    Order,
+    Parallel,
+    Rfactor,
+    Schedule,
+    Split,
+    Tensorize,
+    Unroll,
+    Vectorize,
+)
+from naru.schedule.tensorize import Loops, get_instruction, match_product
+from naru.schedule.vector import Grid, Lane, contiguous_base, join, vectorize
+
+
+@dataclass
+class Nest:
+    """What the schedule says about one stage."""
+
+    stage: Stage
+    splits: dict[str, Split] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    kinds: dict[str, str] = field(default_factory=dict)
+    at: tuple[str, str] | None = None
+    rfactor: Rfactor | None = None
+    tensorize: Tensorize | None = None
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        return {a.var.name: a for a in (*self.stage.axes, *self.stage.reduction)}
+
+    @property
+    def reductions(self) -> set[str]:
+        return {a.var.name for a in self.stage.reduction}
+
+
+@dataclass(frozen=True)
+class Env:
+    """Where we stand in a nest: loops already open. All maps go by loop name."""
+
+    extent: Mapping[str, Expr]
+    value: Mapping[str, Expr] = field(default_factory=dict)  # of an open loop without split
+    base: Mapping[str, Expr] = field(default_factory=dict)  # start of the tile of a split axis
+    valid: Mapping[str, Expr] = field(default_factory=dict)  # iterations that count, under a mask
+    lane: Lane | Grid | None = None
+
+
+@dataclass(frozen=True)
+class Local:
+    """A stage computed on the stack: element i of the tensor is buffer[i - origin]."""
+
+    buffer: Buffer
+    origin: tuple[Expr, ...]
+
+
+Body = Callable[[Env], list[Stmt]]
+WHOLE = "*"  # in an axis map: all of the axis is needed
+
+
+def root(loop: str) -> str:
+    """The axis that a loop comes from: `m` of `m.i.o`."""
+    return loop.split(".")[0]
+
+
+def read_steps(tf: TensorFunction, schedule: Schedule) -> dict[str, Nest]:
+    """The steps, gathered by stage. Raises ScheduleError for a stage or loop that does not exist."""
+    nests = {s.tensor.name: Nest(s) for s in tf.stages}
+    for nest in nests.values():
+        nest.order = [a.var.name for a in (*nest.stage.axes, *nest.stage.reduction)]
+    for step in schedule.steps:
+        nest = nests.get(step.stage)
+        if nest is None:
+            raise ScheduleError(f"{step}: there is no stage {step.stage!r}", hint=f"{list(nests)}")
+        _take_step(nest, step)
+    return nests
+
+
+def _take_step(nest: Nest, step: object) -> None:
+    match step:
+        case Split(axis=axis):
+            _expect_loop(nest, axis, step)
+            if not step.sizes or min(step.sizes) < 1:
+                raise ScheduleError(f"{step}: expected sizes of at least 1")
+            nest.splits[axis] = step
+            at = nest.order.index(axis)
+            nest.order[at : at + 1] = [f"{axis}.o", f"{axis}.i"]
+        case Order(loops=loops):
+            if sorted(loops) != sorted(nest.order):
+                raise ScheduleError(
+                    f"{step}: expected each loop of the stage once",
+                    hint=f"its loops are {nest.order}",
+                )
+            nest.order = list(loops)
+        case Unroll(loop=loop) | Vectorize(loop=loop) | Parallel(loop=loop):
+            _expect_loop(nest, loop, step)
+            if isinstance(step, Parallel) and root(loop) in nest.reductions:
+                raise ScheduleError(f"{step}: iterations of a reduction depend on each other")
+            nest.kinds[loop] = type(step).__name__.lower()
+        case ComputeAt():
+            nest.at = (step.consumer, step.loop)
+        case Rfactor(axis=axis):
+            _expect_loop(nest, axis, step)
+            if axis not in nest.reductions:
+                raise ScheduleError(f"{step}: {axis!r} is not a reduction axis")
+            nest.rfactor = step
+        case Tensorize():
+            inner = [step.m, step.n, step.k]
+            for loop in inner:
+                _expect_loop(nest, loop, step)
+            if nest.order[-3:] != inner:
+                raise ScheduleError(
+                    f"{step}: expected {inner} to be the innermost loops",
+                    hint=f"give an order before; it is {nest.order}",
+                )
+            get_instruction(step)
+            nest.tensorize = step
+        case _:
+            raise ScheduleError(f"unknown step {step!r}")
+
+
+def _expect_loop(nest: Nest, loop: str, step: object) -> None:
+    if loop not in nest.order:
+        raise ScheduleError(f"{step}: there is no loop {loop!r}", hint=f"the loops are {nest.order}")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`count` tiles of `size` from iteration `start` on; the last may be partial if `masked`."""
+
+    size: int
+    count: Expr
+    start: Expr
+    masked: bool = False
+
+
+def segments(extent: Expr, split: Split) -> list[Segment]:
+    """The nests that a Split makes of an extent. See Split."""
+    out: list[Segment] = []
+    start: Expr = Const(0)
+    for k, size in enumerate(split.sizes):
+        rest = sub(extent, start)
+        count = Const(split.counts[k]) if split.counts else floordiv(rest, size)
+        if known(count) != 0:
+            out.append(Segment(size, count, start))
+        start = add(start, mul(count, size))
+    rest = sub(extent, start)
+    if known(rest) != 0 and split.sizes[-1] > 1:
+        last = split.sizes[-1]
+        out.append(Segment(last, floordiv(add(rest, last - 1), last), start, masked=True))
+    if (known(rest) or 0) < 0:
+        raise ScheduleError(f"{split}: the tiles cover more than the extent {known(extent)}")
+    return out
+
+
+class Lowering:
+    """One kernel in the making."""
+
+    def __init__(
+        self, tf: TensorFunction, schedule: Schedule, fused_multiply_add: bool, like: Func | None
+    ) -> None:
+        self.tf, self.fma = tf, fused_multiply_add
+        self.nests = read_steps(tf, schedule)
+        tensors = (*tf.inputs, *tf.outputs)
+        if like is None:
+            self.buffers = {t: Buffer(t.name, t.dtype, t.shape) for t in tensors}
+        else:
+            self.buffers = dict(zip(tensors, like.buffers, strict=True))
+        self.locals: dict[Tensor, Local] = {}
+        self.attached: dict[tuple[str, str], list[Nest]] = {}
+        for nest in self.nests.values():
+            if nest.stage.tensor in tf.outputs:
+                continue
+            if nest.at is None:
+                raise ScheduleError(
+                    f"stage {nest.stage.tensor.name!r} is placed nowhere", hint="add a compute_at step"
+                )
+            self.attached.setdefault(nest.at, []).append(nest)
+
+    def func(self, name: str) -> Func:
+        body: list[Stmt] = []
+        for t in self.tf.outputs:
+            nest = self.nests[t.name]
+            env = Env({a.var.name: a.extent for a in nest.stage.axes})
+            body += self.compute_attached(nest, t.name, "", env)
+            body += self.open_loops(nest, nest.order, env, lambda e, n=nest: self.store_result(n, e))
+        params = [self.buffers[t] for t in (*self.tf.inputs, *self.tf.outputs)]
+        return Func(name, (*params, *self.tf.symbols()), tuple(body))
+
+    # --- loops ---------------------------------------------------------------------------------
+
+    def open_loops(self, nest: Nest, loops: list[str], env: Env, inner: Body) -> list[Stmt]:
+        """The loops from outermost to innermost, with the stages attached to each, around inner."""
+        name = nest.stage.tensor.name
+        if not loops:
+            return inner(env)
+        loop, rest = loops[0], loops[1:]
+
+        def body(e: Env) -> list[Stmt]:
+            before = self.compute_attached(nest, name, loop, e)
+            return before + self.open_loops(nest, rest, e, inner)
+
+        axis = loop[:-2]
+        if loop.endswith(".o") and axis in nest.splits:
+            return self.open_tiles(nest, loop, env, body)
+        return self.open_loop(nest, loop, env, body)
+
+    def open_tiles(self, nest: Nest, loop: str, env: Env, body: Body) -> list[Stmt]:
+        axis = loop[:-2]
+        out: list[Stmt] = []
+        for seg in segments(env.extent[axis], nest.splits[axis]):
+            inside = f"{axis}.i"
+            if seg.masked and not _vectorized(nest, inside):
+                raise ScheduleError(
+                    f"{nest.splits[axis]}: the extent is not covered by whole tiles and "
+                    f"{inside!r} is not vectorised",
+                    hint="end the sizes with 1, or give counts that add up",
+                )
+
+            def tile(at: Expr, seg: Segment = seg, inside: str = inside) -> list[Stmt]:
+                base = add(seg.start, mul(at, seg.size))
+                valid = dict(env.valid)
+                if seg.masked:
+                    valid[inside] = sub(env.extent[axis], base)
+                elif axis in valid:
+                    valid[inside] = sub(valid[axis], base)
+                extent = {**env.extent, inside: Const(seg.size)}
+                return body(
+                    replace(env, base={**env.base, axis: base}, extent=extent, valid=valid)
+                )
+
+            out += self.loop(loop, seg.count, nest.kinds.get(loop, "serial"), tile)
+        return out
+
+    def open_loop(self, nest: Nest, loop: str, env: Env, body: Body) -> list[Stmt]:
+        kind, extent = nest.kinds.get(loop, "serial"), env.extent[loop]
+        if kind == "vectorize":
+            lane = _lane(loop, env)
+            value = {**env.value, loop: lane.var}
+            return body(replace(env, value=value, lane=join(env.lane, lane)))
+
+        def iteration(at: Expr) -> list[Stmt]:
+            inner = body(replace(env, value={**env.value, loop: at}))
+            valid = env.valid.get(loop)
+            return inner if valid is None else [If(Binary("lt", at, valid), tuple(inner))]
+
+        return self.loop(loop, extent, kind, iteration)
+
+    def loop(
+        self, name: str, extent: Expr, kind: str, body: Callable[[Expr], list[Stmt]]
+    ) -> list[Stmt]:
+        count = known(extent)
+        if count == 1:
+            return body(Const(0))
+        if count == 0:
+            return []
+        var = Var(name.replace(".", "_"), hi=(count - 1) if count is not None else 2**31 - 2)
+        return [For(var, Const(0), extent, tuple(body(var)), kind)]
+
+    # --- places ----------------------------------------------------------------------------------
+
+    def position(self, nest: Nest, loop: str, env: Env) -> Expr:
+        """The index of an axis (or inner loop) as far as its loops are open; closed ones count 0."""
+        if loop in env.value:
+            return env.value[loop]
+        if loop in env.base:
+            return add(env.base[loop], self.position(nest, f"{loop}.i", env))
+        return Const(0)
+
+    def remaining(self, nest: Nest, loop: str, env: Env) -> tuple[Expr, Expr | None]:
+        """How many iterations of an axis are still closed, and how many of them count."""
+        if loop in env.value:
+            return Const(1), None
+        if loop in env.base:
+            return self.remaining(nest, f"{loop}.i", env)
+        return env.extent[loop], env.valid.get(loop)
+
+    def substitution(self, nest: Nest, env: Env, origin: Mapping[str, Expr]) -> dict[Var, Expr]:
+        zero = Const(0)
+        return {
+            a.var: add(origin.get(name, zero), self.position(nest, name, env))
+            for name, a in nest.axes.items()
+        }
+
+    def value(self, e: Expr, at: dict[Var, Expr], lane: Lane | Grid | None) -> Expr:
+        """A stage's expression at a place, its reads turned into loads, vectorised over the lane."""
+        return vectorize(self.scalar_value(e, at), lane)
+
+    def scalar_value(self, e: Expr, at: dict[Var, Expr]) -> Expr:
+        """A stage's expression at a place, its reads turned into loads."""
+
+        def load(r: Read) -> Expr:
+            local = self.locals.get(r.tensor)
+            if local is None:
+                return Load(self.buffers[r.tensor], r.index)
+            index = tuple(sub(i, o) for i, o in zip(r.index, local.origin, strict=True))
+            return Load(local.buffer, index or (Const(0),))
+
+        return map_reads(substitute(e, at), load)
+
+    def store(
+        self, buffer: Buffer, index: tuple[Expr, ...], value: Expr, lane: Lane | Grid | None
+    ) -> Stmt:
+        if lane is None or all(free_of(i, *lane.variables) for i in index):
+            return Store(buffer, index, value)
+        if not value.shape:
+            value = Splat(value, lane.shape)
+        base = contiguous_base(buffer, index, lane)
+        if base is None:
+            scatter = tuple(vectorize(i, lane) for i in index)
+            return Store(buffer, scatter, value, lane.mask())
+        return Store(buffer, base, value, lane.mask_for(buffer, index))
+
+    # --- stages ------------------------------------------------------------------------------------
+
+    def store_result(self, nest: Nest, env: Env) -> list[Stmt]:
+        at = self.substitution(nest, env, {})
+        value = self.value(nest.stage.value, at, env.lane)
+        index = tuple(at[a.var] for a in nest.stage.axes) or (Const(0),)
+        buffer = self.buffers[nest.stage.tensor]
+        if not buffer.shape:
+            index = ()
+        return [self.store(buffer, index, value, env.lane)]
+
+    def compute_attached(self, nest: Nest, name: str, loop: str, env: Env) -> list[Stmt]:
+        out: list[Stmt] = []
+        for inner in self.attached.get((name, loop), []):
+            out += self.compute_stage(inner, nest, env)
+        return out
+
+    def compute_stage(self, nest: Nest, consumer: Nest, env: Env) -> list[Stmt]:
+        """A stage for the tile of it that the consumer's closed loops will read."""
+        stage = nest.stage
+        origin: dict[str, Expr] = {}
+        extent: dict[str, Expr] = {a.var.name: a.extent for a in stage.reduction}
+        valid: dict[str, Expr] = {}
+        for a, at in zip(stage.axes, self.axis_map(nest, consumer), strict=True):
+            name = a.var.name
+            if at == WHOLE:
+                origin[name], extent[name], count = Const(0), a.extent, None
+            else:
+                origin[name] = self.position(consumer, at, env)
+                extent[name], count = self.remaining(consumer, at, env)
+            if known(extent[name]) is None:
+                raise ScheduleError(
+                    f"compute_at({stage.tensor.name!r}): axis {name!r} has no constant extent there",
+                    hint=f"split {at!r} of {consumer.stage.tensor.name!r} and go inside its outer loop",
+                )
+            if count is not None:
+                valid[name] = count
+        sizes = tuple(extent[a.var.name] for a in stage.axes) or (Const(1),)
+        if stage.combine is None:
+            sizes = (*sizes[:-1], _skewed(sizes[-1], stage.tensor.dtype))
+        buffer = Buffer(stage.tensor.name, stage.tensor.dtype, sizes, "stack", 64)
+        self.locals.pop(stage.tensor, None)
+        here = Env(extent, valid=valid)
+        if stage.combine is None:
+            body = self.fill_tile(nest, buffer, here, origin)
+        elif nest.tensorize:
+            body = self.reduce_matrix(nest, nest.tensorize, buffer, here, origin)
+        elif nest.rfactor:
+            body = self.reduce_lanes(nest, buffer, here, origin)
+        else:
+            body = self.reduce_tile(nest, buffer, here, origin)
+        at_origin = tuple(origin[a.var.name] for a in stage.axes)
+        self.locals[stage.tensor] = Local(buffer, at_origin)
+        return [Alloc(buffer), *body]
+
+    def axis_map(self, nest: Nest, consumer: Nest) -> list[str]:
+        """For each axis of the stage, the consumer's axis that indexes it. A stage that is read by
+        other attached stages only is mapped through them."""
+        found = self._axis_map(nest.stage.tensor, consumer)
+        if found is None:
+            raise ScheduleError(
+                f"compute_at({nest.stage.tensor.name!r}): it is not read at plain axes of "
+                f"{consumer.stage.tensor.name!r}"
+            )
+        return found
+
+    def _axis_map(self, tensor: Tensor, consumer: Nest) -> list[str] | None:
+        names = {a.var: a.var.name for a in consumer.stage.axes}
+        names.update({a.var: WHOLE for a in consumer.stage.reduction})
+        maps = [
+            [names.get(i) if isinstance(i, Var) else None for i in r.index]
+            for r in reads(consumer.stage.value)
+            if r.tensor is tensor
+        ]
+        if maps:
+            same = all(m == maps[0] for m in maps)
+            return [x for x in maps[0] if x] if same and None not in maps[0] else None
+        for other in self.nests.values():
+            if other is consumer or not any(r.tensor is tensor for r in reads(other.stage.value)):
+                continue
+            inner = self._axis_map(tensor, other)
+            outer = self._axis_map(other.stage.tensor, consumer)
+            if inner is None or outer is None:
+                return None
+            position = {a.var.name: k for k, a in enumerate(other.stage.axes)}
+            return [x if x == WHOLE else outer[position[x]] for x in inner]
+        return None
+
+    def fill_tile(
+        self, nest: Nest, buffer: Buffer, env: Env, origin: dict[str, Expr]
+    ) -> list[Stmt]:
+        """A plain stage on the stack: a copy of an operand's tile."""
+        stage = nest.stage
+
+        def fill(e: Env) -> list[Stmt]:
+            value = self.value(stage.value, self.substitution(nest, e, origin), e.lane)
+            index = tuple(self.position(nest, a.var.name, e) for a in stage.axes)
+            return [self.store(buffer, index, value, e.lane)]
+
+        return self.open_loops(nest, nest.order, env, fill)
+
+    def reduce_tile(
+        self, nest: Nest, buffer: Buffer, env: Env, origin: dict[str, Expr]
+    ) -> list[Stmt]:
+        stage = nest.stage
+        spatial = [x for x in nest.order if root(x) not in nest.reductions]
+        for loop, kind in nest.kinds.items():
+            if kind == "vectorize" and root(loop) in nest.reductions:
+                raise ScheduleError(
+                    f"vectorize {loop!r}: it is a reduction loop", hint="use rfactor on its axis"
+                )
+
+        def place(e: Env) -> tuple[Expr, ...]:
+            index = tuple(self.position(nest, a.var.name, e) for a in stage.axes)
+            return index or (Const(0),)
+
+        def start(e: Env) -> list[Stmt]:
+            return [self.store(buffer, place(e), stage.start, e.lane)]
+
+        def update(e: Env) -> list[Stmt]:
+            at = self.substitution(nest, e, origin)
+            value = self.value(stage.value, at, e.lane)
+            old = vectorize(Load(buffer, place(e)), e.lane)
+            new = self.combine(stage, old, value)
+            return [self.store(buffer, place(e), new, e.lane)]
+
+        return [
+            *self.open_loops(nest, spatial, env, start),
+            *self.open_loops(nest, nest.order, env, update),
+        ]
+
+    def reduce_matrix(
+        self,
+        nest: Nest,
+        step: Tensorize,
+        buffer: Buffer,
+        env: Env,
+        origin: dict[str, Expr],
+    ) -> list[Stmt]:
+        """A sum of products by a matrix instruction; in registers of its own if it has those, from
+        where the result is copied to the stack."""
+        stage = nest.stage
+        if stage.combine != "add" or len(stage.axes) < 2:
+            raise ScheduleError(f"{step}: expected a sum with at least two axes")
+        outer = nest.order[:-3]
+        spatial = [x for x in outer if root(x) not in nest.reductions]
+        space = get_instruction(step).space
+        sums = buffer if space == "stack" else replace(buffer, name=f"{buffer.name}_sum", space=space)
+
+        def open_lanes(e: Env) -> tuple[Env, Loops]:
+            loops = Loops(*(_lane(x, e) for x in (step.m, step.n, step.k)))
+            value = {**e.value, step.m: loops.m.var, step.n: loops.n.var, step.k: loops.k.var}
+            return replace(e, value=value), loops
+
+        def place(e: Env) -> tuple[Expr, ...]:
+            return tuple(self.position(nest, a.var.name, e) for a in stage.axes)
+
+        def tile(e: Env, loops: Loops, of: Buffer) -> Expr:
+            return vectorize(Load(of, place(e)), Grid(loops.m, loops.n))
+
+        def start(e: Env) -> list[Stmt]:
+            e = replace(e, extent={**e.extent, step.k: Const(1)})  # not open yet, and not used
+            e, loops = open_lanes(e)
+            return [self.store(sums, place(e), stage.start, Grid(loops.m, loops.n))]
+
+        def update(e: Env) -> list[Stmt]:
+            e, loops = open_lanes(e)
+            value = self.scalar_value(stage.value, self.substitution(nest, e, origin))
+            a, b = match_product(step, value, buffer.dtype, loops)
+            new = Call("dot", (a, b, tile(e, loops, sums)))
+            return [self.store(sums, place(e), new, Grid(loops.m, loops.n))]
+
+        def finish(e: Env) -> list[Stmt]:
+            e = replace(e, extent={**e.extent, step.k: Const(1)})
+            e, loops = open_lanes(e)
+            return [self.store(buffer, place(e), tile(e, loops, sums), Grid(loops.m, loops.n))]
+
+        body = [
+            *self.open_loops(nest, spatial, env, start),
+            *self.open_loops(nest, outer, env, update),
+        ]
+        if sums is buffer:
+            return body
+        return [Alloc(sums), *body, *self.open_loops(nest, spatial, env, finish)]
+
+    def reduce_lanes(
+        self, nest: Nest, buffer: Buffer, env: Env, origin: dict[str, Expr]
+    ) -> list[Stmt]:
+        """Partial results in lanes along one reduction axis, then the fixed tree."""
+        stage, factor = nest.stage, nest.rfactor
+        assert factor is not None and stage.combine is not None
+        lanes = factor.lanes
+        part = Buffer(f"{buffer.name}_part", buffer.dtype, (*buffer.shape, Const(lanes)), "stack", 64)
+        neutral = identity(stage.combine, buffer.dtype)
+        axes = [a.var.name for a in stage.axes]
+        others = [x for x in nest.order if x not in (factor.axis, *axes)]
+        split = Split(factor.stage, factor.axis, (lanes,))
+        inner = replace_order(nest, [*axes, *others, f"{factor.axis}.o", f"{factor.axis}.i"], split)
+
+        def place(n: Nest, e: Env) -> tuple[Expr, ...]:
+            return tuple(self.position(n, a, e) for a in axes) or (Const(0),)
+
+        def start(e: Env) -> list[Stmt]:
+            return [Store(part, (*place(nest, e), Const(0)), Splat(neutral, (lanes,)))]
+
+        def update(e: Env) -> list[Stmt]:
+            at = self.substitution(inner, e, origin)
+            index = (*place(inner, e), Const(0))
+            value = _full(self.value(stage.value, at, e.lane), e.lane)
+            old = Load(part, index, (lanes,))
+            assert e.lane is not None
+            mask = e.lane.mask()
+            new = self.combine(stage, old, value)
+            return [Store(part, index, new, mask)]
+
+        def finish(e: Env) -> list[Stmt]:
+            op = stage.combine
+            assert op is not None
+            total: Expr = Reduce(op, Load(part, (*place(nest, e), Const(0)), (lanes,)))
+            if stage.init is not None:
+                total = Binary(op, stage.init, total)
+            return [Store(buffer, place(nest, e), total)]
+
+        return [
+            Alloc(part),
+            *self.open_loops(nest, axes, env, start),
+            *self.open_loops(inner, inner.order, env, update),
+            *self.open_loops(nest, axes, env, finish),
+        ]
+
+    def combine(self, stage: Stage, old: Expr, value: Expr) -> Expr:
+        assert stage.combine is not None
+        product = isinstance(value, Binary) and value.op == "mul"
+        if self.fma and stage.combine == "add" and product and is_float(value.dtype):
+            assert isinstance(value, Binary)
+            return Call("fma", (value.a, value.b, old))
+        return Binary(stage.combine, old, value)
+
+
+def _skewed(extent: Expr, dtype: str) -> Expr:
+    """The last dim of a tile's copy, widened where rows would otherwise fall on the same cache sets
+    and where a masked tail writes whole vectors."""
+    size = known(extent)
+    if size is None:
+        return extent
+    padded = -(-size // 16) * 16
+    return Const(padded + 16 if padded * DTYPES[dtype].bytes % 1024 == 0 else padded)
+
+
+def replace_order(nest: Nest, order: list[str], split: Split) -> Nest:
+    """The nest with a lane split of its reduction axis, vectorised."""
+    return replace(
+        nest,
+        order=order,
+        splits={**nest.splits, split.axis: split},
+        kinds={**nest.kinds, f"{split.axis}.i": "vectorize"},
+    )
+
+
+def _vectorized(nest: Nest, loop: str) -> bool:
+    if loop in nest.splits:
+        return _vectorized(nest, f"{loop}.i")
+    t = nest.tensorize
+    return nest.kinds.get(loop) == "vectorize" or (t is not None and loop in (t.m, t.n, t.k))
+
+
+def _full(value: Expr, lane: Lane | Grid | None) -> Expr:
+    return value if lane is None or value.shape else Splat(value, lane.shape)
+
+
+def _lane(loop: str, env: Env) -> Lane:
+    """A loop as lanes."""
+    lanes = known(env.extent[loop])
+    if lanes is None:
+        raise ScheduleError(f"vectorize {loop!r}: the extent is not constant; split it first")
+    return Lane(Var(f"{loop}_lane", hi=lanes - 1), lanes, env.valid.get(loop))
+
+
+def lower(
+    tf: TensorFunction,
+    schedule: Schedule,
+    name: str,
+    *,
+    fma: bool = True,
+    like: Func | None = None,
+) -> Func:
+    """The kernel. `fma`: a·b + c in reductions rounds once (class `portable` says no). `like`: take
+    the buffers of this function (for a nest that is one branch of it).
+
+    Raises ScheduleError when a step does not apply, saying why."""
+    return Lowering(tf, schedule, fma, like).func(name)
+
+

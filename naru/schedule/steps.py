@@ -1,0 +1,144 @@
+"""A schedule is data: a tuple of these steps, printed, stored, replayed, searched.
+
+Stages and axes are named as in the TensorFunction's text. Splitting axis `m` gives the loops `m.o`
+and `m.i`, which may be split again (`m.i.o`, `m.i.i`).
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, fields
+from typing import TypeAlias
+
+from naru.errors import ScheduleError
+
+
+@dataclass(frozen=True)
+class Split:
+    """axis -> outer, inner.   for a in n  ->  for a.o in n/size: for a.i in size
+
+    Several sizes give several such nests one after the other, each for what the earlier ones left
+    (`counts` fixes how many tiles each gets; without it each takes as many as fit). What is then left
+    is done by the last size under a mask, which only a vectorised loop can have."""
+
+    stage: str
+    axis: str
+    sizes: tuple[int, ...]
+    counts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Order:
+    """The stage's loops from outermost to innermost; all of them."""
+
+    stage: str
+    loops: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unroll:
+    """for i in unroll(n): the body once an iteration; n is constant."""
+
+    stage: str
+    loop: str
+
+
+@dataclass(frozen=True)
+class Vectorize:
+    """The loop becomes one tile value of rank 1 with as many lanes as iterations."""
+
+    stage: str
+    loop: str
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """The iterations are divided among the threads of the run."""
+
+    stage: str
+    loop: str
+
+
+@dataclass(frozen=True)
+class ComputeAt:
+    """The stage is computed inside `loop` of `consumer`, as much as is needed there, on the stack."""
+
+    stage: str
+    consumer: str
+    loop: str
+
+
+@dataclass(frozen=True)
+class Rfactor:
+    """A reduction in `lanes` interleaved partial results, combined at the end by the fixed tree."""
+
+    stage: str
+    axis: str
+    lanes: int
+
+
+@dataclass(frozen=True)
+class Tensorize:
+    """The loops m, n, k inside become one instruction on tiles of rank 2 (acc += a @ b)."""
+
+    stage: str
+    m: str
+    n: str
+    k: str
+    instruction: str
+
+
+Step: TypeAlias = Split | Order | Unroll | Vectorize | Parallel | ComputeAt | Rfactor | Tensorize
+STEPS: dict[str, type[Step]] = {
+    "split": Split,
+    "order": Order,
+    "unroll": Unroll,
+    "vectorize": Vectorize,
+    "parallel": Parallel,
+    "compute_at": ComputeAt,
+    "rfactor": Rfactor,
+    "tensorize": Tensorize,
+}
+_NAMES = {c: name for name, c in STEPS.items()}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The algorithm rewrites that were applied (first line), then steps in order."""
+
+    steps: tuple[Step, ...] = ()
+    algorithm: tuple[str, ...] = ("direct",)
+
+
+def print_schedule(s: Schedule) -> str:
+    """One step a line: `split("C", "m", (14, 13))`; read back by `read_schedule`."""
+    lines = [f"algorithm({', '.join(map(repr, s.algorithm))})"]
+    for step in s.steps:
+        values = [getattr(step, f.name) for f in fields(step)]
+        while values and values[-1] == ():
+            values.pop()
+        lines.append(f"{_NAMES[type(step)]}({', '.join(map(repr, values))})")
+    return "\n".join(lines)
+
+
+def read_schedule(text: str) -> Schedule:
+    """The inverse of `print_schedule`. Raises ScheduleError naming the line that is not a step."""
+    algorithm: tuple[str, ...] = ("direct",)
+    steps: list[Step] = []
+    for number, line in enumerate(text.strip().splitlines(), 1):
+        try:
+            call = ast.parse(line.strip(), mode="eval").body
+            assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+            args = [ast.literal_eval(a) for a in call.args]
+            if call.func.id == "algorithm":
+                algorithm = tuple(args)
+            else:
+                steps.append(STEPS[call.func.id](*args))
+        except (SyntaxError, ValueError, AssertionError, KeyError, TypeError) as error:
+            known = ", ".join(STEPS)
+            raise ScheduleError(
+                f"expected a step such as split('C', 'm', (14,)), got {line.strip()!r}",
+                where=f"schedule line {number}",
+                hint=f"the steps are {known}",
+            ) from error
+    return Schedule(tuple(steps), algorithm)

@@ -1,0 +1,254 @@
+"""The meaning of every op that has an ONNX counterpart, against ONNX Runtime on its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from naru.dtypes import DTYPES, FROM_NUMPY, is_float
+from naru.ops.evaluate import evaluate
+from naru.ops.registry import Sample
+from tests.ops.test_ops import IDS, SAMPLES, build
+from tests.tensor_interp import tolerance
+
+Array = np.ndarray
+Call = tuple[str, list[Array | None], dict[str, Any]]
+Mapping = Callable[[Sample], Call]
+OPSET, IR_VERSION = 21, 10
+
+
+def plain(onnx_op: str) -> Mapping:
+    """The same operands and attributes."""
+    return lambda s: (onnx_op, list(s.inputs), dict(s.attrs))
+
+
+def moved(onnx_op: str, *names: str) -> Mapping:
+    """Attributes that ONNX takes as operands, in order."""
+
+    def call(s: Sample) -> Call:
+        attrs = dict(s.attrs)
+        extra = [np.array(attrs.pop(n), np.int64) if n in attrs else None for n in names]
+        return onnx_op, [*s.inputs, *extra], attrs
+
+    return call
+
+
+def nonzero_divisor(onnx_op: str) -> Mapping:
+    """ONNX Runtime traps where an integer is divided by 0, or the lowest one by -1."""
+
+    def call(s: Sample) -> Call:
+        a, b = s.inputs
+        assert b is not None
+        if b.dtype.kind in "iu" and np.isin(b, [0, -1]).any():
+            pytest.skip("not defined by ONNX")
+        attrs = dict(s.attrs)
+        if onnx_op == "Mod" and b.dtype.kind in "fV":
+            attrs["fmod"] = 1
+            if not s.attrs["fmod"]:
+                pytest.skip("floats have fmod only")
+        return onnx_op, [a, b], attrs
+
+    return call
+
+
+def cast(s: Sample) -> Call:
+    (x,) = s.inputs
+    assert x is not None
+    to = DTYPES[s.attrs["to"]]
+    if to.name == "bf16":
+        pytest.skip("numpy has no bfloat16")
+    if x.dtype.kind == "f" and to.kind in "iu":
+        # Out of range is not defined by ONNX.
+        info = np.iinfo(to.numpy)
+        inside = np.isfinite(x) & (x > max(info.min, -1e6)) & (x < min(info.max, 1e6))
+        x = np.where(inside, x, np.ones_like(x))
+    return "Cast", [x], {"to": to.onnx}
+
+
+def reduction(onnx_op: str) -> Mapping:
+    def call(s: Sample) -> Call:
+        axes = np.array(s.attrs["axes"], np.int64)
+        attrs = {"keepdims": int(s.attrs["keepdims"]), "noop_with_empty_axes": 1}
+        if not axes.size and onnx_op != "ReduceSum":
+            pytest.skip("without axes ONNX leaves out the elementwise part")
+        return onnx_op, [*s.inputs, axes], attrs
+
+    return call
+
+
+def arg(onnx_op: str) -> Mapping:
+    def call(s: Sample) -> Call:
+        x = s.inputs[0]
+        if x is not None and x.dtype.kind == "f" and np.isnan(x).any():
+            pytest.skip("ONNX does not say where a NaN is")
+        return onnx_op, list(s.inputs), {k: int(v) for k, v in s.attrs.items()}
+
+    return call
+
+
+def pad(s: Sample) -> Call:
+    pads = np.array(s.attrs["pads"], np.int64)
+    x = s.inputs[0]
+    assert x is not None
+    if x.dtype.kind == "b" or (pads.min() < 0 and s.attrs["mode"] != "constant"):
+        pytest.skip("not in ONNX Runtime")
+    value = np.array(s.attrs.get("value", 0), x.dtype)
+    return "Pad", [x, pads, value], {"mode": s.attrs["mode"]}
+
+
+def constant_of_shape(s: Sample) -> Call:
+    value = np.array([s.attrs["value"]], DTYPES[s.attrs["dtype"]].numpy)
+    tensor = helper.make_tensor("v", DTYPES[s.attrs["dtype"]].onnx, [1], value.tolist())
+    return "ConstantOfShape", [np.array(s.attrs["shape"], np.int64)], {"value": tensor}
+
+
+def slice_(s: Sample) -> Call:
+    parts = [
+        np.array(s.attrs[n], np.int64) for n in ("starts", "ends", "axes", "steps") if n in s.attrs
+    ]
+    return "Slice", [*s.inputs, *parts], {}
+
+
+def range_(s: Sample) -> Call:
+    return "Range", list(s.inputs), {}
+
+
+def gelu(s: Sample) -> Call:
+    return "Gelu", list(s.inputs), dict(s.attrs)
+
+
+def mod_attrs(s: Sample) -> Call:
+    return "IsInf", list(s.inputs), {k: int(v) for k, v in s.attrs.items()}
+
+
+def average_pool(s: Sample) -> Call:
+    return "AveragePool", list(s.inputs), dict(s.attrs)
+
+
+def one_hot(s: Sample) -> Call:
+    at, values = s.inputs
+    axis = s.attrs.get("axis", -1)
+    return "OneHot", [at, np.array(s.attrs["depth"]), values], {"axis": axis}
+
+
+def selu(s: Sample) -> Call:
+    return "Selu", list(s.inputs), {}
+
+
+def trilu(s: Sample) -> Call:
+    k = np.array(s.attrs.get("k", 0), np.int64)
+    return "Trilu", [*s.inputs, k], {"upper": s.attrs.get("upper", 1)}
+
+
+def reshape(s: Sample) -> Call:
+    return "Reshape", [*s.inputs, np.array(s.attrs["shape"], np.int64)], {"allowzero": 1}
+
+
+def cumsum(s: Sample) -> Call:
+    attrs = {k: v for k, v in s.attrs.items() if k != "axis"}
+    return "CumSum", [*s.inputs, np.array(s.attrs["axis"], np.int64)], attrs
+
+
+SAME_NAME = [
+    "neg", "abs", "exp", "log", "sqrt", "reciprocal", "sin", "cos", "tanh", "sigmoid", "erf",
+    "relu", "floor", "ceil", "round", "sign", "not", "softplus", "softsign", "elu", "celu",
+    "hard_sigmoid", "hard_swish", "mish", "add", "sub", "mul", "pow", "min", "max", "and", "or",
+    "xor", "equal", "less", "greater", "clip", "where", "identity", "transpose", "gather",
+    "gather_elements", "concat", "shape", "size", "softmax", "log_softmax", "conv", "leaky_relu",
+    "thresholded_relu", "bit_shift", "bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor",
+    "less_or_equal", "greater_or_equal", "layer_normalization", "batch_normalization",
+    "global_average_pool", "global_max_pool", "max_pool",
+]  # fmt: skip
+SPECIAL = {
+    "hard_swish": "HardSwish", "matmul": "MatMul", "isnan": "IsNaN", "prelu": "PRelu",
+    "less_or_equal": "LessOrEqual", "bit_shift": "BitShift",
+}  # fmt: skip
+
+
+def onnx_name(name: str) -> str:
+    return SPECIAL.get(name, "".join(part.capitalize() for part in name.split("_")))
+
+
+# Where ONNX Runtime does something else than numpy and the reference implementation of ONNX.
+DIFFERENT = {
+    "max_pool-10": "drops NaNs, depending on their position",
+    "reduce_max-9": "drops NaNs, depending on their position",
+    "reduce_min-9": "drops NaNs, depending on their position",
+    "clip-3": "replaces infinities without being asked to",
+    "clip-4": "replaces infinities without being asked to",
+    "clip-5": "replaces infinities without being asked to",
+    "conv-11": "refuses an empty result",
+    "one_hot-2": "refuses scalars",
+    "transpose-3": "refuses scalars",
+}
+TABLE: dict[str, Mapping] = {
+    **{name: plain(onnx_name(name)) for name in (*SAME_NAME, "matmul", "isnan", "prelu")},
+    "isinf": mod_attrs, "gelu": gelu, "selu": selu, "cast": cast, "pad": pad,
+    "div": nonzero_divisor("Div"), "mod": nonzero_divisor("Mod"),
+    "expand": moved("Expand", "shape"), "tile": moved("Tile", "repeats"), "reshape": reshape,
+    "slice": slice_, "range": range_, "constant_of_shape": constant_of_shape, "trilu": trilu,
+    "one_hot": one_hot, "cumsum": cumsum, "average_pool": average_pool,
+    "arg_max": arg("ArgMax"), "arg_min": arg("ArgMin"),
+    **{f"reduce_{n}": reduction("Reduce" + onnx_name(n)) for n in (
+        "sum", "mean", "max", "min", "prod", "sum_square", "l1", "l2", "log_sum", "log_sum_exp")},
+}  # fmt: skip
+
+
+def run_onnx(call: Call) -> Array:
+    """The op's first output by ONNX Runtime; skips where it has no kernel for the dtypes."""
+    op, arrays, attrs = call
+    names = ["" if a is None else f"x{k}" for k, a in enumerate(arrays)]
+    inputs = [
+        helper.make_tensor_value_info(n, DTYPES[FROM_NUMPY[a.dtype]].onnx, a.shape)
+        for n, a in zip(names, arrays, strict=True)
+        if a is not None
+    ]
+    node = helper.make_node(op, names, ["y"], **attrs)
+    output = helper.make_value_info("y", helper.make_tensor_type_proto(TensorProto.UNDEFINED, None))
+    output.ClearField("type")
+    graph = helper.make_graph([node], "g", inputs, [output])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error) or "is invalid" in str(error):
+            pytest.skip("no kernel for these dtypes")
+        raise
+    feed = {n: a for n, a in zip(names, arrays, strict=True) if a is not None}
+    return np.asarray(session.run(None, feed)[0])
+
+
+@pytest.mark.parametrize(("name", "k", "sample"), SAMPLES, ids=IDS)
+def test_against_onnxruntime(name: str, k: int, sample: Sample) -> None:
+    if f"{name}-{k}" in DIFFERENT:
+        pytest.skip(DIFFERENT[f"{name}-{k}"])
+    if name not in TABLE:
+        pytest.skip("no ONNX op")
+    if any(a is not None and a.dtype.kind == "V" for a in sample.inputs):
+        pytest.skip("numpy has no bfloat16")
+    call = TABLE[name](sample)
+    want = run_onnx(call)
+    # A mapping may have replaced an operand where ONNX does not define the result.
+    operands = sample.inputs if name == "one_hot" else tuple(call[1][: len(sample.inputs)])
+    (got,) = evaluate(
+        build(name, Sample(operands, sample.attrs)), [a for a in operands if a is not None]
+    )
+    assert got.shape == want.shape
+    dtype = FROM_NUMPY[got.dtype]
+    if not is_float(dtype):
+        np.testing.assert_array_equal(got, want)
+        return
+    bound = max(tolerance(dtype), 1e-5)
+    np.testing.assert_allclose(
+        got.astype(np.float64), want.astype(np.float64), rtol=bound, atol=bound
+    )

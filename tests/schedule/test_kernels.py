@@ -1,0 +1,79 @@
+"""Every op's kernel under its default schedule, run by the loop-IR interpreter, against its numpy
+meaning; for two register files, so that tiles, tails and masks differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import naru.ops  # noqa: F401
+from naru.dtypes import FROM_NUMPY
+from naru.errors import UnsupportedError
+from naru.ir.graph import Graph, Node, TensorType, make_constant, make_input
+from naru.ir.interp import run as interpret
+from naru.ir.simplify import index
+from naru.ops.registry import OPS, Sample, apply
+from naru.passes.choose_layout import choose_layout
+from naru.schedule.driver import pack
+from naru.schedule.kernels import Kernels
+from naru.targets import get_target
+
+CASES = [
+    pytest.param(op.name, sample, id=f"{op.name}-{k}")
+    for op in OPS.values()
+    if op.samples and (op.lower or op.opaque) and op.kind not in ("control", "view") and op.name != "constant"
+    for k, sample in enumerate(op.samples())
+]
+
+
+def group_of(name: str, sample: Sample) -> tuple[Graph, list[Node | None]]:
+    """The op as a graph over inputs of the sample's shapes."""
+    inputs: list[Node | None] = [
+        None
+        if a is None
+        else make_input(f"p{k}", TensorType(FROM_NUMPY[a.dtype], tuple(map(index, a.shape))))
+        for k, a in enumerate(sample.inputs)
+    ]
+    try:
+        root = apply(name, *inputs, **sample.attrs)
+    except UnsupportedError:  # it wants to know some integers at compile time
+        small = [a is not None and a.dtype.kind == "i" and a.size <= 8 for a in sample.inputs]
+        inputs = [
+            make_constant(a) if known and a is not None else n
+            for n, a, known in zip(inputs, sample.inputs, small, strict=True)
+        ]
+        root = apply(name, *inputs, **sample.attrs)
+    given = tuple(n for n in inputs if n is not None and n.op == "input")
+    return Graph("case", given, (root,), ("out",)), inputs
+
+
+@pytest.mark.parametrize("target", ["x86-64-avx512", "aarch64-neon"])
+@pytest.mark.parametrize(("name", "sample"), CASES)
+def test_kernel_matches_numpy(name: str, sample: Sample, target: str) -> None:
+    graph, inputs = group_of(name, sample)
+    pairs = zip(inputs, sample.inputs, strict=True)
+    arrays = [a for n, a in pairs if a is not None and n is not None and n.op == "input"]
+    (want,) = OPS[name].ref(sample.inputs, dict(sample.attrs))
+    plain = choose_layout(graph)
+    kernel = Kernels(get_target(target)).get(plain)
+    root = plain.outputs[0]
+    if root.op == "identity":  # a copy back to row-major order: its kernel alone is looked at
+        kernel = Kernels(get_target(target)).get(graph)
+        root = graph.outputs[0]
+    given = [
+        pack(a, n.type.layout).reshape([d.value for d in b.shape])  # type: ignore[union-attr]
+        for a, n, b in zip(arrays, graph.inputs, kernel.func.buffers, strict=False)
+    ]
+    out = np.full([d.value for d in kernel.func.buffers[-1].shape], 7).astype(want.dtype)  # type: ignore[union-attr]
+    sizes = [kernel.sizes.index(s) for s in kernel.sizes]
+    assert not sizes
+    interpret(kernel.func, [*(np.ascontiguousarray(g).copy() for g in given), out])
+    got = out.reshape(want.shape)
+    assert got.dtype == want.dtype
+    if want.dtype.kind in "fV":
+        close = {2: 2e-2, 4: 2e-5, 8: 1e-12}[want.dtype.itemsize]
+        np.testing.assert_allclose(
+            got.astype(np.float64), want.astype(np.float64), rtol=close, atol=close
+        )
+    else:
+        np.testing.assert_array_equal(got, want)

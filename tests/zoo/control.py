@@ -1,0 +1,366 @@
+"""Branches, loops, data-dependent shapes, functions, recurrent layers, external weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import external_data_helper
+
+from .build import add, add_text, between, constant, distinct, halves, text, weight
+
+N = ({"n": 1}, {"n": 4}, {"n": 33})
+
+
+def if_model() -> onnx.ModelProto:
+    """If whose branches read outer values and weights, and have bodies of different length."""
+    return text(
+        """(float[n,3] x, bool flip) => (float[n,3] y) {
+          doubled = Add(x, x)
+          chosen = If (flip) <
+            then_branch = yes () => (float[n,3] a) { t = Neg(doubled) a = Mul(t, w) },
+            else_branch = no () => (float[n,3] b) { b = Sub(doubled, x) }
+          >
+          y = Relu(chosen)
+        }""",
+        {"w": np.array([1.0, 2.0, -3.0], np.float32)},
+    )
+
+
+for taken in (True, False):
+    add(
+        f"if_model_{str(taken).lower()}",
+        if_model,
+        sizes=N,
+        values={"flip": constant(taken, np.bool_)},
+    )
+add_text(
+    "if_on_data",
+    # The condition is computed; the branches give different shapes.
+    """(float[n] x) => (float[m] y) {
+      total = ReduceSum <keepdims = 0> (x)
+      zero = Constant <value_float = 0.0> ()
+      positive = Greater(total, zero)
+      y = If (positive) <
+        then_branch = yes () => (float[p] a) { a = Concat <axis = 0> (x, x) },
+        else_branch = no () => (float[q] b) { b = Neg(x) }
+      >
+    }""",
+    sizes=N,
+)
+add_text(
+    "if_nested",
+    """(float[n] x, bool p, bool q) => (float[n] y) {
+      y = If (p) <
+        then_branch = outer_yes () => (float[n] a) {
+          a = If (q) <
+            then_branch = inner_yes () => (float[n] c) { c = Exp(x) },
+            else_branch = inner_no () => (float[n] d) { d = Neg(x) }
+          >
+        },
+        else_branch = outer_no () => (float[n] b) { b = Identity(x) }
+      >
+    }""",
+    sizes=({"n": 4}, {"n": 5}, {"n": 6}),
+)
+add_text(
+    "if_constant_condition",
+    """(float[n] x) => (float[n] y) {
+      yes = Constant <value = bool {1}> ()
+      y = If (yes) <
+        then_branch = a () => (float[n] u) { u = Neg(x) },
+        else_branch = b () => (float[n] v) { v = Exp(x) }
+      >
+    }""",
+    sizes=N,
+)
+
+
+def loop_model() -> onnx.ModelProto:
+    """A for loop: carried state, a scan output, and an outer value read inside."""
+    return text(
+        """(float[n] x, int64 trips) => (float[n] final, float[k,n] history) {
+          yes = Constant <value = bool {1}> ()
+          final, history = Loop (trips, yes, x) <
+            body = step (int64 i, bool go, float[n] state)
+                   => (bool more, float[n] next, float[n] seen) {
+              more = Identity(go)
+              half = Constant <value_float = 0.5> ()
+              scaled = Mul(state, half)
+              count = Cast <to = 1> (i)
+              moved = Add(scaled, count)
+              next = Add(moved, x)
+              seen = Neg(next)
+            }
+          >
+        }"""
+    )
+
+
+def while_model() -> onnx.ModelProto:
+    """A while loop: halve until all is below a limit; how many rounds depends on the data."""
+    return text(
+        """(float[n] x, float limit) => (float[n] final, float[k] sizes, int64 rounds) {
+          forever = Constant <value = int64 {1000}> ()
+          zero = Constant <value = int64 {0}> ()
+          first = ReduceMax <keepdims = 0> (x)
+          start = Greater(first, limit)
+          final, rounds, sizes = Loop (forever, start, x, zero) <
+            body = step (int64 i, bool go, float[n] state, int64 count)
+                   => (bool more, float[n] next, int64 counted, float size) {
+              half = Constant <value_float = 0.5> ()
+              next = Mul(state, half)
+              size = ReduceMax <keepdims = 0> (next)
+              more = Greater(size, limit)
+              one = Constant <value = int64 {1}> ()
+              counted = Add(count, one)
+            }
+          >
+        }"""
+    )
+
+
+for trips in (0, 1, 5):
+    add(f"loop_model_{trips}", loop_model, sizes=N, values={"trips": constant(trips)})
+add(
+    "while_model",
+    while_model,
+    sizes=N,
+    values={
+        "x": lambda rng, shape: rng.uniform(3, 90, shape).astype(np.float32),
+        "limit": constant(1.0, np.float32),
+    },
+)
+add(
+    "while_model_never_entered",
+    while_model,
+    sizes=({"n": 3},),
+    values={
+        "x": lambda rng, shape: -np.ones(shape, np.float32),
+        "limit": constant(1.0, np.float32),
+    },
+)
+add_text(
+    "loop_growing_state",
+    # The carried value is longer after each round.
+    """(float[n] x) => (float[m] y) {
+      three = Constant <value = int64 {3}> ()
+      yes = Constant <value = bool {1}> ()
+      y = Loop (three, yes, x) <
+        body = step (int64 i, bool go, float[p] state) => (bool more, float[q] next) {
+          more = Identity(go)
+          next = Concat <axis = 0> (state, x)
+        }
+      >
+    }""",
+    sizes=N,
+)
+add_text(
+    "loop_nested",
+    """(float[n] x, int64 trips) => (float[n] y) {
+      yes = Constant <value = bool {1}> ()
+      y = Loop (trips, yes, x) <
+        body = outer (int64 i, bool go, float[n] a) => (bool more, float[n] b) {
+          more = Identity(go)
+          b = Loop (i, go, a) <
+            body = inner (int64 j, bool go2, float[n] c) => (bool more2, float[n] d) {
+              more2 = Identity(go2)
+              t = Tanh(c)
+              d = Add(t, x)
+            }
+          >
+        }
+      >
+    }""",
+    sizes=N,
+    values={"trips": constant(4)},
+)
+add_text(
+    "loop_swaps_state",
+    # Fibonacci: the new first is the old second, so in-place update must not overwrite too early.
+    """(int64 trips, int64[n] a, int64[n] b) => (int64[n] p, int64[n] q) {
+      yes = Constant <value = bool {1}> ()
+      p, q = Loop (trips, yes, a, b) <
+        body = step (int64 i, bool go, int64[n] u, int64[n] v)
+               => (bool more, int64[n] s, int64[n] t) {
+          more = Identity(go)
+          s = Identity(v)
+          t = Add(u, v)
+        }
+      >
+    }""",
+    sizes=N,
+    values={"trips": constant(7), "a": between(0, 3), "b": between(0, 3)},
+)
+add_text(
+    "scan_cumulative",
+    """(float[n,3] x, float[3] start) => (float[3] final, float[n,3] sums) {
+      final, sums = Scan <
+        num_scan_inputs = 1,
+        body = step (float[3] state, float[3] row) => (float[3] next, float[3] seen) {
+          next = Add(state, row)
+          seen = Identity(next)
+        }
+      > (start, x)
+    }""",
+    sizes=N,
+)
+
+
+def nonzero_model() -> onnx.ModelProto:
+    """Where x is positive: coordinates and values; how many is known only afterwards."""
+    return text(
+        """(float[n,5] x) => (int64[k,2] coordinates, float[k] values, float total) {
+          zero = Constant <value_float = 0.0> ()
+          mask = Greater(x, zero)
+          found = NonZero(mask)
+          coordinates = Transpose <perm = [1, 0]> (found)
+          values = GatherND(x, coordinates)
+          total = ReduceSum <keepdims = 0> (values)
+        }"""
+    )
+
+
+add("nonzero_model", nonzero_model, sizes=N, values={"x": halves})
+add(
+    "nonzero_model_nothing_found",
+    nonzero_model,
+    sizes=({"n": 3},),
+    values={"x": lambda rng, shape: -np.ones(shape, np.float32)},
+)
+add_text(
+    "nonzero_then_gather",
+    """(float[n] x, float[n,4] table) => (float[k,4] y) {
+      found = NonZero(x)
+      first = Constant <value_ints = [0]> ()
+      rows = Squeeze(found, first)
+      y = Gather(table, rows)
+    }""",
+    sizes=N,
+    values={"x": lambda rng, shape: rng.integers(0, 2, shape).astype(np.float32)},
+)
+add_text(
+    "compress",
+    "(float[n,3] x, bool[n] keep) => (float[k,3] y) { y = Compress <axis = 0> (x, keep) }",
+    sizes=N,
+)
+add_text(
+    "unique_sorted",
+    "(int64[n] x) => (int64[k] y, int64[k] first, int64[n] inverse, int64[k] counts) "
+    "{ y, first, inverse, counts = Unique <sorted = 1> (x) }",
+    sizes=N,
+    values={"x": between(-3, 3)},
+)
+add_text(
+    "non_max_suppression",
+    "(float[1,n,4] boxes, float[1,2,n] scores) => (int64[k,3] y) "
+    "{ y = NonMaxSuppression(boxes, scores, most, overlap, least) }",
+    {
+        "most": np.array([3], np.int64),
+        "overlap": np.array([0.4], np.float32),
+        "least": np.array([0.1], np.float32),
+    },
+    sizes=({"n": 1}, {"n": 12}),
+    values={
+        "boxes": lambda rng, shape: rng.uniform(0, 1, shape).astype(np.float32),
+        "scores": lambda rng, shape: np.abs(distinct(rng, shape)) + np.float32(0.01),
+    },
+)
+
+
+def function_model() -> onnx.ModelProto:
+    """A local function with an attribute, called twice, that calls another; to be inlined.
+
+    The same inner name `t` occurs in each body and in the graph.
+    """
+    return text(
+        """(float[n] x) => (float[n] y, float[n] z) {
+          t = Abs(x)
+          y = zoo.scaled_gelu <scale = 2.0> (t)
+          u = zoo.scaled_gelu <scale = -0.5> (x)
+          z = Add(u, t)
+        }
+        <domain: "zoo", opset_import: ["" : 17, "zoo" : 1]>
+        scaled_gelu <scale> (a) => (b) {
+          t = zoo.gelu(a)
+          s = Constant <value_float: float = @scale> ()
+          b = Mul(t, s)
+        }
+        <domain: "zoo", opset_import: ["" : 17]>
+        gelu (a) => (b) {
+          root2 = Constant <value_float = 1.41421356> ()
+          t = Div(a, root2)
+          e = Erf(t)
+          one = Constant <value_float = 1.0> ()
+          f = Add(e, one)
+          g = Mul(a, f)
+          half = Constant <value_float = 0.5> ()
+          b = Mul(g, half)
+        }"""
+    )
+
+
+add("function_model", function_model, sizes=N)
+
+
+def external_data_model(folder: Path) -> Path:
+    """Writes `external.onnx` and its weights `external.bin`; returns the path of the model.
+
+    Two tensors share one file, the second at an offset.
+    """
+    model = text(
+        "(float[n,16] x) => (float[n,4] y) "
+        "{ h = MatMul(x, first) r = Relu(h) y = MatMul(r, second) }",
+        {"first": weight(16, 32), "second": weight(32, 4)},
+    )
+    external_data_helper.convert_model_to_external_data(
+        model, location="external.bin", size_threshold=0
+    )
+    path = folder / "external.onnx"
+    onnx.save_model(model, path)
+    return path
+
+
+RECURRENT = {
+    "w": weight(2, 4 * 6, 5),
+    "r": weight(2, 4 * 6, 6),
+    "b": weight(2, 8 * 6),
+}
+add_text(
+    "lstm_bidirectional",
+    "(float[t,n,5] x) => (float[t,2,n,6] y, float[2,n,6] h, float[2,n,6] c) "
+    '{ y, h, c = LSTM <hidden_size = 6, direction = "bidirectional"> (x, w, r, b) }',
+    RECURRENT,
+    sizes=({"t": 1, "n": 1}, {"t": 7, "n": 3}),
+    tolerance=1e-4,
+)
+add_text(
+    "lstm_initial_state",
+    "(float[t,n,5] x, float[1,n,6] h0, float[1,n,6] c0) => (float[t,1,n,6] y) "
+    '{ y = LSTM <hidden_size = 6> (x, w, r, "", "", h0, c0) }',
+    {"w": RECURRENT["w"][:1], "r": RECURRENT["r"][:1]},
+    sizes=({"t": 4, "n": 2},),
+    tolerance=1e-4,
+)
+for before in (0, 1):
+    add_text(
+        f"gru_linear_before_reset_{before}",
+        "(float[t,n,5] x) => (float[t,1,n,6] y, float[1,n,6] h) "
+        f"{{ y, h = GRU <hidden_size = 6, linear_before_reset = {before}> (x, w, r, b) }}",
+        {
+            "w": RECURRENT["w"][:1, :18],
+            "r": RECURRENT["r"][:1, :18],
+            "b": RECURRENT["b"][:1, :36],
+        },
+        sizes=({"t": 1, "n": 1}, {"t": 6, "n": 2}),
+        tolerance=1e-4,
+    )
+add_text(
+    "rnn_reverse",
+    "(float[t,n,5] x) => (float[t,1,n,6] y) "
+    '{ y = RNN <hidden_size = 6, direction = "reverse"> (x, w, r) }',
+    {"w": RECURRENT["w"][:1, :6], "r": RECURRENT["r"][:1, :6]},
+    sizes=({"t": 5, "n": 2},),
+    tolerance=1e-4,
+)

@@ -1,0 +1,3 @@
+"""The part of llvmlite that naru calls."""
+
+__version__: str
