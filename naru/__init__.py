@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from naru.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from naru.pipeline import compile  # noqa: A004
+    from naru.compiler import compile  # noqa: A004
     from naru.runtime.session import Model, load
     from naru.targets import Target
 
@@ -23,7 +23,7 @@ __all__ = ["Model", "Target", "__version__", "compile", "load"]
 
 # Loaded on first use, so that `import naru` is quick and running a bundle never loads the compiler.
 _HOMES = {
-    "compile": "naru.pipeline",
+    "compile": "naru.compiler",
     "load": "naru.runtime.session",
     "Model": "naru.runtime.session",
     "Target": "naru.targets",

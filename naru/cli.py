@@ -178,14 +178,14 @@ def compile_command(
 def _compile(source: Path, isa: str, precision: str, *, cache: bool) -> Model:
     from rich.console import Console
 
-    from naru import pipeline
+    from naru import compiler
     from naru.targets import get_target
 
     target = None if isa == "host" else get_target(isa)
     head = f"compiling {source.name} for {target.name if target else 'this machine'}"
     # Shown only where a person looks at it.
     with Console(stderr=True).status(head) as status:
-        return pipeline.compile(
+        return compiler.compile(
             source,
             target=target,
             precision=precision,
@@ -421,7 +421,7 @@ def _print_memory(memory: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
 
 
 def _kernel_table(kernels: Sequence[tuple[Any, Measured | None]], found: Explanation) -> Table:
-    title = f"{len(kernels)} kernels"
+    title = f"{len(kernels)} kernel{'s' * (len(kernels) != 1)}"
     if found.ns:
         title += f", {found.ns / 1e3:.1f} us on one thread"
         title += "".join(f", {name} = {size}" for name, size in found.sizes.items())

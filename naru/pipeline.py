@@ -9,28 +9,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from naru.artifact.bundle import Bundle, GoldenCase, make_bundle, pack_golden
-from naru.artifact.cache import Cache, compiler_version, make_key, open_cache
+from naru.artifact.cache import Cache
 from naru.artifact.link import link
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
 from naru.codegen.objects import compile_modules
 from naru.dtypes import DTYPES
-from naru.errors import NaruError
 from naru.frontend.onnx import read_onnx
 from naru.ir.expr import Var
 from naru.ir.graph import Graph, TensorType
 from naru.ir.simplify import evaluate, known
 from naru.ir.text_expr import print_expr
 from naru.ops.evaluate import evaluate as evaluate_graph
+from naru.options import Options, Progress
 from naru.passes.choose_layout import choose_layout
 from naru.passes.decompose import decompose
 from naru.passes.fold_batch_norm import fold_batch_norm
@@ -38,14 +36,12 @@ from naru.passes.fold_constants import fold_constants
 from naru.passes.fuse import fuse
 from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
-from naru.runtime.session import Model, load
 from naru.schedule.driver import Program, build_driver, pack
 from naru.schedule.kernels import Kernels
-from naru.targets import Target, get_target, host_target
+from naru.targets import Target
 from naru.version import VERSION
 
 ABI_VERSION = 1
-PRECISIONS = ("fp32", "strict")
 
 # Order matters; each line is one pass.
 PASSES = (
@@ -57,68 +53,6 @@ PASSES = (
     choose_layout,  # channels last, packed weights: types only
     fuse,  # nodes become kernels
 )
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user may choose; all of it decides the bundle's bytes."""
-
-    target: Target
-    precision: str = "fp32"
-
-
-def compile(  # noqa: A001
-    source: str | os.PathLike[str] | bytes,
-    *,
-    target: str | Target | None = None,
-    precision: str = "fp32",
-    cache: bool = True,
-    name: str | None = None,
-    on_progress: Progress | None = None,
-) -> Model:
-    """Compiles an ONNX model for a target (default: this CPU) and loads it.
-
-    source: a path, or the bytes of the file (then without external data).
-    precision: `fp32` (any algorithm within the class's error bound) or `strict` (bit-equal among
-    CPUs with fused multiply-add, and for every thread count). Equal for the time being.
-    Raises ModelError, UnsupportedError (all nodes at once) or TargetError.
-    """
-    if precision not in PRECISIONS:
-        raise NaruError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
-    options = Options(_target(target), precision)
-    store = open_cache() if cache else None
-    key = _bundle_key(source, options, name) if store else ""
-    if store and key:
-        path = store.path_of(key, check=False)
-        if path is not None:
-            # A damaged entry is made again below, and replaced.
-            with suppress(NaruError):
-                return load(path)
-    bundle = build(source, options, name, store, on_progress)
-    if store and key:
-        store.put(key, bytes(bundle.data))
-    return Model(bundle)
-
-
-def _target(target: str | Target | None) -> Target:
-    if target is None:
-        return host_target()
-    return get_target(target) if isinstance(target, str) else target
-
-
-def _bundle_key(source: str | os.PathLike[str] | bytes, options: Options, name: str | None) -> str:
-    """The cache key of a whole bundle; empty where external data make the file alone insufficient."""
-    try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError:
-        return ""
-    if b"external" in data or b"location" in data:
-        return ""  # weights may lie in other files: those are read anew each time
-    label = name or ("" if isinstance(source, bytes) else Path(source).stem)
-    digest = hashlib.sha256(data).digest()
-    return make_key("bundle", digest, repr(options), label, compiler_version())
 
 
 def lower_graph(g: Graph, target: Target, on_pass: Any = None) -> tuple[Graph, Program]:
@@ -192,7 +126,7 @@ def make_golden(g: Graph) -> GoldenCase:
     rng = np.random.Generator(np.random.PCG64(20260101))
     inputs = [sample_input(n.type, sizes, rng) for n in g.inputs]
     outputs = evaluate_graph(g, inputs, float64=True)
-    return GoldenCase("main", tuple(inputs), tuple(np.ascontiguousarray(o) for o in outputs))
+    return GoldenCase("main", tuple(inputs), tuple(np.asarray(o, order="C") for o in outputs))
 
 
 def sample_input(t: TensorType, sizes: dict[Var, int], rng: np.random.Generator) -> np.ndarray:
@@ -221,7 +155,8 @@ def make_manifest(
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     interface = {
         "plan": offsets["naru_plan"],
-        "dynamic": False,
+        "dynamic": program.pointers > 0,
+        "pointers": program.pointers,
         "inputs": [_tensor(n.attr("name"), n.type) for n in g.inputs],
         "outputs": [
             {**_tensor(name, n.type), "late": late}

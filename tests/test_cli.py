@@ -91,18 +91,18 @@ def model_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def fake_pipeline(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """`pipeline.compile` that notes its options and loads the tiny bundle."""
+def fake_compiler(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """`compiler.compile` that notes its options and loads the tiny bundle."""
     calls: list[dict[str, Any]] = []
 
     def fake(source: Path, **options: Any) -> Model:
         calls.append({"source": source, **options})
         return load(bundle)
 
-    module = types.ModuleType("naru.pipeline")
+    module = types.ModuleType("naru.compiler")
     module.compile = fake  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "naru.pipeline", module)
-    monkeypatch.setattr("naru.pipeline", module, raising=False)
+    monkeypatch.setitem(sys.modules, "naru.compiler", module)
+    monkeypatch.setattr("naru.compiler", module, raising=False)
     return calls
 
 
@@ -274,7 +274,7 @@ def test_run_damaged_bundle(capsys: pytest.CaptureFixture[str], bundle: Path) ->
 
 
 def test_compile(
-    capsys: pytest.CaptureFixture[str], model_file: Path, fake_pipeline: list[dict[str, Any]]
+    capsys: pytest.CaptureFixture[str], model_file: Path, fake_compiler: list[dict[str, Any]]
 ) -> None:
     out = model_file.with_name("out.naru")
     args = ("compile", model_file, "-o", out, "--isa", "avx2", "--precision", "strict")
@@ -282,14 +282,14 @@ def test_compile(
     assert code == cli.OK
     assert "2 kernels" in text
     assert "x: float32[N]" in text
-    (call,) = fake_pipeline
+    (call,) = fake_compiler
     assert call["target"].name == "x86-64-avx2"
     assert (call["precision"], call["cache"], call["source"]) == ("strict", False, model_file)
     assert np.array_equal(load(out)(VALUES), WANTED)
 
 
 def test_compile_by_default_and_json(
-    capsys: pytest.CaptureFixture[str], model_file: Path, fake_pipeline: list[dict[str, Any]]
+    capsys: pytest.CaptureFixture[str], model_file: Path, fake_compiler: list[dict[str, Any]]
 ) -> None:
     code, text, _ = run(capsys, "compile", model_file, "--json")
     assert code == cli.OK
@@ -297,10 +297,10 @@ def test_compile_by_default_and_json(
     assert report["output"] == str(model_file.with_suffix(".naru"))
     assert report["bytes"] == model_file.with_suffix(".naru").stat().st_size
     assert report["inputs"] == ["x: float32[N]"]
-    assert fake_pipeline[0]["cache"]
+    assert fake_compiler[0]["cache"]
 
 
-@pytest.mark.usefixtures("fake_pipeline")
+@pytest.mark.usefixtures("fake_compiler")
 def test_compile_refuses(capsys: pytest.CaptureFixture[str], model_file: Path) -> None:
     code, _, err = run(capsys, "compile", model_file, "--isa", "avx9")
     assert code == cli.USER_ERROR
@@ -316,7 +316,7 @@ def test_compile_refuses(capsys: pytest.CaptureFixture[str], model_file: Path) -
 # ---- verify ----
 
 
-@pytest.mark.usefixtures("fake_pipeline")
+@pytest.mark.usefixtures("fake_compiler")
 @pytest.mark.parametrize("against", ["onnxruntime", "reference"])
 def test_verify(capsys: pytest.CaptureFixture[str], model_file: Path, against: str) -> None:
     args = ("verify", model_file, "--against", against, "--dims", "N=7")
@@ -330,7 +330,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], model_file: Path, against: s
     assert report["outputs"][0]["shape"] == [7]
 
 
-@pytest.mark.usefixtures("fake_pipeline")
+@pytest.mark.usefixtures("fake_compiler")
 def test_verify_finds_a_difference(capsys: pytest.CaptureFixture[str], model_file: Path) -> None:
     text = """<ir_version: 8, opset_import: ["" : 17]>
         main (float[N] x) => (float[N] y) { y = Mul(x, x) }"""
@@ -341,7 +341,7 @@ def test_verify_finds_a_difference(capsys: pytest.CaptureFixture[str], model_fil
     assert run(capsys, "verify", model_file, "--tolerance", "1e9")[0] == cli.OK
 
 
-@pytest.mark.usefixtures("fake_pipeline")
+@pytest.mark.usefixtures("fake_compiler")
 def test_verify_samples(
     capsys: pytest.CaptureFixture[str], model_file: Path, tmp_path: Path
 ) -> None:
@@ -353,7 +353,7 @@ def test_verify_samples(
     assert "y (sample 1)" in out
 
 
-@pytest.mark.usefixtures("fake_pipeline")
+@pytest.mark.usefixtures("fake_compiler")
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [

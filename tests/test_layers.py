@@ -39,10 +39,12 @@ TOP = (
     "naru",
     "naru.__main__",
     "naru.cli",
+    "naru.compiler",
     "naru.demo",
     "naru.doctor",
     "naru.explain",
     "naru.inputs",
+    "naru.options",
     "naru.pipeline",
     "naru.verify",
 )
@@ -50,8 +52,9 @@ TOP = (
 # are, so they import only each other, numpy and the standard library.
 SLIM = (*LAYERS[0], "naru.runtime", "naru.artifact.bundle", "naru.artifact.cache")
 COMPILER_ONLY = ("llvmlite", "onnx", "torch", "sklearn", "triton")
-# A start-up path: `import naru` must not load the compiler, so these may import when called.
-MAY_BE_LAZY = ("naru", "naru.cli", "naru.__main__")
+# A start-up path: `import naru` and a cache hit must not load the compiler, so these may import
+# when called.
+MAY_BE_LAZY = ("naru", "naru.cli", "naru.compiler", "naru.__main__")
 
 
 def module_name(path: Path) -> str:

@@ -20,7 +20,7 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     source          {name, sha256?, ...}            options: {...}
     symbols         [{name, lo, hi, kind: "input" | "kernel"}], inputs first; a dim of an input
                     binds an input symbol, a kernel symbol gets its value during the run
-    entries         [{name, run, plan, dynamic, inputs, outputs, steps?}]
+    entries         [{name, run, plan, dynamic, inputs, outputs, steps?, pointers?}]
                     run, plan: offsets in `code` of the functions in abi.h;
                     inputs: [{name, dtype, shape: [int | symbol name]}];
                     outputs: [{name, dtype, shape: [int | formula text], late?}];
@@ -56,6 +56,7 @@ from naru.errors import BundleError
 from naru.runtime import _native
 
 FORMAT = 1
+_MAX_POINTERS = 65536  # slots for memory that the code allocates
 MAGIC = b"\x89NARU\r\n\x1a"
 ALIGN = 4096
 GOLDEN_ALIGN = 64
@@ -107,6 +108,7 @@ class Entry:
     outputs: tuple[TensorSpec, ...]
     dynamic: bool
     steps: tuple[str, ...]
+    pointers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,6 +561,7 @@ def _read_entry(reader: _Reader, symbols: Sequence[Symbol], code_size: int) -> E
         outputs,
         reader.flag("dynamic"),
         reader.texts("steps", required=False),
+        reader.number("pointers", 0, _MAX_POINTERS) if "pointers" in reader.value else 0,
     )
 
 

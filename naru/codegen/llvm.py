@@ -7,6 +7,7 @@ undefined when linked, writable, or dependent on an address.
 
 from __future__ import annotations
 
+from naru.codegen import llvm_tiles
 from naru.codegen.llvm_build import Code, Value
 from naru.codegen.llvm_stmt import body
 from naru.codegen.llvm_types import scalar_type
@@ -35,6 +36,7 @@ def emit_kernel(func: Func, target: Target) -> str:
         params.append(f"{scalar_type(size.dtype, target)} %s{i}")
     params += [f"{code.index} %tid", f"{code.index} %n"]
     body(code, func.body)
+    llvm_tiles.finish(code)
     code.block.end = "ret void"
     return module(code, f"define void @{func.name}({', '.join(params)}) nounwind")
 
@@ -46,7 +48,12 @@ def module(code: Code, head: str, declarations: tuple[str, ...] = ()) -> str:
         f'target datalayout = "{target.data_layout}"',
         f'target triple = "{target.triple}"',
         *declarations,
-        code.text(f'{head} "target-cpu"="{target.cpu}" "target-features"="{target.feature_string}"'),
+        code.text(f"{head} {attributes(target)}"),
         *code.metadata,
     ]
     return "\n".join(parts) + "\n"
+
+
+def attributes(target: Target) -> str:
+    """What LLVM may use in a function; `codegen.objects` adds the target's other attributes."""
+    return f'"target-cpu"="{target.cpu}" "target-features"="{target.feature_string}"'

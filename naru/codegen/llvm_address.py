@@ -1,8 +1,8 @@
 """Index arithmetic: polynomials over atoms, written with shared prefixes, and addresses from them.
 
 An index is a sum of integer multiples of products of atoms (Vars, loads, quotients, …). Terms of
-outer loops come first, so that `A[m0 + i, k]` becomes (A + m0·K) + k + i·K elements: the first sum is
-made outside the loop over k, the constant at the end is part of the instruction.
+outer loops come first, so that `A[m0 + i, k]` becomes (A + m0·K) + k + i·K elements: the first sum
+is made outside the loop over k, the constant at the end is part of the instruction.
 """
 
 from __future__ import annotations

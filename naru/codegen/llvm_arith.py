@@ -284,6 +284,4 @@ def reduce(r: Row, op: str, x: str) -> str:
 
 def some_lanes(r: Row, x: str, chosen: range) -> str:
     mask = ", ".join(f"i32 {i}" for i in chosen)
-    return r.put(
-        f"shufflevector {r.kind} {x}, {r.kind} poison, <{len(chosen)} x i32> <{mask}>"
-    )
+    return r.put(f"shufflevector {r.kind} {x}, {r.kind} poison, <{len(chosen)} x i32> <{mask}>")

@@ -2,21 +2,23 @@
 
 A region is a stretch of code whose blocks each dominate what follows in it: the function, a loop's
 body, a branch. Regions nest, and a value carries the depth of the region it was made in, so that
-index arithmetic is written to the outermost region where its operands exist (it has no effects), and
-found again by every later use there. Expressions are interned, so "the same" is `is`; what reads
-memory or a mutable Var is forgotten when that is written.
+index arithmetic, which has no effects, is written to the outermost region where its operands exist
+and found again by every later use there. Expressions are interned, so "the same" is `is`; what
+reads memory or a mutable Var is forgotten when that is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from naru.codegen.llvm_types import scalar_type, vector
+from naru.codegen.tile_registers import TileRegisters
 from naru.errors import IRError
 from naru.ir.expr import Const, Expr, Load, Shape, Var, children, with_children
-from naru.ir.loop import Alloc, Assign, Buffer, For, Func, Let, Stmt, Store, statements
+from naru.ir.loop import Alloc, Assign, Buffer, For, Func, Invoke, Let, Stmt, Store, statements
 from naru.ir.simplify import normal
 from naru.targets import Target
 
@@ -77,6 +79,7 @@ class Code:
         self.pointers: dict[Buffer, Value] = {}
         self.slots: dict[Var, str] = {}  # mutable Vars: address of their alloca
         self.unrolled: dict[Var, Const] = {}
+        self.tiles = TileRegisters()
         self.in_parallel = False
         self.metadata: list[str] = []
         # Index expressions as polynomials (llvm_address): products of atoms, and their multiples.
@@ -251,8 +254,16 @@ class Code:
         """The address of a buffer's first element."""
         found = self.pointers.get(buffer)
         if found is None:
-            raise IRError([f"{self.func.name}: buffer {buffer.name} is used before it is allocated"])
+            raise IRError([f"{self.func.name}: buffer {buffer.name} is used before its alloc"])
         return found
+
+    def storing(self, buffer: Buffer) -> AbstractContextManager[None]:
+        """What surrounds a store to a buffer: nothing in a kernel."""
+        return nullcontext()
+
+    def invoke(self, s: Invoke) -> None:
+        """Calls happen in drivers only."""
+        raise IRError([f"{self.func.name}: a kernel cannot invoke anything"])
 
     def splat(self, value: str, depth: int, kind: str, shape: Shape) -> str:
         """A scalar of LLVM type `kind` in every lane of one row of `shape`."""

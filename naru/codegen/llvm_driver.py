@@ -1,208 +1,268 @@
-"""The driver and the plan as LLVM: the functions of abi.h, which call kernels and the host.
+"""The driver: loop IR that calls kernels, as `void @run(ptr ctx, i64 tid, i64 n)` of abi.h.
 
-A driver's pointers come out of naru_ctx. Those of `io` are read again at each use, because set_io and
-alloc change them while it runs.
+Every thread of the run walks through the driver, so its conditions must not depend on the thread.
+A kernel is called by as many threads as its step asks for, stores and services by thread 0. Offsets
+of the context's fields are those of abi.h, whose structures depend on the width of a pointer alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
 
+from naru.codegen import llvm_address as address
 from naru.codegen.llvm import module
 from naru.codegen.llvm_build import MEMORY, Code, Value
 from naru.codegen.llvm_expr import value
 from naru.codegen.llvm_stmt import body
-from naru.codegen.llvm_types import memory_bytes, scalar_type
+from naru.codegen.llvm_types import scalar_type
 from naru.errors import IRError
-from naru.ir.expr import Const
+from naru.ir.expr import Const, Expr
 from naru.ir.loop import Buffer, Func, Invoke, Ref
+from naru.ir.simplify import bounds
 from naru.targets import Target
 
-# naru_ctx and naru_host of abi.h: byte offsets on a 64-bit target.
-CTX = {"host": 0, "weights": 8, "arena": 16, "io": 24, "dims": 32, "trace": 48, "error": 56}
-HOST = {"alloc": 8, "barrier": 16, "now": 24}
-NO_MEMORY = 2
+# "weights", "arena", "dims", "trace", or ("io", k), ("state", k): where a buffer of a driver lies
+Role: TypeAlias = str | tuple[str, int]
+NO_MEMORY = 2  # NARU_NO_MEMORY
+FIELDS = ("host", "weights", "arena", "io", "dims", "state", "trace")
+SERVICES = ("barrier", "set_io", "alloc", "fail", "mark")
 
 
 class Driver(Code):
-    """A driver being written. `roles` says which pointer of the context each buffer stands for."""
+    """A driver under construction: `%ctx`, `%tid64`, `%n64` are its parameters."""
 
     def __init__(
-        self, func: Func, target: Target, roles: Mapping[Buffer, str | tuple[str, int]]
+        self,
+        func: Func,
+        target: Target,
+        roles: Mapping[Buffer, Role],
     ) -> None:
         super().__init__(func, target, shared_memory=True)
         self.roles = roles
-        self.fields: dict[str, str] = {}
+        self.bytes = target.pointer_bits // 8
+        if self.index != "i64":
+            self.tid, self.n = (
+                self.put(f"trunc i64 {x} to {self.index}") for x in ("%tid64", "%n64")
+            )
+        else:
+            self.tid, self.n = "%tid64", "%n64"
+        self.first = self.put("icmp eq i64 %tid64, 0")
+        self.fields = {
+            name: self.put(f"load ptr, ptr {self.at('%ctx', i * self.bytes)}")
+            for i, name in enumerate(FIELDS)
+        }
+        for buffer, role in roles.items():
+            if isinstance(role, str):
+                if role not in FIELDS[1:]:
+                    raise IRError([f"{buffer.name}: unknown role {role!r}, one of {FIELDS[1:]}"])
+                self.pointers[buffer] = Value((self.fields[role],), 0)
 
-    def field(self, name: str) -> str:
-        """A pointer of the context that does not change during a run; read once, at entry."""
-        if name not in self.fields:
-            at, got = self.name(), self.name()
-            self.allocas.append(f"{at} = getelementptr i8, ptr %ctx, i64 {CTX[name]}")
-            self.allocas.append(f"{got} = load ptr, ptr {at}")
-            self.fields[name] = got
-        return self.fields[name]
+    # ---- addresses ----
+
+    def at(self, base: str, offset: int) -> str:
+        """base + offset bytes."""
+        return self.put(f"getelementptr i8, ptr {base}, {self.index} {offset}") if offset else base
+
+    def slot(self, table: str, k: int) -> str:
+        """Address of pointer k of a table of the context ("io", "state")."""
+        return self.at(self.fields[table], k * self.bytes)
+
+    @property
+    def error(self) -> str:
+        """Address of the error slot: four i64 after the pointers."""
+        return self.at("%ctx", -(-len(FIELDS) * self.bytes // 8) * 8)
+
+    def service(self, name: str) -> str:
+        """A function of the host."""
+        k = ("alloc", "barrier", "now").index(name)
+        return self.put(f"load ptr, ptr {self.at(self.fields['host'], 8 + k * self.bytes)}")
 
     def base(self, buffer: Buffer) -> Value:
-        """See Code.base."""
-        role = self.roles[buffer]
-        if isinstance(role, str):
-            return Value((self.field(role),), 0)
-        slot = self.put(f"getelementptr ptr, ptr {self.field('io')}, i64 {role[1]}")
-        return Value((self.put(f"load ptr, ptr {slot}"),), self.depth)
+        """Pointers of io and state are read at each use: set_io and alloc change them."""
+        role = self.roles.get(buffer)
+        if not isinstance(role, tuple):
+            return super().base(buffer)
+        return Value((self.put(f"load ptr, ptr {self.slot(*role)}"),), self.depth)
 
-    def address(self, ref: Ref) -> str:
-        """The address of a Ref."""
-        base = self.base(ref.buffer).text
-        if isinstance(ref.offset, Const) and not ref.offset.value:
-            return base
-        offset = value(self, ref.offset).text
-        return self.put(f"getelementptr i8, ptr {base}, i64 {offset}")
+    # ---- branches ----
+
+    @contextmanager
+    def only_if(self, cond: str, hint: str) -> Iterator[None]:
+        """What is written inside runs where the i1 `cond` holds."""
+        inside, after = self.new_block(hint), self.new_block("fi")
+        self.block.end = f"br i1 {cond}, label %{inside.label}, label %{after.label}"
+        self.enter(inside)
+        yield
+        self.leave().end = f"br label %{after.label}"
+        self.block = after
+
+    @contextmanager
+    def storing(self, buffer: Buffer) -> Iterator[None]:
+        """Memory that threads share is written by the first of them."""
+        if buffer not in self.roles:
+            yield
+            return
+        with self.only_if(self.first, "store"):
+            yield
+
+    # ---- calls ----
 
     def invoke(self, s: Invoke) -> None:
-        """A kernel call or a service."""
+        """Calls a kernel or a service."""
         if isinstance(s.callee, Func):
-            self.call(s.callee, s)
+            self._kernel(s, s.callee)
+        elif s.callee in SERVICES:
+            getattr(self, f"_{s.callee}")(s)
         else:
-            services = {
-                "barrier": self.barrier,
-                "set_io": self.set_io,
-                "alloc": self.alloc,
-                "fail": self.fail,
-                "mark": self.mark,
-            }
-            if s.callee not in services:
-                raise IRError([f"{s.callee}: there is no such service"])
-            services[s.callee](s)
+            raise IRError([f"unknown service {s.callee!r}, expected one of {SERVICES}"])
         self.forget((MEMORY,))
 
-    def call(self, kernel: Func, s: Invoke) -> None:
-        """Only the threads that take part enter; the kernel sees how many they are."""
-        args: list[str] = []
-        for a in s.args:
-            if isinstance(a, Ref):
-                args.append(f"ptr {self.address(a)}")
-            else:
-                args.append(f"{scalar_type(a.dtype, self.target)} {value(self, a).text}")
-        alone = isinstance(s.threads, Const) and s.threads.value == 1
-        if alone:
-            count = "1"
-        else:
-            wanted = value(self, s.threads).text
-            fewer = self.put(f"icmp slt i64 {wanted}, %n")
-            count = self.put(f"select i1 {fewer}, i64 {wanted}, i64 %n")
-        mine = self.put(f"icmp slt i64 %tid, {count}")
-        self.guarded(mine, f"call void @{kernel.name}({', '.join(args)}, i64 %tid, i64 {count})")
+    def _kernel(self, s: Invoke, callee: Func) -> None:
+        pointers = [self._address(a) for a in s.args if isinstance(a, Ref)]
+        sizes = [a for a in s.args if not isinstance(a, Ref)]
+        if len(pointers) != len(callee.buffers) or len(sizes) != len(callee.sizes):
+            raise IRError(
+                [
+                    f"invoke {callee.name}: expected {len(callee.buffers)} addresses and "
+                    f"{len(callee.sizes)} sizes, got {len(pointers)} and {len(sizes)}"
+                ]
+            )
+        args = [f"ptr {p}" for p in pointers]
+        for size, a in zip(callee.sizes, sizes, strict=True):
+            if a.dtype != size.dtype:
+                raise IRError([f"invoke {callee.name}: size {size.name} is {a.dtype}"])
+            args.append(f"{scalar_type(a.dtype, self.target)} {value(self, a).text}")
+        symbol, kind = callee.name, self.index
+        if isinstance(s.threads, Const) and s.threads.value == 1:
+            with self.only_if(self.first, "call"):
+                self.do(f"call void @{symbol}({', '.join([*args, f'{kind} 0', f'{kind} 1'])})")
+            return
+        wanted = value(self, s.threads).text
+        used = self.put(f"call {kind} @llvm.smin({kind} {wanted}, {kind} {self.n})")
+        takes_part = self.put(f"icmp slt {kind} {self.tid}, {used}")
+        with self.only_if(takes_part, "call"):
+            every = [*args, f"{kind} {self.tid}", f"{kind} {used}"]
+            self.do(f"call void @{symbol}({', '.join(every)})")
 
-    def guarded(self, condition: str, *lines: str) -> None:
-        """Instructions under a condition."""
-        then, after = self.new_block("call"), self.new_block("after")
-        self.block.end = f"br i1 {condition}, label %{then.label}, label %{after.label}"
-        then.lines += lines
-        then.end = f"br label %{after.label}"
-        self.block = after
+    def _address(self, ref: Ref) -> str:
+        p = address.poly(self, self.resolve(ref.offset))
+        for atom in address.atoms(p):
+            value(self, atom)
+        total = address.sum_value(self, p)
+        base = self.base(ref.buffer)
+        if total.text == "0":
+            return base.text
+        exact = "inbounds nuw " if bounds(self.resolve(ref.offset))[0] >= 0 else ""
+        return self.put(f"getelementptr {exact}i8, ptr {base.text}, {self.index} {total.text}")
 
-    def first(self) -> str:
-        """Is this thread 0?"""
-        return self.put("icmp eq i64 %tid, 0")
+    def _number(self, e: Expr | Ref) -> str:
+        """An argument of a service as i64."""
+        if isinstance(e, Ref):
+            raise IRError(["a service expected a number, got an address"])
+        kind, text = scalar_type(e.dtype, self.target), value(self, e).text
+        if kind == "i64" or isinstance(self.resolve(e), Const):
+            return text
+        return self.put(f"sext {kind} {text} to i64")
 
-    def host(self, name: str) -> str:
-        """A function pointer of the host's table."""
-        slot = self.put(f"getelementptr i8, ptr {self.field('host')}, i64 {HOST[name]}")
-        return self.put(f"load ptr, ptr {slot}")
+    def _place(self, e: Expr | Ref) -> int:
+        """The constant number of an output or a mark."""
+        found = self.resolve(e) if not isinstance(e, Ref) else e
+        if not isinstance(found, Const):
+            raise IRError(["a service expected a constant number as its first argument"])
+        return int(found.value)
 
-    def barrier(self, s: Invoke) -> None:
-        several = self.put("icmp sgt i64 %n, 1")
-        function = self.host("barrier")
-        self.guarded(several, f"call void {function}(ptr %ctx, i64 %tid, i64 %n)")
+    # ---- services ----
 
-    def set_io(self, s: Invoke) -> None:
-        k, ref = s.args
-        assert isinstance(k, Const)
-        assert isinstance(ref, Ref)
-        address = self.address(ref)
-        slot = self.put(f"getelementptr ptr, ptr {self.field('io')}, i64 {k.value}")
-        self.guarded(self.first(), f"store ptr {address}, ptr {slot}")
+    def _barrier(self, s: Invoke) -> None:
+        several = self.put("icmp sgt i64 %n64, 1")
+        with self.only_if(several, "barrier"):
+            self.do(f"call void {self.service('barrier')}(ptr %ctx, i64 %tid64, i64 %n64)")
 
-    def alloc(self, s: Invoke) -> None:
-        """io[k] = host memory; without memory the run ends with an error."""
-        k, size = s.args
-        assert isinstance(k, Const)
-        assert not isinstance(size, Ref)
-        count = value(self, size).text
-        function = self.host("alloc")
-        slot = self.put(f"getelementptr ptr, ptr {self.field('io')}, i64 {k.value}")
-        got = self.name()
-        self.guarded(
-            self.first(),
-            f"{got} = call ptr {function}(ptr %ctx, i64 {count})",
-            f"store ptr {got}, ptr {slot}",
-        )
-        self.barrier(s)
-        now = self.put(f"load ptr, ptr {slot}")
-        missing = self.put(f"icmp eq ptr {now}, null")
-        self.leave_if(missing, NO_MEMORY, str(k.value), count)
+    def _set_io(self, s: Invoke) -> None:
+        place, ref = s.args
+        if not isinstance(ref, Ref):
+            raise IRError(["set_io: expected an address as second argument"])
+        pointer = self._address(ref)
+        with self.only_if(self.first, "set"):
+            self.do(f"store ptr {pointer}, ptr {self.slot('io', self._place(place))}")
 
-    def leave_if(self, condition: str, code: int, a: str, b: str) -> None:
-        """error = (code, a, b), if there is none yet, and return."""
-        out, after = self.new_block("fail"), self.new_block("after")
-        self.block.end = f"br i1 {condition}, label %{out.label}, label %{after.label}"
-        self.block = out
-        error = self.put(f"getelementptr i8, ptr %ctx, i64 {CTX['error']}")
-        old = self.put(f"load i64, ptr {error}")
-        unset = self.put(f"icmp eq i64 {old}, 0")
-        first = self.put(f"and i1 {unset}, {self.first()}")
-        a_at, b_at = (self.put(f"getelementptr i64, ptr {error}, i64 {k}") for k in (1, 2))
-        self.guarded(
-            first, f"store i64 {a}, ptr {a_at}", f"store i64 {b}, ptr {b_at}",
-            f"store i64 {code}, ptr {error}",
-        )  # fmt: skip
+    def _alloc(self, s: Invoke) -> None:
+        k, size = self._place(s.args[0]), self._number(s.args[1])
+        with self.only_if(self.first, "alloc"):
+            made = self.put(f"call ptr {self.service('alloc')}(ptr %ctx, i64 {size})")
+            self.do(f"store ptr {made}, ptr {self.slot('io', k)}")
+            nothing = self.put(f"icmp eq ptr {made}, null")
+            with self.only_if(nothing, "exhausted"):
+                self._set_error((str(NO_MEMORY), str(k), size, "0"))
+        self._barrier(s)
+        got = self.put(f"load ptr, ptr {self.slot('io', k)}")
+        nothing = self.put(f"icmp eq ptr {got}, null")
+        with self.only_if(nothing, "stop"):
+            self._return()
+
+    def _fail(self, s: Invoke) -> None:
+        values = [self._number(a) for a in s.args]
+        self._set_error((*values, *("0",) * (4 - len(values))))
+        self._return()
+
+    def _set_error(self, values: tuple[str, ...]) -> None:
+        """The first failure stays."""
+        error = self.error
+        code = self.put(f"load i64, ptr {error}")
+        fresh = self.put(f"icmp eq i64 {code}, 0")
+        with self.only_if(fresh, "fail"):
+            for i, x in enumerate(values):
+                self.do(f"store i64 {x}, ptr {self.at(error, 8 * i)}")
+
+    def _return(self) -> None:
         self.block.end = "ret void"
-        self.block = after
+        self.block = self.new_block("unreachable")
 
-    def fail(self, s: Invoke) -> None:
-        code, a, b = s.args
-        assert isinstance(code, Const)
-        assert not isinstance(a, Ref)
-        assert not isinstance(b, Ref)
-        self.leave_if("true", int(code.value), value(self, a).text, value(self, b).text)
-
-    def mark(self, s: Invoke) -> None:
-        """trace[k] = now, by thread 0."""
-        (k,) = s.args
-        assert isinstance(k, Const)
-        slot = self.put(f"getelementptr i64, ptr {self.field('trace')}, i64 {k.value}")
-        function, got = self.host("now"), self.name()
-        self.guarded(
-            self.first(), f"{got} = call i64 {function}()", f"store i64 {got}, ptr {slot}"
-        )
+    def _mark(self, s: Invoke) -> None:
+        with self.only_if(self.first, "mark"):
+            now = self.put(f"call i64 {self.service('now')}()")
+            at = self.at(self.fields["trace"], 8 * self._place(s.args[0]))
+            self.do(f"store i64 {now}, ptr {at}")
 
 
 def emit_driver(
-    func: Func,
-    target: Target,
-    roles: Mapping[Buffer, str | tuple[str, int]],
-    kernels: Sequence[Func],
+    func: Func, target: Target, roles: Mapping[Buffer, Role], kernels: Sequence[Func]
 ) -> str:
-    """The module of a driver: naru_run_fn of abi.h. `kernels` are declared; the linker finds them."""
+    """The module of a driver, `void @name(ptr ctx, i64 tid, i64 n)`.
+
+    `roles` says where each of its buffers lies; `kernels` are declared, the linker finds them.
+    """
     code = Driver(func, target, roles)
+    for size in func.sizes:
+        raise IRError([f"{func.name}: a driver has no sizes besides its dims, found {size.name}"])
     body(code, func.body)
     code.block.end = "ret void"
-    declarations = tuple(f"declare hidden void @{k.name}({_signature(k, target)})" for k in kernels)
-    return module(code, f"define void @{func.name}(ptr %ctx, i64 %tid, i64 %n) nounwind", declarations)
-
-
-def _signature(k: Func, target: Target) -> str:
-    sizes = [scalar_type(s.dtype, target) for s in k.sizes]
-    return ", ".join(["ptr"] * len(k.buffers) + sizes + [scalar_type("index", target)] * 2)
+    head = f"define void @{func.name}(ptr %ctx, i64 %tid64, i64 %n64) nounwind"
+    return module(code, head, declarations(target, kernels))
 
 
 def emit_plan(func: Func, target: Target) -> str:
-    """The module of a plan: naru_plan_fn of abi.h. Its buffers are (dims, out)."""
+    """The module of a plan, `void @name(ptr dims, ptr out)`: its buffers are i64 arrays."""
     code = Code(func, target)
-    for buffer, name in zip(func.buffers, ("%dims", "%out"), strict=True):
-        assert memory_bytes(buffer.dtype) == 8
-        code.pointers[buffer] = Value((name,), 0)
+    code.in_parallel = True  # it has no threads
+    for i, buffer in enumerate(func.buffers):
+        code.pointers[buffer] = Value((f"%b{i}",), 0)
     body(code, func.body)
     code.block.end = "ret void"
-    return module(code, f"define void @{func.name}(ptr %dims, ptr %out) nounwind")
+    params = ", ".join(f"ptr noalias captures(none) %b{i}" for i in range(len(func.buffers)))
+    return module(code, f"define void @{func.name}({params}) nounwind")
+
+
+def declarations(target: Target, kernels: Sequence[Func]) -> tuple[str, ...]:
+    """`declare` lines of kernels."""
+    index = scalar_type("index", target)
+    out: list[str] = []
+    for kernel in kernels:
+        kinds = ["ptr"] * len(kernel.buffers)
+        kinds += [scalar_type(v.dtype, target) for v in kernel.sizes]
+        out.append(
+            f"declare hidden void @{kernel.name}({', '.join([*kinds, index, index])}) nounwind"
+        )
+    return tuple(out)

@@ -187,4 +187,3 @@ def to_memory(code: Code, x: str, dtype: str, shape: Shape) -> str:
     if dtype == "index" and code.index != "i64":
         return code.put(f"sext {vector(code.index, shape)} {x} to {vector('i64', shape)}")
     return x
-

@@ -39,9 +39,7 @@ class _Lanes:
 
     def choose(self, cond: str, a: str, b: str | int) -> str:
         other = self.number(b) if isinstance(b, int) else b
-        return self.code.put(
-            f"select {self.bit} {cond}, {self.word} {a}, {self.word} {other}"
-        )
+        return self.code.put(f"select {self.bit} {cond}, {self.word} {a}, {self.word} {other}")
 
     def as_float(self, bits: str) -> str:
         return self.code.put(f"bitcast {self.word} {bits} to {self.float}")

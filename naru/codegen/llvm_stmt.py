@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from naru.codegen import llvm_memory as memory
-from naru.codegen.llvm_build import Block, Code, Value
+from naru.codegen import llvm_tiles as tiles
+from naru.codegen.llvm_build import MEMORY, Block, Code, Value
 from naru.codegen.llvm_expr import access_operands, broadcast, value
 from naru.codegen.llvm_types import memory_bytes, memory_type, rows_of, scalar_type, vector
 from naru.errors import IRError
@@ -62,7 +63,7 @@ def _runs(code: Code, s: For) -> bool:
 
 
 def _counted(code: Code, s: For, start: str, stop: str, certain: bool) -> None:
-    """The test stands at the end of the body, and before the loop unless an iteration is certain."""
+    """The test stands at the end of the body, and before it unless an iteration is certain."""
     kind = scalar_type(s.var.dtype, code.target)
     before, inside = code.block, code.new_block(f"{_label(s.var.name)}.")
     after = code.new_block("end")
@@ -202,6 +203,9 @@ def _assign(code: Code, s: Assign) -> None:
 
 
 def _store(code: Code, s: Store) -> None:
+    if tiles.touches(code, s):
+        tiles.store(code, s)
+        return
     stored = tuple(code.resolve(i) for i in s.index)
     shape = _store_shape(code, s)
     for e in (s.value, *access_operands(code, s)):
@@ -210,8 +214,9 @@ def _store(code: Code, s: Store) -> None:
     mask = None
     if s.mask is not None:
         mask = Value(broadcast(code, code.resolve(s.mask), shape), code.depth)
-    memory.store(code, s.buffer, stored, shape, rows, mask)
-    code.forget((s.buffer, "memory"))
+    with code.storing(s.buffer):
+        memory.store(code, s.buffer, stored, shape, rows, mask)
+    code.forget((s.buffer, MEMORY))
 
 
 def _store_shape(code: Code, s: Store) -> Shape:
@@ -224,6 +229,9 @@ def _store_shape(code: Code, s: Store) -> Shape:
 
 def _alloc(code: Code, s: Alloc) -> None:
     buffer = s.buffer
+    if tiles.has_registers(code, buffer):
+        tiles.allocate(code, buffer)
+        return
     if buffer in code.pointers:
         return  # a loop comes by again; the contents are undefined either way
     size = known(prod(buffer.shape))
@@ -253,4 +261,3 @@ _EMIT: dict[type, Callable[[Code, Any], None]] = {
 def parameter(code: Code, var: Var, name: str) -> None:
     """Makes a parameter known as the value of a size."""
     code.learn(var, Value((name,), 0))
-

@@ -14,7 +14,7 @@ f16 and bf16 are computed in f32. Coefficients are minimax fits (Remez) made for
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from naru.codegen import math_double as double
 from naru.codegen.math_parts import SCALE, Arithmetic, as_float, bits, copy_sign, polynomial
@@ -112,14 +112,20 @@ def _log_edges(x: Term, result: Term) -> Term:
     return f.where(x > 0.0, result, at_most_zero)
 
 
+_TANH = (-0.33333316445350647, 0.13332544267177582, -0.0538475476205349, 0.02105071395635605,
+         -0.0062428489327430725)  # fmt: skip
+
+
 def _tanh(m: Arithmetic, x: Term) -> Term:
-    """tanh |x| = d / (d + 2) with d = exp(2|x|) - 1, computed without cancellation."""
+    """A polynomial near 0; else tanh |x| = d / (d + 2) with d = exp(2|x|) - 1."""
     y = f.minimum(f.absolute(x), 9.5) * 2.0
     _, k, r = _reduced(m, y)
     small = m.mad(m.mul(r, r), polynomial(m, r, _EXPM1), r)
     scale = SCALE["f32"](k)
     d = m.mad(scale, small, scale - 1.0)
-    return copy_sign(d / (d + 2.0), x)
+    square = x * x
+    near = m.mad(x * square, polynomial(m, square, _TANH), x)
+    return f.where(y > 1.1, copy_sign(d / (d + 2.0), x), near)
 
 
 _ERF_SMALL = (0.12837916612625122, -0.3761262893676758, 0.1128363236784935, -0.026856476441025734,
@@ -260,4 +266,4 @@ def _in_wide(a: Term, fn: Callable[..., Term], *others: Term) -> Expr:
     return f.cast(fn(*(f.cast(x, "f64") for x in (a, *others))), a.dtype).expr
 
 
-__all__: Sequence[str] = ("expansion", "exp_parts", "has_rounding")
+__all__ = ["exp_parts", "expansion", "has_rounding"]

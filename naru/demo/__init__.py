@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from naru.pipeline import compile as compile_model
+from naru.compiler import compile as compile_model
 from naru.runtime.session import Model
 
 FOLDER = Path(__file__).parent

@@ -35,12 +35,12 @@ def domain_of(node: NodeProto) -> str:
 
 @cache
 def find_schema(op: str, version: int, domain: str) -> defs.OpSchema | None:
-    """The standard's schema of an op at an opset, or None if it has no such op."""
+    """The standard's schema of an op at an opset, or None if it has no such op. (Deprecated ones
+    are as good as others: they say what the op means at that opset.)"""
     try:
-        schema = defs.get_schema(op, version, domain)
+        return defs.get_schema(op, version, domain)
     except defs.SchemaError:
         return None
-    return None if schema.deprecated else schema
 
 
 class _Coded(Protocol):

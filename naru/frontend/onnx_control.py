@@ -18,7 +18,8 @@ from naru.frontend.onnx_node import (
 )
 from naru.frontend.onnx_scope import Missing, Scope
 from naru.frontend.onnx_shapes import size_of
-from naru.ir.graph import Node, TensorType, get_output, make_input
+from naru.ir.graph import Attr, Node, TensorType, get_output, make_input
+from naru.ops.control import rounds_known
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
@@ -150,8 +151,11 @@ def _loop_node(
             )
     captures = inner.captures.values()
     body = c.importer.graph("body", (*inputs, *(i for _, i in captures)), results, names)
-    outer = (o for o, _ in captures)
-    return outputs_of(emit("loop", trip, cond, *carried, *outer, body=body, carried=len(carried)))
+    outer = [o for o, _ in captures]
+    attrs: dict[str, Attr] = {"body": body, "carried": len(carried)}
+    if len(results) > 1 + len(carried) and not rounds_known(trip, cond, body):
+        attrs["rounds"] = c.importer.symbols.fresh(f"{c.outputs[-1]}_rounds")
+    return outputs_of(emit("loop", trip, cond, *carried, *outer, **attrs))
 
 
 def scan(c: OnnxNode) -> Sequence[Node]:

@@ -336,16 +336,20 @@ def has_function(schema: defs.OpSchema) -> bool:
 def find_function(
     node: NodeProto, schema: defs.OpSchema, version: int, types: Sequence[bytes]
 ) -> bytes | None:
-    """The serialized body of an op for these operand types, in its newest form up to `version`."""
+    """The serialized body of an op for these operand types, None where the standard has none."""
     s = cast(WithFunctions, schema)
-    plain = [v for v in s.function_opset_versions if v <= version]
-    if plain:
-        return s.get_function_with_opset_version(max(plain))
-    rich = [v for v in s.context_dependent_function_opset_versions if v <= version]
-    if not rich:
+    if s.function_opset_versions:
+        return s.get_function_with_opset_version(_nearest(s.function_opset_versions, version))
+    if not s.context_dependent_function_opset_versions:
         return None
+    nearest = _nearest(s.context_dependent_function_opset_versions, version)
     content = node.SerializeToString()
-    return s.get_context_dependent_function_with_opset_version(max(rich), content, types) or None
+    return s.get_context_dependent_function_with_opset_version(nearest, content, types) or None
+
+
+def _nearest(versions: Sequence[int], wanted: int) -> int:
+    """The newest up to `wanted`, else the oldest: bodies say which opsets they are written in."""
+    return max((v for v in versions if v <= wanted), default=min(versions))
 
 
 def type_proto(t: TensorType) -> TypeProto:

@@ -6,7 +6,10 @@ so equal sizes are the same object, and `(4*i + j) // 4` with 0 ≤ j < 4 is `i`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from naru.ir.expr import (
     Binary,
@@ -14,9 +17,13 @@ from naru.ir.expr import (
     Const,
     Expr,
     Lanes,
+    Load,
+    Read,
     Select,
+    Unary,
     Var,
     children,
+    free_vars,
     walk,
     with_children,
 )
@@ -25,6 +32,9 @@ Monomial = tuple[Expr, ...]
 Poly = dict[Monomial, int]
 Interval = tuple[int, int]
 INF = 2**62
+LEAVES = (Const, Var, Lanes)
+LONG = 160  # characters of an order key; the rest of a longer one is hashed
+T = TypeVar("T")
 
 ZERO, ONE = Const(0), Const(1)
 TRUE, FALSE = Const(True, "bool"), Const(False, "bool")
@@ -35,28 +45,74 @@ def index(value: int | Expr) -> Expr:
     return Const(int(value)) if isinstance(value, int) else value
 
 
+# What is known of a node is remembered: an expression is a DAG, and a formula of nested maxima
+# would take exponential time without.
+_keys: WeakKeyDictionary[Expr, str] = WeakKeyDictionary()
+_intervals: WeakKeyDictionary[Expr, Interval] = WeakKeyDictionary()
+
+
+def _remembered(e: Expr, memo: WeakKeyDictionary[Expr, T], compute: Callable[[Expr], T]) -> T:
+    """compute(e), operands first and without recursion: compute finds them in the memo."""
+    found = memo.get(e)
+    stack = [e] if found is None else []
+    while stack:
+        x = stack[-1]
+        missing = [c for c in children(x) if not isinstance(c, LEAVES) and c not in memo]
+        if missing:
+            stack += missing
+        else:
+            found = memo[stack.pop()] = compute(x)
+    assert found is not None
+    return found
+
+
 def order_key(e: Expr) -> str:
-    """A text that orders atoms the same way in every process. Index expressions only (small)."""
+    """A text that orders atoms the same way in every process. Vars of one name: by age."""
+    if isinstance(e, Var):
+        return f"{e.name}~{e.serial:09d}"
+    return f"#{e.value}" if isinstance(e, Const) else _remembered(e, _keys, _order_key)
+
+
+def _order_key(e: Expr) -> str:
+    kind = e.op if isinstance(e, Binary) else _kind(e)
+    text = f"{kind}({','.join(map(order_key, children(e)))})"
+    if len(text) <= LONG:
+        return text
+    return f"{text[: LONG // 2]}{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+
+def _kind(e: Expr) -> str:
     match e:
-        case Const():
-            return f"#{e.value}"
-        case Var():
-            return f"{e.name}~"
-        case Binary():
-            return f"{e.op}({order_key(e.a)},{order_key(e.b)})"
+        case Unary():
+            return e.op
+        case Cast():
+            return e.dtype
+        case Load():
+            return e.buffer.name
+        case Read():
+            return e.tensor.name
         case _:
-            inner = ",".join(order_key(c) for c in children(e))
-            return f"{type(e).__name__}({inner})"
+            return type(e).__name__
 
 
 def to_poly(e: Expr) -> Poly:
     """e as a sum of integer multiples of products of atoms."""
-    if isinstance(e, Const):
-        return {(): int(e.value)} if e.value else {}
-    if isinstance(e, Binary) and e.dtype == "index" and e.op in ("add", "sub", "mul"):
-        a, b = to_poly(e.a), to_poly(e.b)
-        return _times(a, b) if e.op == "mul" else _plus(a, b, 1 if e.op == "add" else -1)
-    return {(e,): 1}
+    out: Poly = {}
+    stack = [(e, 1)]
+    while stack:
+        x, factor = stack.pop()
+        if isinstance(x, Const):
+            out[()] = out.get((), 0) + factor * int(x.value)
+        elif not isinstance(x, Binary) or x.dtype != "index" or x.op not in ("add", "sub", "mul"):
+            out[(x,)] = out.get((x,), 0) + factor
+        elif x.op != "mul":
+            stack += [(x.b, factor if x.op == "add" else -factor), (x.a, factor)]
+        elif isinstance(x.b, Const):
+            stack.append((x.a, factor * int(x.b.value)))
+        else:
+            for m, c in _times(to_poly(x.a), to_poly(x.b)).items():
+                out[m] = out.get(m, 0) + factor * c
+    return {m: c for m, c in out.items() if c}
 
 
 def _plus(a: Poly, b: Poly, sign: int = 1) -> Poly:
@@ -160,11 +216,13 @@ def floordiv(a: int | Expr, b: int | Expr) -> Expr:
     if isinstance(b, Const):
         if b.value == 1:
             return a
-        if isinstance(a, Const) and b.value:
+        if b.value == 0:
+            return Binary("floordiv", a, b)  # fails when it runs
+        if isinstance(a, Const):
             return Const(int(a.value) // int(b.value))
     q, r = _split(a, b)
     rest = from_poly(r)
-    if within(rest, b):
+    if rest is ZERO or within(rest, b):
         return from_poly(q)
     # A constant remainder is folded into the quotient only when that cannot change the floor.
     return add(from_poly(q), Binary("floordiv", rest, b)) if q else Binary("floordiv", rest, b)
@@ -176,10 +234,12 @@ def mod(a: int | Expr, b: int | Expr) -> Expr:
     if isinstance(b, Const):
         if b.value == 1:
             return ZERO
-        if isinstance(a, Const) and b.value:
+        if b.value == 0:
+            return Binary("mod", a, b)  # fails when it runs
+        if isinstance(a, Const):
             return Const(int(a.value) % int(b.value))
     rest = from_poly(_split(a, b)[1])
-    return rest if within(rest, b) else Binary("mod", rest, b)
+    return rest if rest is ZERO or within(rest, b) else Binary("mod", rest, b)
 
 
 def within(e: Expr, size: Expr) -> bool:
@@ -243,7 +303,13 @@ def select(cond: Expr, a: Expr, b: Expr) -> Expr:
 
 
 def bounds(e: Expr) -> Interval:
-    """An interval that holds e for every value of its Vars; (−INF, INF) where nothing is known."""
+    """An interval that holds e for every value of its Vars; (-INF, INF) where nothing is known."""
+    if isinstance(e, Const):
+        return int(e.value), int(e.value)
+    return _atom_bounds(e) if isinstance(e, Var) else _remembered(e, _intervals, _bounds)
+
+
+def _bounds(e: Expr) -> Interval:
     lo, hi = 0, 0
     for m, c in to_poly(e).items():
         a, b = 1, 1
@@ -319,7 +385,8 @@ def evaluate(e: Expr, values: Mapping[Var, int]) -> int:
     """The value of an index expression; every Var must be given."""
     result = substitute(e, {v: Const(int(x)) for v, x in values.items()})
     if not isinstance(result, Const):
-        raise ValueError(f"{order_key(result)} is not a constant")
+        missing = ", ".join(v.name for v in free_vars(result))
+        raise ValueError(f"not a constant: {missing or 'it depends on memory'}")
     return int(result.value)
 
 

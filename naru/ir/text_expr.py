@@ -688,4 +688,6 @@ EXPR_HANDLERS: Mapping[type[ast.expr], Callable[[ExprReader, Any, str | None], E
 
 def print_expr(e: Expr, want: str | None = None) -> str:
     """One expression on its own, for messages; variables get their names as they come."""
-    return ExprPrinter(Names()).text(e, want)
+    printer = ExprPrinter(Names())
+    with printer.statement(e):
+        return printer.text(e, want)

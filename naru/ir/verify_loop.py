@@ -36,11 +36,12 @@ from naru.ir.verify_expr import (
 
 @dataclass(frozen=True)
 class Context:
-    """What surrounds a statement. `ranges`: loop variables that take every value of an interval.
+    """What surrounds a statement. `vars`, `buffers`: what is alive now. `ranges`: loop variables
+    that take every value of an interval.
     `certain`: it runs whenever its loops do (no condition around it, no loop that is empty)."""
 
-    vars: frozenset[Var]
-    buffers: frozenset[Buffer]
+    vars: set[Var]
+    buffers: set[Buffer]
     ranges: Mapping[Var, Interval] = field(default_factory=dict[Var, Interval])
     certain: bool = True
     parallel: bool = False
@@ -305,8 +306,8 @@ class Verifier:
             self._report(1, check(self.func))
         params = self.func.params
         at = Context(
-            frozenset(p for p in params if isinstance(p, Var)),
-            frozenset(p for p in params if isinstance(p, Buffer)),
+            {p for p in params if isinstance(p, Var)},
+            {p for p in params if isinstance(p, Buffer)},
         )
         self._block(self.func.body, at)
         return self.problems
@@ -319,23 +320,39 @@ class Verifier:
                 self.problems.append(message)
 
     def _block(self, body: Sequence[Stmt], at: Context) -> None:
+        added: list[Var | Buffer] = []
         for s in body:
-            line = self.line_of[s]
-            if s in self.seen:
-                self._report(line, iter(("the statement is in the program twice",)))
-            self.seen.add(s)
-            for e in walk(*operands(s)):
-                for check in EXPR_CHECKS:
-                    self._report(line, check(e, at))
-            for check in STMT_CHECKS[type(s)]:
-                self._report(line, check(s, at))
-            self._inner(s, at)
-            at = _after(s, at)
+            self._statement(s, at)
+            made = _made(s)
+            if isinstance(made, Var) and made not in at.vars:
+                at.vars.add(made)
+                added.append(made)
+            elif isinstance(made, Buffer) and made not in at.buffers:
+                at.buffers.add(made)
+                added.append(made)
+        at.vars.difference_update(a for a in added if isinstance(a, Var))
+        at.buffers.difference_update(a for a in added if isinstance(a, Buffer))
+
+    def _statement(self, s: Stmt, at: Context) -> None:
+        line = self.line_of[s]
+        if s in self.seen:
+            self._report(line, iter(("the statement is in the program twice",)))
+        self.seen.add(s)
+        for e in walk(*operands(s)):
+            for check in EXPR_CHECKS:
+                self._report(line, check(e, at))
+        for check in STMT_CHECKS[type(s)]:
+            self._report(line, check(s, at))
+        self._inner(s, at)
 
     def _inner(self, s: Stmt, at: Context) -> None:
         match s:
             case For():
+                new = s.var not in at.vars
+                at.vars.add(s.var)
                 self._block(s.body, _in_loop(s, at))
+                if new:
+                    at.vars.discard(s.var)
             case While():
                 self._block(s.body, replace(at, certain=False))
             case If():
@@ -345,13 +362,11 @@ class Verifier:
                 pass
 
 
-def _after(s: Stmt, at: Context) -> Context:
-    """The context of the next statement of the block."""
+def _made(s: Stmt) -> Var | Buffer | None:
+    """What the statement brings into the rest of its block."""
     if isinstance(s, Let | Assign):
-        return replace(at, vars=at.vars | {s.var})
-    if isinstance(s, Alloc):
-        return replace(at, buffers=at.buffers | {s.buffer})
-    return at
+        return s.var
+    return s.buffer if isinstance(s, Alloc) else None
 
 
 def _in_loop(s: For, at: Context) -> Context:
@@ -363,7 +378,6 @@ def _in_loop(s: For, at: Context) -> Context:
     empty = both and bounds(sub(s.stop, s.start))[1] <= 0
     return replace(
         at,
-        vars=at.vars | {s.var},
         ranges=ranges,
         certain=at.certain and not empty,
         parallel=at.parallel or s.kind == "parallel",

@@ -1,6 +1,16 @@
 """Operators: importing this package fills the registry."""
 
-from naru.ops import contraction, control, elementwise, movement, norm, pooling, reduction, shape
+from naru.ops import (
+    contraction,
+    control,
+    elementwise,
+    movement,
+    norm,
+    pooling,
+    reduction,
+    shape,
+    trigonometry,
+)
 from naru.ops.evaluate import evaluate
 
 __all__ = [
@@ -13,4 +23,5 @@ __all__ = [
     "pooling",
     "reduction",
     "shape",
+    "trigonometry",
 ]

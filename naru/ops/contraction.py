@@ -6,6 +6,7 @@ Half floats are accumulated in f32 and rounded once.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -169,7 +170,7 @@ def window_count(op: str, size: Expr, kernel: Expr, stride: int, dilation: int) 
 
 
 def ref_conv(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
-    """One matrix product a kernel tap and group."""
+    """One matrix product an image and group, over the windows laid out as columns."""
     x, w = given(arrays), given(arrays, 1)
     strides, dilations, group = _settings(attrs, x.ndim - 2)
     kernel = w.shape[2:]
@@ -177,17 +178,19 @@ def ref_conv(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
         (s - d * (k - 1) - 1) // t + 1
         for s, k, t, d in zip(x.shape[2:], kernel, strides, dilations, strict=True)
     ]
-    xs = wide(x).reshape(x.shape[0], group, x.shape[1] // group, *x.shape[2:])
-    ws = wide(w).reshape(group, w.shape[0] // group, *w.shape[1:])
-    out = np.zeros((x.shape[0], group, ws.shape[1], *out_size), xs.dtype)
-    for tap in itertools.product(*map(range, kernel)):
-        window = tuple(
-            slice(k * d, k * d + (o - 1) * t + 1 if o else k * d, t)
-            for k, d, o, t in zip(tap, dilations, out_size, strides, strict=True)
-        )
-        part = xs[(slice(None), slice(None), slice(None), *window)]
-        taps = ws[(slice(None), slice(None), slice(None), *tap)]
-        out += np.einsum("ngc...,gmc->ngm...", part, taps, optimize=True)
+    channels, filters, taps = x.shape[1] // group, w.shape[0] // group, math.prod(kernel)
+    images = wide(x).reshape(x.shape[0], group, channels, *x.shape[2:])
+    rows = wide(w).reshape(group, filters, channels * taps)
+    columns = np.empty((group, channels, taps, *out_size), images.dtype)
+    out = np.empty((x.shape[0], group, filters, math.prod(out_size)), images.dtype)
+    for image, result in zip(images, out, strict=True):
+        for tap, at in enumerate(itertools.product(*map(range, kernel))):
+            window = tuple(
+                slice(k * d, k * d + (o - 1) * t + 1 if o else k * d, t)
+                for k, d, o, t in zip(at, dilations, out_size, strides, strict=True)
+            )
+            columns[:, :, tap] = image[(slice(None), slice(None), *window)]
+        np.matmul(rows, columns.reshape(group, channels * taps, result.shape[-1]), out=result)
     return (out.reshape(x.shape[0], w.shape[0], *out_size).astype(x.dtype),)
 
 

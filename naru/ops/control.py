@@ -147,7 +147,8 @@ def infer_if(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 
 def infer_loop(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """trip (or None), cond (or None), *carried, *captures; attrs body, carried (how many).
+    """trip (or None), cond (or None), *carried, *captures; attrs body, carried (how many) and,
+    where data decide how many rounds there are, rounds: the symbol that this number becomes.
 
     -> carried types, then scan outputs with a leading dim for the iterations."""
     trip, cond = optional(types, 0), optional(types, 1)
@@ -166,8 +167,15 @@ def infer_loop(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     scans = [o.type for o in body.outputs[1 + count :]]
     if not scans:
         return carried
-    trips = _trips(trip, cond, body)
+    rounds = attrs.get("rounds")
+    trips = rounds if isinstance(rounds, Var) else _trips(trip, cond, body)
     return (*carried, *(TensorType(t.dtype, (trips, *t.shape)) for t in scans))
+
+
+def rounds_known(trip: Node | None, cond: Node | None, body: Graph) -> bool:
+    """Does the number of rounds follow from dims alone?"""
+    value = trip.type.value if trip is not None else None
+    return bool(value) and _always(None if cond is None else cond.type, body)
 
 
 def _trips(trip: TensorType | None, cond: TensorType | None, body: Graph) -> Expr:
@@ -360,10 +368,9 @@ def ref_cumsum(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     wide = np.flip(wide, axis) if attrs.get("reverse") else wide
     out = np.cumsum(wide, axis, dtype=wide.dtype)
     if attrs.get("exclusive"):
-        first = np.zeros(
-            [1 if k == axis % x.ndim else n for k, n in enumerate(x.shape)], wide.dtype
-        )
-        out = np.take(np.concatenate([first, out], axis), np.arange(x.shape[axis]), axis)
+        shape = [1 if k == axis % x.ndim else n for k, n in enumerate(x.shape)]
+        whole = np.concatenate([np.zeros(shape, out.dtype), out], axis)
+        out = np.take(whole, range(x.shape[axis]), axis)
     out = np.flip(out, axis) if attrs.get("reverse") else out
     return (out.astype(x.dtype),)
 

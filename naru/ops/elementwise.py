@@ -299,7 +299,7 @@ def _np_shift(a: Array, b: Array, attrs: Attrs) -> Array:
 
 
 def _softplus(x: Term) -> Term:
-    return f.maximum(x, 0) + f.log(1 + f.exp(-f.absolute(x)))
+    return f.maximum(x, 0) + f.log1p(f.exp(-f.absolute(x)))
 
 
 def _gelu(x: Term, a: Attrs) -> Term:

@@ -120,8 +120,9 @@ def _outputs(
         else:
             outs = OPS[n.op].ref(arrays, attrs)
     if n.op == "bind_dim":
-        symbol = attrs["symbol"]
-        env[symbol] = int(outs[0])
+        env[attrs["symbol"]] = int(outs[0])
+    elif n.op == "loop" and attrs.get("rounds") is not None:
+        env[attrs["rounds"]] = len(outs[-1])
     _check(n, outs, env, float64)
     return tuple(_widened(a) for a in outs) if float64 else tuple(outs)
 
@@ -135,9 +136,9 @@ def _concrete(n: Node, env: Env, float64: bool) -> dict[str, Any]:
     """Attributes with index expressions replaced by numbers."""
     attrs: dict[str, Any] = dict(n.attrs)
     for name, value in attrs.items():
-        if not (n.op == "bind_dim" and name == "symbol"):
+        if (n.op, name) not in (("bind_dim", "symbol"), ("loop", "rounds")):
             attrs[name] = _number(value, env)
-    if float64 and n.op == "cast" and is_float(attrs["to"]):
+    if float64 and n.op == "cast" and attrs["to"] == "f32":  # narrower ones round, as they say
         attrs["to"] = "f64"
     return attrs
 

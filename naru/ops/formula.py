@@ -6,6 +6,8 @@ operand. For values of tensors only: index arithmetic is `naru.ir.simplify`'s.
 
 from __future__ import annotations
 
+import math
+
 from naru.dtypes import DTYPES, is_float
 from naru.ir.expr import Binary, Cast, Const, Expr, Select, Unary
 
@@ -121,6 +123,14 @@ def exp(x: Term) -> Term:
 
 def log(x: Term) -> Term:
     return unary("log", x)
+
+
+def log1p(x: Term) -> Term:
+    """log(1 + x) to a few ULP also where x is small: what 1 + x lost in rounding is put back as the
+    factor x / ((1 + x) - 1). (W. Kahan; needs arithmetic that is not reassociated.)"""
+    u = 1 + x
+    lost = where((u - 1).equals(0), x, log(u) * (x / (u - 1)))
+    return where(u.equals(math.inf), u, lost)
 
 
 def sqrt(x: Term) -> Term:

@@ -424,16 +424,12 @@ def lower_pad(e: Emit, n: Node, ins: Operands) -> Lowered:
             source = sub(i, b)
             low, high = known(b) != 0, known(p) != 0
             if mode == "constant":
-                inside = logical_and(inside, _at_least(source, 0) if low else TRUE)
+                inside = logical_and(inside, compare("ge", source, 0) if low else TRUE)
                 inside = logical_and(inside, compare("lt", source, d) if high else TRUE)
             where.append(_pad_index(source, d, str(mode), low, high))
         return select(inside, Read(x, tuple(where)), fill)
 
     return (e.stage(f"pad_{len(e.stages)}", n.type.shape, element),)
-
-
-def _at_least(i: Expr, least: int) -> Expr:
-    return compare("ge", i, least)
 
 
 def _pad_index(i: Expr, size: Expr, mode: str, low: bool, high: bool) -> Expr:

@@ -33,7 +33,7 @@ Ref: TypeAlias = Callable[[Arrays, Attrs], tuple[np.ndarray, ...]]
 class Emit:
     """Collects the stages of one TensorFunction while ops lower into it."""
 
-    stages: list[Stage] = field(default_factory=list)
+    stages: list[Stage] = field(default_factory=list[Stage])
 
     def _axes(self, prefix: str, extents: Sequence[Expr]) -> tuple[Axis, ...]:
         made = len(self.stages)
@@ -84,7 +84,7 @@ class Sample:
     """One test case: operands (None: left out) and attributes."""
 
     inputs: tuple[np.ndarray | None, ...]
-    attrs: Attrs = field(default_factory=dict)
+    attrs: Attrs = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)

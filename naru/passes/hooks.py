@@ -6,14 +6,17 @@ run(CPU, g, on_pass=every(verify, times, dump_to(folder)))
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from naru.errors import IRError
-from naru.ir.graph import Graph
+from naru.ir.graph import Graph, TensorType
 from naru.ir.text import print_graph
+from naru.ir.verify import check
+from naru.ops.registry import OPS
 from naru.passes.registry import OnPass, PassRun
-from naru.passes.verify_graph import verify_graph
 
 
 def every(*hooks: OnPass) -> OnPass:
@@ -30,9 +33,18 @@ def verify(run: PassRun) -> None:
     """The new graph is well-formed and has the interface of the old one."""
     if not run.changed:
         return
-    verify_graph(run.after)
+    check(run.after, infer=infer)
     if interface(run.before) != interface(run.after):
         raise IRError([f"the interface of graph {run.before.name} changed"])
+
+
+def infer(
+    op: str, types: Sequence[TensorType | None], attrs: Mapping[str, Any]
+) -> tuple[TensorType, ...]:
+    """The types that an op gives; those of a group are its body's. KeyError for an unknown op."""
+    if op == "group":
+        return tuple(n.type for n in attrs["body"].outputs)
+    return OPS[op].infer(types, attrs)
 
 
 def interface(g: Graph) -> tuple[object, ...]:

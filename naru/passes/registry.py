@@ -132,7 +132,7 @@ def get_pass(name: str) -> PassFunction:
     if name not in PASSES and name.isidentifier() and importlib.util.find_spec(module):
         importlib.import_module(module)
     if name not in PASSES:
-        raise IRError([f"unknown pass {name!r}; loaded are {', '.join(sorted(PASSES)) or 'none'}"])
+        raise IRError([f"unknown pass {name!r}: there is no naru/passes/{name}.py with a pass"])
     return PASSES[name]
 
 

@@ -152,6 +152,7 @@ class EntryProgram(_native.Program):
             len(entry.steps) + 1 if entry.name == "profile" else 0,
             threads or 0,
             _result_type(entry.outputs) if len(entry.outputs) > 1 else None,
+            entry.pointers,
         )
 
     def _convert(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Array, ...]:

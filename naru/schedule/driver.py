@@ -22,6 +22,8 @@ from naru.ops.registry import OPS
 from naru.schedule.kernels import Kernel, Kernels
 from naru.schedule.memory import Interval, bytes_of, place
 
+FIRST_ROUNDS = 16  # rounds of a loop that the memory of its scan outputs holds at first
+
 Role = str | tuple[str, int]  # "weights", "arena", "dims" or ("io", k)
 
 
@@ -53,6 +55,7 @@ class Step:
     arena: Storage | None = None
     extra: tuple[Storage, ...] = ()
     copies: tuple[Step, ...] = ()
+    allocs: list[tuple[int, Expr]] = field(default_factory=list)  # (pointer, bytes) before the step
 
 
 @dataclass(eq=False)
@@ -95,6 +98,7 @@ class Program:
     steps: tuple[tuple[str, str, tuple[str, ...]], ...]
     late: tuple[bool, ...]
     arena: Expr
+    pointers: int
     lets: tuple[tuple[Var, Expr], ...]
 
 
@@ -111,6 +115,8 @@ class _Builder:
         self.weight_bytes = 0
         self.lets: list[tuple[Var, Expr]] = []
         self.bounds: dict[Var, Expr] = {}
+        self.unbounded: set[Var] = set()
+        self.pointers = 0
         self.defined: list[Var] = []
         self.steps: list[tuple[str, str, tuple[str, ...]]] = []
         self.profiling = False
@@ -124,7 +130,7 @@ class _Builder:
             name = role if isinstance(role, str) else f"{role[0]}{role[1]}"
             shape: tuple[Expr, ...] = (Const(2**31 - 1),)
             if role == "dims":
-                shape = (Const(max(1, len(self.g.symbols) + len(self.bounds))),)
+                shape = (Const(max(1, len(self.g.symbols) + len(self.defined))),)
             self.buffers[key] = Buffer(f"{name}_{dtype}", dtype, shape, align=64)
         return self.buffers[key]
 
@@ -144,9 +150,24 @@ class _Builder:
         return e
 
     def new_storage(self, scope: Scope, t: TensorType, step: int) -> Storage:
-        made = Storage("arena", self.bounded(bytes_of(t)), step, step, scope=scope)
+        """A tensor's place: in the arena, or, when nothing bounds its size, at a pointer of its own
+        to memory that the host allocates while the model runs."""
+        size = self.bounded(bytes_of(t))
+        if any(v in self.unbounded for v in free_vars(size)):
+            return self.new_pointer(size)
+        made = Storage("arena", size, step, step, scope=scope)
         scope.storages.append(made)
         return made
+
+    def new_pointer(self, size: Expr) -> Storage:
+        slot = len(self.g.inputs) + len(self.g.outputs) + self.pointers
+        self.pointers += 1
+        return Storage(("io", slot), size)
+
+    def allocations(self, *made: Storage) -> list[tuple[int, Expr]]:
+        """What the step that writes these storages must allocate first."""
+        own = len(self.g.inputs) + len(self.g.outputs)
+        return [(s.role[1], s.size) for s in made if not isinstance(s.role, str) and s.role[1] >= own]
 
     def constant(self, n: Node) -> Storage:
         data = n.attr("data")
@@ -212,9 +233,14 @@ class _Builder:
             body = n.attr("body")
             assert isinstance(body, Graph)
             operands = tuple(self.use(scope, x) for x in n.inputs)
-            out = wanted.get(n) or self.new_storage(scope, n.type, step)
+            out = wanted.get(n)
+            allocs: list[tuple[int, Expr]] = []
+            if out is None:
+                out = self.new_storage(scope, n.type, step)
+                allocs = self.allocations(out)
             scope.where[n] = out
-            scope.steps.append(Step(n, self.kernels.get(body), operands, (out,)))
+            made = Step(n, self.kernels.get(body), operands, (out,), allocs=allocs)
+            scope.steps.append(made)
         elif n.op == "if":
             self.collect_if(scope, n)
         elif n.op == "loop":
@@ -227,6 +253,7 @@ class _Builder:
             raise UnsupportedError([f"{n.op}: the driver has no step for it"])
 
     results: dict[Node, tuple[Storage, ...]]
+    larger: dict[Storage, Storage | None]
 
     def copy_step(self, scope: Scope, source: Storage, out: Storage, t: TensorType) -> None:
         scope.steps.append(self.copy(source, out, t))
@@ -246,9 +273,10 @@ class _Builder:
         """A dim that a kernel found: read it and keep it."""
         symbol, bound = n.attr("symbol"), n.attr("bound")
         assert isinstance(symbol, Var)
-        if not isinstance(bound, Const | Binary | Var | Unary | Cast):
-            raise UnsupportedError([f"{n.op}: the size {symbol.name!r} has no upper bound"])
-        self.bounds[symbol] = self.bounded(bound)
+        if isinstance(bound, Const | Binary | Var | Unary | Cast):
+            self.bounds[symbol] = self.bounded(bound)
+        else:
+            self.unbounded.add(symbol)
         self.defined.append(symbol)
         count = self.use(scope, n.inputs[0])
         scope.where[n] = count
@@ -259,12 +287,13 @@ class _Builder:
         step = len(scope.steps)
         operands = tuple(self.use(scope, x) for x in n.inputs)
         results = tuple(self.new_storage(scope, t, step) for t in n.types)
+        allocs = self.allocations(*results)
         bodies: list[Scope] = []
         for name in ("then", "orelse"):
             g = n.attr(name)
             assert isinstance(g, Graph)
             bodies.append(self.collect(g, list(operands[1:]), list(results)))
-        self.finish_control(scope, n, operands, results, bodies)
+        self.finish_control(scope, n, operands, results, bodies).allocs = allocs
 
     def collect_loop(self, scope: Scope, n: Node) -> None:
         """Carried state lives in `results` while the loop runs; each round writes to a second set of
@@ -275,13 +304,19 @@ class _Builder:
         operands = tuple(
             Storage("arena", Const(0)) if x is None else self.use(scope, x) for x in n.inputs
         )
+        rounds = n.attr("rounds")
+        if isinstance(rounds, Var):
+            self.unbounded.add(rounds)
+            self.defined.append(rounds)
         results = tuple(self.new_storage(scope, t, step) for t in n.types)
         number = self.new_storage(scope, TensorType("i64", ()), step)
         going = self.new_storage(scope, TensorType("bool", ()), step)
         following = [self.new_storage(scope, t, step) for t in n.types[:carried]]
         going_next = self.new_storage(scope, TensorType("bool", ()), step)
+        # Where one round's slice of a scan output goes: its offset is known while the loop runs.
         slices = [
-            Storage("arena", bytes_of(x.type), scope=None) for x in body.outputs[1 + carried :]
+            Storage(whole.role, bytes_of(x.type))
+            for whole, x in zip(results[carried:], body.outputs[1 + carried :], strict=True)
         ]
         inputs = [number, going, *results[:carried], *operands[2 + carried :]]
         inner = self.collect(body, inputs, [going_next, *following, *slices])
@@ -289,7 +324,9 @@ class _Builder:
             self.copy(operands[2 + k], results[k], n.types[k]) for k in range(carried)
         ] + [self.copy(following[k], results[k], n.types[k]) for k in range(carried)]
         extra = (number, going, going_next, *slices)
-        self.finish_control(scope, n, operands, results, [inner], extra, tuple(copies))
+        growing = isinstance(rounds, Var)  # then emit_loop allocates the scan outputs
+        own = self.allocations(*(results[:carried] if growing else results), *following)
+        self.finish_control(scope, n, operands, results, [inner], extra, tuple(copies)).allocs = own
 
     def finish_control(
         self,
@@ -300,7 +337,7 @@ class _Builder:
         bodies: list[Scope],
         extra: tuple[Storage, ...] = (),
         copies: tuple[Step, ...] = (),
-    ) -> None:
+    ) -> Step:
         step = len(scope.steps)
         size: Expr = Const(0)
         for b in bodies:
@@ -310,12 +347,13 @@ class _Builder:
         scope.where[n] = results[0]
         self.results[n] = results
         scope.steps.append(Step(n, None, operands, results, tuple(bodies), arena, extra, copies))
+        return scope.steps[-1]
 
     # --- emitting --------------------------------------------------------------------------------------
 
     def program(self) -> Program:
         g = self.g
-        self.results, self.copies = {}, {}
+        self.results, self.copies, self.larger = {}, {}, {}
         inputs = [Storage(("io", k), bytes_of(n.type)) for k, n in enumerate(g.inputs)]
         late = self.late_outputs()
         outputs: list[Storage | None] = [
@@ -342,6 +380,7 @@ class _Builder:
             tuple(self.steps),
             tuple(late),
             top.total,
+            self.pointers,
             tuple(self.lets),
         )
 
@@ -402,6 +441,7 @@ class _Builder:
             if top and self.profiling:
                 out.append(Invoke("mark", (Const(len(self.steps)),)))
                 self.steps.append(self.describe(s))
+            out += [Invoke("alloc", (Const(k), size)) for k, size in s.allocs]
             out += self.emit_step(s)
         return out
 
@@ -429,12 +469,8 @@ class _Builder:
         assert s.node is not None
         symbol = s.node.attr("symbol")
         assert isinstance(symbol, Var)
-        position = self.symbols.index(symbol)
-        dims = self.buffer("dims", "i64")
-        return [
-            Let(symbol, Cast(self.element(s.operands[0], "i64"), "index")),
-            Store(dims, (Const(position),), Cast(symbol, "i64")),
-        ]
+        count = Cast(self.element(s.operands[0], "i64"), "index")
+        return [Let(symbol, count), self.remember(symbol)]
 
     def emit_if(self, s: Step) -> list[Stmt]:
         then, orelse = (tuple(self.emit_scope(b)) for b in s.scopes)
@@ -454,6 +490,13 @@ class _Builder:
             Const(True, "bool") if cond is None else self.element(s.operands[1], "bool")
         )
         start += [Assign(count, Const(0)), self.keep(going, "bool", more), Invoke("barrier", ())]
+        growing = isinstance(s.node.attr("rounds"), Var)
+        capacity = Var("capacity", mutable=True)
+        if growing:
+            start.append(Assign(capacity, Const(FIRST_ROUNDS)))
+            for k in range(len(slices)):
+                size = mul(FIRST_ROUNDS, self.slice_bytes(s, k))
+                start.append(self.allocate(s.results[carried + k], size))
         again: Expr = self.element(going, "bool")
         if trip is not None:
             limit = Cast(self.element(s.operands[0], "i64"), "index")
@@ -463,6 +506,7 @@ class _Builder:
             piece.offset = add(s.results[carried + k].at(), mul(now, self.slice_bytes(s, k)))
         body: list[Stmt] = [
             Let(now, count),
+            *(self.grow(s, capacity, now) if growing else []),
             self.keep(number, "i64", Cast(now, "i64")),
             Invoke("barrier", ()),
             *self.emit_scope(s.scopes[0]),
@@ -472,7 +516,44 @@ class _Builder:
             body += self.emit_step(c)
         body += [self.keep(going, "bool", self.element(going_next, "bool"))]
         body += [Assign(count, add(now, 1)), Invoke("barrier", ())]
-        return [*start, While(again, tuple(body))]
+        return [*start, While(again, tuple(body)), *(self.found(s, count) if growing else [])]
+
+    def found(self, s: Step, count: Var) -> list[Stmt]:
+        """The number of rounds becomes a dim."""
+        assert s.node is not None
+        rounds = s.node.attr("rounds")
+        assert isinstance(rounds, Var)
+        return [Let(rounds, count), self.remember(rounds)]
+
+    def allocate(self, s: Storage, size: Expr) -> Stmt:
+        assert not isinstance(s.role, str)
+        return Invoke("alloc", (Const(s.role[1]), size))
+
+    def grow(self, s: Step, capacity: Var, now: Var) -> list[Stmt]:
+        """Full scan outputs move to twice the memory."""
+        assert s.node is not None
+        carried = s.node.attr("carried")
+        assert isinstance(carried, int)
+        room = Var("room")
+        out: list[Stmt] = [Let(room, capacity), Assign(capacity, mul(room, 2))]
+        for k, whole in enumerate(s.results[carried:]):
+            used = Var(f"used{k}")
+            larger = self.larger.setdefault(whole, None) or self.new_pointer(Const(0))
+            self.larger[whole] = larger
+            out += [
+                Let(used, mul(room, self.slice_bytes(s, k))),
+                self.allocate(larger, mul(2, used)),
+                Invoke(self.kernels.copy_bytes().func, (self.ref(whole), self.ref(larger), used)),
+                Invoke("barrier", ()),
+                Invoke("set_io", (Const(whole.role[1]), self.ref(larger))),
+                Invoke("barrier", ()),
+            ]
+        return [If(Binary("eq", now, capacity), tuple(out))]
+
+    def remember(self, symbol: Var) -> Stmt:
+        """Writes a symbol's value where the host finds it."""
+        dims = self.buffer("dims", "i64")
+        return Store(dims, (Const(self.symbols.index(symbol)),), Cast(symbol, "i64"))
 
     def slice_bytes(self, s: Step, k: int) -> Expr:
         """Bytes of one round's slice of a scan output (slices lie next to each other)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from naru.dtypes import DTYPES
 from naru.ir.expr import Binary, Const, Expr, Unary, Var, walk
-from naru.ir.graph import Graph, Node, toposort
+from naru.ir.graph import Graph, Node, TensorType, make_input, toposort
 from naru.ir.loop import For, Func, If, statements
 from naru.ir.simplify import add, compare, floordiv, mul, prod, select
 from naru.ir.tensor import TensorFunction
@@ -49,6 +49,7 @@ class Kernels:
     target: Target
     fma: bool = True
     made: dict[Graph, Kernel] = field(default_factory=dict)
+    copier: Graph | None = None
 
     def get(self, body: Graph) -> Kernel:
         found = self.made.get(body)
@@ -56,14 +57,23 @@ class Kernels:
             found = self.made[body] = self.make(body, f"k{len(self.made)}_{label(body)}")
         return found
 
+    def copy_bytes(self) -> Kernel:
+        """A kernel that copies n bytes; for the driver's own use."""
+        n = Var("n")
+        plain = TensorType("u8", (n,))
+        if self.copier is None:
+            given = make_input("p0", plain)
+            out = Node("identity", (given,), (), (plain,))
+            self.copier = Graph("copy_bytes", (given,), (out,), ("out",))
+        return self.get(self.copier)
+
     def make(self, body: Graph, name: str) -> Kernel:
         tf = group_function(body, name)
         ops = tuple(n.op for n in toposort(*body.outputs) if n.op not in ("input", "constant"))
         if tf.opaque is not None:
             func, text = read_func(tf.opaque), "by hand"
             func = Func(name, func.params, func.body)
-            named = {v.name: v for v in tf.symbols()}
-            sizes = tuple(named[v.name] for v in func.sizes)
+            sizes = tf.symbols()  # the text lists them in this order
         else:
             tf, func, text = self.lower(prepare(tf), name)
             sizes = func.sizes

@@ -479,33 +479,32 @@ class Lowering:
         space = get_instruction(step).space
         sums = buffer if space == "stack" else replace(buffer, name=f"{buffer.name}_sum", space=space)
 
-        def open_lanes(e: Env) -> tuple[Env, Loops]:
-            loops = Loops(*(_lane(x, e) for x in (step.m, step.n, step.k)))
-            value = {**e.value, step.m: loops.m.var, step.n: loops.n.var, step.k: loops.k.var}
-            return replace(e, value=value), loops
+        def open_tile(e: Env) -> tuple[Env, Grid]:
+            grid = Grid(_lane(step.m, e), _lane(step.n, e))
+            value = {**e.value, step.m: grid.rows.var, step.n: grid.columns.var}
+            return replace(e, value=value), grid
 
         def place(e: Env) -> tuple[Expr, ...]:
             return tuple(self.position(nest, a.var.name, e) for a in stage.axes)
 
-        def tile(e: Env, loops: Loops, of: Buffer) -> Expr:
-            return vectorize(Load(of, place(e)), Grid(loops.m, loops.n))
-
         def start(e: Env) -> list[Stmt]:
-            e = replace(e, extent={**e.extent, step.k: Const(1)})  # not open yet, and not used
-            e, loops = open_lanes(e)
-            return [self.store(sums, place(e), stage.start, Grid(loops.m, loops.n))]
+            e, grid = open_tile(e)
+            return [self.store(sums, place(e), stage.start, grid)]
 
         def update(e: Env) -> list[Stmt]:
-            e, loops = open_lanes(e)
+            e, grid = open_tile(e)
+            k = _lane(step.k, e)
+            e = replace(e, value={**e.value, step.k: k.var})
             value = self.scalar_value(stage.value, self.substitution(nest, e, origin))
-            a, b = match_product(step, value, buffer.dtype, loops)
-            new = Call("dot", (a, b, tile(e, loops, sums)))
-            return [self.store(sums, place(e), new, Grid(loops.m, loops.n))]
+            loops = Loops(grid.rows, grid.columns, k)
+            a, b = match_product(step, value, sums.dtype, loops)
+            old = vectorize(Load(sums, place(e)), grid)
+            return [self.store(sums, place(e), Call("dot", (a, b, old)), grid)]
 
         def finish(e: Env) -> list[Stmt]:
-            e = replace(e, extent={**e.extent, step.k: Const(1)})
-            e, loops = open_lanes(e)
-            return [self.store(buffer, place(e), tile(e, loops, sums), Grid(loops.m, loops.n))]
+            e, grid = open_tile(e)
+            total = vectorize(Load(sums, place(e)), grid)
+            return [self.store(buffer, place(e), total, grid)]
 
         body = [
             *self.open_loops(nest, spatial, env, start),

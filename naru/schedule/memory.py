@@ -52,29 +52,41 @@ def place(buffers: Sequence[Interval], prefix: str = "at") -> Placement:
     """Offsets by the formula above; where all sizes are constant, holes are filled too."""
     order = sorted(range(len(buffers)), key=lambda k: (-hint(buffers[k].size), buffers[k].start, k))
     offsets: dict[int, Expr] = {}
+    below: dict[int, set[int]] = {}  # buffers that a buffer is certainly above
     lets: list[tuple[Var, Expr]] = []
     total: Expr = Const(0)
     for k in order:
         b = buffers[k]
-        alive = [
-            (offsets[j], buffers[j].size)
-            for j in order
-            if j in offsets and buffers[j].start <= b.end and b.start <= buffers[j].end
+        near = [
+            j for j in offsets if buffers[j].start <= b.end and b.start <= buffers[j].end
         ]
-        at = _lowest(b.size, alive)
+        top = [j for j in near if not any(j in below[i] for i in near)]
+        at = _lowest(
+            b.size,
+            [(offsets[j], buffers[j].size) for j in near],
+            [(offsets[j], buffers[j].size) for j in top],
+        )
+        below[k] = set()
         if known(at) is None:
+            below[k] = set(near).union(*(below[j] for j in near))
             lets.append((Var(f"{prefix}{k}", hi=INF), at))
             at = lets[-1][0]
         offsets[k] = at
-        total = maximum(total, add(at, b.size))
+    for k in offsets:
+        if not any(k in below[j] for j in offsets):
+            total = maximum(total, add(offsets[k], buffers[k].size))
     if known(total) is None:
         lets.append((Var(f"{prefix}_bytes", hi=INF), total))
         total = lets[-1][0]
     return Placement(tuple(offsets[k] for k in range(len(buffers))), total, tuple(lets))
 
 
-def _lowest(size: Expr, alive: list[tuple[Expr, Expr]]) -> Expr:
-    """The lowest offset that clears what is alive: a hole if all is constant, else above everything."""
+Placed = tuple[Expr, Expr]  # offset, size
+
+
+def _lowest(size: Expr, alive: list[Placed], top: list[Placed]) -> Expr:
+    """The lowest offset that clears what is alive: a hole if all is constant, else above `top`, those
+    of them that no other one is above."""
     fixed = [(known(o), known(s)) for o, s in alive]
     constant = [(o, s) for o, s in fixed if o is not None and s is not None]
     needed = known(size)
@@ -86,6 +98,6 @@ def _lowest(size: Expr, alive: list[tuple[Expr, Expr]]) -> Expr:
             at = max(at, o + s)
         return Const(at)
     out: Expr = Const(0)
-    for o, s in alive:
+    for o, s in top:
         out = maximum(out, add(o, s))
     return out

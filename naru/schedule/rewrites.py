@@ -7,13 +7,14 @@ become one. What is left is the result's stage and the reductions it needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from naru.errors import ScheduleError
 from naru.ir.expr import Const, Expr, Read, Var, children, walk, with_children
 from naru.ir.graph import Layout
-from naru.ir.simplify import ceildiv, floordiv, free_of, mod, mul, normal, substitute
+from naru.ir.simplify import add, ceildiv, floordiv, free_of, mod, mul, normal, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 
 T = TypeVar("T")
@@ -382,3 +383,40 @@ def at_size(tf: TensorFunction, symbol: Var, size: int) -> TensorFunction:
         stages=stages,
         outputs=tuple(tensors[t] for t in tf.outputs),
     )
+
+
+def join_dims(tf: TensorFunction, tensor: Tensor) -> TensorFunction:
+    """The last two dims of an input count as one: the same memory, another shape. A layout with a
+    block so becomes a matrix whose rows a matrix instruction takes as they are."""
+    shape = (*tensor.shape[:-2], mul(tensor.shape[-2], tensor.shape[-1]))
+    joined = Tensor(tensor.name, tensor.dtype, shape)
+
+    def read(r: Read) -> Expr:
+        if r.tensor is not tensor:
+            return r
+        last = add(mul(r.index[-2], tensor.shape[-1]), r.index[-1])
+        return Read(joined, (*r.index[:-2], last))
+
+    inputs = tuple(joined if t is tensor else t for t in tf.inputs)
+    return replace(tf, inputs=inputs, stages=map_stages(tf, read))
+
+
+def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunction:
+    """The rewrites that a schedule's first line names, of a prepared function: "direct" is none,
+    "copy A" is `copy_operand`, "join B" is `join_dims`. ScheduleError names what is not known."""
+    for line in algorithm:
+        word, _, name = line.partition(" ")
+        if line == "direct":
+            continue
+        tensor = next((t for t in tf.inputs if t.name == name), None)
+        if word not in ("copy", "join") or tensor is None:
+            raise ScheduleError(
+                f"algorithm({line!r}): there is no such rewrite of {tf.name!r}",
+                hint="'direct', 'copy INPUT' or 'join INPUT'",
+            )
+        if word == "join":
+            tf = join_dims(tf, tensor)
+            continue
+        user = next(s for s in tf.stages if s.combine and tensor in [r.tensor for r in reads(s.value)])
+        tf = copy_operand(tf, user, tensor, "A")
+    return tf

@@ -114,20 +114,8 @@ def slice_(s: Sample) -> Call:
     return "Slice", [*s.inputs, *parts], {}
 
 
-def range_(s: Sample) -> Call:
+def range_of_values(s: Sample) -> Call:
     return "Range", list(s.inputs), {}
-
-
-def gelu(s: Sample) -> Call:
-    return "Gelu", list(s.inputs), dict(s.attrs)
-
-
-def mod_attrs(s: Sample) -> Call:
-    return "IsInf", list(s.inputs), {k: int(v) for k, v in s.attrs.items()}
-
-
-def average_pool(s: Sample) -> Call:
-    return "AveragePool", list(s.inputs), dict(s.attrs)
 
 
 def one_hot(s: Sample) -> Call:
@@ -155,6 +143,7 @@ def cumsum(s: Sample) -> Call:
 
 
 SAME_NAME = [
+    "tan", "atan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh",
     "neg", "abs", "exp", "log", "sqrt", "reciprocal", "sin", "cos", "tanh", "sigmoid", "erf",
     "relu", "floor", "ceil", "round", "sign", "not", "softplus", "softsign", "elu", "celu",
     "hard_sigmoid", "hard_swish", "mish", "add", "sub", "mul", "pow", "min", "max", "and", "or",
@@ -188,11 +177,12 @@ DIFFERENT = {
 }
 TABLE: dict[str, Mapping] = {
     **{name: plain(onnx_name(name)) for name in (*SAME_NAME, "matmul", "isnan", "prelu")},
-    "isinf": mod_attrs, "gelu": gelu, "selu": selu, "cast": cast, "pad": pad,
+    "isinf": plain("IsInf"), "gelu": plain("Gelu"), "selu": selu, "cast": cast, "pad": pad,
     "div": nonzero_divisor("Div"), "mod": nonzero_divisor("Mod"),
     "expand": moved("Expand", "shape"), "tile": moved("Tile", "repeats"), "reshape": reshape,
-    "slice": slice_, "range": range_, "constant_of_shape": constant_of_shape, "trilu": trilu,
-    "one_hot": one_hot, "cumsum": cumsum, "average_pool": average_pool,
+    "slice": slice_, "range": range_of_values, "constant_of_shape": constant_of_shape,
+    "trilu": trilu,
+    "one_hot": one_hot, "cumsum": cumsum, "average_pool": plain("AveragePool"),
     "arg_max": arg("ArgMax"), "arg_min": arg("ArgMin"),
     **{f"reduce_{n}": reduction("Reduce" + onnx_name(n)) for n in (
         "sum", "mean", "max", "min", "prod", "sum_square", "l1", "l2", "log_sum", "log_sum_exp")},

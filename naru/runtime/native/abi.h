@@ -31,7 +31,8 @@ struct naru_ctx {
     uint8_t *arena;         /* 16: plan()'s arena bytes, 64-byte aligned, contents undefined */
     void **io;              /* 24: data pointers: inputs, then outputs. An output whose shape the code
                                finds out itself ("late" in the manifest) is NULL on entry and is set
-                               by the code to memory that lives until the run ends */
+                               by the code to memory that lives until the run ends. After them,
+                               `pointers` (manifest) slots of the code's own, for alloc */
     int64_t *dims;          /* 32: one value a symbol: sizes of inputs, then sizes that kernels define */
     void **state;           /* 40: named, persistent buffers (a KV cache), in manifest order */
     int64_t *trace;         /* 48: the profiling entry writes a time here before each step and at the end */

@@ -101,7 +101,7 @@ static const naru_host HOST = {NARU_ABI_VERSION, sizeof HOST, context_alloc, nar
 
 naru_context *naru_context_new(const naru_shape *shape, const uint8_t *weights)
 {
-    size_t pointers = (size_t)shape->inputs + 2 * (size_t)shape->outputs;
+    size_t pointers = (size_t)shape->inputs + 2 * (size_t)shape->outputs + (size_t)shape->pointers;
     size_t numbers = 2 * (size_t)shape->symbols + (size_t)shape->plan + (size_t)shape->trace;
     naru_context *ctx = calloc(1, sizeof *ctx + pointers * sizeof(void *) + numbers * 8);
     if (!ctx)
@@ -114,7 +114,7 @@ naru_context *naru_context_new(const naru_shape *shape, const uint8_t *weights)
     ctx->plan = number, number += shape->plan;
     ctx->abi.trace = shape->trace ? number : NULL, number += shape->trace;
     ctx->abi.io = (void **)number;
-    ctx->outputs = (PyObject **)(ctx->abi.io + shape->inputs + shape->outputs);
+    ctx->outputs = (PyObject **)(ctx->abi.io + shape->inputs + shape->outputs + shape->pointers);
     return ctx;
 }
 

@@ -67,7 +67,7 @@ typedef struct naru_context {
 
 /* Sizes of the arrays of a context. */
 typedef struct naru_shape {
-    int inputs, outputs, symbols, plan, trace;
+    int inputs, outputs, pointers, symbols, plan, trace;
 } naru_shape;
 
 naru_context *naru_context_new(const naru_shape *shape, const uint8_t *weights);

@@ -447,26 +447,27 @@ static int set_addresses(program *self, Py_ssize_t run, Py_ssize_t plan)
 static int program_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"image",  "weights", "run",   "plan",    "inputs", "outputs",
-                            "ranges", "symbols", "trace", "threads", "result", NULL};
+                            "ranges", "symbols", "trace", "threads", "result", "pointers", NULL};
     program *self = (program *)object;
     PyObject *image, *inputs, *outputs, *ranges, *result = Py_None;
     Py_ssize_t weights, run, plan;
-    int symbols, trace, threads;
+    int symbols, trace, threads, pointers = 0;
     if (self->image)
         return PyErr_SetString(PyExc_RuntimeError, "the program is initialised already"), -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!nnnO!O!O!iii|O:Program", names, &naru_image_type,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!nnnO!O!O!iii|Oi:Program", names, &naru_image_type,
                                      &image, &weights, &run, &plan, &PyTuple_Type, &inputs,
                                      &PyTuple_Type, &outputs, &PyTuple_Type, &ranges, &symbols,
-                                     &trace, &threads, &result))
+                                     &trace, &threads, &result, &pointers))
         return -1;
     self->image = (naru_image *)Py_NewRef(image);
     self->shape.inputs = (int)PyTuple_GET_SIZE(inputs);
     self->shape.outputs = (int)PyTuple_GET_SIZE(outputs);
     self->shape.symbols = symbols;
     self->shape.trace = trace;
+    self->shape.pointers = pointers;
     self->threads = threads;
     if (weights < 0 || (size_t)weights > self->image->size || symbols < PyTuple_GET_SIZE(ranges)
-        || trace < 0 || (result == Py_None ? self->shape.outputs != 1
+        || trace < 0 || pointers < 0 || pointers > 65536 || (result == Py_None ? self->shape.outputs != 1
                                            : !PyType_Check(result)
                                                  || !PyType_IsSubtype((PyTypeObject *)result,
                                                                       &PyTuple_Type)))

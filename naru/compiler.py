@@ -1,0 +1,69 @@
+"""`naru.compile`: a bundle from the cache, or else from the pipeline.
+
+A hit loads neither the pipeline nor onnx and llvmlite: it costs little more than `naru.load`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from naru.artifact.cache import compiler_version, make_key, open_cache
+from naru.errors import NaruError
+from naru.options import Options, Progress
+from naru.runtime.session import Model, load
+from naru.targets import Target, get_target, host_target
+
+
+def compile(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    target: str | Target | None = None,
+    precision: str = "fp32",
+    cache: bool = True,
+    name: str | None = None,
+    on_progress: Progress | None = None,
+) -> Model:
+    """Compiles an ONNX model for a target (default: this CPU) and loads it.
+
+    source: a path, or the bytes of the file (then without external data).
+    precision: `fp32` (any algorithm within the class's error bound) or `strict` (bit-equal among
+    CPUs with fused multiply-add, and for every thread count). Equal for the time being.
+    Raises ModelError, UnsupportedError (all nodes at once) or TargetError.
+    """
+    options = Options(_target(target), precision)
+    store = open_cache() if cache else None
+    key = _bundle_key(source, options, name) if store else ""
+    if store and key:
+        path = store.path_of(key, check=False)
+        if path is not None:
+            # A damaged entry is made again below, and replaced.
+            with suppress(NaruError):
+                return load(path)
+    from naru.pipeline import build
+
+    bundle = build(source, options, name, store, on_progress)
+    if store and key:
+        store.put(key, bytes(bundle.data))
+    return Model(bundle)
+
+
+def _target(target: str | Target | None) -> Target:
+    if target is None:
+        return host_target()
+    return get_target(target) if isinstance(target, str) else target
+
+
+def _bundle_key(source: str | os.PathLike[str] | bytes, options: Options, name: str | None) -> str:
+    """The cache key of a bundle; empty where external data make the file alone insufficient."""
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except OSError:
+        return ""
+    if b"external" in data or b"location" in data:
+        return ""  # weights may lie in other files: those are read anew each time
+    label = name or ("" if isinstance(source, bytes) else Path(source).stem)
+    digest = hashlib.sha256(data).digest()
+    return make_key("bundle", digest, repr(options), label, compiler_version())

@@ -1,0 +1,27 @@
+"""What the user may choose when compiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from naru.errors import NaruError
+from naru.targets import Target
+
+PRECISIONS = ("fp32", "strict")
+
+# Told what is being done: (stage, parts done, parts in all).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """All of it decides the bundle's bytes. Raises NaruError for an unknown precision."""
+
+    target: Target
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            expected = ", ".join(PRECISIONS)
+            raise NaruError(f"precision {self.precision!r}: expected one of {expected}")

@@ -1,0 +1,173 @@
+"""What is fuzzed: seeds, how the n-th case is made, and what may happen when it is read.
+
+A case is (target, number) and nothing else: the same on every machine and in every run.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+import naru
+from naru.artifact.bundle import read_bundle
+from naru.cli import main
+from naru.errors import NaruError, RunError
+from naru.explain import arena_bytes
+from naru.frontend.onnx import read_onnx
+from naru.inputs import choose_sizes, inputs_of, random_inputs
+from naru.runtime.session import Model
+from tests import zoo
+
+from . import bundle_mutations, byte_mutations, onnx_mutations
+
+COMPILED = ("gemm_bias", "split_model", "nonzero_model", "scalar_model")
+LARGEST = 1 << 20  # elements of an input that a fuzzed bundle is called with
+LARGEST_SEED = 12_000
+
+
+@dataclass(frozen=True)
+class Target:
+    """`make(n)` gives the bytes of case n; `check` reads them, and any exception is a failure."""
+
+    make: Callable[[int], bytes]
+    check: Callable[[bytes, int], str]
+
+
+@cache
+def models() -> tuple[bytes, ...]:
+    """Serialised models of the zoo, the small ones."""
+    # Whole networks are large, and need torch.
+    cases = [c.model() for _, c in sorted(zoo.CASES.items()) if "network" not in c.tags]
+    return tuple(d for m in cases if len(d := m.SerializeToString()) <= LARGEST_SEED)
+
+
+@cache
+def bundles() -> tuple[bytes, ...]:
+    """Bundles of a few models, with their code replaced by returns."""
+    made: list[bytes] = []
+    for name in COMPILED:
+        model = naru.compile(zoo.CASES[name].model().SerializeToString(), cache=False)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.naru"
+            model.save(path)
+            parts = bundle_mutations.parts_of(path.read_bytes())
+        made.append(bundle_mutations.with_returns(parts))
+    return tuple(made)
+
+
+def _case(
+    seeds: Callable[[], Sequence[bytes]],
+    mutate: Callable[[bytes, Sequence[bytes], Random], bytes],
+    name: str,
+) -> Callable[[int], bytes]:
+    def make(n: int) -> bytes:
+        rng = Random(f"{name}/{n}")
+        found = seeds()
+        return mutate(found[n % len(found)], found, rng)
+
+    return make
+
+
+# ---- the importer ----
+
+
+def check_model(data: bytes, n: int) -> str:
+    """Imports a model; every 40th that can be imported is compiled and tested as well."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            read_onnx(data)
+        except NaruError as error:
+            return _refused(error)
+        if n % 40 == 0:
+            return check_compiled(data)
+    return "read"
+
+
+def check_compiled(data: bytes) -> str:
+    """Compiles a model and runs its golden vector."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            naru.compile(data, cache=False).selftest()
+        except RunError as error:
+            # Its own message apart, a run may fail: an index computed from data is out of range.
+            if "self-test failed" in str(error):
+                raise AssertionError(str(error)) from None
+            return _refused(error)
+        except NaruError as error:
+            return _refused(error)
+    return "compiled"
+
+
+def _refused(error: NaruError) -> str:
+    """The message is for people: not empty, and not longer than a screen or two."""
+    text = str(error)
+    assert text.strip(), f"{type(error).__name__} without a message"
+    text.encode()  # it can be printed
+    return type(error).__name__
+
+
+# ---- the bundle reader ----
+
+
+def check_bundle(data: bytes, n: int) -> str:
+    """Reads all there is in a bundle; loads and calls it, the code being only returns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            bundle = read_bundle(data)
+            bundle.golden()
+            sizes = choose_sizes(bundle.symbols, {})
+            with suppress(NaruError, ValueError, SyntaxError):
+                arena_bytes(bundle.manifest.get("memory", {}), sizes)
+            model = Model(bundle)
+        except NaruError as error:
+            return _refused(error)
+        outcome = "loaded"
+        for entry in model.entries:
+            outcome = _call(model, entry)
+        with suppress(NaruError):
+            model.selftest()
+        if n % 20 == 0:
+            _through_cli(data)
+    return outcome
+
+
+def _call(model: Model, entry: str) -> str:
+    bundle = model._bundle
+    try:
+        specs = inputs_of(bundle)
+        shapes = [[2 if isinstance(d, str) else d for d in s.shape] for s in specs]
+        if all(np.prod(s, dtype=float) < LARGEST for s in shapes):
+            with suppress(ValueError):  # absurd symbol ranges give absurd sizes
+                model.entry(entry)(random_inputs(specs, bundle.symbols))
+        model.entry(entry)()
+    except (NaruError, MemoryError) as error:
+        return type(error).__name__
+    return "called"
+
+
+def _through_cli(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as sink:
+        path = Path(folder) / "model.naru"
+        path.write_bytes(data)
+        with redirect_stdout(sink), redirect_stderr(sink):
+            assert main(["explain", str(path)]) in (0, 1)
+
+
+TARGETS = {
+    "onnx_bytes": Target(_case(models, byte_mutations.damage, "onnx_bytes"), check_model),
+    "onnx": Target(_case(models, onnx_mutations.mutate, "onnx"), check_model),
+    "bundle_bytes": Target(_case(bundles, byte_mutations.damage, "bundle_bytes"), check_bundle),
+    "bundle": Target(_case(bundles, bundle_mutations.mutate, "bundle"), check_bundle),
+}

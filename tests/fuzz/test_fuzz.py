@@ -1,0 +1,46 @@
+"""Files made to hurt: whatever they hold, the answer is a NaruError or a result, and soon.
+
+A worker process that crashes, hangs or runs out of memory is a failure like an exception. Files
+that once made one lie in `corpus/`, named after what was wrong, and are read again here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .driver import fuzz, report
+from .targets import check_bundle, check_compiled, check_model
+
+QUICK = {"onnx_bytes": 600, "onnx": 1500, "bundle_bytes": 300, "bundle": 900}
+CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
+
+
+def check(target: str, start: int, end: int) -> None:
+    found = fuzz(target, start, end)
+    assert not found.failures, report(target, found)
+    assert sum(found.outcomes.values()) == end - start
+    # All refused at the door, or nothing ever refused: then the mutations are of no use.
+    assert len(found.outcomes) > 1, found.outcomes
+
+
+@pytest.mark.parametrize("target", QUICK)
+def test_damaged_files_are_read_or_refused(target: str) -> None:
+    check(target, 0, QUICK[target])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", QUICK)
+def test_many_more_damaged_files(target: str) -> None:
+    check(target, QUICK[target], 12 * QUICK[target])
+
+
+@pytest.mark.parametrize("path", CORPUS, ids=lambda p: p.name)
+def test_past_failures(path: Path) -> None:
+    data = path.read_bytes()
+    if path.suffix == ".naru":
+        check_bundle(data, 0)
+    else:
+        check_model(data, 1)
+        check_compiled(data)
