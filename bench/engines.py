@@ -4,7 +4,7 @@ A request is one line of JSON on stdin, its reply one line on stdout:
 
     {"do": "load", "model": FILE, "feeds": FILE, "core": 1}  ->  {"seconds"}
     {"do": "run", "output": FILE}                            ->  {"memory": {now, private, peak}}
-    {"do": "time", "call": NAME, "seconds": 0.3}             ->  {"median", "p10", "calls"}
+    {"do": "time", "call": NAME, "seconds": 0.3}             ->  {"median", "p10", "calls", "share"}
 
 `model` is a bundle for naru and an ONNX file for the others; `feeds` an .npz of arrays `k/name`;
 `run` writes the outputs for the first feed as an .npz. Times are seconds, sizes bytes.
@@ -112,7 +112,8 @@ ENGINES: dict[str, type[Naru | OnnxRuntime | Reference]] = {
 
 
 def time_calls(call: Callable[[Any], Any], arguments: list[Any], seconds: float) -> dict[str, Any]:
-    """Median and tenth percentile of a call, from at least five blocks of calls."""
+    """Median and tenth percentile of a call, from at least five blocks of calls; `share` is how
+    much of the core the process had meanwhile."""
     call(arguments[0])
     start = time.perf_counter()
     call(arguments[0])
@@ -123,6 +124,7 @@ def time_calls(call: Callable[[Any], Any], arguments: list[Any], seconds: float)
     taken = np.empty(blocks)
     gc.collect()
     gc.disable()
+    wall, used = time.perf_counter(), time.process_time()
     try:
         for k in range(blocks):
             chosen = list(islice(turn, size))
@@ -132,11 +134,13 @@ def time_calls(call: Callable[[Any], Any], arguments: list[Any], seconds: float)
             taken[k] = time.perf_counter() - start
     finally:
         gc.enable()
+    share = (time.process_time() - used) / (time.perf_counter() - wall)
     taken /= size
     return {
         "median": float(np.median(taken)),
         "p10": float(np.quantile(taken, 0.1)),
         "calls": blocks * size,
+        "share": share,
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 4000
-DRIFT = 0.05  # the probes' change within a round from which the round says nothing
+DRIFT = 0.05  # the disturbance from which a round says nothing
 
 
 def median_with_interval(values: Sequence[float]) -> dict[str, float]:
@@ -20,9 +20,12 @@ def median_with_interval(values: Sequence[float]) -> dict[str, float]:
     return {"median": float(np.median(given)), "low": float(low), "high": float(high)}
 
 
-def drifted(before: dict[str, float], after: dict[str, float]) -> bool:
-    """Whether a probe differs by more than DRIFT between the two ends of a round."""
-    return any(abs(after[k] - before[k]) > DRIFT * max(after[k], before[k]) for k in before)
+def disturbed(
+    before: dict[str, float], after: dict[str, float], seconds: dict[str, dict[str, float]]
+) -> bool:
+    """Whether a probe differs between the ends of a round, or an engine had to share its core."""
+    drift = max(abs(after[k] - before[k]) / max(after[k], before[k]) for k in before)
+    return drift > DRIFT or min(s["share"] for s in seconds.values()) < 1 - DRIFT
 
 
 def errors(got: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[str, float]:
@@ -40,7 +43,7 @@ def errors(got: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> dict[s
 
 
 def summary(rounds: Sequence[dict[str, Any]], baseline: str, flops: float) -> dict[str, Any]:
-    """Of rounds {"roof": GFLOP/s, "seconds": {call: {median, p10, calls}}}: medians of each call,
+    """Of rounds {"fma": GFLOP/s, "seconds": {call: {median, p10, calls}}}: medians of each call,
     ratios of `baseline` to the others in the same round, and the share of the roof."""
     calls = rounds[0]["seconds"]
     found: dict[str, Any] = {
@@ -64,7 +67,7 @@ def summary(rounds: Sequence[dict[str, Any]], baseline: str, flops: float) -> di
         rates = {c: [flops / r["seconds"][c]["median"] / 1e9 for r in rounds] for c in calls}
         found["gflops"] = {c: float(np.median(v)) for c, v in rates.items()}
         found["roof_share"] = {
-            c: median_with_interval([g / r["roof"] for g, r in zip(v, rounds, strict=True)])
+            c: median_with_interval([g / r["fma"] for g, r in zip(v, rounds, strict=True)])
             for c, v in rates.items()
         }
     return found

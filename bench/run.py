@@ -1,11 +1,12 @@
 """Measures naru against ONNX Runtime, in one run.
 
-    python bench/run.py                     everything; writes bench/results/<date>-<isa>-<cores>.json
-    python bench/run.py --quick             a few short rounds, to see that it works; writes nothing
-    python bench/run.py --only resnet50     one case (repeatable; also compile, load, import)
+    python bench/run.py                   everything; writes results/<date>-<target>-<cores>.json
+    python bench/run.py --quick           a few short rounds, to see that it works; records nothing
+    python bench/run.py --only resnet50   one case (repeatable; also compile, load, import)
 
 Every engine has a process of its own. They take turns on one core, in random order, A B B A …; the
-machine's roofs are probed between the rounds, and a round in which they drift is discarded.
+machine's roofs are probed between the rounds; a round in which they drift, or in which an engine
+had to share its core, is discarded.
 bench/results/README.md says what the figures mean.
 """
 
@@ -30,7 +31,10 @@ import report
 import startup
 from cases import CASES, ROOT, Case
 from engines import ENGINES, serve, write_feeds
-from estimate import drifted, errors, summary
+from estimate import disturbed, errors, summary
+from machine import commit, traits
+
+from naru.runtime import _native
 
 RESULTS = ROOT / "bench" / "results"
 TIMED = (("naru", "call"), ("onnxruntime", "run"), ("onnxruntime", "io_binding"))
@@ -81,8 +85,6 @@ class Worker:
 
 def probe(core: int) -> dict[str, float]:
     """The roofs of a core now: fp32 GFLOP/s of its widest vectors, GB/s from the second level."""
-    from naru.runtime import _native
-
     usual = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
@@ -105,9 +107,9 @@ def measure_rounds(
                 do="time", call=call, seconds=effort.seconds
             )
         after = probe(core)
-        roof = (before["fma"] + after["fma"]) / 2
-        every.append({"roof": roof, "read": after["read"], "seconds": seconds})
-        if not drifted(before, after):
+        fma = (before["fma"] + after["fma"]) / 2
+        every.append({"fma": fma, "read": after["read"], "seconds": seconds})
+        if not disturbed(before, after, seconds):
             steady.append(every[-1])
         before = after
     noisy = len(steady) < effort.rounds // 2
@@ -140,9 +142,7 @@ def measure_case(case: Case, folder: Path, core: int, effort: Effort) -> dict[st
     finally:
         for worker in workers.values():
             worker.close()
-    roofs = {
-        k: float(np.median([r[n] for r in rounds])) for k, n in (("fma", "roof"), ("read", "read"))
-    }
+    roofs = {k: float(np.median([r[k] for r in rounds])) for k in ("fma", "read")}
     found |= {"rounds": len(rounds), "discarded": discarded, "noisy": noisy, "roofs": roofs}
     return found | summary(rounds, "naru.call", case.flops)
 
@@ -172,8 +172,6 @@ def tell(what: str) -> None:
 
 def measure(names: Sequence[str], effort: Effort, core: int) -> dict[str, Any]:
     """The whole of a run, as values for JSON."""
-    from machine import commit, traits
-
     found: dict[str, Any] = {
         "schema": 1,
         "date": datetime.date.today().isoformat(),

@@ -24,7 +24,7 @@ if len(sys.argv) > 2:
     model.save(sys.argv[2])
 """
 
-# Prints a list of seconds: loading the same file many times in one process, after one for the cache.
+# Prints a list of seconds: loading the same file many times in one process, after once in vain.
 LOAD = """
 import json, sys, time
 import naru
@@ -61,7 +61,7 @@ IMPORTS = {
 
 
 def environment(cache: Path | None = None) -> dict[str, str]:
-    """For child processes: compiled Python files are kept, as in an installation; a cache folder."""
+    """For child processes: compiled Python files are kept, as in an installation."""
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     env["PYTHONPATH"] = str(ROOT)
     if cache is not None:

@@ -6,6 +6,7 @@ A hit loads neither the pipeline nor onnx and llvmlite: it costs little more tha
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -51,19 +52,24 @@ def compile(
 
 
 def _target(target: str | Target | None) -> Target:
-    if target is None:
-        return host_target()
+    if target is None:  # no default schedule uses AMX yet, so a bundle should not ask for it
+        return host_target(mask=("amx-tile",))
     return get_target(target) if isinstance(target, str) else target
 
 
 def _bundle_key(source: str | os.PathLike[str] | bytes, options: Options, name: str | None) -> str:
     """The cache key of a bundle; empty where external data make the file alone insufficient."""
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    except OSError:
-        return ""
-    if b"external" in data or b"location" in data:
-        return ""  # weights may lie in other files: those are read anew each time
+        data = source if isinstance(source, bytes) else _map_file(source)
+    except (OSError, ValueError):
+        return ""  # missing or empty: the front end says so
+    if data.find(b"location") >= 0:
+        return ""  # external data, it seems: weights in other files are read anew each time
     label = name or ("" if isinstance(source, bytes) else Path(source).stem)
     digest = hashlib.sha256(data).digest()
     return make_key("bundle", digest, repr(options), label, compiler_version())
+
+
+def _map_file(path: str | os.PathLike[str]) -> mmap.mmap:
+    with Path(path).open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -11,3 +11,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the golden tests produced into their files; then read the diff like code",
     )
+    parser.addoption(
+        "--update-docs",
+        action="store_true",
+        help="write what the code prints into the pages of docs/; then read the diff like code",
+    )

@@ -7,8 +7,8 @@ place. The module imports nothing (or only its memory) and exports
     the entries, `memory`, `__heap_base` (first free byte, a multiple of 64), and, where code calls
     through pointers, `__indirect_function_table`.
 
-Formats: WebAssembly 2.0 core specification, section 5; tool conventions "Linking.md" of the WebAssembly
-project (symbol table and relocations, version 2). Equal input gives equal bytes.
+Formats: WebAssembly 2.0 core specification, section 5; "Linking.md" of the WebAssembly project's
+tool conventions (symbol table and relocations, version 2). Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def link_wasm(
 ) -> WasmModule:
     """Links (name, wasm object) pairs; the names appear in messages only.
 
-    `entries`: the functions to export. `stack`: bytes for the stack. `import_memory`: the memory comes
-    from outside, as env.memory. Raises LinkError with all problems found.
+    `entries`: the functions to export. `stack`: bytes for the stack. `import_memory`: the memory
+    comes from outside, as env.memory. Raises LinkError with all problems found.
     """
     parsed = [_parse(name, data) for name, data in objects]
     linker = _Linker(parsed)
@@ -216,8 +216,8 @@ def _read_section(o: _Object, section: int, r: _Reader) -> None:
             o.bodies = r.at - start
         case 11:
             o.segments = [_read_segment(r, start) for _ in range(r.unsigned())]
-        case 12:
-            pass  # the number of segments, for instructions that no code here uses
+        case 9 | 12:
+            pass  # functions whose address is taken, by relocations too; the number of segments
         case _:
             raise _Malformed(f"section {section} is not expected in an object")
 
@@ -252,7 +252,7 @@ def _read_import(o: _Object, r: _Reader) -> None:
 def _read_segment(r: _Reader, section: int) -> _Segment:
     flags = r.unsigned()
     if flags:
-        raise _Malformed(f"a data segment has the flags {flags}, expected an active one of memory 0")
+        raise _Malformed(f"a data segment has the flags {flags}, expected 0: active, in memory 0")
     if r.byte() != _I32_CONST:
         raise _Malformed("a data segment does not start at a constant")
     r.signed()
@@ -353,9 +353,8 @@ class _Linker:
         for o in self.objects:
             for s in o.segments:
                 if not s.name.startswith(".rodata"):
-                    self.problems.append(
-                        f"{o.name}: {s.name or 'a segment'} is writable data, {len(s.content)} bytes"
-                    )
+                    name, size = s.name or "a segment", len(s.content)
+                    self.problems.append(f"{o.name}: {name} is writable data, {size} bytes")
                 s.address = -(-self.data_end // s.align) * s.align
                 self.data_end = s.address + len(s.content)
 
@@ -369,7 +368,8 @@ class _Linker:
             for t in o.types:
                 self.types.setdefault(t, len(self.types))
             for s in o.symbols:
-                if s.undefined or s.flags & _LOCAL or s.kind not in (_SYMBOL_FUNCTION, _SYMBOL_DATA):
+                linked = s.kind in (_SYMBOL_FUNCTION, _SYMBOL_DATA)
+                if s.undefined or s.flags & _LOCAL or not linked:
                     continue
                 if s.flags & _WEAK:
                     self.defined.setdefault(s.name, (o, s))
@@ -461,9 +461,7 @@ class _Linker:
                 found.append((name, self.function(*place)))
         return found
 
-    def module(
-        self, entries: list[tuple[str, int]], stack: int, import_memory: bool
-    ) -> WasmModule:
+    def module(self, entries: list[tuple[str, int]], stack: int, import_memory: bool) -> WasmModule:
         """The bytes of the module."""
         bottom = -(-self.data_end // STACK_ALIGN) * STACK_ALIGN
         top = bottom + -(-stack // STACK_ALIGN) * STACK_ALIGN  # it grows down, to the data's end

@@ -1,8 +1,8 @@
 """Matrix registers on x86-64 (AMX): buffers in space `tile`, and `dot` between them and memory.
 
-Registers are named by immediate numbers, because LLVM has no alloca of them; so subscripts of a tile
-buffer must be constant once loops are unrolled. Where the target has no such registers, a tile buffer
-is stack memory and `dot` is multiplies and adds: the same meaning, slowly.
+Registers are named by immediate numbers, because LLVM has no alloca of them; so subscripts of a
+tile buffer must be constant once loops are unrolled. Where the target has no such registers, a tile
+buffer is stack memory and `dot` is multiplies and adds: the same meaning, slowly.
 """
 
 from __future__ import annotations
@@ -77,8 +77,11 @@ def _multiply(code: Code, buffer: Buffer, number: int, e: Call) -> None:
         raise IRError(
             [f"{buffer.name}: no matrix instruction multiplies {a.dtype}, {b.dtype} into {c.dtype}"]
         )
-    same = isinstance(c, Load) and c.buffer is buffer
-    if not same or _sum(code, buffer, c.index, c.shape) != number:
+    if (
+        not isinstance(c, Load)
+        or c.buffer is not buffer
+        or _sum(code, buffer, c.index, c.shape) != number
+    ):
         raise IRError([f"{buffer.name}: dot must add to the tile that it is stored to"])
     group = 4 // memory_bytes(a.dtype)
     if a.shape[1] != b.shape[0] * group:
@@ -114,9 +117,7 @@ def _place(
     code: Code, buffer: Buffer, at: tuple[Expr, ...], shape: Shape, access: Load | Store
 ) -> tuple[str, str]:
     """The address of a tile, and the bytes from one of its rows to the next."""
-    pitch = address.times(
-        code, address.strides(code, buffer)[-2], {(): memory_bytes(buffer.dtype)}
-    )
+    pitch = address.times(code, address.strides(code, buffer)[-2], {(): memory_bytes(buffer.dtype)})
     for e in (*access_operands(code, access), *address.atoms(pitch)):
         value(code, e)
     pointer = Access(code, buffer, at, shape, None).row(0)
@@ -127,9 +128,8 @@ def _sum(code: Code, buffer: Buffer, index: tuple[Expr, ...], shape: Shape) -> i
     """The register of a part of a tile buffer."""
     polys = [address.poly(code, code.resolve(i)) for i in index]
     if any(m for p in polys for m in p):
-        raise IRError(
-            [f"{buffer.name}: matrix registers have constant subscripts; unroll the loops over tiles"]
-        )
+        problem = "matrix registers have constant subscripts; unroll the loops over tiles"
+        raise IRError([f"{buffer.name}: {problem}"])
     at = tuple(p.get((), 0) for p in polys)
     return code.tiles.now.sum((buffer, at), _tile_shape(shape, buffer.dtype))
 
@@ -139,7 +139,7 @@ def _tile_shape(shape: Shape, dtype: str) -> TileShape:
 
 
 def _not_whole(buffer: Buffer) -> IRError:
-    return IRError([f"{buffer.name}: matrix registers are written and read as whole tiles, unmasked"])
+    return IRError([f"{buffer.name}: matrix registers are accessed as whole tiles, without masks"])
 
 
 def finish(code: Code) -> None:

@@ -1,8 +1,8 @@
 """Which numbered matrix register holds what: the accumulators of a tile buffer, and its operands.
 
-The registers have shapes, set by one instruction that also clears them all. So the shapes of a stretch
-of code from one `Alloc` of a tile buffer to the next are collected while it is written, and the
-configuration is filled in afterwards: once for the function where all stretches agree.
+The registers have shapes, set by one instruction that also clears them all. So the shapes of a
+stretch of code from one `Alloc` of a tile buffer to the next are collected while it is written, and
+the configuration is filled in afterwards: once for the function where all stretches agree.
 """
 
 from __future__ import annotations
@@ -55,16 +55,13 @@ class Stretch:
     def _take(self, shape: TileShape) -> int:
         rows, row_bytes = shape
         if rows > ROWS or row_bytes > ROW_BYTES:
-            raise IRError(
-                [f"a matrix register has {ROWS} rows of {ROW_BYTES} bytes, not {rows} of {row_bytes}"]
-            )
+            wanted = f"{rows} of {row_bytes}"
+            raise IRError([f"a matrix register has {ROWS} rows of {ROW_BYTES} bytes, not {wanted}"])
         number = len(self.shapes)
         if number == REGISTERS:
+            parts = f"{len(self.sums)} for sums, {len(self.holds)} for operands"
             raise IRError(
-                [
-                    f"more than {REGISTERS} matrix registers are needed: {len(self.sums)} for sums, "
-                    f"{len(self.holds)} for operands; unroll fewer tiles"
-                ]
+                [f"more than {REGISTERS} matrix registers are needed, {parts}; unroll fewer tiles"]
             )
         self.shapes[number] = shape
         return number
@@ -94,7 +91,7 @@ class TileRegisters:
 
 
 def configuration(shapes: dict[int, TileShape]) -> bytes:
-    """The 64 bytes that `ldtilecfg` reads: palette 1, then bytes a row and rows of each register."""
+    """The 64 bytes that `ldtilecfg` reads: palette 1, bytes a row and rows of each register."""
     out = bytearray(64)
     out[0] = 1
     for number, (rows, row_bytes) in shapes.items():

@@ -64,7 +64,7 @@ INDENT = "    "
 
 
 def emit_triton(func: Func) -> str:
-    """The module's text: `name(buffers..., sizes...)` and `name_grid(sizes...)`, the grid to launch.
+    """The module's text: `name(buffers..., sizes...)`, and `name_grid(sizes...)`, what to launch.
 
     IRError says what of the function Triton cannot express, and how to schedule it instead."""
     writer = _Writer(func)
@@ -297,7 +297,9 @@ class _Writer:
                 return f"{REDUCTIONS[e.op]}({self.text(e.x)}, 0)"
             case Call():
                 args = ", ".join(self.text(a) for a in e.args)
-                return f'tl.dot({args}, input_precision="ieee")' if e.fn == "dot" else f"tl.fma({args})"
+                if e.fn == "dot":
+                    return f'tl.dot({args}, input_precision="ieee")'
+                return f"tl.fma({args})"
             case Load():
                 return self.load(e)
             case Read():

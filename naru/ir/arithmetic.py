@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -118,12 +119,12 @@ IN_DOUBLE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }  # fmt: skip
 PYTHON_OPERATORS: dict[str, Callable[[Value, Value], Value]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul,
-    "and": operator.and_, "or": operator.or_, "xor": operator.xor,
+    "and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b,
     "lt": operator.lt, "le": operator.le, "eq": operator.eq,
     "ne": operator.ne, "gt": operator.gt, "ge": operator.ge,
 }  # fmt: skip
 FLOAT_BINARY: dict[str, Callable[[Value, Value], Value]] = {
-    "div": operator.truediv, "floordiv": np.floor_divide, "mod": np.mod,
+    "div": lambda a, b: a / b, "floordiv": np.floor_divide, "mod": np.mod,
     "min": np.minimum, "max": np.maximum,
 }  # fmt: skip
 INTEGER_BINARY: dict[str, Callable[[np.ndarray, np.ndarray], Value]] = {
@@ -181,11 +182,8 @@ def fma(a: Value, b: Value, c: Value, dtype: str) -> Value:
     if not is_float(dtype):
         return a * b + c
     if dtype == "f64":
-        return (
-            np.frompyfunc(_fma_f64, 3, 1)(a, b, c)
-            if np.ndim(a) + np.ndim(b) + np.ndim(c) == 0
-            else np.frompyfunc(_fma_f64, 3, 1)(a, b, c).astype(F64)
-        )
+        exact = np.frompyfunc(_fma_f64, 3, 1)(a, b, c)
+        return np.asarray(exact, F64)[()]
     return narrow(_sum_to_odd(_double(a) * _double(b), _double(c)), dtype)
 
 
@@ -199,6 +197,17 @@ def _sum_to_odd(p: np.ndarray, c: np.ndarray) -> np.ndarray:
     fix = (error != 0) & (bits & 1 == 0) & np.isfinite(s)
     away = (error > 0) == (s > 0)
     return np.asarray(bits + np.where(fix, np.where(away, 1, -1), 0)).view(F64)
+
+
+def fma_f32(a: Value, b: Value, c: Value) -> np.float32:
+    """`fma` of scalars, the same in plain Python."""
+    p, z = float(a) * float(b), float(c)
+    s = p + z
+    t = s - p
+    error = (p - (s - t)) + (z - t)
+    if error and math.isfinite(s) and not struct.unpack("<q", struct.pack("<d", s))[0] & 1:
+        s = math.nextafter(s, math.copysign(math.inf, error))
+    return np.float32(s)
 
 
 def _fma_f64(a: float, b: float, c: float) -> np.float64:

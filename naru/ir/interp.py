@@ -21,7 +21,17 @@ import numpy as np
 
 from naru.dtypes import DTYPES, is_float
 from naru.errors import IRError, RunError
-from naru.ir.arithmetic import NATIVE, binary, cast, constant, dot, fma, reduce_tree, unary
+from naru.ir.arithmetic import (
+    NATIVE,
+    binary,
+    cast,
+    constant,
+    dot,
+    fma,
+    fma_f32,
+    reduce_tree,
+    unary,
+)
 from naru.ir.expr import (
     Binary,
     Call,
@@ -170,8 +180,8 @@ def bind(name: str, given: Any, dtype: np.dtype, shape: tuple[int, ...]) -> np.n
         return None
     if not isinstance(given, np.ndarray | Address):
         raise Fault(f"{name}: expected an array, got {type(given).__name__}")
-    at = given if isinstance(given, Address) else Address(given, 0)
-    array: np.ndarray = at.array
+    at = given if isinstance(given, Address) else Address(given, 0)  # pyright: ignore[reportUnknownArgumentType]
+    array = np.asarray(at.array)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if at.offset == 0 and array.dtype == dtype and array.shape == shape:
         return array
@@ -506,8 +516,10 @@ class Compiler:
                 tree = self._global(reduce_tree)
                 return f"{tree}({e.op!r}, {e.dtype!r}, {names[e.x]})"
             case Call():
-                fn = self._global(fma if e.fn == "fma" else dot)
-                return f"{fn}({', '.join(names[a] for a in e.args)}, {e.dtype!r})"
+                args = ", ".join(names[a] for a in e.args)
+                if e.fn == "fma" and e.dtype == "f32" and not e.shape:
+                    return f"{self._global(fma_f32)}({args})"
+                return f"{self._global(fma if e.fn == 'fma' else dot)}({args}, {e.dtype!r})"
 
     def _binary(self, e: Binary, a: str, b: str) -> str:
         kind = e.a.dtype

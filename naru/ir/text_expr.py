@@ -85,6 +85,16 @@ def identifier(name: str) -> str:
     return f"_{text}" if text[0].isdigit() else text
 
 
+def word(name: str) -> str:
+    """A name as Python allows it: `and_` for a word of the language."""
+    return f"{name}_" if keyword.iskeyword(name) else name
+
+
+def unword(name: str) -> str:
+    """The reverse of `word`."""
+    return name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
+
+
 class Names:
     """One printed name for each object: its own, or the first free one of name_1, name_2, …"""
 

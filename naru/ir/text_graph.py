@@ -24,7 +24,6 @@ print it; what the text calls a node is noted when it is read.
 from __future__ import annotations
 
 import ast
-import keyword
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
@@ -73,6 +72,8 @@ from naru.ir.text_expr import (
     canonical,
     float_text,
     number,
+    unword,
+    word,
 )
 
 INLINE = 16  # constants of at most this many elements are written out
@@ -83,16 +84,6 @@ INDENT = "    "
 Infer: TypeAlias = Callable[
     [str, Sequence[TensorType | None], Mapping[str, Any]], tuple[TensorType, ...]
 ]
-
-
-def word(name: str) -> str:
-    """An op's or attribute's name as Python allows it."""
-    return f"{name}_" if keyword.iskeyword(name) else name
-
-
-def unword(name: str) -> str:
-    """The reverse of `word`."""
-    return name[:-1] if name.endswith("_") and keyword.iskeyword(name[:-1]) else name
 
 
 def layout_text(layout: Layout | None) -> str:
@@ -288,11 +279,11 @@ def graph_symbols(order: Sequence[Node]) -> list[Var]:
     return list(found)
 
 
-def _items(array: np.ndarray) -> list[str]:
-    """The text of each element."""
+def _items(array: np.ndarray, short: bool) -> list[str]:
+    """The text of each element; short: as few digits as tell it from others of its dtype."""
     flat = array.reshape(-1)
     if is_float(FROM_NUMPY[array.dtype]):
-        return [float_text(float(v)) for v in flat]
+        return [float_text(float(str(v)) if short else float(v)) for v in flat]
     return [repr(v.item()) for v in flat]
 
 
@@ -316,10 +307,11 @@ def _contents(data: Data, shape: tuple[Expr, ...] | None = None) -> str:
     if array.size > INLINE and not uniform:
         return digest
     some = array.reshape(-1)[: 1 if uniform else INLINE]
-    texts = _items(some)
-    if _from_items(texts, array.dtype).tobytes() != some.tobytes():
-        return digest  # a NaN with a message
-    return texts[0] if uniform else f"[{', '.join(texts)}]"
+    for short in (True, False):
+        texts = _items(some, short)
+        if _from_items(texts, array.dtype).tobytes() == some.tobytes():
+            return texts[0] if uniform else f"[{', '.join(texts)}]"
+    return digest  # a NaN with a message
 
 
 def _implied_value(array: np.ndarray) -> tuple[Expr, ...] | None:

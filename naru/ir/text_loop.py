@@ -52,6 +52,8 @@ from naru.ir.text_expr import (
     Names,
     Source,
     identifier,
+    unword,
+    word,
 )
 
 SERVICES = ("barrier", "set_io", "alloc", "fail", "mark")
@@ -94,7 +96,7 @@ class LoopPrinter:
     def buffer_type(self, b: Buffer, default: str | None) -> str:
         """`f32[n, 4] @ stack @ 64`."""
         text = f"{b.dtype}[{self.exprs.dims(b.shape)}]"
-        text += f" @ {b.space}" if b.space != default else ""
+        text += f" @ {word(b.space)}" if b.space != default else ""
         return text + (f" @ {b.align}" if b.align != 1 else "")
 
     def _block(self, body: Sequence[Stmt], depth: int) -> None:
@@ -293,8 +295,8 @@ class LoopReader:
         """`f32[n, 4] @ stack @ 64`."""
         align = 1
         while isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-            if isinstance(node.right, ast.Name) and node.right.id in SPACES:
-                space = node.right.id
+            if isinstance(node.right, ast.Name) and unword(node.right.id) in SPACES:
+                space = unword(node.right.id)
             elif isinstance(node.right, ast.Constant):
                 align = self.exprs.integer(node.right)
             else:

@@ -36,8 +36,10 @@ from naru.ir.text_expr import (
     canonical,
     identifier,
     subscripts,
+    unword,
+    word,
 )
-from naru.ir.text_graph import layout_text, read_layout, unword, word
+from naru.ir.text_graph import layout_text, read_layout
 
 INDENT = "    "
 

@@ -40,8 +40,6 @@ def _own_axes(s: Stage, before: Before) -> Problems:
     for a in _axes(s):
         if a.var in seen:
             yield f"axis {a.var.name} appears twice"
-        elif a.var in before.axes:
-            yield f"axis {a.var.name} belongs to another stage"
         seen.add(a.var)
         yield from index_problem(f"axis {a.var.name}", a.extent)
         size = known(a.extent)

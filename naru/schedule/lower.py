@@ -1,9 +1,9 @@
 """TensorFunction + Schedule -> loop IR.
 
-The result's stage gives the loop nest. A reduction is computed inside one of its loops (`ComputeAt`),
-on the stack, for just the tile of elements that the rest of the nest needs; constant indices there
-let LLVM keep the tile in registers. Nothing is decided here: what a step asks for is done, or refused
-with the reason.
+The result's stage gives the loop nest. A reduction is computed inside one of its loops
+(`ComputeAt`), on the stack, for just the tile of elements that the rest of the nest needs; constant
+indices there let LLVM keep the tile in registers. Nothing is decided here: what a step asks for is
+done, or refused with the reason (here where it depends on extents, else in legality.py).
 """
 
 from __future__ import annotations
@@ -15,53 +15,37 @@ from naru.dtypes import DTYPES, is_float
 from naru.errors import ScheduleError
 from naru.ir.expr import Binary, Call, Const, Expr, Load, Read, Reduce, Splat, Var
 from naru.ir.loop import Alloc, Buffer, For, Func, If, Stmt, Store
-from naru.ir.simplify import add, floordiv, free_of, known, mul, sub, substitute
-from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, identity, reads
-from naru.schedule.rewrites import map_reads
-from naru.schedule.steps import (
-    ComputeAt,
-    Order,
-    Parallel,
-    Rfactor,
-    Schedule,
-    Split,
-    Tensorize,
-    Unroll,
-    Vectorize,
+from naru.ir.simplify import (
+    add,
+    bounds,
+    ceildiv,
+    floordiv,
+    free_of,
+    known,
+    minimum,
+    mul,
+    sub,
+    substitute,
 )
+from naru.ir.tensor import Stage, Tensor, TensorFunction, identity, reads
+from naru.ir.text_expr import print_expr
+from naru.schedule.legality import Nest, read_steps, root
+from naru.schedule.rewrites import map_reads
+from naru.schedule.steps import Schedule, Split, Tensorize
 from naru.schedule.tensorize import Loops, get_instruction, match_product
 from naru.schedule.vector import Grid, Lane, contiguous_base, join, vectorize
 
 
-@dataclass
-class Nest:
-    """What the schedule says about one stage."""
-
-    stage: Stage
-    splits: dict[str, Split] = field(default_factory=dict)
-    order: list[str] = field(default_factory=list)
-    kinds: dict[str, str] = field(default_factory=dict)
-    at: tuple[str, str] | None = None
-    rfactor: Rfactor | None = None
-    tensorize: Tensorize | None = None
-
-    @property
-    def axes(self) -> dict[str, Axis]:
-        return {a.var.name: a for a in (*self.stage.axes, *self.stage.reduction)}
-
-    @property
-    def reductions(self) -> set[str]:
-        return {a.var.name for a in self.stage.reduction}
-
-
 @dataclass(frozen=True)
 class Env:
-    """Where we stand in a nest: loops already open. All maps go by loop name."""
+    """Where we stand in a nest. All maps go by loop name: `extent` of every loop that can be opened
+    now, `value` of the open ones without split, `base` (where the tile begins) of those whose loop
+    over tiles is open, `valid` (how many iterations count) of those under a mask."""
 
     extent: Mapping[str, Expr]
-    value: Mapping[str, Expr] = field(default_factory=dict)  # of an open loop without split
-    base: Mapping[str, Expr] = field(default_factory=dict)  # start of the tile of a split axis
-    valid: Mapping[str, Expr] = field(default_factory=dict)  # iterations that count, under a mask
+    value: Mapping[str, Expr] = field(default_factory=dict[str, Expr])
+    base: Mapping[str, Expr] = field(default_factory=dict[str, Expr])
+    valid: Mapping[str, Expr] = field(default_factory=dict[str, Expr])
     lane: Lane | Grid | None = None
 
 
@@ -75,72 +59,6 @@ class Local:
 
 Body = Callable[[Env], list[Stmt]]
 WHOLE = "*"  # in an axis map: all of the axis is needed
-
-
-def root(loop: str) -> str:
-    """The axis that a loop comes from: `m` of `m.i.o`."""
-    return loop.split(".")[0]
-
-
-def read_steps(tf: TensorFunction, schedule: Schedule) -> dict[str, Nest]:
-    """The steps, gathered by stage. Raises ScheduleError for a stage or loop that does not exist."""
-    nests = {s.tensor.name: Nest(s) for s in tf.stages}
-    for nest in nests.values():
-        nest.order = [a.var.name for a in (*nest.stage.axes, *nest.stage.reduction)]
-    for step in schedule.steps:
-        nest = nests.get(step.stage)
-        if nest is None:
-            raise ScheduleError(f"{step}: there is no stage {step.stage!r}", hint=f"{list(nests)}")
-        _take_step(nest, step)
-    return nests
-
-
-def _take_step(nest: Nest, step: object) -> None:
-    match step:
-        case Split(axis=axis):
-            _expect_loop(nest, axis, step)
-            if not step.sizes or min(step.sizes) < 1:
-                raise ScheduleError(f"{step}: expected sizes of at least 1")
-            nest.splits[axis] = step
-            at = nest.order.index(axis)
-            nest.order[at : at + 1] = [f"{axis}.o", f"{axis}.i"]
-        case Order(loops=loops):
-            if sorted(loops) != sorted(nest.order):
-                raise ScheduleError(
-                    f"{step}: expected each loop of the stage once",
-                    hint=f"its loops are {nest.order}",
-                )
-            nest.order = list(loops)
-        case Unroll(loop=loop) | Vectorize(loop=loop) | Parallel(loop=loop):
-            _expect_loop(nest, loop, step)
-            if isinstance(step, Parallel) and root(loop) in nest.reductions:
-                raise ScheduleError(f"{step}: iterations of a reduction depend on each other")
-            nest.kinds[loop] = type(step).__name__.lower()
-        case ComputeAt():
-            nest.at = (step.consumer, step.loop)
-        case Rfactor(axis=axis):
-            _expect_loop(nest, axis, step)
-            if axis not in nest.reductions:
-                raise ScheduleError(f"{step}: {axis!r} is not a reduction axis")
-            nest.rfactor = step
-        case Tensorize():
-            inner = [step.m, step.n, step.k]
-            for loop in inner:
-                _expect_loop(nest, loop, step)
-            if nest.order[-3:] != inner:
-                raise ScheduleError(
-                    f"{step}: expected {inner} to be the innermost loops",
-                    hint=f"give an order before; it is {nest.order}",
-                )
-            get_instruction(step)
-            nest.tensorize = step
-        case _:
-            raise ScheduleError(f"unknown step {step!r}")
-
-
-def _expect_loop(nest: Nest, loop: str, step: object) -> None:
-    if loop not in nest.order:
-        raise ScheduleError(f"{step}: there is no loop {loop!r}", hint=f"the loops are {nest.order}")
 
 
 @dataclass(frozen=True)
@@ -164,11 +82,12 @@ def segments(extent: Expr, split: Split) -> list[Segment]:
             out.append(Segment(size, count, start))
         start = add(start, mul(count, size))
     rest = sub(extent, start)
-    if known(rest) != 0 and split.sizes[-1] > 1:
-        last = split.sizes[-1]
-        out.append(Segment(last, floordiv(add(rest, last - 1), last), start, masked=True))
-    if (known(rest) or 0) < 0:
-        raise ScheduleError(f"{split}: the tiles cover more than the extent {known(extent)}")
+    last = split.sizes[-1]
+    if known(rest) != 0 and (last > 1 or split.counts):
+        out.append(Segment(last, ceildiv(rest, last), start, masked=last > 1))
+    if split.counts and bounds(rest)[0] < 0:
+        covered = f"{known(start)} of {print_expr(extent)}"
+        raise ScheduleError(f"{split}: the tiles cover more than the extent, {covered}")
     return out
 
 
@@ -188,13 +107,8 @@ class Lowering:
         self.locals: dict[Tensor, Local] = {}
         self.attached: dict[tuple[str, str], list[Nest]] = {}
         for nest in self.nests.values():
-            if nest.stage.tensor in tf.outputs:
-                continue
-            if nest.at is None:
-                raise ScheduleError(
-                    f"stage {nest.stage.tensor.name!r} is placed nowhere", hint="add a compute_at step"
-                )
-            self.attached.setdefault(nest.at, []).append(nest)
+            if nest.at is not None:
+                self.attached.setdefault(nest.at, []).append(nest)
 
     def func(self, name: str) -> Func:
         body: list[Stmt] = []
@@ -202,7 +116,9 @@ class Lowering:
             nest = self.nests[t.name]
             env = Env({a.var.name: a.extent for a in nest.stage.axes})
             body += self.compute_attached(nest, t.name, "", env)
-            body += self.open_loops(nest, nest.order, env, lambda e, n=nest: self.store_result(n, e))
+            body += self.open_loops(
+                nest, nest.order, env, lambda e, n=nest: self.store_result(n, e)
+            )
         params = [self.buffers[t] for t in (*self.tf.inputs, *self.tf.outputs)]
         return Func(name, (*params, *self.tf.symbols()), tuple(body))
 
@@ -229,7 +145,7 @@ class Lowering:
         out: list[Stmt] = []
         for seg in segments(env.extent[axis], nest.splits[axis]):
             inside = f"{axis}.i"
-            if seg.masked and not _vectorized(nest, inside):
+            if seg.masked and not nest.is_vectorized(inside):
                 raise ScheduleError(
                     f"{nest.splits[axis]}: the extent is not covered by whole tiles and "
                     f"{inside!r} is not vectorised",
@@ -239,14 +155,12 @@ class Lowering:
             def tile(at: Expr, seg: Segment = seg, inside: str = inside) -> list[Stmt]:
                 base = add(seg.start, mul(at, seg.size))
                 valid = dict(env.valid)
-                if seg.masked:
+                if axis in valid:  # the tile of a consumer that is itself masked
+                    valid[inside] = sub(minimum(valid[axis], env.extent[axis]), base)
+                elif seg.masked:
                     valid[inside] = sub(env.extent[axis], base)
-                elif axis in valid:
-                    valid[inside] = sub(valid[axis], base)
                 extent = {**env.extent, inside: Const(seg.size)}
-                return body(
-                    replace(env, base={**env.base, axis: base}, extent=extent, valid=valid)
-                )
+                return body(replace(env, base={**env.base, axis: base}, extent=extent, valid=valid))
 
             out += self.loop(loop, seg.count, nest.kinds.get(loop, "serial"), tile)
         return out
@@ -269,6 +183,8 @@ class Lowering:
         self, name: str, extent: Expr, kind: str, body: Callable[[Expr], list[Stmt]]
     ) -> list[Stmt]:
         count = known(extent)
+        if kind == "unroll" and count is None:
+            raise ScheduleError(f"unroll {name!r}: the extent is not constant; split it first")
         if count == 1:
             return body(Const(0))
         if count == 0:
@@ -386,37 +302,34 @@ class Lowering:
         return [Alloc(buffer), *body]
 
     def axis_map(self, nest: Nest, consumer: Nest) -> list[str]:
-        """For each axis of the stage, the consumer's axis that indexes it. A stage that is read by
-        other attached stages only is mapped through them."""
+        """For each axis of the stage, the consumer's axis that indexes it (or WHOLE), through other
+        attached stages that read it; all readers must agree."""
         found = self._axis_map(nest.stage.tensor, consumer)
         if found is None:
             raise ScheduleError(
-                f"compute_at({nest.stage.tensor.name!r}): it is not read at plain axes of "
-                f"{consumer.stage.tensor.name!r}"
+                f"compute_at({nest.name!r}): it is not read at plain axes of {consumer.name!r}, "
+                f"the same ones wherever it is read"
             )
         return found
 
     def _axis_map(self, tensor: Tensor, consumer: Nest) -> list[str] | None:
-        names = {a.var: a.var.name for a in consumer.stage.axes}
-        names.update({a.var: WHOLE for a in consumer.stage.reduction})
-        maps = [
-            [names.get(i) if isinstance(i, Var) else None for i in r.index]
-            for r in reads(consumer.stage.value)
-            if r.tensor is tensor
-        ]
-        if maps:
-            same = all(m == maps[0] for m in maps)
-            return [x for x in maps[0] if x] if same and None not in maps[0] else None
-        for other in self.nests.values():
-            if other is consumer or not any(r.tensor is tensor for r in reads(other.stage.value)):
-                continue
-            inner = self._axis_map(tensor, other)
-            outer = self._axis_map(other.stage.tensor, consumer)
-            if inner is None or outer is None:
-                return None
-            position = {a.var.name: k for k, a in enumerate(other.stage.axes)}
-            return [x if x == WHOLE else outer[position[x]] for x in inner]
-        return None
+        found: list[list[str] | None] = []
+        for reader in self.nests.values():
+            names = {a.var: name for name, a in reader.axes.items()}
+            outer = {x: x for x in names.values()}
+            outer.update(dict.fromkeys(reader.reductions, WHOLE))
+            rs = [r for r in reads(reader.stage.value) if r.tensor is tensor]
+            if rs and reader is not consumer:
+                through = self._axis_map(reader.stage.tensor, consumer)
+                if through is None:
+                    return None
+                spatial = [a.var.name for a in reader.stage.axes]
+                outer.update(zip(spatial, through, strict=True))
+            for r in rs:
+                if not all(isinstance(i, Var) and i in names for i in r.index):
+                    return None
+                found.append([outer[names[i]] for i in r.index if isinstance(i, Var)])
+        return found[0] if found and all(m == found[0] for m in found) else None
 
     def fill_tile(
         self, nest: Nest, buffer: Buffer, env: Env, origin: dict[str, Expr]
@@ -435,12 +348,6 @@ class Lowering:
         self, nest: Nest, buffer: Buffer, env: Env, origin: dict[str, Expr]
     ) -> list[Stmt]:
         stage = nest.stage
-        spatial = [x for x in nest.order if root(x) not in nest.reductions]
-        for loop, kind in nest.kinds.items():
-            if kind == "vectorize" and root(loop) in nest.reductions:
-                raise ScheduleError(
-                    f"vectorize {loop!r}: it is a reduction loop", hint="use rfactor on its axis"
-                )
 
         def place(e: Env) -> tuple[Expr, ...]:
             index = tuple(self.position(nest, a.var.name, e) for a in stage.axes)
@@ -457,7 +364,7 @@ class Lowering:
             return [self.store(buffer, place(e), new, e.lane)]
 
         return [
-            *self.open_loops(nest, spatial, env, start),
+            *self.open_loops(nest, nest.spatial, env, start),
             *self.open_loops(nest, nest.order, env, update),
         ]
 
@@ -472,12 +379,12 @@ class Lowering:
         """A sum of products by a matrix instruction; in registers of its own if it has those, from
         where the result is copied to the stack."""
         stage = nest.stage
-        if stage.combine != "add" or len(stage.axes) < 2:
-            raise ScheduleError(f"{step}: expected a sum with at least two axes")
         outer = nest.order[:-3]
         spatial = [x for x in outer if root(x) not in nest.reductions]
         space = get_instruction(step).space
-        sums = buffer if space == "stack" else replace(buffer, name=f"{buffer.name}_sum", space=space)
+        sums = buffer
+        if space != "stack":
+            sums = replace(buffer, name=f"{buffer.name}_sum", space=space)
 
         def open_tile(e: Env) -> tuple[Env, Grid]:
             grid = Grid(_lane(step.m, e), _lane(step.n, e))
@@ -521,7 +428,9 @@ class Lowering:
         stage, factor = nest.stage, nest.rfactor
         assert factor is not None and stage.combine is not None
         lanes = factor.lanes
-        part = Buffer(f"{buffer.name}_part", buffer.dtype, (*buffer.shape, Const(lanes)), "stack", 64)
+        part = Buffer(
+            f"{buffer.name}_part", buffer.dtype, (*buffer.shape, Const(lanes)), "stack", 64
+        )
         neutral = identity(stage.combine, buffer.dtype)
         axes = [a.var.name for a in stage.axes]
         others = [x for x in nest.order if x not in (factor.axis, *axes)]
@@ -588,13 +497,6 @@ def replace_order(nest: Nest, order: list[str], split: Split) -> Nest:
     )
 
 
-def _vectorized(nest: Nest, loop: str) -> bool:
-    if loop in nest.splits:
-        return _vectorized(nest, f"{loop}.i")
-    t = nest.tensorize
-    return nest.kinds.get(loop) == "vectorize" or (t is not None and loop in (t.m, t.n, t.k))
-
-
 def _full(value: Expr, lane: Lane | Grid | None) -> Expr:
     return value if lane is None or value.shape else Splat(value, lane.shape)
 
@@ -620,5 +522,3 @@ def lower(
 
     Raises ScheduleError when a step does not apply, saying why."""
     return Lowering(tf, schedule, fma, like).func(name)
-
-

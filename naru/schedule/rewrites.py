@@ -417,6 +417,6 @@ def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunct
         if word == "join":
             tf = join_dims(tf, tensor)
             continue
-        user = next(s for s in tf.stages if s.combine and tensor in [r.tensor for r in reads(s.value)])
-        tf = copy_operand(tf, user, tensor, "A")
+        users = [s for s in tf.stages if any(r.tensor is tensor for r in reads(s.value))]
+        tf = copy_operand(tf, users[0], tensor, "A")
     return tf

@@ -45,7 +45,8 @@ class Unroll:
 
 @dataclass(frozen=True)
 class Vectorize:
-    """The loop becomes one tile value of rank 1 with as many lanes as iterations."""
+    """The loop becomes one tile value of rank 1 with as many lanes as iterations; two loops of a
+    stage, the outer one in the rows, become one of rank 2."""
 
     stage: str
     loop: str
@@ -79,7 +80,8 @@ class Rfactor:
 
 @dataclass(frozen=True)
 class Tensorize:
-    """The loops m, n, k inside become one instruction on tiles of rank 2 (acc += a @ b)."""
+    """The three innermost loops m, n, k become one instruction on tiles of rank 2, acc += a @ b.
+    `instruction` is a row of schedule/tensorize.py, which says what it takes and where acc lies."""
 
     stage: str
     m: str

@@ -17,10 +17,9 @@ from naru.schedule.vector import Grid, Lane, moves_by_one, vectorize
 
 @dataclass(frozen=True)
 class Instruction:
-    """`operands`: the dtypes that a, b may have, empty for any; `result`: that of c. `most`: the
-    largest m, n, k, the first of which may be less; (0, 0, 0) for no limit. `group`: so many rows of
-    b are interleaved, b[k, n] lying at [k // group, n * group + k % group]. `space`: where c is while
-    k runs (see loop.SPACES)."""
+    """`operands`: the dtypes that a and b may have, empty for any; `result`: that of c. `most`: the
+    largest m, n, k; (0, 0, 0) for no limit. `group`: so many rows of b are interleaved, b[k, n] is
+    at [k // group, n * group + k % group]. `space`: where c is while k runs (see loop.SPACES)."""
 
     operands: tuple[str, ...] = ()
     result: str | None = None
@@ -127,21 +126,22 @@ def _tile_b(step: Tensorize, x: Load, loops: Loops, group: int) -> Expr:
         return _plain_tile(step, x, loops.k, loops.n)
     k, n = loops.k, loops.n
     row = Lane(k.var, k.count // group)
-    # With k = group · row + part the last index must be column + constant, column = n · group + part.
+    # k = group · row + part: rows then follow k, and columns n · group + part, from some start.
     first = {k.var: mul(k.var, group)}
     last = {k.var: add(mul(k.var, group), group - 1)}
-    place, end = (tuple(substitute(i, at) for i in x.index) for at in (first, last))
-    down, across = place[-2:] if len(place) > 1 else (Const(0), place[-1])
+    place, end = ([substitute(i, at) for i in x.index] for at in (first, last))
+    down, across = place[-2] if len(place) > 1 else Const(0), place[-1]
     terms = to_poly(across)
     fits = (
-        moves_by_one(down, k.var)
+        len(place) > 1
+        and moves_by_one(down, k.var)
         and free_of(down, n.var)
         and terms.pop((n.var,), 0) == group
         and all(free_of(part, n.var, k.var) for m in terms for part in m)
-        and end == (*place[:-1], add(across, group - 1))
+        and end == [*place[:-1], add(across, group - 1)]
         and all(free_of(i, n.var, k.var) for i in place[:-2])
     )
-    if not fits or len(place) < 2:
+    if not fits:
         raise _not_a_tile(step, x, f"[k // {group}, n * {group} + k % {group}]")
     zero = {k.var: Const(0), n.var: Const(0)}
     start = tuple(substitute(i, zero) for i in place)

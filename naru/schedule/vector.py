@@ -1,4 +1,4 @@
-"""From a scalar expression in one or two loop variables to tile values: lanes, contiguous loads, masks."""
+"""From scalar expressions in one or two loop variables to tiles: lanes, contiguous loads, masks."""
 
 from __future__ import annotations
 

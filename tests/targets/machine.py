@@ -32,7 +32,8 @@ declare void @{name}({types}, i64, i64)
 ; A system call, as machine code (llvmlite has no assembler for other machines): number, a, b, c.
 ;   mov x8, x0; mov x0, x1; mov x1, x2; mov x2, x3; svc #0; ret
 @call = constant [6 x i32] [
-  i32 u0xAA0003E8, i32 u0xAA0103E0, i32 u0xAA0203E1, i32 u0xAA0303E2, i32 u0xD4000001, i32 u0xD65F03C0
+  i32 u0xAA0003E8, i32 u0xAA0103E0, i32 u0xAA0203E1, i32 u0xAA0303E2,
+  i32 u0xD4000001, i32 u0xD65F03C0
 ], align 4
 
 ; Reads or writes all of some memory; leaves with status 1 when that fails.
@@ -71,7 +72,7 @@ define void @_start() {{
 
 
 def need(tool: str, package: str) -> str:
-    """The path of a program; the test fails where it is missing, for `make test-slow` installs it."""
+    """The path of a program. Without it the test fails: `make test-slow` makes sure of it."""
     found = shutil.which(tool)
     if found is None:
         pytest.fail(f"{tool} is missing: expected it on PATH (Debian: apt-get install {package})")
@@ -102,9 +103,7 @@ def run_qemu(
     qemu = need("qemu-aarch64", "qemu-user")
     inputs = [padded(x.tobytes()) for x in operands]
     places = [sum(map(len, inputs[:k])) for k in range(len(inputs) + 1)]
-    pointers = [
-        f"  %p{k} = getelementptr i8, ptr %memory, i64 {at}" for k, at in enumerate(places)
-    ]
+    pointers = [f"  %p{k} = getelementptr i8, ptr %memory, i64 {at}" for k, at in enumerate(places)]
     text = START.format(
         name=func.name,
         types=", ".join(["ptr"] * len(places)),
@@ -121,8 +120,9 @@ def run_qemu(
     program.write_bytes(executable(linked.code, linked.offsets["_start"]))
     program.chmod(0o755)
     done = subprocess.run(
-        [qemu, str(program)], input=b"".join(inputs), capture_output=True, timeout=SECONDS, check=False
-    )
+        [qemu, str(program)],
+        input=b"".join(inputs), capture_output=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
     return np.frombuffer(done.stdout, result.dtype).reshape(result.shape)
 

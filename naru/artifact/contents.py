@@ -1,0 +1,151 @@
+"""What goes into a bundle besides code: packed weights, golden vector, manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from naru.artifact.bundle import GoldenCase
+from naru.artifact.link import Linked
+from naru.dtypes import DTYPES
+from naru.ir.expr import Var
+from naru.ir.graph import Graph, TensorType
+from naru.ir.simplify import evaluate, known
+from naru.ir.text_expr import print_expr
+from naru.ops.evaluate import evaluate as evaluate_graph
+from naru.schedule.driver import Program, pack
+from naru.targets import Target
+from naru.version import VERSION
+
+ABI_VERSION = 1
+
+
+def pack_weights(program: Program) -> bytearray:
+    """The weights section: every constant in its layout at its offset."""
+    out = bytearray(program.weight_bytes)
+    view = np.frombuffer(out, np.uint8)
+    for w in program.weights:
+        data = pack(w.data.array, w.layout)
+        view[w.offset : w.offset + data.nbytes] = data.reshape(-1).view(np.uint8)
+    return out
+
+
+# --- golden vector ----------------------------------------------------------------------------------
+
+
+def make_golden(g: Graph) -> GoldenCase:
+    """Inputs from a fixed generator and the outputs that the numpy meaning gives for them, floats
+    in double precision and rounded once."""
+    sizes: dict[Var, int] = {}
+    for k, s in enumerate(g.symbols):
+        sizes[s] = min(max(s.lo, 2 + k % 3), s.hi)
+    rng = np.random.Generator(np.random.PCG64(20260101))
+    inputs = [sample_input(n.type, sizes, rng) for n in g.inputs]
+    outputs = evaluate_graph(g, inputs, float64=True)
+    return GoldenCase("main", tuple(inputs), tuple(np.asarray(o, order="C") for o in outputs))
+
+
+def sample_input(t: TensorType, sizes: dict[Var, int], rng: np.random.Generator) -> np.ndarray:
+    """Values in [-1, 1) for floats, 0..3 for integers, coin flips for bool."""
+    shape = tuple(evaluate(d, sizes) for d in t.shape)
+    row = DTYPES[t.dtype]
+    raw = rng.random(shape)
+    if row.kind == "f":
+        return np.asarray(raw * 2 - 1).astype(row.numpy)
+    return np.asarray(raw * (2 if row.kind == "b" else 4)).astype(np.int64).astype(row.numpy)
+
+
+# --- manifest -----------------------------------------------------------------------------------------
+
+
+def make_manifest(
+    g: Graph,
+    program: Program,
+    linked: Linked,
+    target: Target,
+    *,
+    options: Mapping[str, Any],
+    source_digest: str,
+) -> dict[str, Any]:
+    """See artifact/bundle.py for the schema."""
+    offsets = linked.offsets
+    interface = {
+        "plan": offsets["naru_plan"],
+        "dynamic": program.pointers > 0,
+        "pointers": program.pointers,
+        "inputs": [_tensor(n.attr("name"), n.type) for n in g.inputs],
+        "outputs": [
+            {**_tensor(name, n.type), "late": late}
+            for name, n, late in zip(g.output_names, g.outputs, program.late, strict=True)
+        ],
+        "steps": [name for name, _, _ in program.steps],
+    }
+    return {
+        "format": 1,
+        "abi": ABI_VERSION,
+        "naru": VERSION,
+        "target": {
+            "name": target.name,
+            "triple": target.triple,
+            "features": list(target.features),
+        },
+        "source": {"name": g.name, "sha256": source_digest},
+        "options": dict(options),
+        "symbols": [
+            {
+                "name": s.name,
+                "lo": s.lo,
+                "hi": min(s.hi, 2**31 - 1),
+                "kind": "input" if k < program.input_symbols else "kernel",
+            }
+            for k, s in enumerate(program.symbols)
+        ],
+        "entries": [
+            {"name": "main", "run": offsets["naru_run"], **interface},
+            {"name": "profile", "run": offsets["naru_profile"], **interface},
+        ],
+        "states": [],
+        "memory": {
+            "arena": print_expr(program.arena),
+            "where": {v.name: print_expr(e) for v, e in program.lets},
+            "weights": str(program.weight_bytes),
+        },
+        "kernels": _kernel_records(program, linked),
+        "tolerance": {"rtol": 1e-4, "atol": 1e-6},
+    }
+
+
+def _tensor(name: object, t: TensorType) -> dict[str, Any]:
+    dtype = DTYPES[t.dtype].numpy.name
+    shape = [n if (n := known(d)) is not None else print_expr(d) for d in t.shape]
+    return {"name": str(name), "dtype": dtype, "shape": shape}
+
+
+def _kernel_records(program: Program, linked: Linked) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    steps: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
+    for name, nodes, why in program.steps:
+        steps.setdefault(name, []).append((nodes, why))
+    starts = sorted({*linked.offsets.values(), len(linked.code)})
+    for k in program.kernels:
+        offset = linked.offsets[k.func.name]
+        uses = steps.get(k.name, [])
+        out = k.func.buffers[-1]
+        records.append(
+            {
+                "name": k.name,
+                "ops": list(k.ops),
+                "nodes": [nodes for nodes, _ in uses if nodes],
+                "calls": len(uses),
+                "shape": "×".join(print_expr(d) for d in out.shape),
+                "schedule": k.schedule,
+                "flops": print_expr(k.flops),
+                "bytes": print_expr(k.bytes),
+                "why": sorted({w for _, why in uses for w in why}),
+                "offset": offset,
+                "size": starts[starts.index(offset) + 1] - offset,
+            }
+        )
+    return records

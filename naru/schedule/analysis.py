@@ -1,0 +1,74 @@
+"""What schedules ask of a TensorFunction: how reads move with an axis, which axes belong together."""
+
+from __future__ import annotations
+
+from naru.dtypes import DTYPES
+from naru.ir.expr import Expr, Read, Var, walk
+from naru.ir.loop import Buffer
+from naru.ir.simplify import add, free_of, known, mul, substitute
+from naru.ir.tensor import Stage, Tensor, TensorFunction, reads
+from naru.schedule.steps import Parallel, Split, Step
+from naru.schedule.vector import Lane, contiguous_base
+from naru.targets import Target
+
+# Of reductions: the same on every target, so that results are too (classes strict and portable).
+VIRTUAL_LANES = 16
+
+
+def access(r: Read, axis: Var, lanes: int) -> str:
+    """How a read moves with an axis: uniform, contiguous (in aligned runs of `lanes`), or gather."""
+    if all(free_of(i, axis) for i in r.index):
+        return "uniform"
+    lane = Lane(Var("lane", hi=lanes - 1), lanes)
+    at: Expr = add(mul(Var("q"), lanes), lane.var)
+    index = tuple(substitute(i, {axis: at}) for i in r.index)
+    buffer = Buffer(r.tensor.name, r.tensor.dtype, r.tensor.shape)
+    return "gather" if contiguous_base(buffer, index, lane) is None else "contiguous"
+
+
+def lanes_of(tf: TensorFunction, target: Target) -> int:
+    """Lanes of the widest element that the kernel touches."""
+    tensors: list[Tensor] = [*tf.inputs, *(s.tensor for s in tf.stages)]
+    bits = [DTYPES[t.dtype].bits for t in tensors]
+    bits += [DTYPES[e.dtype].bits for s in tf.stages for e in walk(s.value) if e.dtype != "index"]
+    return max(1, target.vector_bits // max([*bits, 8]))
+
+
+def axis_positions(stage: Stage, out: Stage) -> list[int] | None:
+    """Out's axis for each axis of a reduction that out reads at plain axes; None if it does not."""
+    order = {a.var: k for k, a in enumerate(out.axes)}
+    for r in reads(out.value):
+        if r.tensor is stage.tensor:
+            if all(isinstance(i, Var) and i in order for i in r.index):
+                return [order[i] for i in r.index if isinstance(i, Var)]
+            return None
+    return None
+
+
+def lane_sizes(extent: int | None, tile: int, lanes: int) -> tuple[int, ...]:
+    """Sizes that cover an extent in tiles and then whole vectors, the last of them masked."""
+    if extent is None:
+        return (tile, lanes) if tile > lanes else (tile,)
+    rest = extent % tile
+    covered = -(-rest // lanes) * lanes
+    return (
+        (tile,) if not rest or covered == tile else (tile, covered) if extent > tile else (covered,)
+    )
+
+
+def share_outermost(out: Stage, order: list[str], steps: list[Step]) -> list[Step]:
+    """The outermost loop that runs more than once is shared among the threads."""
+    extents = {a.var.name: known(a.extent) for a in out.axes}
+    splits = {s.axis: s for s in steps if isinstance(s, Split)}
+    for loop in order:
+        axis = loop.removesuffix(".o")
+        extent = extents.get(axis)
+        if loop == f"{axis}.o" and axis in splits and axis in extents:
+            size = splits[axis].sizes[0]
+            if extent is None or extent >= 2 * size:
+                return [Parallel(out.tensor.name, loop)]
+        elif axis in extents and loop == axis and (extent is None or extent > 1):
+            return [Parallel(out.tensor.name, loop)]
+        else:
+            break
+    return []

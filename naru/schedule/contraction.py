@@ -1,0 +1,300 @@
+"""The default schedule of sums of products: register tiles, cache blocks, copies.
+
+A tile of `rows` × `vectors` accumulators lives in registers while the whole reduction passes; rows
+may come from two axes (the pixels of several image lines). Tiles run n.o, then m.o inside, so that a
+panel of weights is fetched once while the rows of the other operand, in L2, pass by.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from naru.ir.expr import Binary, Read, Var, walk
+from naru.ir.simplify import free_of, known
+from naru.ir.tensor import Stage, Tensor, TensorFunction, reads
+from naru.schedule.analysis import (
+    VIRTUAL_LANES,
+    access,
+    axis_positions,
+    lane_sizes,
+    share_outermost,
+)
+from naru.schedule.rewrites import copy_operand
+from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Unroll, Vectorize
+from naru.targets import Target
+
+ASSUMED_ROWS = 128  # an extent that is not known when the tile is chosen
+COPY_LIMIT = 128 * 1024  # bytes of stack for the copy of an operand's tile
+UNROLL_LIMIT = 8  # a reduction loop this short is unrolled
+COPY = "A"  # the stage that copies rows of the left operand
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """Out axes by position: `n` runs in the lanes, `m` in the rows of the register tile, `p` in more
+    of its rows where m is short. None: there is no such axis."""
+
+    n: int
+    m: int | None = None
+    p: int | None = None
+    shared: bool = True  # the lane operand does not move with m and p, so a tile reuses it
+    product: bool = True  # multiply-adds; else a window (pooling)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """(lines · rows) × (vectors · lanes) accumulators; `lines` along p, `rows` along m."""
+
+    rows: int
+    vectors: int
+    lines: int = 1
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """n in blocks of `columns`, whose weights stay in L2 while all rows pass; `copied`: the operand
+    whose rows, a power of two apart, would evict each other, copied tile by tile."""
+
+    columns: int
+    copied: Tensor | None
+
+
+# --- what it is -----------------------------------------------------------------------------------
+
+
+def find_contraction(out: Stage, stage: Stage, lanes: int) -> Contraction | None:
+    """Does the reduction run its lanes along the result's last axis, one of its own?"""
+    positions = axis_positions(stage, out)
+    found = reads(stage.value)
+    if positions is None or not found or len(out.axes) - 1 not in positions:
+        return None
+    wide = max(lanes, VIRTUAL_LANES) if lanes > 1 else lanes
+    n = len(out.axes) - 1
+    lane_axis = stage.axes[positions.index(n)].var
+    kinds = [access(r, lane_axis, wide) for r in found]
+    if "contiguous" not in kinds or "gather" in kinds:
+        return None
+    moving = [r for r, kind in zip(found, kinds, strict=True) if kind == "contiguous"]
+    product = any(isinstance(e, Binary) and e.op == "mul" for e in walk(stage.value))
+    others = sorted((p for p in positions if p != n), reverse=True)
+    still = [p for p in others if _is_free(moving, stage.axes[positions.index(p)].var)]
+    if still:
+        return Contraction(n, still[0], next(iter(still[1:]), None), product=product)
+    return Contraction(n, next(iter(others), None), shared=not others, product=product)
+
+
+def _is_free(moving: list[Read], axis: Var) -> bool:
+    return all(free_of(i, axis) for r in moving for i in r.index)
+
+
+# --- which tile -----------------------------------------------------------------------------------
+
+
+def tile_cost(rows: int, vectors: int) -> float:
+    """Cycles for one step of k: two multiply-adds and two loads a cycle, four cycles of latency.
+    The small terms rank tiles that are equal otherwise: lane operands come from L2, rows from L1."""
+    loads = rows + vectors
+    return max(rows * vectors / 2, loads / 2, 4.0) + 0.06 * rows + 0.25 * vectors
+
+
+def equal_parts(extent: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Divides an extent into tiles of at most `most` whose sizes differ by at most one:
+    49 by 12 -> sizes (10, 9), counts (4, 1)."""
+    tiles = -(-extent // most)
+    size, larger = divmod(extent, tiles)
+    if not larger:
+        return (size,), (tiles,)
+    return (size + 1, size), (larger, tiles - larger)
+
+
+def choose_tile(
+    m: int | None,
+    n: int | None,
+    target: Target,
+    lanes: int,
+    *,
+    shared: bool = True,
+    p: int | None = None,
+) -> Tile:
+    """The cheapest tile for an m × n result (p times, if p is given) whose accumulators, lane
+    operands and one broadcast fit the registers. None for m or n: an extent that is not known."""
+    columns = n or 4 * ASSUMED_ROWS
+    unit = max(1, VIRTUAL_LANES // lanes)  # packed panels are 16 wide: a tile takes whole ones
+    most = 4 if m != 1 or p else 12  # one row needs many columns to hide the latency
+    best, chosen = float("inf"), Tile(1, unit)
+    for vectors in range(unit, max(most, unit) + 1, unit):
+        free = (target.registers - 1 - (vectors if shared else 2)) // vectors
+        for rows in range(1, free + 1):
+            # Lines are combined only where a whole line is one tile.
+            lines = range(1, free // rows + 1) if m == rows and p else (1,)
+            for some in lines:
+                tile = Tile(rows, vectors, some)
+                cost = _total_cost(tile, m or ASSUMED_ROWS, columns, p or 1, lanes)
+                if cost < best * 0.999:
+                    best, chosen = cost, tile
+    return chosen
+
+
+def _total_cost(tile: Tile, m: int, columns: int, p: int, lanes: int) -> float:
+    whole, rest = divmod(columns, tile.vectors * lanes)
+    total = 0.0
+    for line, lines in zip(*equal_parts(p, tile.lines), strict=True):
+        for size, count in zip(*equal_parts(m, tile.rows), strict=True):
+            cost = whole * tile_cost(line * size, tile.vectors)
+            if rest:
+                cost += tile_cost(line * size, -(-rest // lanes))
+            total += lines * count * cost
+    return total
+
+
+def choose_blocking(
+    out: Stage, stage: Stage, plan: Contraction, tile: Tile, target: Target, lanes: int
+) -> Blocking | None:
+    """Only for plain matrix products whose left operand does not fit L2, or whose rows alias."""
+    if plan.m is None or len(stage.reduction) != 1 or not (plan.shared and plan.product):
+        return None
+    m, n = known(out.axes[plan.m].extent), known(out.axes[plan.n].extent)
+    k = known(stage.reduction[0].extent)
+    width = tile.vectors * lanes
+    if m is None or n is None or k is None or m < 2 * tile.rows or n < 2 * width:
+        return None
+    aliased = k * 4 % 2048 == 0
+    if m * k * 4 <= target.l2 * 0.6 and not aliased:
+        return None
+    columns = max(width, int(target.l2 * 0.5) // (k * 4) // width * width)
+    fits = tile.rows * (k + 16) * 4 <= COPY_LIMIT
+    left = _row_operand(stage, out, plan) if aliased and fits else None
+    return Blocking(min(columns, n), left)
+
+
+def _row_operand(stage: Stage, out: Stage, plan: Contraction) -> Tensor | None:
+    """The operand that is read at [m, k], plainly."""
+    m, k = _stage_axis(stage, out, plan.m), stage.reduction[0].var.name
+    for r in reads(stage.value):
+        if [i.name for i in r.index if isinstance(i, Var)] == [m, k] and len(r.index) == 2:
+            return r.tensor
+    return None
+
+
+def _stage_axis(stage: Stage, out: Stage, position: int | None) -> str | None:
+    """The reduction's name for an axis of the result."""
+    positions = axis_positions(stage, out)
+    if position is None or positions is None or position not in positions:
+        return None
+    return stage.axes[positions.index(position)].var.name
+
+
+# --- the steps ------------------------------------------------------------------------------------
+
+
+def schedule_contraction(
+    tf: TensorFunction, out: Stage, stage: Stage, plan: Contraction, target: Target, lanes: int
+) -> tuple[TensorFunction, Schedule]:
+    """n.o, p.o, m.o around a register tile; the reduction's loops outside the tile's."""
+    m = 1 if plan.m is None else known(out.axes[plan.m].extent)
+    p = None if plan.p is None else known(out.axes[plan.p].extent)
+    if plan.product and plan.shared:
+        n = known(out.axes[plan.n].extent)
+        tile = choose_tile(m, n, target, lanes, p=p)
+    else:
+        tile = Tile(min(4, m or 4), max(1, VIRTUAL_LANES // lanes))
+    blocking = choose_blocking(out, stage, plan, tile, target, lanes)
+    order = _loop_order(out, plan, tile, blocking)
+    steps = _result_steps(out, plan, tile, lanes, blocking)
+    steps.append(Order(out.tensor.name, tuple(order)))
+    steps += share_outermost(out, order, steps)
+    algorithm = ("direct",)
+    if blocking and blocking.copied is not None:
+        tf = copy_operand(tf, stage, blocking.copied, COPY)
+        stage = next(s for s in tf.stages if s.tensor is stage.tensor)
+        steps += _copy_steps(tf, out, plan, lanes)
+        algorithm = ("direct", f"copy {blocking.copied.name}")
+    inside = [x for x in order if not _in_tile(x, out, plan, tile, blocking)]
+    steps.append(ComputeAt(stage.tensor.name, out.tensor.name, inside[-1]))
+    steps += _tile_steps(out, stage, plan, tile, lanes)
+    return tf, Schedule(tuple(steps), algorithm)
+
+
+def _names(out: Stage, plan: Contraction, blocking: Blocking | None) -> tuple[str, str, str]:
+    """The result's axes n (inside its block, if blocked), m and p; empty where there is none."""
+    n = out.axes[plan.n].var.name
+    m = "" if plan.m is None else out.axes[plan.m].var.name
+    p = "" if plan.p is None else out.axes[plan.p].var.name
+    return f"{n}.i" if blocking else n, m, p
+
+
+def _in_tile(
+    loop: str, out: Stage, plan: Contraction, tile: Tile, blocking: Blocking | None
+) -> bool:
+    n, m, p = _names(out, plan, blocking)
+    return loop in (f"{n}.i.o", f"{n}.i.i", f"{m}.i", f"{p}.i")
+
+
+def _loop_order(out: Stage, plan: Contraction, tile: Tile, blocking: Blocking | None) -> list[str]:
+    n, m, p = _names(out, plan, blocking)
+    lined = tile.lines > 1
+    taken = [plan.n, plan.m, plan.p if lined else None]
+    others = [a.var.name for k, a in enumerate(out.axes) if k not in taken]
+    columns = [f"{n[:-2]}.o", f"{n}.o"] if blocking else [f"{n}.o"]
+    rows = [x for x, there in ((f"{p}.o", lined), (f"{m}.o", bool(m))) if there]
+    inside = [x for x, there in ((f"{p}.i", lined), (f"{m}.i", bool(m))) if there]
+    outer = [columns[0], *rows, *columns[1:]] if plan.shared else [*rows, *columns]
+    return [*others, *outer, *inside, f"{n}.i.o", f"{n}.i.i"]
+
+
+def _result_steps(
+    out: Stage, plan: Contraction, tile: Tile, lanes: int, blocking: Blocking | None
+) -> list[Step]:
+    name, extent = out.tensor.name, known(out.axes[plan.n].extent)
+    n, m, p = _names(out, plan, blocking)
+    steps: list[Step] = []
+    if blocking:
+        steps.append(Split(name, n[:-2], lane_sizes(extent, blocking.columns, lanes)))
+        extent = blocking.columns
+    steps.append(Split(name, n, lane_sizes(extent, tile.vectors * lanes, lanes)))
+    steps += [Split(name, f"{n}.i", (lanes,)), Unroll(name, f"{n}.i.o")]
+    steps.append(Vectorize(name, f"{n}.i.i"))
+    if plan.p is not None and tile.lines > 1:
+        lines = known(out.axes[plan.p].extent) or 1
+        steps += [Split(name, p, *equal_parts(lines, tile.lines)), Unroll(name, f"{p}.i")]
+    if plan.m is not None:
+        rows = known(out.axes[plan.m].extent)
+        sizes, counts = equal_parts(rows, tile.rows) if rows else (cascade(tile.rows), ())
+        steps += [Split(name, m, sizes, counts), Unroll(name, f"{m}.i")]
+    return steps
+
+
+def cascade(rows: int) -> tuple[int, ...]:
+    """Tiles for an extent that is not known: full ones, then smaller ones, down to one row."""
+    middle = (max(2, rows // 3),) if rows > 4 else ()
+    return (rows, *middle, 1) if rows > 1 else (1,)
+
+
+def _copy_steps(tf: TensorFunction, out: Stage, plan: Contraction, lanes: int) -> list[Step]:
+    """The rows of a tile, copied in vectors along k, once for all the column tiles of a block."""
+    copy = next(s for s in tf.stages if s.tensor.name == COPY)
+    k = copy.axes[-1].var.name
+    _, m, _ = _names(out, plan, None)
+    return [
+        ComputeAt(COPY, out.tensor.name, f"{m}.o"),
+        Split(COPY, k, (lanes,)),
+        Vectorize(COPY, f"{k}.i"),
+    ]
+
+
+def _tile_steps(out: Stage, stage: Stage, plan: Contraction, tile: Tile, lanes: int) -> list[Step]:
+    """Inside: the reduction's loops, then the rows and vectors of the tile, all unrolled."""
+    inner = stage.tensor.name
+    n = _stage_axis(stage, out, plan.n)
+    rows = [_stage_axis(stage, out, plan.p if tile.lines > 1 else None)]
+    rows = [x for x in (*rows, _stage_axis(stage, out, plan.m)) if x is not None]
+    fixed = [a.var.name for a in stage.axes if a.var.name not in (n, *rows)]
+    loops = [a.var.name for a in stage.reduction]
+    steps: list[Step] = [Split(inner, str(n), (lanes,)), Unroll(inner, f"{n}.o")]
+    steps.append(Vectorize(inner, f"{n}.i"))
+    steps += [Unroll(inner, x) for x in rows]
+    steps.append(Order(inner, (*fixed, *loops, *rows, f"{n}.o", f"{n}.i")))
+    last = known(stage.reduction[-1].extent)
+    if len(loops) > 1 and last is not None and last <= UNROLL_LIMIT:
+        steps.append(Unroll(inner, loops[-1]))
+    return steps

@@ -1,0 +1,195 @@
+"""The pages of docs/ say what is true today.
+
+A block after `<!-- printed: NAME -->` is what the code prints; `--update-docs` writes it anew. The
+Python of a page runs, and its links lead somewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+import naru
+from naru import knobs, pipeline
+from naru.artifact import bundle
+from naru.demo import FOLDER
+from naru.errors import NaruError
+from naru.ir.graph import Graph
+from naru.ir.text import print_func, print_graph, print_tensor_function, read_func
+from naru.options import Options
+from naru.schedule.group import group_function
+from naru.schedule.rewrites import prepare
+from naru.schedule.steps import read_schedule
+from naru.targets import get_target
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING"))]
+PRINTED = re.compile(r"(<!-- printed: ([\w ]+) -->\n```\w+\n)(.*?)(```\n)", re.DOTALL)
+PYTHON = re.compile(r"(?<!-->\n)```python\n(.*?)```\n", re.DOTALL)
+
+Blocks = dict[str, str]
+
+
+# ---- docs/layout.md ----
+
+
+def dense_forms(folder: Path) -> Blocks:
+    """The forms of the model that the page's own code writes."""
+    exec(PYTHON.findall((DOCS / "layout.md").read_text(encoding="utf-8"))[0], {})
+    target = get_target("avx512")
+    stages = pipeline.lower(folder / "dense.onnx", target)
+    body = stages.fused.outputs[0].attr("body")
+    assert isinstance(body, Graph)
+    (kernel,) = stages.program.kernels
+    function = group_function(body, kernel.name)
+    made = pipeline.build(folder / "dense.onnx", Options(target))
+    return {
+        "graph": print_graph(stages.graph),
+        "fused": print_graph(stages.fused),
+        "tensor function": print_tensor_function(function),
+        "prepared": print_tensor_function(prepare(function)),
+        "schedule": kernel.schedule,
+        "loop": print_func(kernel.func),
+        "driver": f"{print_func(stages.program.run)}\n{print_func(stages.program.plan)}",
+        "llvm": inner_loop(dict(stages.modules)[kernel.name]),
+        "manifest": excerpt(made.manifest),
+    }
+
+
+def inner_loop(text: str) -> str:
+    """The block with the multiply-adds, up to the store of the second."""
+    lines = text.splitlines()
+    found = [k for k, line in enumerate(lines) if "@llvm.fma" in line and "call" in line]
+    start = max(k for k in range(found[0]) if lines[k].endswith(":"))
+    return "\n".join([*lines[start : found[1] + 2], "  ..."])
+
+
+def excerpt(manifest: dict[str, Any]) -> str:
+    """What does not depend on the version of LLVM."""
+    entry, kernel = manifest["entries"][0], manifest["kernels"][0]
+    parts = {
+        "target": manifest["target"]["name"],
+        "entry": {k: entry[k] for k in ("name", "inputs", "outputs", "steps")},
+        "memory": manifest["memory"],
+        "kernel": {k: kernel[k] for k in ("name", "ops", "nodes", "shape", "flops", "bytes")},
+        "sections": [s["name"] for s in manifest["sections"]],
+    }
+    lines = (f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in parts.items())
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+# ---- docs/errors.md ----
+
+
+def error_texts(folder: Path) -> Blocks:
+    model = naru.compile(FOLDER / "digits_mlp.onnx", cache=False)
+    x = np.zeros((2, 64), np.float32)
+    (folder / "model.onnx").write_bytes(b"not a model")
+    return {
+        "input": errors_of(
+            lambda: model(x[:, :60]), lambda: model(x.astype(np.float64)), lambda: model(imge=x)
+        ),
+        "files": errors_of(
+            lambda: naru.compile("model.onnx", target="z80"),
+            lambda: naru.compile("model.onnx"),
+            lambda: naru.load("model.onnx"),
+        ),
+        "unsupported": errors_of(lambda: naru.compile(unsupported_model())),
+        "text": errors_of(
+            lambda: read_schedule("algorithm('direct')\nsplt('out', 'i0', (14,))"),
+            lambda: read_func("def f(x: f32[n], n: index):\n    x[0] = y[0] * 2.0\n"),
+        ),
+    }
+
+
+def unsupported_model() -> bytes:
+    """An operator that does not compile yet, and one of somebody's own."""
+    nodes = [
+        helper.make_node("Unique", ["x"], ["u"], name="count"),
+        helper.make_node("MyOp", ["u"], ["y"], domain="com.example"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
+    graph = helper.make_graph(nodes, "unusual", [x], [y])
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.example", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+def errors_of(*calls: Callable[[], object]) -> str:
+    """The class and text of the error that each call raises."""
+    lines: list[str] = []
+    for call in calls:
+        with pytest.raises(NaruError) as caught:
+            call()
+        kind = next(c for c in type(caught.value).__mro__ if c.__module__ == "naru.errors")
+        lines.append(f"{kind.__name__}: {caught.value}")
+    return "\n".join(lines)
+
+
+# ---- the others ----
+
+
+def bundle_format(_: Path) -> Blocks:
+    assert bundle.__doc__
+    return {"format": bundle.__doc__.strip()}
+
+
+def settings(_: Path) -> Blocks:
+    lines = (
+        textwrap.fill(f"{name:18} {about}", 96, subsequent_indent=" " * 19)
+        for name, _, about in knobs.describe()
+    )
+    return {"knobs": "\n".join(lines)}
+
+
+PRINTERS: dict[str, Callable[[Path], Blocks]] = {
+    "layout.md": dense_forms,
+    "errors.md": error_texts,
+    "bundles.md": bundle_format,
+    "runtime.md": settings,
+}
+
+
+@pytest.mark.parametrize("page", PRINTERS)
+def test_printed_blocks_are_true(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = DOCS / page
+    text = path.read_text(encoding="utf-8")
+    printed = {name: block.rstrip() + "\n" for name, block in PRINTERS[page](tmp_path).items()}
+    assert [m[2] for m in PRINTED.finditer(text)] == list(printed)
+    if request.config.getoption("--update-docs"):
+        text = PRINTED.sub(lambda m: m[1] + printed[m[2]] + m[4], text)
+        path.write_text(text, encoding="utf-8")
+    for m in PRINTED.finditer(text):
+        assert m[3] == printed[m[2]], f"{page}, {m[2]}: pytest tests/test_docs.py --update-docs"
+
+
+@pytest.mark.parametrize("page", ["layout.md", "runtime.md"])
+def test_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    blocks = PYTHON.findall((DOCS / page).read_text(encoding="utf-8"))
+    assert blocks
+    for block in blocks:
+        exec(block, names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_files_exist(page: Path) -> None:
+    """Relative links, and whatever looks like a path of this repository, name something real."""
+    text = re.sub(r"(?s)```.*?```", "", page.read_text(encoding="utf-8"))
+    links = [page.parent / link for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)]
+    places = re.findall(r"`((?:naru|tests|bench|docs|models|tools)/[\w./-]*\w/?)`", text)
+    missing = [str(p) for p in (*links, *(ROOT / p for p in places)) if not p.exists()]
+    assert not missing, f"{page.name} names what does not exist: {missing}"
