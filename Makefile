@@ -3,7 +3,7 @@
 #   make demo        compile the digit models and run them
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node)
-#   make bench       measure, A B A B, and write JSON lines to bench/results/
+#   make bench       measure against ONNX Runtime, in turns, and write JSON to bench/results/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
 

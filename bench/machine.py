@@ -10,8 +10,9 @@ import re
 import subprocess
 from typing import Any
 
-from cases import ROOT
+from cases import ROOT, identity
 
+import naru
 from naru.doctor import examine
 
 VERSIONS = ("naru", "python", "numpy", "llvmlite", "llvm", "onnx", "onnxruntime")
@@ -25,7 +26,7 @@ def traits() -> dict[str, Any]:
     return {
         "cpu": cpu["name"],
         "architecture": cpu["machine"],
-        "target": cpu["target"],
+        "target": naru.compile(identity(), cache=False).manifest["target"]["name"],
         "features": cpu["features"],
         "cores": report["threads"]["usable_cores"],
         "caches": cpu["caches"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -151,6 +150,7 @@ def compile_command(
     start = time.perf_counter()
     made = _compile(model, isa, precision, cache=not no_cache)
     made.save(output)
+    main_entry = made.entries[0]
     seconds = time.perf_counter() - start
     size = output.stat().st_size
     kernels: Sequence[Any] = made.manifest.get("kernels", [])
@@ -164,18 +164,18 @@ def compile_command(
                 "precision": precision,
                 "kernels": len(kernels),
                 "seconds": round(seconds, 3),
-                "inputs": list(map(str, made.inputs)),
-                "outputs": list(map(str, made.outputs)),
+                "inputs": list(map(str, main_entry.inputs)),
+                "outputs": list(map(str, main_entry.outputs)),
             }
         )
         return
     click.echo(
         f"{output}: {_bytes(size)}, {len(kernels)} kernels for {target}, {seconds:.2f} s\n"
-        f"  inputs   {_join(made.inputs)}\n  outputs  {_join(made.outputs)}"
+        f"  inputs   {_join(main_entry.inputs)}\n  outputs  {_join(main_entry.outputs)}"
     )
 
 
-def _compile(source: Path, isa: str, precision: str, *, cache: bool) -> Model:
+def _compile(source: Path, isa: str, precision: str, *, cache: bool) -> Bundle:
     from rich.console import Console
 
     from naru import compiler
@@ -185,7 +185,7 @@ def _compile(source: Path, isa: str, precision: str, *, cache: bool) -> Model:
     head = f"compiling {source.name} for {target.name if target else 'this machine'}"
     # Shown only where a person looks at it.
     with Console(stderr=True).status(head) as status:
-        return compiler.compile(
+        return compiler.compile_bundle(
             source,
             target=target,
             precision=precision,
@@ -197,10 +197,10 @@ def _compile(source: Path, isa: str, precision: str, *, cache: bool) -> Model:
 
 def _load(path: Path, isa: str = "host", precision: str = "fp32", *, cache: bool = True) -> Model:
     """A bundle as it is; a model file is compiled first."""
-    if path.suffix == ".onnx":
-        return _compile(path, isa, precision, cache=cache)
     from naru.runtime import session
 
+    if path.suffix == ".onnx":
+        return session.Model(_compile(path, isa, precision, cache=cache))
     return session.load(path)
 
 
@@ -274,7 +274,7 @@ def verify_command(model: Path, **options: Any) -> int:
     from naru.inputs import as_declared, random_inputs, read_npz, symbols_of
     from naru.verify import verify
 
-    compiled = _compile(model, options["isa"], options["precision"], cache=not options["no_cache"])
+    compiled = _load(model, options["isa"], options["precision"], cache=not options["no_cache"])
     if options["samples"]:
         samples = [as_declared(compiled.inputs, read_npz(p)) for p in options["samples"]]
     else:
@@ -377,12 +377,7 @@ def _read_bundle(path: Path) -> Bundle:
     """A bundle's parts, without asking whether this CPU fits; a model file is compiled first."""
     from naru.artifact.bundle import read_bundle
 
-    if path.suffix != ".onnx":
-        return read_bundle(path)
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "model.naru"
-        _compile(path, "host", "fp32", cache=True).save(made)
-        return read_bundle(made.read_bytes())
+    return _compile(path, "host", "fp32", cache=True) if path.suffix == ".onnx" else read_bundle(path)
 
 
 def _print_explanation(bundle: Bundle, found: Explanation, only: str | None) -> None:
@@ -482,6 +477,18 @@ def doctor_command(no_probe: bool, as_json: bool) -> None:
         click.echo(_wrap(f"  {name:18}", value))
     for problem in report["problems"]:
         click.echo(_wrap("problem: ", problem))
+
+
+@naru.command("demo")
+def demo_command() -> None:
+    """Compiles two bundled networks, classifies 200 handwritten digits, shows what was built.
+
+    \b
+      naru demo
+    """
+    from naru.demo import show
+
+    show()
 
 
 @naru.command("ops")

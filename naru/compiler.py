@@ -11,10 +11,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from naru.artifact.bundle import Bundle, read_bundle
 from naru.artifact.cache import compiler_version, make_key, open_cache
 from naru.errors import NaruError
 from naru.options import Options, Progress
-from naru.runtime.session import Model, load
+from naru.runtime.session import Model
 from naru.targets import Target, get_target, host_target
 
 
@@ -34,6 +35,28 @@ def compile(
     CPUs with fused multiply-add, and for every thread count). Equal for the time being.
     Raises ModelError, UnsupportedError (all nodes at once) or TargetError.
     """
+    return Model(
+        compile_bundle(
+            source,
+            target=target,
+            precision=precision,
+            cache=cache,
+            name=name,
+            on_progress=on_progress,
+        )
+    )
+
+
+def compile_bundle(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    target: str | Target | None = None,
+    precision: str = "fp32",
+    cache: bool = True,
+    name: str | None = None,
+    on_progress: Progress | None = None,
+) -> Bundle:
+    """What `compile` runs, not loaded: it may be for a machine other than this one."""
     options = Options(_target(target), precision)
     store = open_cache() if cache else None
     key = _bundle_key(source, options, name) if store else ""
@@ -42,13 +65,13 @@ def compile(
         if path is not None:
             # A damaged entry is made again below, and replaced.
             with suppress(NaruError):
-                return load(path)
+                return read_bundle(path)
     from naru.pipeline import build
 
     bundle = build(source, options, name, store, on_progress)
     if store and key:
         store.put(key, bytes(bundle.data))
-    return Model(bundle)
+    return bundle
 
 
 def _target(target: str | Target | None) -> Target:

@@ -22,6 +22,7 @@ from naru.artifact.link import link
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
 from naru.codegen.objects import compile_modules
+from naru.errors import TargetError
 from naru.frontend.onnx import read_onnx
 from naru.ir.graph import Graph
 from naru.ir.text import print_func, print_graph
@@ -50,6 +51,7 @@ PASSES = (
     fuse,  # nodes become kernels
 )
 
+BUNDLED = ("x86_64", "aarch64")  # what the linker and the loader know
 ENTRIES = ("naru_run", "naru_profile", "naru_plan")
 
 
@@ -97,6 +99,11 @@ def build(
     on_progress: Progress | None = None,
 ) -> Bundle:
     """The bundle of a model. The same source, options and version give the same bytes."""
+    if options.target.arch not in BUNDLED:
+        raise TargetError(
+            f"bundles hold code for {' and '.join(BUNDLED)}; {options.target.name} has kernels only",
+            hint="naru compile --isa host",
+        )
     tell = on_progress or (lambda *_: None)
     tell("import", 0, 1)
     stages = lower(source, options.target, name)

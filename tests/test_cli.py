@@ -17,7 +17,7 @@ import onnx
 import pytest
 
 from naru import cli, doctor, explain, inputs, knobs
-from naru.artifact.bundle import GoldenCase, Symbol, pack_golden, read_bundle, write_bundle
+from naru.artifact.bundle import Bundle, GoldenCase, Symbol, pack_golden, read_bundle, write_bundle
 from naru.errors import InputError, NaruError, NaruWarning
 from naru.runtime.session import Model, TensorInfo, load
 from naru.verify import compare, verify
@@ -92,15 +92,15 @@ def model_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fake_compiler(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """`compiler.compile` that notes its options and loads the tiny bundle."""
+    """`compiler.compile_bundle` that notes its options and gives the tiny bundle."""
     calls: list[dict[str, Any]] = []
 
-    def fake(source: Path, **options: Any) -> Model:
+    def fake(source: Path, **options: Any) -> Bundle:
         calls.append({"source": source, **options})
-        return load(bundle)
+        return read_bundle(bundle)
 
     module = types.ModuleType("naru.compiler")
-    module.compile = fake  # pyright: ignore[reportAttributeAccessIssue]
+    module.compile_bundle = fake  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "naru.compiler", module)
     monkeypatch.setattr("naru.compiler", module, raising=False)
     return calls
@@ -119,9 +119,10 @@ def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, st
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == cli.OK
-    verbs = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert verbs[:6] == ["compile", "run", "verify", "explain", "doctor", "ops"]
-    for verb in verbs[:6]:
+    listed = out.partition("Commands:")[2].split("\n\n")[0]
+    verbs = [line.split()[0] for line in listed.splitlines() if line.strip()]
+    assert verbs == ["compile", "run", "verify", "explain", "doctor", "demo", "ops"]
+    for verb in verbs:
         code, out, _ = run(capsys, verb, "--help")
         assert code == cli.OK
         assert f"naru {verb}" in out, "each help has an example"

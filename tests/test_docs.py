@@ -144,9 +144,12 @@ def bundle_format(_: Path) -> Blocks:
 
 
 def settings(_: Path) -> Blocks:
+    """The knobs that something reads: a setting without effect is not to be promised."""
+    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "naru").rglob("*.py"))
     lines = (
         textwrap.fill(f"{name:18} {about}", 96, subsequent_indent=" " * 19)
         for name, _, about in knobs.describe()
+        if re.search(rf"\b(current\(\)|now)\.{name.removeprefix('NARU_').lower()}\b", sources)
     )
     return {"knobs": "\n".join(lines)}
 

@@ -1,4 +1,4 @@
-"""What README.md says is true: its Python and its commands run, its figures are the measured ones."""
+"""README.md is true: its Python and its commands run, its figures are the measured ones."""
 
 from __future__ import annotations
 

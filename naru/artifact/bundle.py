@@ -96,6 +96,9 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     late: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

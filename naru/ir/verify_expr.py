@@ -93,11 +93,12 @@ def _load(e: Load) -> Iterator[str]:
         yield f"{e.buffer.name}: an index is a tile {shape} and slices ask for a tile {e.tile}"
     if e.mask is not None and e.mask.shape != (e.tile or shape):
         yield f"{e.buffer.name}: the mask is {e.mask.shape}, expected {e.tile or shape}"
-    yield from tile_fits(e.buffer, e.tile)
+    if e.mask is None:
+        yield from tile_fits(e.buffer, e.tile)
 
 
 def tile_fits(buffer: Buffer, tile: Shape) -> Iterator[str]:
-    """A tile is no longer than the dims that it extends along."""
+    """A tile is no longer than the dims that it extends along (under a mask it may be)."""
     dims = buffer.shape[len(buffer.shape) - len(tile) :] if tile else ()
     for n, d in zip(tile, dims, strict=False):
         size = known(d)

@@ -38,13 +38,15 @@ from naru.ir.verify_expr import (
 class Context:
     """What surrounds a statement. `vars`, `buffers`: what is alive now. `ranges`: loop variables
     that take every value of an interval.
-    `certain`: it runs whenever its loops do (no condition around it, no loop that is empty)."""
+    `certain`: it runs whenever its loops do (no condition around it, no loop that is empty).
+    `grid`: it is a loop, and all that the parallel loop around it contains."""
 
     vars: set[Var]
     buffers: set[Buffer]
     ranges: Mapping[Var, Interval] = field(default_factory=dict[Var, Interval])
     certain: bool = True
     parallel: bool = False
+    grid: bool = False
 
 
 Problems: TypeAlias = Iterator[str]
@@ -111,8 +113,8 @@ def _unroll(s: For, at: Context) -> Problems:
 
 
 def _nested_parallel(s: For, at: Context) -> Problems:
-    if s.kind == "parallel" and at.parallel:
-        yield "a parallel loop inside a parallel loop"
+    if s.kind == "parallel" and at.parallel and not at.grid:
+        yield "a parallel loop inside a parallel loop, and not all of it"
 
 
 def _condition(s: While | If, at: Context) -> Problems:
@@ -155,7 +157,8 @@ def _store_tile(s: Store, at: Context) -> Problems:
         yield f"{s.buffer.name}: a tile of rank {len(tile)} into {len(s.buffer.shape)} dims"
     elif tile:
         yield from tile_shape(tile)
-        yield from tile_fits(s.buffer, tile)
+        if s.mask is None:
+            yield from tile_fits(s.buffer, tile)
     if s.mask is not None and s.mask.shape != shape:
         yield f"{s.buffer.name}: the mask is {s.mask.shape}, expected {shape}"
 
@@ -381,6 +384,7 @@ def _in_loop(s: For, at: Context) -> Context:
         ranges=ranges,
         certain=at.certain and not empty,
         parallel=at.parallel or s.kind == "parallel",
+        grid=s.kind == "parallel" and len(s.body) == 1 and isinstance(s.body[0], For),
     )
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 
 from naru.dtypes import DTYPES
-from naru.errors import UnsupportedError
+from naru.errors import IRError, UnsupportedError
 from naru.ir.expr import Binary, Cast, Const, Expr, Load, Unary, Var, free_vars
 from naru.ir.graph import Data, Graph, Layout, Node, TensorType, make_input, toposort
 from naru.ir.loop import Assign, Buffer, Func, If, Invoke, Let, Ref, Stmt, Store, While
@@ -23,13 +24,15 @@ from naru.schedule.kernels import Kernel, Kernels
 from naru.schedule.memory import Interval, bytes_of, place
 
 FIRST_ROUNDS = 16  # rounds of a loop that the memory of its scan outputs holds at first
+T = TypeVar("T")
 
 Role = str | tuple[str, int]  # "weights", "arena", "dims" or ("io", k)
 
 
 @dataclass(eq=False)
 class Storage:
-    """Bytes of a tensor: in the arena of a scope, or somewhere fixed. `offset` is known once placed."""
+    """Bytes of a tensor: in the arena of a scope, or somewhere fixed. `offset` is known once it is
+    placed; the tensor is alive from step `start` to step `end` of the scope."""
 
     role: Role
     size: Expr
@@ -45,7 +48,10 @@ class Storage:
 
 @dataclass(eq=False)
 class Step:
-    """One step of a scope: a kernel call, or a control node with scopes of its own."""
+    """One step of a scope: a kernel call, or a control node with scopes of its own.
+
+    `arena`: where the scopes' memory lies; `extra`: storages that a loop itself needs; `copies`: of
+    a loop's carried state, before the first round and then after each."""
 
     node: Node | None
     kernel: Kernel | None
@@ -55,7 +61,15 @@ class Step:
     arena: Storage | None = None
     extra: tuple[Storage, ...] = ()
     copies: tuple[Step, ...] = ()
-    allocs: list[tuple[int, Expr]] = field(default_factory=list)  # (pointer, bytes) before the step
+    allocs: list[tuple[int, Expr]] = field(default_factory=list[tuple[int, Expr]])
+    """(pointer, bytes) that must be allocated before the step."""
+
+    @property
+    def control(self) -> Node:
+        """The node of a step that is no kernel call."""
+        if self.node is None:
+            raise IRError(["a step of the driver has neither a kernel nor a node"])
+        return self.node
 
 
 @dataclass(eq=False)
@@ -63,12 +77,12 @@ class Scope:
     """A graph's steps and memory."""
 
     graph: Graph
-    steps: list[Step] = field(default_factory=list)
-    storages: list[Storage] = field(default_factory=list)
-    where: dict[Node, Storage] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list[Step])
+    storages: list[Storage] = field(default_factory=list[Storage])
+    where: dict[Node, Storage] = field(default_factory=dict[Node, Storage])
     base: Expr = field(default_factory=lambda: Const(0))
     total: Expr = field(default_factory=lambda: Const(0))
-    outputs: list[Storage] = field(default_factory=list)
+    outputs: list[Storage] = field(default_factory=list[Storage])
 
 
 @dataclass(frozen=True)
@@ -108,8 +122,14 @@ def build_driver(g: Graph, kernels: Kernels) -> Program:
 
 
 class _Builder:
+    """Driver and plan in the making."""
+
     def __init__(self, g: Graph, kernels: Kernels) -> None:
         self.g, self.kernels = g, kernels
+        self.symbols = g.symbols
+        self.results: dict[Node, tuple[Storage, ...]] = {}  # of control nodes
+        self.copies: dict[TensorType, Graph] = {}
+        self.larger: dict[Storage, Storage] = {}  # where scan outputs grow to
         self.buffers: dict[tuple[Role, str], Buffer] = {}
         self.weights: dict[tuple[Data, Layout | None], Packed] = {}
         self.weight_bytes = 0
@@ -121,7 +141,7 @@ class _Builder:
         self.steps: list[tuple[str, str, tuple[str, ...]]] = []
         self.profiling = False
 
-    # --- memory ------------------------------------------------------------------------------------
+    # --- memory ----------------------------------------------------------------------------------
 
     def buffer(self, role: Role, dtype: str) -> Buffer:
         """The driver's view of a pointer as elements of a dtype."""
@@ -167,11 +187,12 @@ class _Builder:
     def allocations(self, *made: Storage) -> list[tuple[int, Expr]]:
         """What the step that writes these storages must allocate first."""
         own = len(self.g.inputs) + len(self.g.outputs)
-        return [(s.role[1], s.size) for s in made if not isinstance(s.role, str) and s.role[1] >= own]
+        slots = [(s.role[1], s.size) for s in made if not isinstance(s.role, str)]
+        return [(slot, size) for slot, size in slots if slot >= own]
 
     def constant(self, n: Node) -> Storage:
-        data = n.attr("data")
-        assert isinstance(data, Data)
+        """A constant's place among the weights; equal content in one layout is stored once."""
+        data = attribute(n, "data", Data)
         key = (data, n.type.layout)
         if key not in self.weights:
             size = packed_bytes(data.array, n.type.layout)
@@ -180,7 +201,7 @@ class _Builder:
         offset = self.weights[key].offset
         return Storage("weights", Const(self.weights[key].size), offset=Const(offset))
 
-    # --- collecting ----------------------------------------------------------------------------------
+    # --- collecting ------------------------------------------------------------------------------
 
     def collect(self, g: Graph, inputs: list[Storage], outputs: list[Storage | None]) -> Scope:
         """The steps of a graph. `outputs` are places that its results must go to (None: anywhere)."""
@@ -197,7 +218,8 @@ class _Builder:
             scope.outputs.append(out or have)
         for s in scope.outputs:
             s.end = max(s.end, len(scope.steps))
-        placement = place([Interval(s.size, s.start, s.end) for s in scope.storages], f"at{len(self.lets)}_")
+        intervals = [Interval(s.size, s.start, s.end) for s in scope.storages]
+        placement = place(intervals, f"at{len(self.lets)}_")
         self.lets += placement.lets
         for s, offset in zip(scope.storages, placement.offsets, strict=True):
             s.offset = offset
@@ -216,31 +238,24 @@ class _Builder:
         return wanted
 
     def use(self, scope: Scope, n: Node | None) -> Storage:
-        assert n is not None
+        """Where an operand of the next step is; it stays alive until then."""
+        if n is None:
+            raise IRError(["a step of the driver lacks an operand"])
         s = scope.where[n]
         s.end = max(s.end, len(scope.steps))
         return s
 
     def collect_node(self, scope: Scope, n: Node, wanted: dict[Node, Storage]) -> None:
-        step = len(scope.steps)
+        """The node's step, if it has one, and where its value is."""
         if n.op == "constant":
             scope.where[n] = self.constant(n)
         elif n.op == "get":
-            k = n.attr("index")
-            assert isinstance(k, int) and n.inputs[0] is not None
-            scope.where[n] = self.results[n.inputs[0]][k]
+            source = n.inputs[0]
+            if source is None or source not in self.results:
+                raise IRError(["get: its operand has one output only"])
+            scope.where[n] = self.results[source][attribute(n, "index", int)]
         elif n.op == "group":
-            body = n.attr("body")
-            assert isinstance(body, Graph)
-            operands = tuple(self.use(scope, x) for x in n.inputs)
-            out = wanted.get(n)
-            allocs: list[tuple[int, Expr]] = []
-            if out is None:
-                out = self.new_storage(scope, n.type, step)
-                allocs = self.allocations(out)
-            scope.where[n] = out
-            made = Step(n, self.kernels.get(body), operands, (out,), allocs=allocs)
-            scope.steps.append(made)
+            self.collect_kernel(scope, n, wanted.get(n))
         elif n.op == "if":
             self.collect_if(scope, n)
         elif n.op == "loop":
@@ -252,27 +267,34 @@ class _Builder:
         else:
             raise UnsupportedError([f"{n.op}: the driver has no step for it"])
 
-    results: dict[Node, tuple[Storage, ...]]
-    larger: dict[Storage, Storage | None]
+    def collect_kernel(self, scope: Scope, n: Node, out: Storage | None) -> None:
+        """The call of a group's kernel, which writes to `out` (None: to memory of the scope)."""
+        operands = tuple(self.use(scope, x) for x in n.inputs)
+        allocs: list[tuple[int, Expr]] = []
+        if out is None:
+            out = self.new_storage(scope, n.type, len(scope.steps))
+            allocs = self.allocations(out)
+        scope.where[n] = out
+        kernel = self.kernels.get(attribute(n, "body", Graph))
+        scope.steps.append(Step(n, kernel, operands, (out,), allocs=allocs))
 
     def copy_step(self, scope: Scope, source: Storage, out: Storage, t: TensorType) -> None:
+        """A result that is made elsewhere is copied to where it must go."""
         scope.steps.append(self.copy(source, out, t))
         source.end = max(source.end, len(scope.steps))
 
     def copy(self, source: Storage, out: Storage, t: TensorType) -> Step:
         """A kernel call that copies a row-major tensor."""
         plain = TensorType(t.dtype, t.shape)
-        given = make_input("p0", plain)
-        key = Node("identity", (given,), (), (plain,))
-        body = self.copies.setdefault(key, Graph("copy", (given,), (key,), ("out",)))
-        return Step(None, self.kernels.get(body), (source,), (out,))
-
-    copies: dict[Node, Graph]
+        if plain not in self.copies:
+            given = make_input("p0", plain)
+            same = Node("identity", (given,), (), (plain,))
+            self.copies[plain] = Graph("copy", (given,), (same,), ("out",))
+        return Step(None, self.kernels.get(self.copies[plain]), (source,), (out,))
 
     def collect_symbol(self, scope: Scope, n: Node) -> None:
         """A dim that a kernel found: read it and keep it."""
-        symbol, bound = n.attr("symbol"), n.attr("bound")
-        assert isinstance(symbol, Var)
+        symbol, bound = attribute(n, "symbol", Var), n.attr("bound")
         if isinstance(bound, Const | Binary | Var | Unary | Cast):
             self.bounds[symbol] = self.bounded(bound)
         else:
@@ -284,23 +306,22 @@ class _Builder:
         count.end = max(count.end, len(scope.steps))
 
     def collect_if(self, scope: Scope, n: Node) -> None:
+        """Both branches write to the same results, and share their memory."""
         step = len(scope.steps)
         operands = tuple(self.use(scope, x) for x in n.inputs)
         results = tuple(self.new_storage(scope, t, step) for t in n.types)
         allocs = self.allocations(*results)
-        bodies: list[Scope] = []
-        for name in ("then", "orelse"):
-            g = n.attr(name)
-            assert isinstance(g, Graph)
-            bodies.append(self.collect(g, list(operands[1:]), list(results)))
+        bodies = [
+            self.collect(attribute(n, name, Graph), list(operands[1:]), list(results))
+            for name in ("then", "orelse")
+        ]
         self.finish_control(scope, n, operands, results, bodies).allocs = allocs
 
     def collect_loop(self, scope: Scope, n: Node) -> None:
         """Carried state lives in `results` while the loop runs; each round writes to a second set of
         buffers, which is then copied. Scan outputs are written a slice a round."""
         step = len(scope.steps)
-        body, carried = n.attr("body"), n.attr("carried")
-        assert isinstance(body, Graph) and isinstance(carried, int)
+        body, carried = attribute(n, "body", Graph), attribute(n, "carried", int)
         operands = tuple(
             Storage("arena", Const(0)) if x is None else self.use(scope, x) for x in n.inputs
         )
@@ -321,8 +342,10 @@ class _Builder:
         inputs = [number, going, *results[:carried], *operands[2 + carried :]]
         inner = self.collect(body, inputs, [going_next, *following, *slices])
         copies = [
-            self.copy(operands[2 + k], results[k], n.types[k]) for k in range(carried)
-        ] + [self.copy(following[k], results[k], n.types[k]) for k in range(carried)]
+            self.copy(source[k], results[k], n.types[k])
+            for source in (operands[2:], following)
+            for k in range(carried)
+        ]
         extra = (number, going, going_next, *slices)
         growing = isinstance(rounds, Var)  # then emit_loop allocates the scan outputs
         own = self.allocations(*(results[:carried] if growing else results), *following)
@@ -338,6 +361,7 @@ class _Builder:
         extra: tuple[Storage, ...] = (),
         copies: tuple[Step, ...] = (),
     ) -> Step:
+        """Adds the step of a control node; memory for its bodies lives while it runs."""
         step = len(scope.steps)
         size: Expr = Const(0)
         for b in bodies:
@@ -349,11 +373,11 @@ class _Builder:
         scope.steps.append(Step(n, None, operands, results, tuple(bodies), arena, extra, copies))
         return scope.steps[-1]
 
-    # --- emitting --------------------------------------------------------------------------------------
+    # --- emitting --------------------------------------------------------------------------------
 
     def program(self) -> Program:
+        """All three passes."""
         g = self.g
-        self.results, self.copies, self.larger = {}, {}, {}
         inputs = [Storage(("io", k), bytes_of(n.type)) for k, n in enumerate(g.inputs)]
         late = self.late_outputs()
         outputs: list[Storage | None] = [
@@ -361,8 +385,7 @@ class _Builder:
             for k, n in enumerate(g.outputs)
         ]
         top = self.collect(g, inputs, outputs)
-        symbols = (*g.symbols, *self.defined)
-        self.symbols = symbols
+        self.symbols = (*g.symbols, *self.defined)
         run = self.driver(top, late, "naru_run")
         self.profiling = True
         profile = self.driver(top, late, "naru_profile")
@@ -375,7 +398,7 @@ class _Builder:
             tuple(self.kernels.made.values()),
             tuple(self.weights.values()),
             self.weight_bytes,
-            symbols,
+            self.symbols,
             len(g.symbols),
             tuple(self.steps),
             tuple(late),
@@ -387,16 +410,16 @@ class _Builder:
     def late_outputs(self) -> list[bool]:
         """Outputs whose shape mentions a symbol that a kernel defines."""
         given = set(self.g.symbols)
-        return [any(v not in given for d in n.type.shape for v in free_vars(d)) for n in self.g.outputs]
+        symbols = [free_vars(*n.type.shape) for n in self.g.outputs]
+        return [any(v not in given for v in vs) for vs in symbols]
 
     def sizes(self, dims: Buffer, symbols: tuple[Var, ...]) -> list[Stmt]:
+        """Reads symbols from where the host wrote them."""
         position = {s: k for k, s in enumerate(self.symbols)}
-        lets: list[Stmt] = [
-            Let(s, Cast(Load(dims, (Const(position[s]),)), "index")) for s in symbols
-        ]
-        return lets
+        return [Let(s, Cast(Load(dims, (Const(position[s]),)), "index")) for s in symbols]
 
     def driver(self, top: Scope, late: list[bool], name: str) -> Func:
+        """The function that runs the model; with marks between the steps when profiling."""
         dims = self.buffer("dims", "i64")
         body = self.sizes(dims, self.g.symbols)
         body += [Let(v, e) for v, e in self.lets]
@@ -423,6 +446,7 @@ class _Builder:
         return Func("naru_plan", (dims, out), tuple(body))
 
     def total_work(self, scope: Scope) -> tuple[Expr, Expr]:
+        """(nanoseconds on one core, threads that find work); a body is assumed to run 8 times."""
         work, threads = index(0), index(1)
         for s in scope.steps:
             if s.kernel is not None:
@@ -434,6 +458,7 @@ class _Builder:
         return work, threads
 
     def emit_scope(self, scope: Scope, *, top: bool = False) -> list[Stmt]:
+        """The steps in order; all threads meet between them."""
         out: list[Stmt] = []
         for k, s in enumerate(scope.steps):
             if k:
@@ -449,26 +474,21 @@ class _Builder:
         """(kernel or control op, ONNX nodes, reasons) of a step."""
         name = s.kernel.name if s.kernel else s.node.op if s.node else "copy"
         notes = self.g.notes.get(s.node, "") if s.node else ""
-        why = s.node.attr("why", ()) if s.node else ()
-        assert isinstance(why, tuple)
-        return name, notes, tuple(str(w) for w in why)
+        why = s.node.attr("why") if s.node else None
+        return name, notes, tuple(map(str, why)) if isinstance(why, tuple) else ()
 
     def emit_step(self, s: Step) -> list[Stmt]:
         if s.kernel is not None:
             refs = [self.ref(x) for x in (*s.operands, *s.results)]
             return [Invoke(s.kernel.func, (*refs, *s.kernel.sizes), s.kernel.threads)]
-        assert s.node is not None
-        if s.node.op == "bind_dim":
+        if s.control.op == "bind_dim":
             return self.emit_symbol(s)
         for inner in s.scopes:
-            assert s.arena is not None
-            inner.base = s.arena.at()
-        return self.emit_if(s) if s.node.op == "if" else self.emit_loop(s)
+            inner.base = s.arena.at() if s.arena else Const(0)
+        return self.emit_if(s) if s.control.op == "if" else self.emit_loop(s)
 
     def emit_symbol(self, s: Step) -> list[Stmt]:
-        assert s.node is not None
-        symbol = s.node.attr("symbol")
-        assert isinstance(symbol, Var)
+        symbol = attribute(s.control, "symbol", Var)
         count = Cast(self.element(s.operands[0], "i64"), "index")
         return [Let(symbol, count), self.remember(symbol)]
 
@@ -477,31 +497,12 @@ class _Builder:
         return [If(self.element(s.operands[0], "bool"), then, orelse)]
 
     def emit_loop(self, s: Step) -> list[Stmt]:
-        assert s.node is not None
-        trip, cond = s.node.inputs[0], s.node.inputs[1]
-        carried = s.node.attr("carried")
-        assert isinstance(carried, int)
+        """`while going and round < trip`; a barrier after each part, as all threads run it."""
+        carried = attribute(s.control, "carried", int)
         number, going, going_next, *slices = s.extra
-        count = Var("round", mutable=True)
-        start: list[Stmt] = []
-        for c in s.copies[:carried]:
-            start += self.emit_step(c)
-        more: Expr = (
-            Const(True, "bool") if cond is None else self.element(s.operands[1], "bool")
-        )
-        start += [Assign(count, Const(0)), self.keep(going, "bool", more), Invoke("barrier", ())]
-        growing = isinstance(s.node.attr("rounds"), Var)
+        count, now = Var("round", mutable=True), Var("round_now")
         capacity = Var("capacity", mutable=True)
-        if growing:
-            start.append(Assign(capacity, Const(FIRST_ROUNDS)))
-            for k in range(len(slices)):
-                size = mul(FIRST_ROUNDS, self.slice_bytes(s, k))
-                start.append(self.allocate(s.results[carried + k], size))
-        again: Expr = self.element(going, "bool")
-        if trip is not None:
-            limit = Cast(self.element(s.operands[0], "i64"), "index")
-            again = Binary("and", again, Binary("lt", count, limit))
-        now = Var("round_now")
+        growing = isinstance(s.control.attr("rounds"), Var)
         for k, piece in enumerate(slices):
             piece.offset = add(s.results[carried + k].at(), mul(now, self.slice_bytes(s, k)))
         body: list[Stmt] = [
@@ -511,41 +512,70 @@ class _Builder:
             Invoke("barrier", ()),
             *self.emit_scope(s.scopes[0]),
             Invoke("barrier", ()),
+            *(x for c in s.copies[carried:] for x in self.emit_step(c)),
+            self.keep(going, "bool", self.element(going_next, "bool")),
+            Assign(count, add(now, 1)),
+            Invoke("barrier", ()),
         ]
-        for c in s.copies[carried:]:
-            body += self.emit_step(c)
-        body += [self.keep(going, "bool", self.element(going_next, "bool"))]
-        body += [Assign(count, add(now, 1)), Invoke("barrier", ())]
-        return [*start, While(again, tuple(body)), *(self.found(s, count) if growing else [])]
+        return [
+            *self.enter_loop(s, count),
+            *(self.first_memory(s, capacity) if growing else []),
+            While(self.again(s, count), tuple(body)),
+            *(self.found(s, count) if growing else []),
+        ]
+
+    def enter_loop(self, s: Step, count: Var) -> list[Stmt]:
+        """The carried state as it comes in, round 0, and whether there is a round at all."""
+        carried, going = attribute(s.control, "carried", int), s.extra[1]
+        more: Expr = Const(True, "bool")
+        if s.control.inputs[1] is not None:
+            more = self.element(s.operands[1], "bool")
+        return [
+            *(x for c in s.copies[:carried] for x in self.emit_step(c)),
+            Assign(count, Const(0)),
+            self.keep(going, "bool", more),
+            Invoke("barrier", ()),
+        ]
+
+    def again(self, s: Step, count: Var) -> Expr:
+        """Whether a loop goes on."""
+        going = self.element(s.extra[1], "bool")
+        if s.control.inputs[0] is None:
+            return going
+        limit = Cast(self.element(s.operands[0], "i64"), "index")
+        return Binary("and", going, Binary("lt", count, limit))
+
+    def first_memory(self, s: Step, capacity: Var) -> list[Stmt]:
+        """Scan outputs of unknown length begin with room for a few rounds."""
+        out: list[Stmt] = [Assign(capacity, Const(FIRST_ROUNDS))]
+        for k, whole in enumerate(s.results[attribute(s.control, "carried", int) :]):
+            out.append(self.allocate(whole, mul(FIRST_ROUNDS, self.slice_bytes(s, k))))
+        return out
 
     def found(self, s: Step, count: Var) -> list[Stmt]:
         """The number of rounds becomes a dim."""
-        assert s.node is not None
-        rounds = s.node.attr("rounds")
-        assert isinstance(rounds, Var)
+        rounds = attribute(s.control, "rounds", Var)
         return [Let(rounds, count), self.remember(rounds)]
 
     def allocate(self, s: Storage, size: Expr) -> Stmt:
-        assert not isinstance(s.role, str)
-        return Invoke("alloc", (Const(s.role[1]), size))
+        """Memory from the host for a storage that has a pointer of its own."""
+        return Invoke("alloc", (Const(slot_of(s)), size))
 
     def grow(self, s: Step, capacity: Var, now: Var) -> list[Stmt]:
         """Full scan outputs move to twice the memory."""
-        assert s.node is not None
-        carried = s.node.attr("carried")
-        assert isinstance(carried, int)
+        carried = attribute(s.control, "carried", int)
         room = Var("room")
         out: list[Stmt] = [Let(room, capacity), Assign(capacity, mul(room, 2))]
         for k, whole in enumerate(s.results[carried:]):
             used = Var(f"used{k}")
-            larger = self.larger.setdefault(whole, None) or self.new_pointer(Const(0))
+            larger = self.larger.get(whole) or self.new_pointer(Const(0))
             self.larger[whole] = larger
             out += [
                 Let(used, mul(room, self.slice_bytes(s, k))),
                 self.allocate(larger, mul(2, used)),
                 Invoke(self.kernels.copy_bytes().func, (self.ref(whole), self.ref(larger), used)),
                 Invoke("barrier", ()),
-                Invoke("set_io", (Const(whole.role[1]), self.ref(larger))),
+                Invoke("set_io", (Const(slot_of(whole)), self.ref(larger))),
                 Invoke("barrier", ()),
             ]
         return [If(Binary("eq", now, capacity), tuple(out))]
@@ -557,13 +587,29 @@ class _Builder:
 
     def slice_bytes(self, s: Step, k: int) -> Expr:
         """Bytes of one round's slice of a scan output (slices lie next to each other)."""
-        assert s.node is not None
-        t = s.scopes[0].graph.outputs[1 + int(str(s.node.attr("carried"))) + k].type
+        first = 1 + attribute(s.control, "carried", int)
+        t = s.scopes[0].graph.outputs[first + k].type
         return mul(DTYPES[t.dtype].bytes, *t.shape)
 
     def keep(self, s: Storage, dtype: str, value: Expr) -> Stmt:
+        """Writes the only element of a tensor."""
         buffer = self.buffer(s.role, dtype)
         return Store(buffer, (floordiv(s.at(), DTYPES[dtype].bytes),), value)
+
+
+def attribute(n: Node, name: str, kind: type[T]) -> T:
+    """An attribute that a node of its op has; IRError if it is missing or of another kind."""
+    value = n.attr(name)
+    if not isinstance(value, kind):
+        raise IRError([f"{n.op}: expected an attribute {name} of {kind.__name__}, found {value!r}"])
+    return value
+
+
+def slot_of(s: Storage) -> int:
+    """The number of the pointer that a storage has for itself."""
+    if isinstance(s.role, str):
+        raise IRError([f"expected memory with a pointer of its own, found {s.role}"])
+    return s.role[1]
 
 
 def is_view(n: Node) -> bool:
@@ -595,5 +641,3 @@ def pack(array: np.ndarray, layout: Layout | None) -> np.ndarray:
     blocked = array.reshape(*shape[:axis], shape[axis] // size, size, *shape[axis + 1 :])
     order = [a if a <= axis else a + 1 for a in layout.order]
     return np.ascontiguousarray(blocked.transpose(*order, axis + 1))
-
-

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from naru.errors import ScheduleError
+from naru.errors import IRError, ScheduleError
 from naru.ir.tensor import Axis, Stage, TensorFunction, reads
 from naru.schedule.steps import (
     ComputeAt,
@@ -44,6 +44,13 @@ class Nest:
     def name(self) -> str:
         """Of the stage."""
         return self.stage.tensor.name
+
+    @property
+    def combine(self) -> str:
+        """How the stage reduces; IRError for one that does not."""
+        if self.stage.combine is None:
+            raise IRError([f"stage {self.name}: expected a reduction"])
+        return self.stage.combine
 
     @property
     def axes(self) -> dict[str, Axis]:
@@ -250,10 +257,14 @@ def _depth(nest: Nest, loop: str) -> int:
 
 
 def _check_parallel(nest: Nest) -> None:
+    """Several parallel loops are the grid of a GPU, so they stand directly inside each other;
+    threads divide the outermost."""
     loops = [x for x in nest.order if nest.kinds.get(x) == "parallel"]
-    if len(loops) > 1:
+    first = nest.order.index(loops[0]) if loops else 0
+    if nest.order[first : first + len(loops)] != loops:
         raise ScheduleError(
-            f"parallel({nest.name!r}, {loops[1]!r}): {loops[0]!r} is parallel already"
+            f"parallel({nest.name!r}, {loops[-1]!r}): {loops[0]!r} is parallel already, "
+            "and other loops stand between them"
         )
     if loops and nest.at is not None:
         raise ScheduleError(

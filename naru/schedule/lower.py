@@ -27,11 +27,11 @@ from naru.ir.simplify import (
     sub,
     substitute,
 )
-from naru.ir.tensor import Stage, Tensor, TensorFunction, identity, reads
+from naru.ir.tensor import Tensor, TensorFunction, identity, reads
 from naru.ir.text_expr import print_expr
 from naru.schedule.legality import Nest, read_steps, root
 from naru.schedule.rewrites import map_reads
-from naru.schedule.steps import Schedule, Split, Tensorize
+from naru.schedule.steps import Rfactor, Schedule, Split, Tensorize
 from naru.schedule.tensorize import Loops, get_instruction, match_product
 from naru.schedule.vector import Grid, Lane, contiguous_base, join, vectorize
 
@@ -115,7 +115,7 @@ class Lowering:
         for t in self.tf.outputs:
             nest = self.nests[t.name]
             env = Env({a.var.name: a.extent for a in nest.stage.axes})
-            body += self.compute_attached(nest, t.name, "", env)
+            body += self.compute_attached(nest, "", env)
             body += self.open_loops(
                 nest, nest.order, env, lambda e, n=nest: self.store_result(n, e)
             )
@@ -126,13 +126,12 @@ class Lowering:
 
     def open_loops(self, nest: Nest, loops: list[str], env: Env, inner: Body) -> list[Stmt]:
         """The loops from outermost to innermost, with the stages attached to each, around inner."""
-        name = nest.stage.tensor.name
         if not loops:
             return inner(env)
         loop, rest = loops[0], loops[1:]
 
         def body(e: Env) -> list[Stmt]:
-            before = self.compute_attached(nest, name, loop, e)
+            before = self.compute_attached(nest, loop, e)
             return before + self.open_loops(nest, rest, e, inner)
 
         axis = loop[:-2]
@@ -155,10 +154,11 @@ class Lowering:
             def tile(at: Expr, seg: Segment = seg, inside: str = inside) -> list[Stmt]:
                 base = add(seg.start, mul(at, seg.size))
                 valid = dict(env.valid)
-                if axis in valid:  # the tile of a consumer that is itself masked
-                    valid[inside] = sub(minimum(valid[axis], env.extent[axis]), base)
-                elif seg.masked:
-                    valid[inside] = sub(env.extent[axis], base)
+                if seg.masked:  # of a tile of the consumer that is itself masked: the fewer count
+                    whole = env.extent[axis]
+                    valid[inside] = sub(minimum(whole, valid.get(axis, whole)), base)
+                elif axis in valid:
+                    valid[inside] = sub(valid[axis], base)
                 extent = {**env.extent, inside: Const(seg.size)}
                 return body(replace(env, base={**env.base, axis: base}, extent=extent, valid=valid))
 
@@ -195,7 +195,7 @@ class Lowering:
     # --- places ----------------------------------------------------------------------------------
 
     def position(self, nest: Nest, loop: str, env: Env) -> Expr:
-        """The index of an axis (or inner loop) as far as its loops are open; closed ones count 0."""
+        """The index of an axis (or inner loop) as far as its loops are open; closed ones are 0."""
         if loop in env.value:
             return env.value[loop]
         if loop in env.base:
@@ -218,7 +218,7 @@ class Lowering:
         }
 
     def value(self, e: Expr, at: dict[Var, Expr], lane: Lane | Grid | None) -> Expr:
-        """A stage's expression at a place, its reads turned into loads, vectorised over the lane."""
+        """A stage's expression at a place, its reads turned into loads, for all lanes at once."""
         return vectorize(self.scalar_value(e, at), lane)
 
     def scalar_value(self, e: Expr, at: dict[Var, Expr]) -> Expr:
@@ -246,7 +246,7 @@ class Lowering:
             return Store(buffer, scatter, value, lane.mask())
         return Store(buffer, base, value, lane.mask_for(buffer, index))
 
-    # --- stages ------------------------------------------------------------------------------------
+    # --- stages ----------------------------------------------------------------------------------
 
     def store_result(self, nest: Nest, env: Env) -> list[Stmt]:
         at = self.substitution(nest, env, {})
@@ -257,9 +257,10 @@ class Lowering:
             index = ()
         return [self.store(buffer, index, value, env.lane)]
 
-    def compute_attached(self, nest: Nest, name: str, loop: str, env: Env) -> list[Stmt]:
+    def compute_attached(self, nest: Nest, loop: str, env: Env) -> list[Stmt]:
+        """The stages that are placed in a loop that has just been opened."""
         out: list[Stmt] = []
-        for inner in self.attached.get((name, loop), []):
+        for inner in self.attached.get((nest.name, loop), []):
             out += self.compute_stage(inner, nest, env)
         return out
 
@@ -278,8 +279,8 @@ class Lowering:
                 extent[name], count = self.remaining(consumer, at, env)
             if known(extent[name]) is None:
                 raise ScheduleError(
-                    f"compute_at({stage.tensor.name!r}): axis {name!r} has no constant extent there",
-                    hint=f"split {at!r} of {consumer.stage.tensor.name!r} and go inside its outer loop",
+                    f"compute_at({nest.name!r}): axis {name!r} has no constant extent there",
+                    hint=f"split {at!r} of {consumer.name!r} and go inside its outer loop",
                 )
             if count is not None:
                 valid[name] = count
@@ -294,7 +295,7 @@ class Lowering:
         elif nest.tensorize:
             body = self.reduce_matrix(nest, nest.tensorize, buffer, here, origin)
         elif nest.rfactor:
-            body = self.reduce_lanes(nest, buffer, here, origin)
+            body = self.reduce_lanes(nest, nest.rfactor, buffer, here, origin)
         else:
             body = self.reduce_tile(nest, buffer, here, origin)
         at_origin = tuple(origin[a.var.name] for a in stage.axes)
@@ -360,7 +361,7 @@ class Lowering:
             at = self.substitution(nest, e, origin)
             value = self.value(stage.value, at, e.lane)
             old = vectorize(Load(buffer, place(e)), e.lane)
-            new = self.combine(stage, old, value)
+            new = self.combine(nest.combine, old, value)
             return [self.store(buffer, place(e), new, e.lane)]
 
         return [
@@ -422,16 +423,19 @@ class Lowering:
         return [Alloc(sums), *body, *self.open_loops(nest, spatial, env, finish)]
 
     def reduce_lanes(
-        self, nest: Nest, buffer: Buffer, env: Env, origin: dict[str, Expr]
+        self,
+        nest: Nest,
+        factor: Rfactor,
+        buffer: Buffer,
+        env: Env,
+        origin: dict[str, Expr],
     ) -> list[Stmt]:
         """Partial results in lanes along one reduction axis, then the fixed tree."""
-        stage, factor = nest.stage, nest.rfactor
-        assert factor is not None and stage.combine is not None
-        lanes = factor.lanes
+        stage, op, lanes = nest.stage, nest.combine, factor.lanes
         part = Buffer(
             f"{buffer.name}_part", buffer.dtype, (*buffer.shape, Const(lanes)), "stack", 64
         )
-        neutral = identity(stage.combine, buffer.dtype)
+        neutral = identity(op, buffer.dtype)
         axes = [a.var.name for a in stage.axes]
         others = [x for x in nest.order if x not in (factor.axis, *axes)]
         split = Split(factor.stage, factor.axis, (lanes,))
@@ -448,14 +452,10 @@ class Lowering:
             index = (*place(inner, e), Const(0))
             value = _full(self.value(stage.value, at, e.lane), e.lane)
             old = Load(part, index, (lanes,))
-            assert e.lane is not None
-            mask = e.lane.mask()
-            new = self.combine(stage, old, value)
-            return [Store(part, index, new, mask)]
+            new = self.combine(op, old, value)
+            return [Store(part, index, new, e.lane.mask() if e.lane else None)]
 
         def finish(e: Env) -> list[Stmt]:
-            op = stage.combine
-            assert op is not None
             total: Expr = Reduce(op, Load(part, (*place(nest, e), Const(0)), (lanes,)))
             if stage.init is not None:
                 total = Binary(op, stage.init, total)
@@ -468,13 +468,15 @@ class Lowering:
             *self.open_loops(nest, axes, env, finish),
         ]
 
-    def combine(self, stage: Stage, old: Expr, value: Expr) -> Expr:
-        assert stage.combine is not None
-        product = isinstance(value, Binary) and value.op == "mul"
-        if self.fma and stage.combine == "add" and product and is_float(value.dtype):
-            assert isinstance(value, Binary)
-            return Call("fma", (value.a, value.b, old))
-        return Binary(stage.combine, old, value)
+    def combine(self, op: str, old: Expr, value: Expr) -> Expr:
+        """One step of a reduction; a product is added with one rounding where that is allowed."""
+        if self.fma and op == "add" and is_float(value.dtype):
+            match value:
+                case Binary(op="mul"):
+                    return Call("fma", (value.a, value.b, old))
+                case _:
+                    pass
+        return Binary(op, old, value)
 
 
 def _skewed(extent: Expr, dtype: str) -> Expr:

@@ -47,7 +47,7 @@ class Lane:
 
     def mask_for(self, buffer: Buffer, index: tuple[Expr, ...]) -> Expr | None:
         """The mask that an access needs; none where padding keeps every lane in bounds."""
-        if self.valid is None or buffer.space == "stack" or within(index[-1], buffer.shape[-1]):
+        if self.valid is None or within(index[-1], buffer.shape[-1]):
             return None
         return self.mask()
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
 from naru.artifact.bundle import MAGIC
 from naru.runtime import _native
 
+Edit = Callable[[list[dict[str, Any]]], None]
 _RETURN = {"x86_64": b"\xc3", "aarch64": b"\xc0\x03\x5f\xd6"}
 _HEAD = struct.Struct("<8sIIQQI")
 NUMBERS = (
@@ -41,31 +42,37 @@ def with_returns(parts: tuple[dict[str, Any], dict[str, bytes]]) -> bytes:
     return seal(manifest, {**sections, "code": code})
 
 
-def seal(manifest: dict[str, Any], sections: dict[str, bytes]) -> bytes:
-    """A file of any manifest, however wrong, with checksums that match. A manifest that brings its
-    own `sections` keeps them."""
-    start = 4096 * (2 + len(json.dumps(manifest)) // 4096 + len(sections) // 40)
-    table: list[dict[str, Any]] = []
-    end = start
-    for name, data in sorted(sections.items()):
-        at = -(-end // 4096) * 4096
-        row = {"name": name, "offset": at, "size": len(data), "digest": _native.digest(data)}
-        table.append(row)
-        end = at + len(data)
+def seal(
+    manifest: dict[str, Any], sections: dict[str, bytes], table_edit: Edit | None = None
+) -> bytes:
+    """A file of any manifest, however wrong, with checksums that match. `table_edit` changes the
+    table of sections when it is complete."""
+    start = 4096
+    while True:
+        table: list[dict[str, Any]] = []
+        end = start
+        for name, data in sorted(sections.items()):
+            at = -(-end // 4096) * 4096
+            digest = _native.digest(data)
+            table.append({"name": name, "offset": at, "size": len(data), "digest": digest})
+            end = at + len(data)
+        if table_edit:
+            table_edit(table)
+        text = json.dumps({"sections": table, **manifest}).encode()
+        if _HEAD.size + 4 + len(text) <= start:
+            break
+        start += 4096
+        if table_edit:
+            return seal(manifest, sections)
     out = bytearray(end)
-    for row in table:
-        out[row["offset"] : row["offset"] + row["size"]] = sections[row["name"]]
-    return with_manifest(bytes(out), {"sections": table, **manifest}, start)
-
-
-def with_manifest(data: bytes, manifest: object, room: int) -> bytes:
-    """`data` with the manifest written over its first `room` bytes."""
-    text = json.dumps(manifest).encode()
-    if len(text) + _HEAD.size + 4 > room:
-        return data
-    head = _HEAD.pack(MAGIC, 1, 0, len(data), len(text), _native.crc32c(text))
-    head += struct.pack("<I", _native.crc32c(head))
-    return (head + text).ljust(room, b"\0") + data[room:]
+    for name, data in sorted(sections.items()):
+        at = -(-start // 4096) * 4096
+        out[at : at + len(data)] = data
+        start = at + len(data)
+    head = _HEAD.pack(MAGIC, 1, 0, len(out), len(text), _native.crc32c(text))
+    head += struct.pack("<I", _native.crc32c(head)) + text
+    out[: len(head)] = head
+    return bytes(out)
 
 
 def parts_of(data: bytes) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -82,12 +89,8 @@ def mutate(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
     if rng.random() < 0.25 and "golden" in sections:
         sections["golden"] = _edit_golden(sections["golden"], rng)
         return seal(manifest, sections)
-    if rng.random() < 0.2:
-        whole = seal(manifest, sections)
-        length = _HEAD.unpack(whole[: _HEAD.size])[4]
-        found = json.loads(whole[_HEAD.size + 4 : _HEAD.size + 4 + length])
-        _edit(found["sections"], rng)
-        return with_manifest(whole, found, min(r for r in _offsets(whole)))
+    if rng.random() < 0.15:
+        return seal(manifest, sections, lambda table: _edit(table, rng))
     for _ in range(rng.choice((1, 1, 2, 4))):
         _edit(manifest, rng)
     if rng.random() < 0.1:
@@ -97,12 +100,6 @@ def mutate(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
     if rng.random() < 0.05 and sections:
         del sections[rng.choice(sorted(sections))]
     return seal(manifest, sections)
-
-
-def _offsets(data: bytes) -> list[int]:
-    length = _HEAD.unpack(data[: _HEAD.size])[4]
-    table = json.loads(data[_HEAD.size + 4 : _HEAD.size + 4 + length])["sections"]
-    return [row["offset"] for row in table]
 
 
 def _edit_golden(section: bytes, rng: Random) -> bytes:

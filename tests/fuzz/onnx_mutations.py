@@ -409,13 +409,12 @@ def _nest(model: ModelProto, _others: Sequence[bytes], rng: Random) -> None:
 
 def _deep(model: ModelProto, _others: Sequence[bytes], rng: Random) -> None:
     """Bodies nested many times. (Protobuf itself refuses more than a hundred levels.)"""
-    inner = GraphProto(name="inner", output=model.graph.output)
-    inner.node.extend(model.graph.node)
+    names = [o.name for o in model.graph.output]
+    inner = GraphProto(name="inner", output=model.graph.output, node=model.graph.node)
+    other = GraphProto(name="other", output=model.graph.output, node=model.graph.node[-1:])
     for k in range(rng.choice((2, 12, 30))):
-        node = helper.make_node("If", ["cond"], [o.name for o in model.graph.output], name=f"if{k}")
-        for branch in ("then_branch", "else_branch"):
-            node.attribute.append(AttributeProto(name=branch, type=AttributeProto.GRAPH, g=inner))
-            inner = GraphProto(name=f"g{k}", output=model.graph.output, node=inner.node[:1])
+        bodies = {"then_branch": inner, "else_branch": other}
+        node = helper.make_node("If", ["cond"], names, name=f"if{k}", **bodies)
         inner = GraphProto(name=f"g{k}", output=model.graph.output, node=[node])
     model.graph.input.append(helper.make_tensor_value_info("cond", TensorProto.BOOL, []))
     del model.graph.node[:]

@@ -24,6 +24,7 @@ from naru.ir import interp
 from naru.ir.expr import Var
 from naru.ir.loop import Func
 from naru.ir.text_loop import print_func, read_func
+from naru.ir.verify import verify
 from naru.runtime import _native
 from naru.targets import TARGETS
 from tests.codegen.native import Native, runnable
@@ -70,6 +71,7 @@ def check_golden(path: Path, text: str, request: pytest.FixtureRequest) -> None:
 @pytest.mark.parametrize("name", PLANS)
 def test_schedule_and_loops(name: str, request: pytest.FixtureRequest) -> None:
     _, func = lowered(name, plan_function(name))
+    assert verify(func) == []
     text = f"{schedule_text(name)}\n\n{print_func(func)}"
     check_golden(GOLDEN / f"{name}.txt", text, request)
 
