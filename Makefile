@@ -10,7 +10,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest -n 2
 
 # A change to any of these means that the package must be installed again. (An empty match is fine.)
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \

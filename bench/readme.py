@@ -54,7 +54,7 @@ def comparison(results: dict[str, Any]) -> str:
         )
         ratio = c["ratios"]["onnxruntime.run"]["median"]
         lines.append(f"| {c['about']} | {ours} | {theirs} | {ratio:.2f} |")
-    return "\n" + "\n".join(lines) + "\n"
+    return "\n\n" + "\n".join(lines) + "\n\n"
 
 
 FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {

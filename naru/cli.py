@@ -438,7 +438,8 @@ def _measured_cells(k: Mapping[str, Any], m: Measured | None, total: float) -> t
     if m is None:
         return str(k.get("calls", "")), "", "", "", ""
     rates = (f"{r:.1f}" if r else "" for r in (m.gflops, m.gigabytes_per_second))
-    return str(m.calls), f"{m.ns / 1e3:.1f}", f"{100 * m.ns / total:.0f}", *rates
+    share = f"{100 * m.ns / total:.0f}" if total else ""
+    return str(m.calls), f"{m.ns / 1e3:.1f}", share, *rates
 
 
 def _print_kernel(k: Mapping[str, Any]) -> None:

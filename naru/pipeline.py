@@ -1,6 +1,6 @@
 """The table of contents of the compiler: a model file in, a bundle out.
 
-    read_onnx -> PASSES -> build_driver (schedules every kernel) -> LLVM text -> objects -> link -> bundle
+    read_onnx -> PASSES -> build_driver (schedules every kernel) -> LLVM text -> objects -> link
 
 Deterministic: the same model, options, target and version give the same bytes. Nothing is timed.
 """
@@ -65,7 +65,9 @@ class Stages:
     modules: tuple[tuple[str, str], ...]  # (name, LLVM text)
 
 
-def lower(source: str | os.PathLike[str] | bytes, target: Target, name: str | None = None) -> Stages:
+def lower(
+    source: str | os.PathLike[str] | bytes, target: Target, name: str | None = None
+) -> Stages:
     """A model through all its forms, up to the text that LLVM gets."""
     graph = read_onnx(source, name=name)
     fused = run_passes(PASSES, graph, _on_pass())
@@ -101,10 +103,11 @@ def build(
     """The bundle of a model. The same source, options and version give the same bytes."""
     if options.target.arch not in BUNDLED:
         raise TargetError(
-            f"bundles hold code for {' and '.join(BUNDLED)}; {options.target.name} has kernels only",
+            f"bundles hold code for {' and '.join(BUNDLED)}; "
+            f"{options.target.name} has kernels only",
             hint="naru compile --isa host",
         )
-    tell = on_progress or (lambda *_: None)
+    tell: Progress = on_progress or (lambda stage, done, total: None)
     tell("import", 0, 1)
     stages = lower(source, options.target, name)
     objects = compile_modules(

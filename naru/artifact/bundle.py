@@ -41,6 +41,7 @@ import json
 import os
 import re
 import struct
+import sys
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -399,13 +400,21 @@ def _read_manifest(data: memoryview) -> Json:
     text = data[_HEADER_SIZE : _HEADER_SIZE + length]
     if _native.crc32c(text) != crc:
         raise BundleError("damaged: the manifest does not match its checksum")
-    try:
-        manifest = json.loads(bytes(text), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"the manifest is not JSON: {error}") from error
+    manifest = _parse_json(bytes(text), "the manifest")
     if not isinstance(manifest, dict):
         raise BundleError("the manifest is not a JSON object")
     return cast(Json, manifest)
+
+
+def _parse_json(data: bytes, what: str) -> object:
+    """The value of a JSON text in UTF-8 whose own texts can all be written as UTF-8 again."""
+    try:
+        value: object = json.loads(data.decode(), parse_constant=_refuse_constant)
+        if rb"\ud" in data.lower():  # half of a surrogate pair is JSON, but no text
+            json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{what} is not JSON: {error}") from error
+    return value
 
 
 def _refuse_constant(text: str) -> None:
@@ -464,7 +473,9 @@ class _Reader:
 
     def real(self, key: str) -> float:
         value = self.value.get(key)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise self.fail(key, "a number >= 0")
+        if not 0 <= value <= sys.float_info.max:  # an int may be too large for a float
             raise self.fail(key, "a number >= 0")
         return float(value)
 
@@ -499,9 +510,11 @@ def _check_manifest(
     target.text("name")
     target.text("triple")
     target.texts("features")
-    for key in ("source", "options", "memory"):
+    for key in ("source", "options"):
         root.object(key)
-    root.items("kernels")
+    _check_memory(root.object("memory"))
+    for kernel in root.objects("kernels"):
+        _check_kernel(kernel)
     if root.items("states"):
         raise root.fail("states", "[] (this naru keeps no states)")
     if "tolerance" in manifest:
@@ -520,9 +533,31 @@ def _check_manifest(
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:
-    if len(set(names)) != len(names):
-        twice = next(name for k, name in enumerate(names) if name in names[:k])
-        raise BundleError(f"manifest: two {what}s are named '{twice}'")
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise BundleError(f"manifest: two {what}s are named '{name}'")
+        seen.add(name)
+
+
+def _check_memory(reader: _Reader) -> None:
+    """Formulas, or groups of them."""
+    for key, value in reader.value.items():
+        group = list(cast(Json, value).values()) if isinstance(value, dict) else [value]
+        if not all(isinstance(v, str) for v in group):
+            raise reader.fail(key, "a text, or an object of texts")
+
+
+def _check_kernel(reader: _Reader) -> None:
+    """What a record of a kernel says, where it says anything, has the right type."""
+    for key in ("ops", "nodes", "why"):
+        reader.texts(key, required=False)
+    for key in ("calls", "size", "offset"):
+        if key in reader.value:
+            reader.number(key, 0, _MAX_DIM)
+    for key in ("name", "shape", "schedule", "flops", "bytes"):
+        if not isinstance(reader.value.get(key, ""), str):
+            raise reader.fail(key, "a text")
 
 
 def _read_section(reader: _Reader, file_size: int) -> Section:
@@ -614,10 +649,7 @@ def unpack_golden(section: memoryview) -> tuple[GoldenCase, ...]:
     (length,) = struct.unpack("<I", section[:4])
     if length > len(section) - 4:
         raise BundleError("golden: the index does not fit in the section")
-    try:
-        index = json.loads(bytes(section[4 : 4 + length]))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"golden: the index is not JSON: {error}") from error
+    index = _parse_json(bytes(section[4 : 4 + length]), "golden: the index")
     body = section[min(len(section), -(-(4 + length) // GOLDEN_ALIGN) * GOLDEN_ALIGN) :]
     readers = _Reader({"cases": index}, "golden").objects("cases")
     return tuple(

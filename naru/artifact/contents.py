@@ -32,7 +32,7 @@ def pack_weights(program: Program) -> bytearray:
     return out
 
 
-# --- golden vector ----------------------------------------------------------------------------------
+# --- golden vector --------------------------------------------------------------------------------
 
 
 def make_golden(g: Graph) -> GoldenCase:
@@ -57,7 +57,7 @@ def sample_input(t: TensorType, sizes: dict[Var, int], rng: np.random.Generator)
     return np.asarray(raw * (2 if row.kind == "b" else 4)).astype(np.int64).astype(row.numpy)
 
 
-# --- manifest -----------------------------------------------------------------------------------------
+# --- manifest -------------------------------------------------------------------------------------
 
 
 def make_manifest(

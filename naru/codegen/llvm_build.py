@@ -85,6 +85,7 @@ class Code:
         # Index expressions as polynomials (llvm_address): products of atoms, and their multiples.
         self.polys: dict[Expr, dict[tuple[Expr, ...], int]] = {}
         self.expansions: dict[Expr, Expr | None] = {}
+        self.exponents: dict[Expr, tuple[Expr, Expr]] = {}
         self._memo: dict[Hashable, Value] = {}
         self._users: dict[Hashable, list[Hashable]] = {}
         self._facts: dict[Expr, Facts] = {}

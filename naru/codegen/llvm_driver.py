@@ -30,7 +30,30 @@ FIELDS = ("host", "weights", "arena", "io", "dims", "state", "trace")
 SERVICES = ("barrier", "set_io", "alloc", "fail", "mark")
 
 
-class Driver(Code):
+# smul.fix.sat at scale 0 is the saturating product, which has no intrinsic of its own.
+_SATURATING = {
+    "add": ("sadd.sat", ""),
+    "sub": ("ssub.sat", ""),
+    "mul": ("smul.fix.sat", ", i32 0"),
+}
+
+
+class Sizes(Code):
+    """A function that computes sizes. What the index type cannot count stays at its largest number,
+    which no host gives: wrapped around, it would get a small block for a run that needs a huge one.
+    """
+
+    def put(self, text: str, depth: int | None = None) -> str:
+        op, _, operands = text.partition(f" {self.index} ")
+        if op not in _SATURATING:
+            return super().put(text, depth)
+        name, scale = _SATURATING[op]
+        a, _, b = operands.partition(", ")
+        kind = self.index
+        return super().put(f"call {kind} @llvm.{name}.{kind}({kind} {a}, {kind} {b}{scale})", depth)
+
+
+class Driver(Sizes):
     """A driver under construction: `%ctx`, `%tid64`, `%n64` are its parameters."""
 
     def __init__(
@@ -245,7 +268,7 @@ def emit_driver(
 
 def emit_plan(func: Func, target: Target) -> str:
     """The module of a plan, `void @name(ptr dims, ptr out)`: its buffers are i64 arrays."""
-    code = Code(func, target)
+    code = Sizes(func, target)
     code.in_parallel = True  # it has no threads
     for i, buffer in enumerate(func.buffers):
         code.pointers[buffer] = Value((f"%b{i}",), 0)

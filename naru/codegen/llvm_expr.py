@@ -60,6 +60,8 @@ def needed(code: Code, e: Expr) -> tuple[Expr, ...]:
         return tuple(address.atoms(address.poly(code, e)))
     if isinstance(e, Load):
         return access_operands(code, e)
+    if _has_scale(code, e):
+        return _exp_parts(code, e)
     expansion = _expansion(code, e)
     return children(e) if expansion is None else (expansion,)
 
@@ -137,12 +139,54 @@ def _lanes(code: Code, e: Lanes) -> Value:
 
 
 def _unary(code: Code, e: Unary) -> Value:
+    if _has_scale(code, e):
+        pairs = zip(*(_known(code, x).rows for x in _exp_parts(code, e)), strict=True)
+        r = _row(code, e, "f32")
+        return Value(tuple(_scale(r, p, k) for p, k in pairs), r.depth)
     expansion = _expansion(code, e)
     if expansion is not None:
         return _known(code, expansion)
     r = _row(code, e, e.x.dtype)
     emit = arith.UNARY[e.op]
     return Value(tuple(emit(r, x) for x in _known(code, e.x).rows), r.depth)
+
+
+def _has_scale(code: Code, e: Expr) -> bool:
+    """Is e an exp whose factor 2^k AVX-512 multiplies in one instruction? The bits are the same."""
+    return (
+        isinstance(e, Unary)
+        and e.op == "exp"
+        and e.dtype == "f32"
+        and e.shape[-1:] in ((16,), (32,), (64,))
+        and code.target.has("avx512f")
+    )
+
+
+def _exp_parts(code: Code, e: Expr) -> tuple[Expr, Expr]:
+    """exp as p·2^k."""
+    if e not in code.exponents:
+        code.exponents[e] = math.exp_as_product(e, code.target)
+    return code.exponents[e]
+
+
+def _scale(r: Row, p: str, k: str) -> str:
+    """p·2^k, rounded once, 16 lanes a time."""
+    if r.shape == (16,):
+        return r.put(
+            f"call {r.kind} @llvm.x86.avx512.mask.scalef.ps.512({r.kind} {p}, {r.kind} {k}, "
+            f"{r.kind} zeroinitializer, i16 -1, i32 4)"
+        )
+    return in_halves(r, _scale, p, k)
+
+
+def in_halves(r: Row, fn: Callable[..., str], *rows: str) -> str:
+    """A function of shorter rows applied to both halves of rows."""
+    lanes = r.shape[0]
+    part = Row(r.code, r.depth, r.dtype, (lanes // 2,))
+    ranges = (range(lanes // 2), range(lanes // 2, lanes))
+    low, high = (fn(part, *(arith.some_lanes(r, x, chosen) for x in rows)) for chosen in ranges)
+    order = ", ".join(f"i32 {i}" for i in range(lanes))
+    return r.put(f"shufflevector {part.kind} {low}, {part.kind} {high}, <{lanes} x i32> <{order}>")
 
 
 def _binary(code: Code, e: Binary) -> Value:
@@ -291,14 +335,7 @@ def _relaxed_fma(r: Row, a: str, b: str, c: str) -> str:
     lanes = r.shape[0]
     if lanes % 8:
         return r.op("fadd", r.op("fmul", a, b), c)
-    half = lanes // 2
-    part = Row(r.code, r.depth, r.dtype, (half,))
-    lower = _relaxed_fma(part, *(arith.some_lanes(r, x, range(half)) for x in (a, b, c)))
-    upper = _relaxed_fma(part, *(arith.some_lanes(r, x, range(half, lanes)) for x in (a, b, c)))
-    order = ", ".join(f"i32 {i}" for i in range(lanes))
-    return r.put(
-        f"shufflevector {part.kind} {lower}, {part.kind} {upper}, <{lanes} x i32> <{order}>"
-    )
+    return in_halves(r, _relaxed_fma, a, b, c)
 
 
 def _dot(code: Code, e: Call) -> Value:

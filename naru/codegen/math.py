@@ -4,9 +4,9 @@
 equal bit by bit; targets without fused multiply-add get another one, the same for all of them.
 Largest errors in ulp (f32 / f64), measured by tests/codegen/test_math.py:
 
-    exp 1 / 1    log 1 / 1    tanh 2 / 2    erf 2 / 2    pow 1 / 4
-    sin, cos 2 / 2 for |x| <= 1e6; beyond that the error grows with |x| (a unit at 1e12 for f32, 1e9
-    for f64) and the result stays within [-1, 1]
+    exp 1 / 1    log 1 / 1    tanh 2 / 2    erf 1.5 / 1.5    pow 1 / 2
+    sin, cos 2 / 1 for |x| <= 1e6; far beyond, where pi/2 has too few digits here, the result is
+    wrong but within [-1, 1] (from about 1e15 with fused multiply-add, 1e7 without)
 
 f16 and bf16 are computed in f32. Coefficients are minimax fits (Remez) made for this project.
 """
@@ -82,6 +82,14 @@ def exp_parts(m: Arithmetic, x: Term) -> tuple[Term, Term, Term]:
     return p, k, whole
 
 
+def exp_as_product(e: Expr, target: Target) -> tuple[Expr, Expr]:
+    """exp of an f32 as p·2^k: p and k, both f32; the product overflows and underflows as exp."""
+    if not isinstance(e, Unary):
+        raise TypeError(f"expected exp, got {type(e).__name__}")
+    p, k, _ = exp_parts(_arithmetic(target), Term(e.x))
+    return p.expr, k.expr
+
+
 def _exp(m: Arithmetic, x: Term) -> Term:
     p, _, k = exp_parts(m, x)
     # In two steps: 2^k itself may be no float. p·2^(k/2) is exact, so there is one rounding.
@@ -123,9 +131,10 @@ def _tanh(m: Arithmetic, x: Term) -> Term:
     small = m.mad(m.mul(r, r), polynomial(m, r, _EXPM1), r)
     scale = SCALE["f32"](k)
     d = m.mad(scale, small, scale - 1.0)
-    square = x * x
-    near = m.mad(x * square, polynomial(m, square, _TANH), x)
-    return f.where(y > 1.1, copy_sign(d / (d + 2.0), x), near)
+    size = f.absolute(x)
+    square = size * size
+    near = m.mad(size * square, polynomial(m, square, _TANH), size)
+    return copy_sign(f.where(y > 1.1, d / (d + 2.0), near), x)
 
 
 _ERF_SMALL = (0.12837916612625122, -0.3761262893676758, 0.1128363236784935, -0.026856476441025734,
@@ -266,4 +275,4 @@ def _in_wide(a: Term, fn: Callable[..., Term], *others: Term) -> Expr:
     return f.cast(fn(*(f.cast(x, "f64") for x in (a, *others))), a.dtype).expr
 
 
-__all__ = ["exp_parts", "expansion", "has_rounding"]
+__all__ = ["exp_as_product", "expansion", "has_rounding"]

@@ -150,7 +150,11 @@ def _circular(quarter: int) -> Callable[[Arithmetic, Term], Term]:
         p, missing = m.product(k, second)
         r = a - p
         rest = m.mad(k, -third, ((a - r) - p) - missing)
-        r = f.minimum(f.maximum(r, -0.8), 0.8)
+        if not m.fused:  # the parts of pi/2 are shorter, so the rest may be several units
+            r, whole = r + rest, r
+            rest = rest - (r - whole)
+        r = f.minimum(f.maximum(r, -0.8), 0.8)  # beyond the range of the reduction, sane at least
+        rest = f.minimum(f.maximum(rest, -1e-9), 1e-9)
         square = r * r
         sine = r + m.mad(r * square, polynomial(m, square, _SIN), rest)
         half = square * 0.5
@@ -212,22 +216,35 @@ def power(m: Arithmetic, x: Term, y: Term) -> Term:
     return _scaled(m.mad(r * r, polynomial(m, r, _EXP), r) + 1.0, k)
 
 
+# P to 2^-73, without its first coefficient, which is 2/3
+_LOG_LONG = (0.39999999999999974, 0.28571428571445334, 0.22222222217481652, 0.1818181887704442,
+             0.1538455641151637, 0.1333633511191405, 0.11674459020081947,
+             0.11992009953213077)  # fmt: skip
+_TWO_THIRDS, _TWO_THIRDS_LOW = 2 / 3, 3.700743415417188e-17
+
+
 def _long_log(m: Arithmetic, x: Term) -> tuple[Term, Term]:
-    """log x to about 2^-60 of itself, as a sum of two f64."""
+    """log x to about 2^-64 of itself, as a sum of two f64: k·ln2 + 2s + 2/3·s³ + …, the first three
+    with what rounding cut off."""
     k, mantissa = _split(x)
     d, whole = mantissa - 1.0, mantissa + 1.0
     whole_rest = mantissa - (whole - 1.0)
     s = d / whole
     p, missing = m.product(s, whole)
     s_rest = (((d - p) - missing) - s * whole_rest) / whole
-    z = s * s
-    small = m.mad(s * z, polynomial(m, z, _LOG), s_rest * 2.0 + k * _LN2_LOW)
-    base = k * _LN2_HIGH  # exact
-    twice = s * 2.0
-    total = base + twice  # |base| > |twice| or base is 0
+    z, z_rest = m.product(s, s)
+    cube, cube_rest = m.product(s, z)
+    third, third_rest = m.product(cube, _TWO_THIRDS)
+    third_rest = third_rest + (cube_rest + s * z_rest) * _TWO_THIRDS + cube * _TWO_THIRDS_LOW
+    small = m.mad(s * (z * z), polynomial(m, z, _LOG_LONG), k * _LN2_LOW)
+    small = small + (s_rest * 2.0) * (z + 1.0) + third_rest
+    base, twice = k * _LN2_HIGH, s * 2.0  # exact both
+    total = base + twice
     error = f.where(k.equals(0.0), Term(f.number(0.0, "f64")), twice - (total - base))
-    high = total + (error + small)
-    return high, (total - high) + (error + small)
+    upper = total + third
+    low = error + (third - (upper - total)) + small
+    high = upper + low
+    return high, (upper - high) + low
 
 
 def modulo(m: Arithmetic, x: Term, y: Term) -> Term:

@@ -1,4 +1,4 @@
-"""The demo: two networks trained on handwritten digits, compiled, run on 200 images they never saw."""
+"""The demo: two networks trained on handwritten digits, run on 200 images they never saw."""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ class Importer:
     ) -> Scope:
         """Converts a body of control flow, given the nodes of its formal inputs. Its captures are
         in the scope that comes back."""
-        chain = self.deeper(scope.chain, what)
+        # Each link is what its place adds: with whole places the text would double at each level.
+        chain = self.deeper(scope.chain, what.removeprefix(scope.place))
         inner = Scope(scope.opsets, outer=scope, inline=inline, chain=chain)
         if len(g.input) != len(inputs):
             raise ModelError(

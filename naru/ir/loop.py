@@ -37,8 +37,8 @@ class Buffer:
 @dataclass(frozen=True, eq=False, repr=False)
 class For:
     """`for var in range(start, stop)`. parallel: iterations are independent and are divided among
-    the threads of the run; one that is all there is in another makes the grid of a GPU with it, and
-    threads divide the outer one. unroll: bounds are constants; code is emitted once an iteration."""
+    the threads of the run; one that is all there is in another makes the grid of a GPU with it,
+    and threads divide the outer one. unroll: bounds are constants, one copy an iteration."""
 
     var: Var
     start: Expr

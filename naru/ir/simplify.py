@@ -7,6 +7,7 @@ so equal sizes are the same object, and `(4*i + j) // 4` with 0 ≤ j < 4 is `i`
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -210,6 +211,20 @@ def _split(a: Expr, b: Expr) -> tuple[Poly, Poly]:
     return q, r
 
 
+def _scaled(r: Poly, divisor: int) -> tuple[int, Poly, Poly] | None:
+    """r = g·u + v with 0 ≤ v < g for a g > 1 that divides the divisor: then r // divisor is
+    u // (divisor / g), whatever v is. So 4·i + lane, with four lanes, stays in one panel of 16."""
+    if divisor < 0:
+        return None
+    for g in sorted({math.gcd(c, divisor) for m, c in r.items() if m}, reverse=True):
+        u: Poly = {m: c // g for m, c in r.items() if not c % g or not m}
+        v: Poly = {m: c % g if not m else c for m, c in r.items() if c % g}
+        u = {m: c for m, c in u.items() if c}
+        if g > 1 and u and within(from_poly(v), Const(g)):
+            return g, u, v
+    return None
+
+
 def floordiv(a: int | Expr, b: int | Expr) -> Expr:
     """Rounds towards minus infinity. b > 0 is assumed for symbols."""
     a, b = index(a), index(b)
@@ -224,6 +239,9 @@ def floordiv(a: int | Expr, b: int | Expr) -> Expr:
     rest = from_poly(r)
     if rest is ZERO or within(rest, b):
         return from_poly(q)
+    scaled = _scaled(r, int(b.value)) if isinstance(b, Const) else None
+    if scaled is not None and isinstance(b, Const):
+        return add(from_poly(q), floordiv(from_poly(scaled[1]), int(b.value) // scaled[0]))
     # A constant remainder is folded into the quotient only when that cannot change the floor.
     return add(from_poly(q), Binary("floordiv", rest, b)) if q else Binary("floordiv", rest, b)
 
@@ -238,8 +256,15 @@ def mod(a: int | Expr, b: int | Expr) -> Expr:
             return Binary("mod", a, b)  # fails when it runs
         if isinstance(a, Const):
             return Const(int(a.value) % int(b.value))
-    rest = from_poly(_split(a, b)[1])
-    return rest if rest is ZERO or within(rest, b) else Binary("mod", rest, b)
+    r = _split(a, b)[1]
+    rest = from_poly(r)
+    if rest is ZERO or within(rest, b):
+        return rest
+    scaled = _scaled(r, int(b.value)) if isinstance(b, Const) else None
+    if scaled is not None and isinstance(b, Const):
+        g, u, v = scaled
+        return add(mul(g, mod(from_poly(u), int(b.value) // g)), from_poly(v))
+    return Binary("mod", rest, b)
 
 
 def within(e: Expr, size: Expr) -> bool:

@@ -58,7 +58,7 @@ def wants_channels_last(n: Node, inputs: list[Node | None]) -> bool:
 
 @graph_pass
 def choose_layout(g: Graph) -> Graph:
-    """Gives every tensor its layout. Runs last before fusion: later rewrites keep types as they are."""
+    """Gives every tensor its layout. Runs last before fusion, which keeps types as they are."""
     done: dict[Node, Node] = {}
     for n in toposort(*g.outputs):
         done[n] = _with_layout(n, [None if x is None else done[x] for x in n.inputs])

@@ -1,9 +1,9 @@
 """Fusion: which nodes become one kernel.
 
-A kernel is built around at most one contraction or a chain of row reductions; elementwise work after
-it is done while its results are in registers, cheap elementwise work before a row reduction while it
-reads. Pure index work (transpose, slice) moves into its reader's index expressions where lanes stay
-contiguous. Every group records why it ended where it did.
+A kernel is built around at most one contraction or a chain of row reductions; elementwise work
+after it is done while its results are in registers, cheap elementwise work before a row reduction
+while it reads. Pure index work (transpose, slice) moves into its reader's index expressions where
+lanes stay contiguous. Every group records why it ended where it did.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+from naru.errors import IRError
 from naru.ir.graph import Graph, Node, make_input, make_node, toposort, users
 from naru.ops.registry import OPS
 from naru.passes.registry import graph_pass
@@ -20,19 +21,21 @@ INDEX_OPS = ("transpose", "slice")
 
 @dataclass
 class Group:
-    """Nodes that share a kernel; `root` is the one whose value leaves it."""
+    """Nodes that share a kernel; `root` is the one whose value leaves it. `anchor`: the kind of the
+    node it is built around (contraction, reduction), empty if all are elementwise. `why`: why it
+    ended where it did."""
 
     root: Node
     nodes: set[Node]
-    anchor: str = ""  # contraction, reduction or nothing
-    why: list[str] = field(default_factory=list)
+    anchor: str = ""
+    why: list[str] = field(default_factory=list[str])
 
 
 @graph_pass
 def fuse(g: Graph, *, limit: int = 48) -> Graph:
     """Replaces computing nodes by `group` nodes whose `body` is a Graph of one output.
 
-    `limit`: most nodes in a group (long chains are cut; code size and compile time grow with it)."""
+    `limit`: most nodes in a group (long chains are cut: code and compile time grow with it)."""
     fusion = _Fusion(g, limit)
     for n in fusion.order:
         fusion.place(n)
@@ -48,7 +51,8 @@ def keeps_lanes(n: Node) -> bool:
     """Does index work leave neighbours along the last axis neighbours?"""
     if n.op == "transpose":
         perm = n.attr("perm")
-        assert isinstance(perm, tuple)
+        if not isinstance(perm, tuple) or not perm:
+            raise IRError([f"transpose: expected a permutation, found perm={perm!r}"])
         return perm[-1] == len(perm) - 1
     return n.op == "slice"
 
@@ -62,9 +66,10 @@ class _Fusion:
         self.group: dict[Node, Group] = {}
         self.lazy: set[Node] = set()  # index work without a kernel of its own so far
 
-    # --- which group ---------------------------------------------------------------------------------
+    # --- which group -----------------------------------------------------------------------------
 
     def place(self, n: Node) -> None:
+        """Decides on n, whose operands are placed already."""
         if not is_kernel(n):
             return
         kind = OPS[n.op].kind
@@ -102,6 +107,7 @@ class _Fusion:
         return found
 
     def join_elementwise(self, n: Node, mine: Group) -> None:
+        """n takes along the groups of its operands that may end in it."""
         for p in dict.fromkeys(n.inputs):
             found = self.producer(n, p)
             if found is None or p is None:
@@ -141,7 +147,7 @@ class _Fusion:
         elif len(found.nodes) <= 6:
             mine.nodes |= found.nodes
 
-    # --- the new graph -------------------------------------------------------------------------------
+    # --- the new graph ---------------------------------------------------------------------------
 
     def absorbs(self, n: Node, k: int, p: Node) -> bool:
         """May operand k of n, being lazy index work, be read through its index map?"""
@@ -151,33 +157,50 @@ class _Fusion:
         return kind == "elementwise" and keeps_lanes(p) and n.type.layout is None
 
     def rebuild(self) -> Graph:
+        """The graph over `group` nodes."""
         new: dict[Node, Node] = {}
         notes: dict[Node, str] = {}
         for n in self.order:
             owner = self.group.get(n)
             if owner is None and n not in self.lazy:
-                new[n] = _control(n, [None if x is None else new[x] for x in n.inputs])
-            elif (owner is not None and owner.root is n) or (owner is None and self.needed(n)):
-                made = self.make_group(n, owner or Group(n, {n}), new)
-                new[n] = made
-                names = [
-                    self.g.notes[m] for m in (owner.nodes if owner else {n}) if m in self.g.notes
-                ]
-                notes[made] = ", ".join(sorted(names))
+                new[n] = self.control(n, [None if x is None else new[x] for x in n.inputs])
+                if n in self.g.notes:
+                    notes[new[n]] = self.g.notes[n]
+                continue
+            if owner is None:
+                reason = self.needed(n)
+                if reason is None:
+                    continue
+                owner = Group(n, {n}, why=[reason] if reason else [])
+            if owner.root is n:
+                new[n] = self.make_group(n, owner, new)
+                names = [self.g.notes[m] for m in owner.nodes if m in self.g.notes]
+                notes[new[n]] = ", ".join(sorted(names))
         return self.g.with_outputs([new[n] for n in self.g.outputs], notes)
 
-    def needed(self, n: Node) -> bool:
-        """Does lazy index work have a reader that wants it in memory?"""
+    def needed(self, n: Node) -> str | None:
+        """Why lazy index work must be done in memory (empty: it is a result); None if all readers
+        do it in their index expressions."""
         if n in self.outputs:
-            return True
+            return ""
         for u in self.users[n]:
             if u in self.lazy or u not in self.group:
-                return True
-            elif any(x is n and not self.absorbs(u, k, n) for k, x in enumerate(u.inputs)):
-                return True
-        return False
+                return f"ends at {n.op}: {u.op} reads it from memory"
+            if any(x is n and not self.absorbs(u, k, n) for k, x in enumerate(u.inputs)):
+                gap = "" if keeps_lanes(n) else ", where lanes are neighbours"
+                return f"ends at {n.op}: {u.op} reads it from memory{gap}"
+        return None
+
+    def control(self, n: Node, inputs: list[Node | None]) -> Node:
+        """A node that is no kernel, with its bodies fused too."""
+        attrs = tuple(
+            (k, fuse(v, limit=self.limit) if isinstance(v, Graph) else v) for k, v in n.attrs
+        )
+        return Node(n.op, tuple(inputs), attrs, n.types)
 
     def make_group(self, root: Node, owner: Group, new: dict[Node, Node]) -> Node:
+        """The group node: its body over fresh inputs p0, p1, …, applied to what `new` has for them.
+        Constants of one element and lazy index work that the reader absorbs go into the body."""
         body: dict[Node, Node] = {}
         outer: list[Node] = []
         params: list[Node] = []
@@ -205,14 +228,6 @@ class _Fusion:
         graph = Graph("group", tuple(params), (body[root],), ("out",))
         why = tuple(dict.fromkeys(owner.why))
         return make_node("group", outer, {"body": _shared(graph), "why": why}, root.types)
-
-
-def _control(n: Node, inputs: list[Node | None]) -> Node:
-    """A node that is no kernel, with its bodies fused too."""
-    attrs = tuple((k, fuse(v) if isinstance(v, Graph) else v) for k, v in n.attrs)
-    if all(a is b for a, b in zip(inputs, n.inputs, strict=True)) and attrs == n.attrs:
-        return n
-    return Node(n.op, tuple(inputs), attrs, n.types)
 
 
 _bodies: WeakValueDictionary[tuple[Node, ...], Graph] = WeakValueDictionary()

@@ -196,7 +196,7 @@ def _step(entry: Entry, step: int) -> str:
 
 
 def _size(count: int) -> str:
-    if count < 0:
+    if not 0 <= count < 1 << 62:  # plans stay at the largest number
         return "more bytes than 64 bits can count"
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= size:

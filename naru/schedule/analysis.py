@@ -1,4 +1,4 @@
-"""What schedules ask of a TensorFunction: how reads move with an axis, which axes belong together."""
+"""What schedules ask of a TensorFunction: how reads move with an axis, which axes correspond."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VIRTUAL_LANES = 16
 
 
 def access(r: Read, axis: Var, lanes: int) -> str:
-    """How a read moves with an axis: uniform, contiguous (in aligned runs of `lanes`), or gather."""
+    """How a read moves with an axis: uniform, contiguous (in aligned runs of lanes), or gather."""
     if all(free_of(i, axis) for i in r.index):
         return "uniform"
     lane = Lane(Var("lane", hi=lanes - 1), lanes)

@@ -1,8 +1,8 @@
 """The default schedule of sums of products: register tiles, cache blocks, copies.
 
 A tile of `rows` × `vectors` accumulators lives in registers while the whole reduction passes; rows
-may come from two axes (the pixels of several image lines). Tiles run n.o, then m.o inside, so that a
-panel of weights is fetched once while the rows of the other operand, in L2, pass by.
+may come from two axes (the pixels of several image lines). Tiles run n.o, then m.o inside, so that
+a panel of weights is fetched once while the rows of the other operand, in L2, pass by.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ COPY = "A"  # the stage that copies rows of the left operand
 
 @dataclass(frozen=True)
 class Contraction:
-    """Out axes by position: `n` runs in the lanes, `m` in the rows of the register tile, `p` in more
-    of its rows where m is short. None: there is no such axis."""
+    """Out axes by position: `n` runs in the lanes, `m` in the rows of the register tile, `p` in
+    more of its rows where m is short. None: there is no such axis."""
 
     n: int
     m: int | None = None
@@ -92,7 +92,7 @@ def _is_free(moving: list[Read], axis: Var) -> bool:
 
 def tile_cost(rows: int, vectors: int) -> float:
     """Cycles for one step of k: two multiply-adds and two loads a cycle, four cycles of latency.
-    The small terms rank tiles that are equal otherwise: lane operands come from L2, rows from L1."""
+    The small terms rank tiles that are equal otherwise: lane operands are in L2, rows in L1."""
     loads = rows + vectors
     return max(rows * vectors / 2, loads / 2, 4.0) + 0.06 * rows + 0.25 * vectors
 

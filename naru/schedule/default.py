@@ -1,7 +1,7 @@
 """The schedule that a kernel gets without tuning: a small analytic model, no measurement.
 
 Which loop runs in the lanes follows from how memory lies; which tile a contraction gets, from the
-register file and from how many loads its multiply-adds need (the score of oneDNN's brgemm blocking).
+register file and from how many loads its multiply-adds need (as in oneDNN's brgemm blocking).
 """
 
 from __future__ import annotations

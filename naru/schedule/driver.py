@@ -204,7 +204,7 @@ class _Builder:
     # --- collecting ------------------------------------------------------------------------------
 
     def collect(self, g: Graph, inputs: list[Storage], outputs: list[Storage | None]) -> Scope:
-        """The steps of a graph. `outputs` are places that its results must go to (None: anywhere)."""
+        """The steps of a graph. `outputs`: the places that its results must go to (None: any)."""
         scope = Scope(g)
         scope.where.update(zip(g.inputs, inputs, strict=True))
         wanted = self.output_places(g, outputs)
@@ -318,8 +318,8 @@ class _Builder:
         self.finish_control(scope, n, operands, results, bodies).allocs = allocs
 
     def collect_loop(self, scope: Scope, n: Node) -> None:
-        """Carried state lives in `results` while the loop runs; each round writes to a second set of
-        buffers, which is then copied. Scan outputs are written a slice a round."""
+        """Carried state lives in `results` while the loop runs; each round writes to a second set
+        of buffers, which is then copied. Scan outputs are written a slice a round."""
         step = len(scope.steps)
         body, carried = attribute(n, "body", Graph), attribute(n, "carried", int)
         operands = tuple(

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from naru.dtypes import is_float
 from naru.errors import IRError
-from naru.ir.expr import Const, Expr, Read, Var
+from naru.ir.expr import Const, Expr, Read
 from naru.ir.graph import Graph, Node, toposort
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ops.registry import OPS, Emit
@@ -42,9 +42,10 @@ def _tensor(n: Node, name: str) -> Tensor:
 
 def _scalar(emit: Emit, n: Node) -> Tensor:
     """A constant of one element becomes part of the code."""
-    assert n.data is not None
-    item = n.data.reshape(-1)[0].item() if n.type.dtype != "bf16" else float(n.data.reshape(-1)[0])
-    value = Const(float(item) if is_float(n.type.dtype) else item, n.type.dtype)
+    if n.data is None or n.data.size != 1:
+        raise IRError([f"{n.op}: expected a constant of one element inside of a group"])
+    item = n.data.reshape(-1)[0]
+    value = Const(float(item) if is_float(n.type.dtype) else item.item(), n.type.dtype)
     return emit.stage("c", n.type.shape, lambda *_: value)
 
 
@@ -65,8 +66,3 @@ def _finish(
     out = Tensor("out", result.dtype, shape, layout)
     stages = [replace(s, tensor=out) if s.tensor is result else s for s in stages]
     return TensorFunction(name, inputs, tuple(stages), (out,))
-
-
-def size_arguments(tf: TensorFunction) -> tuple[Var, ...]:
-    """The dim symbols a kernel takes after its buffers."""
-    return tf.symbols()

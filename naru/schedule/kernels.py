@@ -48,10 +48,11 @@ class Kernels:
 
     target: Target
     fma: bool = True
-    made: dict[Graph, Kernel] = field(default_factory=dict)
+    made: dict[Graph, Kernel] = field(default_factory=dict[Graph, Kernel])
     copier: Graph | None = None
 
     def get(self, body: Graph) -> Kernel:
+        """The kernel of a body; made when first asked for."""
         found = self.made.get(body)
         if found is None:
             found = self.made[body] = self.make(body, f"k{len(self.made)}_{label(body)}")
@@ -68,6 +69,7 @@ class Kernels:
         return self.get(self.copier)
 
     def make(self, body: Graph, name: str) -> Kernel:
+        """A kernel that is not shared. IRError for an op without lowering."""
         tf = group_function(body, name)
         ops = tuple(n.op for n in toposort(*body.outputs) if n.op not in ("input", "constant"))
         if tf.opaque is not None:
@@ -139,5 +141,3 @@ def estimate(tf: TensorFunction) -> tuple[Expr, Expr, Expr]:
             work = add(work, floordiv(mul(points, cost), OPS_PER_NS * 4))
             flops = add(flops, mul(points, sum(isinstance(e, Binary | Unary) for e in nodes)))
     return work, flops, size
-
-

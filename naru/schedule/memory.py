@@ -57,9 +57,7 @@ def place(buffers: Sequence[Interval], prefix: str = "at") -> Placement:
     total: Expr = Const(0)
     for k in order:
         b = buffers[k]
-        near = [
-            j for j in offsets if buffers[j].start <= b.end and b.start <= buffers[j].end
-        ]
+        near = [j for j in offsets if buffers[j].start <= b.end and b.start <= buffers[j].end]
         top = [j for j in near if not any(j in below[i] for i in near)]
         at = _lowest(
             b.size,
@@ -85,8 +83,8 @@ Placed = tuple[Expr, Expr]  # offset, size
 
 
 def _lowest(size: Expr, alive: list[Placed], top: list[Placed]) -> Expr:
-    """The lowest offset that clears what is alive: a hole if all is constant, else above `top`, those
-    of them that no other one is above."""
+    """The lowest offset that clears what is alive: a hole if all is constant, else above `top`,
+    those of them that no other one is above."""
     fixed = [(known(o), known(s)) for o, s in alive]
     constant = [(o, s) for o, s in fixed if o is not None and s is not None]
     needed = known(size)

@@ -123,8 +123,8 @@ def _physical(t: Tensor) -> Tensor:
 
 
 def align_reductions(tf: TensorFunction) -> TensorFunction:
-    """The axes of a reduction follow the order in which its reader runs them, so that lanes lie next
-    to each other in its accumulators too."""
+    """The axes of a reduction follow the order in which its reader runs them, so that lanes lie
+    next to each other in its accumulators too."""
     stages = list(tf.stages)
     for k in reversed(range(len(stages))):
         t = stages[k].tensor
@@ -234,19 +234,24 @@ def _uses(s: Stage, a: Axis, b: Axis) -> Merges | None:
     found: Merges = {}
 
     def read(r: Read) -> Expr:
-        if any(not free_of(i, a.var, b.var) for i in r.index):
-            for j in range(len(r.index) - 1):
-                if r.index[j] is a.var and r.index[j + 1] is b.var and r.tensor.shape[j + 1] is b.extent:
-                    rest = (*r.index[:j], *r.index[j + 2 :])
-                    if r.tensor.shape[j] is a.extent and all(free_of(i, a.var, b.var) for i in rest):
-                        if found.setdefault(r.tensor, j) == j:
-                            return Const(0)  # accounted for
-                    break
-        return r
+        j = _side_by_side(r, a, b)
+        if j is None or found.setdefault(r.tensor, j) != j:
+            return r
+        # Accounted for. A fresh Var takes its place: a constant could fold away what is left.
+        return Var("seen", r.dtype)
 
-    # A fresh Var stands for each read that is accounted for: a constant could fold away what is left.
-    probe = map_reads(s.value, lambda r: r if read(r) is r else Var("seen", r.dtype))
+    probe = map_reads(s.value, read)
     return found if free_of(probe, a.var, b.var) else None
+
+
+def _side_by_side(r: Read, a: Axis, b: Axis) -> int | None:
+    """The dim j at which a read has [.., a, b, ..] over two whole dims, and neither elsewhere."""
+    for j in range(len(r.index) - 1):
+        if r.index[j] is a.var and r.index[j + 1] is b.var:
+            rest = (*r.index[:j], *r.index[j + 2 :])
+            whole = r.tensor.shape[j] is a.extent and r.tensor.shape[j + 1] is b.extent
+            return j if whole and all(free_of(i, a.var, b.var) for i in rest) else None
+    return None
 
 
 def _axis_pair(s: Stage, r: Read, at: int) -> int | None:
@@ -273,9 +278,8 @@ def _merge(tf: TensorFunction, merges: Merges) -> TensorFunction:
 
         def read(r: Read, fused: Axis | None = fused) -> Expr:
             at = merges.get(r.tensor)
-            if at is None:
+            if at is None or fused is None:  # a reader of merged dims has merged axes: see _merges
                 return r
-            assert fused is not None
             return Read(new[r.tensor], _join(r.index, at, fused.var))
 
         value = map_reads(s.value, read)
@@ -297,8 +301,8 @@ def _last(extent: Expr) -> int:
 
 
 def name_axes(tf: TensorFunction) -> TensorFunction:
-    """Short axis names for schedules: i0, i1, … for axes, k0, k1, … for reductions; stages R0, R1, …
-    in order, the result `out`."""
+    """Short names for schedules: axes i0, i1, …, those of reductions k0, k1, …; stages R0, R1, … in
+    order, the result `out`."""
     stages: list[Stage] = []
     renamed: dict[Tensor, Tensor] = {}
     reductions = 0

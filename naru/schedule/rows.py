@@ -1,4 +1,4 @@
-"""The default schedule of everything that is no sum of products: elementwise work, rows, windows."""
+"""The default schedule of what is no sum of products: elementwise work, rows, windows."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ class Split:
     """axis -> outer, inner.   for a in n  ->  for a.o in n/size: for a.i in size
 
     Several sizes give several such nests one after the other, each for what the earlier ones left
-    (`counts` fixes how many tiles each gets; without it each takes as many as fit). What is then left
-    is done by the last size under a mask, which only a vectorised loop can have."""
+    (`counts` fixes how many tiles each gets; without it each takes as many as fit). What is then
+    left is done by the last size under a mask, which only a vectorised loop can have."""
 
     stage: str
     axis: str
@@ -62,7 +62,8 @@ class Parallel:
 
 @dataclass(frozen=True)
 class ComputeAt:
-    """The stage is computed inside `loop` of `consumer`, as much as is needed there, on the stack."""
+    """The stage is computed inside `loop` of `consumer` ('': before all loops), as much of it as is
+    needed there, on the stack."""
 
     stage: str
     consumer: str
@@ -129,14 +130,12 @@ def read_schedule(text: str) -> Schedule:
     steps: list[Step] = []
     for number, line in enumerate(text.strip().splitlines(), 1):
         try:
-            call = ast.parse(line.strip(), mode="eval").body
-            assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-            args = [ast.literal_eval(a) for a in call.args]
-            if call.func.id == "algorithm":
-                algorithm = tuple(args)
+            name, args = _read_call(line.strip())
+            if name == "algorithm":
+                algorithm = tuple(map(_text, args))
             else:
-                steps.append(STEPS[call.func.id](*args))
-        except (SyntaxError, ValueError, AssertionError, KeyError, TypeError) as error:
+                steps.append(_read_step(STEPS[name], args))
+        except (SyntaxError, ValueError, KeyError, TypeError) as error:
             known = ", ".join(STEPS)
             raise ScheduleError(
                 f"expected a step such as split('C', 'm', (14,)), got {line.strip()!r}",
@@ -144,3 +143,37 @@ def read_schedule(text: str) -> Schedule:
                 hint=f"the steps are {known}",
             ) from error
     return Schedule(tuple(steps), algorithm)
+
+
+def _read_call(line: str) -> tuple[str, list[object]]:
+    match ast.parse(line, mode="eval").body:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+            return name, [ast.literal_eval(a) for a in args]
+        case _:
+            raise ValueError(line)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _read_step(kind: type[Step], args: list[object]) -> Step:
+    """A step of values that have the types of its fields."""
+    step = kind(*args)  # pyright: ignore[reportArgumentType]
+    for f in fields(step):
+        value = getattr(step, f.name)
+        if f.type == "str":
+            _text(value)
+        elif f.type == "int":
+            _expect(type(value) is int, value)
+        else:
+            item = str if f.type == "tuple[str, ...]" else int
+            _expect(type(value) is tuple and all(type(x) is item for x in value), value)
+    return step
+
+
+def _expect(condition: bool, value: object) -> None:
+    if not condition:
+        raise TypeError(value)

@@ -22,7 +22,6 @@ from naru.ir.expr import (
     Load,
     Reduce,
     Select,
-    Shape,
     Splat,
     Unary,
     Var,
@@ -79,9 +78,7 @@ def elementwise(name: str, results: list[Expr], loads: list[Buffer], lanes: int,
 
 def check(func: Func, arrays: list[np.ndarray], target: Target, *, ulp: float = 0.0) -> None:
     """Compiled code and interpreter agree on the outputs; the first buffers are inputs."""
-    outs = [
-        np.zeros(COUNT, DTYPES[b.dtype].numpy) for b in func.buffers[len(arrays) :]
-    ]
+    outs = [np.zeros(COUNT, DTYPES[b.dtype].numpy) for b in func.buffers[len(arrays) :]]
     want = [o.copy() for o in outs]
     interp.run(func, [*arrays, *want])
     Native(func, target)(*arrays, *outs)
@@ -201,9 +198,7 @@ def test_casts(source: str, lanes: int, target: Target) -> None:
     at, buffers, (x,) = operands(source, 1, lanes)
     wide_to_half = source in ("f64", "i32", "u32", "i64", "u64", "index")
     # f64 and wide integers reach 16-bit floats through f32: two roundings.
-    results: list[Expr] = [
-        Cast(x, d) for d in ALL if not (wide_to_half and d in ("f16", "bf16"))
-    ]
+    results: list[Expr] = [Cast(x, d) for d in ALL if not (wide_to_half and d in ("f16", "bf16"))]
     check(elementwise("casts", results, buffers, lanes, at), [values(source, 10)], target)
 
 
@@ -211,7 +206,9 @@ def test_casts(source: str, lanes: int, target: Target) -> None:
 def test_every_half_float_survives(dtype: str, target: Target) -> None:
     """All 65,536 patterns: to f32 and back, and f32 rounded to nearest even."""
     n = 65536
-    x, y, z = (Buffer(name, d, (index(n),)) for name, d in (("x", dtype), ("y", "f32"), ("z", dtype)))
+    x, y, z = (
+        Buffer(name, d, (index(n),)) for name, d in (("x", dtype), ("y", "f32"), ("z", dtype))
+    )
     i = Var("i", hi=n // 16 - 1)
     at = (mul(i, 16),)
     wide = Cast(Load(x, at, (16,)), "f32")
@@ -234,7 +231,9 @@ def test_every_half_float_survives(dtype: str, target: Target) -> None:
 @pytest.mark.parametrize("dtype", ALL)
 def test_select(dtype: str, target: Target) -> None:
     at = Var("i", hi=3)
-    buffers = [Buffer(n, d, (index(COUNT),)) for n, d in (("c", "bool"), ("a", dtype), ("b", dtype))]
+    buffers = [
+        Buffer(n, d, (index(COUNT),)) for n, d in (("c", "bool"), ("a", dtype), ("b", dtype))
+    ]
     c, a, b = (operand(x, at, 16) for x in buffers)
     first = Load(buffers[0], (mul(at, 16),))
     results: list[Expr] = [Select(c, a, b), Select(first, a, b), Select(c, a, Const(1, dtype))]
@@ -286,7 +285,9 @@ def test_rank_two_tiles(dtype: str, target: Target) -> None:
     x, y = (Buffer(n, dtype, (index(8), index(8))) for n in "xy")
     tile = Load(x, (index(2), index(1)), (4, 6))
     op = "or" if dtype == "bool" else "max"
-    body = (Store(y, (index(1), index(2)), Binary(op, tile, Load(x, (index(0), index(0)), (4, 6)))),)
+    body = (
+        Store(y, (index(1), index(2)), Binary(op, tile, Load(x, (index(0), index(0)), (4, 6)))),
+    )
     check(Func("tiles", (x, y), body), [values(dtype, 18)], target)
 
 
@@ -327,11 +328,21 @@ def test_no_library_calls(name: str, dtype: str) -> None:
             results += [Unary(op, a) for op in ("neg", "abs")]
             results.append(Binary("pow", a, b))
         if is_float(dtype):
-            names = ("sqrt", "floor", "ceil", "round", "trunc", "exp", "log", "tanh", "erf", "sin", "cos")
+            names = (
+                "sqrt",
+                "floor",
+                "ceil",
+                "round",
+                "trunc",
+                "exp",
+                "log",
+                "tanh",
+                "erf",
+                "sin",
+                "cos",
+            )
             results += [Unary(op, a) for op in names]
             results += [Call("fma", (a, b, a)), Binary("mod", a, b)]
         func = elementwise("every", results, buffers, lanes, at)
         data = compile_module(emit_kernel(func, TARGETS[name]), TARGETS[name], opt=1)
         assert undefined_symbols(data) == ()
-
-

@@ -50,7 +50,7 @@ def apply(op: str, target: Target, *xs: np.ndarray, constant: float | None = Non
 
 
 def errors(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """Distances in units of the last place of the exact value; infinite where only one is finite."""
+    """Distances in units of the exact value's last place; infinite where only one is finite."""
     kind = got.dtype
     with np.errstate(all="ignore"):
         rounded = exact.astype(kind)
@@ -58,7 +58,9 @@ def errors(got: np.ndarray, exact: np.ndarray) -> np.ndarray:
         off = np.abs(got.astype(exact.dtype) - exact) / unit
     equal = (got == rounded) | (np.isnan(got) & np.isnan(rounded))
     # A result next to the largest float may round either way to infinity.
-    return np.where(equal, np.minimum(np.nan_to_num(off), 0.5), np.where(np.isnan(off), np.inf, off))
+    return np.where(
+        equal, np.minimum(np.nan_to_num(off), 0.5), np.where(np.isnan(off), np.inf, off)
+    )
 
 
 def grid(dtype: type, low: float, high: float, count: int) -> np.ndarray:
@@ -78,7 +80,7 @@ SINGLE: list[tuple[str, Function, float, float, float]] = [
     ("log", np.log, 0.4, 2.5, 1.0),
     ("tanh", np.tanh, -12.0, 12.0, 2.0),
     ("tanh", np.tanh, -0.7, 0.7, 2.0),
-    ("erf", scipy.special.erf, -5.0, 5.0, 2.0),
+    ("erf", scipy.special.erf, -5.0, 5.0, 1.5),
     ("sin", np.sin, -1e4, 1e4, 2.0),
     ("cos", np.cos, -1e4, 1e4, 2.0),
     ("sin", np.sin, -1e6, 1e6, 2.0),
@@ -111,12 +113,12 @@ DOUBLE: list[tuple[str, Function, float, float, float, int]] = [
     ("exp", np.exp, -746.0, 710.0, 1.0, 200_000),
     ("log", np.log, 0.0, 1.7e308, 1.0, 200_000),
     ("log", np.log, 0.4, 2.5, 1.0, 200_000),
-    ("tanh", np.tanh, -21.0, 21.0, 3.0, 200_000),
-    ("erf", exact_erf, -6.0, 6.0, 2.0, 8_000),
-    ("sin", np.sin, -1e4, 1e4, 2.0, 200_000),
-    ("cos", np.cos, -1e4, 1e4, 2.0, 200_000),
-    ("sin", np.sin, -1e6, 1e6, 2.0, 200_000),
-    ("cos", np.cos, -1e6, 1e6, 2.0, 200_000),
+    ("tanh", np.tanh, -21.0, 21.0, 2.0, 200_000),
+    ("erf", exact_erf, -6.0, 6.0, 1.5, 8_000),
+    ("sin", np.sin, -1e4, 1e4, 1.0, 200_000),
+    ("cos", np.cos, -1e4, 1e4, 1.0, 200_000),
+    ("sin", np.sin, -1e6, 1e6, 1.0, 200_000),
+    ("cos", np.cos, -1e6, 1e6, 1.0, 200_000),
 ]
 
 
@@ -149,7 +151,7 @@ def power_operands(dtype: type, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", X86)
-@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1.0), (np.float64, 4.0)])
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1.0), (np.float64, 2.0)])
 def test_power(name: str, dtype: type, bound: float) -> None:
     target = runnable(name)
     x, y = power_operands(dtype, 160_000)
@@ -184,7 +186,7 @@ def test_power_with_constant(name: str, exponent: float) -> None:
     target = runnable(name)
     x = np.array([0.0, -0.0, 1.0, -2.0, np.inf, -np.inf, np.nan, 0.3] * 2, np.float32)
     with np.errstate(all="ignore"):
-        want = np.power(x, np.float32(exponent))
+        want = np.power(x, np.full_like(x, exponent))  # a scalar 0.5 would be sqrt
     np.testing.assert_allclose(apply("pow", target, x, constant=exponent), want, rtol=3e-7)
 
 

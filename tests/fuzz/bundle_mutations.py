@@ -30,6 +30,7 @@ TEXTS = (
     *("float32", "float64", "bool", "int4", "bfloat16", "float8_e4m3fn", "complex64", "object"),
     *("kernel", "input", "code", "weights", "golden", "x" * 3000, "x86_64-unknown-linux-gnu"),
     *("aarch64-unknown-linux-gnu", "amx-tile", "avx512f", "-", "9" * 5000, "N**N**N", "__import__"),
+    *("-" * 3000 + "N", "N" + "+N" * 3000, "(" * 300 + "N" + ")" * 300, "N[0]", "f(N)", "1e400"),
 )
 VALUES = (None, True, False, 0.5, -0.5, 1e308, [], {}, [[]], [{}], "", "N", 0, 1)
 
@@ -65,7 +66,7 @@ def seal(
         if table_edit:
             return seal(manifest, sections)
     out = bytearray(end)
-    for name, data in sorted(sections.items()):
+    for _, data in sorted(sections.items()):
         at = -(-start // 4096) * 4096
         out[at : at + len(data)] = data
         start = at + len(data)
