@@ -62,10 +62,10 @@ class Knobs:
     debug: int = field(
         default=0,
         metadata=_about(
-            _level(0, 6),
-            "a level from 0 to 6",
+            _level(0, 5),
+            "a level from 0 to 5",
             "print 1 stages and times, 2 schedules, 3 IR at stage ends, 4 generated code, "
-            "5 IR after each pass that changed something, 6 every rewrite",
+            "5 IR after each pass that changed something",
         ),
     )
     dump: Path | None = field(

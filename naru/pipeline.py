@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,14 +72,25 @@ def lower(
     source: str | os.PathLike[str] | bytes, target: Target, name: str | None = None
 ) -> Stages:
     """A model through all its forms, up to the text that LLVM gets."""
-    graph = read_onnx(source, name=name)
-    fused = run_passes(PASSES, graph, _on_pass())
-    program = build_driver(fused, Kernels(target, fma=target.has_fma))
+    with stage("import"):
+        graph = read_onnx(source, name=name)
+    show(3, lambda: print_graph(graph))
+    with stage("passes"):
+        fused = run_passes(PASSES, graph, _on_pass())
+    show(3, lambda: print_graph(fused))
+    with stage("schedule"):
+        program = build_driver(fused, Kernels(target, fma=target.has_fma))
+    for k in program.kernels:
+        show(2, lambda k=k: f"{k.name}\n{k.schedule}")
+        show(3, lambda k=k: print_func(k.func))
     if knobs.current().check:
         check(fused, infer=hooks.infer)
         for kernel in program.kernels:
             check(kernel.func)
-    stages = Stages(graph, fused, program, tuple(emit(program, target)))
+    with stage("LLVM text"):
+        stages = Stages(graph, fused, program, tuple(emit(program, target)))
+    for _, text in stages.modules:
+        show(4, lambda text=text: text)
     folder = knobs.current().dump
     if folder is not None:
         _dump(stages, folder)
@@ -110,20 +124,23 @@ def build(
     tell: Progress = on_progress or (lambda stage, done, total: None)
     tell("import", 0, 1)
     stages = lower(source, options.target, name)
-    objects = compile_modules(
-        [text for _, text in stages.modules],
-        options.target,
-        store=store,
-        on_progress=lambda done, total: tell("kernels", done, total),
-    )
+    with stage("objects"):
+        objects = compile_modules(
+            [text for _, text in stages.modules],
+            options.target,
+            store=store,
+            on_progress=lambda done, total: tell("kernels", done, total),
+        )
     names = [n for n, _ in stages.modules]
     functions = [k.func.name for k in stages.program.kernels]
     linked = link(list(zip(names, objects, strict=True)), [*ENTRIES, *functions])
     tell("golden", 0, 1)
+    with stage("golden vector"):
+        golden = pack_golden([make_golden(stages.graph)])
     sections: dict[str, Any] = {
         "code": linked.code,
         "weights": pack_weights(stages.program),
-        "golden": pack_golden([make_golden(stages.graph)]),
+        "golden": golden,
     }
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     manifest = make_manifest(
@@ -140,9 +157,30 @@ def build(
 # --- debugging (see knobs.py) ---------------------------------------------------------------------
 
 
+def show(level: int, text: Callable[[], str]) -> None:
+    """Prints to stderr when NARU_DEBUG is at least `level`."""
+    if knobs.current().debug >= level:
+        sys.stderr.write(text().rstrip() + "\n")
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Names a stage and, at NARU_DEBUG=1, prints how long it took."""
+    start = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - start
+    show(1, lambda: f"naru: {name:<14}{seconds:8.3f} s")
+
+
+def _show_pass(run: hooks.PassRun) -> None:
+    show(1, lambda: f"naru:   {run.step!s:<20}{run.seconds:8.3f} s{'' if run.changed else '  -'}")
+    if run.changed:
+        show(5, lambda: print_graph(run.after))
+
+
 def _on_pass() -> hooks.OnPass:
     now = knobs.current()
-    wanted: list[hooks.OnPass] = []
+    wanted: list[hooks.OnPass] = [_show_pass]
     if now.check >= 2:
         wanted.append(hooks.verify)
     if now.dump is not None:

@@ -131,7 +131,7 @@ TARGETS: dict[str, Target] = {
         _x86("x86-64-amx", "x86-64-v4", "sapphirerapids", _AMX, 512, 48 * _KIB, 2048 * _KIB),
         # Skylake-X has the smallest caches. Of all scheduling models, Sapphire Rapids' is the one
         # under which LLVM keeps 12x2, 14x2 and 9x3 tiles of accumulators free of spills.
-        _x86("x86-64-avx512", "x86-64-v4", "sapphirerapids", _AVX512, 512, 32 * _KIB, 1024 * _KIB),
+        _x86("x86-64-avx512", "x86-64-v4", "sapphirerapids", _AVX512, 512, 32 * _KIB, 1280 * _KIB),
         _x86("x86-64-avx2", "x86-64-v3", "haswell", _AVX2, 256, 32 * _KIB, 256 * _KIB),
         _x86("x86-64-baseline", "x86-64", "haswell", _SSE2, 128, 32 * _KIB, 256 * _KIB),
         Target(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from naru import knobs
 from naru.artifact.bundle import (
     Bundle,
     Bytes,
@@ -150,7 +151,7 @@ class EntryProgram(_native.Program):
             tuple((s.lo, s.hi) for s in bundle.symbols if s.kind == "input"),
             len(bundle.symbols),
             len(entry.steps) + 1 if entry.name == "profile" else 0,
-            threads or 0,
+            threads or knobs.current().threads or 0,
             _result_type(entry.outputs) if len(entry.outputs) > 1 else None,
             entry.pointers,
         )

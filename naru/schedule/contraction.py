@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from naru.ir.expr import Binary, Read, Var, walk
 from naru.ir.simplify import free_of, known
-from naru.ir.tensor import Stage, Tensor, TensorFunction, reads
+from naru.ir.tensor import Stage, TensorFunction, reads
 from naru.schedule.analysis import (
     VIRTUAL_LANES,
     access,
@@ -19,14 +19,11 @@ from naru.schedule.analysis import (
     lane_sizes,
     share_outermost,
 )
-from naru.schedule.rewrites import copy_operand
 from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Unroll, Vectorize
 from naru.targets import Target
 
 ASSUMED_ROWS = 128  # an extent that is not known when the tile is chosen
-COPY_LIMIT = 128 * 1024  # bytes of stack for the copy of an operand's tile
 UNROLL_LIMIT = 8  # a reduction loop this short is unrolled
-COPY = "A"  # the stage that copies rows of the left operand
 
 
 @dataclass(frozen=True)
@@ -48,15 +45,6 @@ class Tile:
     rows: int
     vectors: int
     lines: int = 1
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """n in blocks of `columns`, whose weights stay in L2 while all rows pass; `copied`: the operand
-    whose rows, a power of two apart, would evict each other, copied tile by tile."""
-
-    columns: int
-    copied: Tensor | None
 
 
 # --- what it is -----------------------------------------------------------------------------------
@@ -147,33 +135,20 @@ def _total_cost(tile: Tile, m: int, columns: int, p: int, lanes: int) -> float:
     return total
 
 
-def choose_blocking(
+def block_columns(
     out: Stage, stage: Stage, plan: Contraction, tile: Tile, target: Target, lanes: int
-) -> Blocking | None:
-    """Only for plain matrix products whose left operand does not fit L2, or whose rows alias."""
+) -> int | None:
+    """Columns whose weights fill L2 while all rows pass, where the rows' operand does not fit there
+    and would have to be fetched again for every panel; None where one pass over n will do."""
     if plan.m is None or len(stage.reduction) != 1 or not (plan.shared and plan.product):
         return None
     m, n = known(out.axes[plan.m].extent), known(out.axes[plan.n].extent)
     k = known(stage.reduction[0].extent)
     width = tile.vectors * lanes
-    if m is None or n is None or k is None or m < 2 * tile.rows or n < 2 * width:
+    if m is None or n is None or k is None or m < 2 * tile.rows or m * k * 4 <= target.l2 * 0.8:
         return None
-    aliased = k * 4 % 2048 == 0
-    if m * k * 4 <= target.l2 * 0.6 and not aliased:
-        return None
-    columns = max(width, int(target.l2 * 0.5) // (k * 4) // width * width)
-    fits = tile.rows * (k + 16) * 4 <= COPY_LIMIT
-    left = _row_operand(stage, out, plan) if aliased and fits else None
-    return Blocking(min(columns, n), left)
-
-
-def _row_operand(stage: Stage, out: Stage, plan: Contraction) -> Tensor | None:
-    """The operand that is read at [m, k], plainly."""
-    m, k = _stage_axis(stage, out, plan.m), stage.reduction[0].var.name
-    for r in reads(stage.value):
-        if [i.name for i in r.index if isinstance(i, Var)] == [m, k] and len(r.index) == 2:
-            return r.tensor
-    return None
+    columns = max(width, int(target.l2 * 0.8) // (k * 4) // width * width)
+    return columns if columns < n else None
 
 
 def _stage_axis(stage: Stage, out: Stage, position: int | None) -> str | None:
@@ -198,59 +173,51 @@ def schedule_contraction(
         tile = choose_tile(m, n, target, lanes, p=p)
     else:
         tile = Tile(min(4, m or 4), max(1, VIRTUAL_LANES // lanes))
-    blocking = choose_blocking(out, stage, plan, tile, target, lanes)
-    order = _loop_order(out, plan, tile, blocking)
-    steps = _result_steps(out, plan, tile, lanes, blocking)
+    columns = block_columns(out, stage, plan, tile, target, lanes)
+    order = _loop_order(out, plan, tile, columns)
+    steps = _result_steps(out, plan, tile, lanes, columns)
     steps.append(Order(out.tensor.name, tuple(order)))
     steps += share_outermost(out, order, steps)
-    algorithm = ("direct",)
-    if blocking and blocking.copied is not None:
-        tf = copy_operand(tf, stage, blocking.copied, COPY)
-        stage = next(s for s in tf.stages if s.tensor is stage.tensor)
-        steps += _copy_steps(tf, out, plan, lanes)
-        algorithm = ("direct", f"copy {blocking.copied.name}")
-    inside = [x for x in order if not _in_tile(x, out, plan, tile, blocking)]
+    inside = [x for x in order if not _in_tile(x, out, plan, columns)]
     steps.append(ComputeAt(stage.tensor.name, out.tensor.name, inside[-1]))
     steps += _tile_steps(out, stage, plan, tile, lanes)
-    return tf, Schedule(tuple(steps), algorithm)
+    return tf, Schedule(tuple(steps))
 
 
-def _names(out: Stage, plan: Contraction, blocking: Blocking | None) -> tuple[str, str, str]:
+def _names(out: Stage, plan: Contraction, columns: int | None) -> tuple[str, str, str]:
     """The result's axes n (inside its block, if blocked), m and p; empty where there is none."""
     n = out.axes[plan.n].var.name
     m = "" if plan.m is None else out.axes[plan.m].var.name
     p = "" if plan.p is None else out.axes[plan.p].var.name
-    return f"{n}.i" if blocking else n, m, p
+    return f"{n}.i" if columns else n, m, p
 
 
-def _in_tile(
-    loop: str, out: Stage, plan: Contraction, tile: Tile, blocking: Blocking | None
-) -> bool:
-    n, m, p = _names(out, plan, blocking)
+def _in_tile(loop: str, out: Stage, plan: Contraction, columns: int | None) -> bool:
+    n, m, p = _names(out, plan, columns)
     return loop in (f"{n}.i.o", f"{n}.i.i", f"{m}.i", f"{p}.i")
 
 
-def _loop_order(out: Stage, plan: Contraction, tile: Tile, blocking: Blocking | None) -> list[str]:
-    n, m, p = _names(out, plan, blocking)
+def _loop_order(out: Stage, plan: Contraction, tile: Tile, columns: int | None) -> list[str]:
+    n, m, p = _names(out, plan, columns)
     lined = tile.lines > 1
     taken = [plan.n, plan.m, plan.p if lined else None]
     others = [a.var.name for k, a in enumerate(out.axes) if k not in taken]
-    columns = [f"{n[:-2]}.o", f"{n}.o"] if blocking else [f"{n}.o"]
+    panels = [f"{n[:-2]}.o", f"{n}.o"] if columns else [f"{n}.o"]
     rows = [x for x, there in ((f"{p}.o", lined), (f"{m}.o", bool(m))) if there]
     inside = [x for x, there in ((f"{p}.i", lined), (f"{m}.i", bool(m))) if there]
-    outer = [columns[0], *rows, *columns[1:]] if plan.shared else [*rows, *columns]
+    outer = [panels[0], *rows, *panels[1:]] if plan.shared else [*rows, *panels]
     return [*others, *outer, *inside, f"{n}.i.o", f"{n}.i.i"]
 
 
 def _result_steps(
-    out: Stage, plan: Contraction, tile: Tile, lanes: int, blocking: Blocking | None
+    out: Stage, plan: Contraction, tile: Tile, lanes: int, columns: int | None
 ) -> list[Step]:
     name, extent = out.tensor.name, known(out.axes[plan.n].extent)
-    n, m, p = _names(out, plan, blocking)
+    n, m, p = _names(out, plan, columns)
     steps: list[Step] = []
-    if blocking:
-        steps.append(Split(name, n[:-2], lane_sizes(extent, blocking.columns, lanes)))
-        extent = blocking.columns
+    if columns:
+        steps.append(Split(name, n[:-2], lane_sizes(extent, columns, lanes)))
+        extent = columns
     steps.append(Split(name, n, lane_sizes(extent, tile.vectors * lanes, lanes)))
     steps += [Split(name, f"{n}.i", (lanes,)), Unroll(name, f"{n}.i.o")]
     steps.append(Vectorize(name, f"{n}.i.i"))
@@ -268,18 +235,6 @@ def cascade(rows: int) -> tuple[int, ...]:
     """Tiles for an extent that is not known: full ones, then smaller ones, down to one row."""
     middle = (max(2, rows // 3),) if rows > 4 else ()
     return (rows, *middle, 1) if rows > 1 else (1,)
-
-
-def _copy_steps(tf: TensorFunction, out: Stage, plan: Contraction, lanes: int) -> list[Step]:
-    """The rows of a tile, copied in vectors along k, once for all the column tiles of a block."""
-    copy = next(s for s in tf.stages if s.tensor.name == COPY)
-    k = copy.axes[-1].var.name
-    _, m, _ = _names(out, plan, None)
-    return [
-        ComputeAt(COPY, out.tensor.name, f"{m}.o"),
-        Split(COPY, k, (lanes,)),
-        Vectorize(COPY, f"{k}.i"),
-    ]
 
 
 def _tile_steps(out: Stage, stage: Stage, plan: Contraction, tile: Tile, lanes: int) -> list[Step]:
