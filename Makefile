@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 test: check
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-test qemu node
+test-slow: $(VENV)/.installed-slow qemu node
 	$(PYTEST) -m slow tests
 
 bench: $(VENV)/.installed-test
@@ -52,6 +52,11 @@ $(VENV)/.installed-test: $(VENV)/.made $(SOURCES)
 	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
 	@touch $@ $(VENV)/.installed
 
+# Triton's interpreter runs GPU kernels on the CPU; its wheel is large, so only here.
+$(VENV)/.installed-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet -e '.[test,dev,triton]'
+	@touch $@
+
 # The tests run code for AArch64 and RISC-V under QEMU's user mode, a Debian package.
 qemu:
 	@if command -v qemu-aarch64 >/dev/null; then :; \
@@ -75,7 +80,7 @@ clean:
 	find naru tests tools bench models -name __pycache__ -type d -prune -exec rm -rf {} +
 	find naru -name '*.so' -delete
 	# The extension is gone: the next target must build it.
-	rm -f $(VENV)/.installed $(VENV)/.installed-test
+	rm -f $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-slow
 
 clean-all: clean
 	rm -rf $(VENV)

@@ -154,7 +154,7 @@ def from_poly(p: Poly) -> Expr:
     if out is None:
         return Const(rest)
     if rest:
-        out = Binary("add" if rest > 0 else "sub", out, Const(abs(rest)))
+        return Binary("add" if rest > 0 else "sub", out, Const(abs(rest)))
     return out
 
 

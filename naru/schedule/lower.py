@@ -59,6 +59,7 @@ class Local:
 
 Body = Callable[[Env], list[Stmt]]
 WHOLE = "*"  # in an axis map: all of the axis is needed
+STACK_LIMIT = 2**20  # bytes of one stage's tile; a thread has a few MiB of stack
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,13 @@ class Lowering:
         sizes = tuple(extent[a.var.name] for a in stage.axes) or (Const(1),)
         if stage.combine is None:
             sizes = (*sizes[:-1], _skewed(sizes[-1], stage.tensor.dtype))
+        taken = known(mul(DTYPES[stage.tensor.dtype].bytes, *sizes)) or 0
+        if taken > STACK_LIMIT:
+            raise ScheduleError(
+                f"compute_at({nest.name!r}): a tile takes {taken} bytes of stack, "
+                f"expected at most {STACK_LIMIT}",
+                hint=f"place it in an inner loop of {consumer.name!r}",
+            )
         buffer = Buffer(stage.tensor.name, stage.tensor.dtype, sizes, "stack", 64)
         self.locals.pop(stage.tensor, None)
         here = Env(extent, valid=valid)

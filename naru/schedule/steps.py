@@ -117,9 +117,8 @@ def print_schedule(s: Schedule) -> str:
     """One step a line: `split("C", "m", (14, 13))`; read back by `read_schedule`."""
     lines = [f"algorithm({', '.join(map(repr, s.algorithm))})"]
     for step in s.steps:
-        values = [getattr(step, f.name) for f in fields(step)]
-        while values and values[-1] == ():
-            values.pop()
+        values = [(getattr(step, f.name), f.default) for f in fields(step)]
+        values = [value for value, default in values if value != default]
         lines.append(f"{_NAMES[type(step)]}({', '.join(map(repr, values))})")
     return "\n".join(lines)
 

@@ -64,4 +64,6 @@ def assert_close(got: np.ndarray, want: np.ndarray) -> None:
     largest = np.abs(finite[np.isfinite(finite)]).max(initial=1.0)
     name = next(d.name for d in DTYPES.values() if d.numpy == want.dtype)
     close = CLOSE[name]
-    np.testing.assert_allclose(np.asarray(got, np.float64), finite, rtol=close, atol=close * largest)
+    np.testing.assert_allclose(
+        np.asarray(got, np.float64), finite, rtol=close, atol=close * largest
+    )

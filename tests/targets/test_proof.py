@@ -208,7 +208,7 @@ print(triton.compile(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"])
 def run_python(program: str, *args: object, interpret: bool) -> str:
     """A Python program in a process of its own, as Triton decides at import what it is."""
     if importlib.util.find_spec("triton") is None or importlib.util.find_spec("torch") is None:
-        pytest.skip("Triton or torch is not installed: pip install 'naru[triton]'")
+        pytest.fail("Triton or torch is not installed; try: pip install -e '.[test,triton]'")
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
     if interpret:
