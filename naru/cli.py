@@ -72,6 +72,7 @@ def _warnings_as_messages() -> Generator[None]:
 
     with warnings.catch_warnings():
         warnings.showwarning = show
+        warnings.simplefilter("always", NaruWarning)
         yield
 
 

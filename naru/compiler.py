@@ -68,7 +68,13 @@ def compile_bundle(
                 return read_bundle(path)
     from naru.pipeline import build
 
-    bundle = build(source, options, name, store, on_progress)
+    try:
+        bundle = build(source, options, name, store, on_progress)
+    except MemoryError:
+        raise NaruError(
+            "there is not enough memory to compile this model",
+            hint="smaller fixed dims, or a machine with more memory",
+        ) from None
     if store and key:
         store.put(key, bytes(bundle.data))
     return bundle

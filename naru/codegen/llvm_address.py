@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from naru.codegen.llvm_build import NOTHING, Code, State, Value
+from naru.codegen.llvm_build import NOTHING, Code, Monomial, Poly, State, Value
 from naru.codegen.llvm_types import memory_type, vector
 from naru.ir.expr import Binary, Const, Expr, Lanes, Shape, Splat
 from naru.ir.loop import Buffer
 from naru.ir.simplify import bounds
 
-Monomial = tuple[Expr, ...]
-Poly = dict[Monomial, int]
 Term = tuple[Monomial, int]
 
 
@@ -95,18 +93,25 @@ def atoms(p: Poly) -> list[Expr]:
 
 def strides(code: Code, buffer: Buffer) -> list[Poly]:
     """Elements from one step of each dim to the next, row-major."""
-    out: list[Poly] = [{(): 1}]
-    for extent in reversed(buffer.shape[1:]):
-        out.append(times(code, out[-1], poly(code, extent)))
-    return out[::-1]
+    found = code.strides.get(buffer)
+    if found is None:
+        out: list[Poly] = [{(): 1}]
+        for extent in reversed(buffer.shape[1:]):
+            out.append(times(code, out[-1], poly(code, extent)))
+        found = code.strides[buffer] = out[::-1]
+    return found
 
 
 def offset(code: Code, buffer: Buffer, index: tuple[Expr, ...]) -> Offset:
     """Where an access starts."""
-    total: Poly = {}
-    for i, stride in zip(index, strides(code, buffer), strict=False):
-        total = plus(total, times(code, poly(code, i), stride))
-    return split(total)
+    key = (buffer, *index)
+    found = code.offsets.get(key)
+    if found is None:
+        total: Poly = {}
+        for i, stride in zip(index, strides(code, buffer), strict=False):
+            total = plus(total, times(code, poly(code, i), stride))
+        found = code.offsets[key] = split(total)
+    return Offset(*found)
 
 
 def split(p: Poly) -> Offset:

@@ -23,6 +23,8 @@ from naru.ir.simplify import normal
 from naru.targets import Target
 
 State = frozenset[Hashable]
+Monomial = tuple[Expr, ...]  # a product of atoms
+Poly = dict[Monomial, int]  # a sum of integer multiples of them
 NOTHING: State = frozenset()
 MEMORY = "memory"  # the state that every load of a driver depends on
 
@@ -53,7 +55,7 @@ class Block:
     """A basic block: `end` is its terminator."""
 
     label: str
-    lines: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list[str])
     end: str = "unreachable"
 
 
@@ -62,7 +64,7 @@ class Region:
     """The block now written to, and the memo entries that end with the region."""
 
     block: Block
-    keys: list[Hashable] = field(default_factory=list)
+    keys: list[Hashable] = field(default_factory=list[Hashable])
 
 
 class Code:
@@ -82,8 +84,10 @@ class Code:
         self.tiles = TileRegisters()
         self.in_parallel = False
         self.metadata: list[str] = []
-        # Index expressions as polynomials (llvm_address): products of atoms, and their multiples.
-        self.polys: dict[Expr, dict[tuple[Expr, ...], int]] = {}
+        # What llvm_address has worked out: index expressions, strides, offsets (scalar and lanes).
+        self.polys: dict[Expr, Poly] = {}
+        self.strides: dict[Buffer, list[Poly]] = {}
+        self.offsets: dict[Hashable, tuple[Poly, Poly]] = {}
         self.expansions: dict[Expr, Expr | None] = {}
         self.exponents: dict[Expr, tuple[Expr, Expr]] = {}
         self._memo: dict[Hashable, Value] = {}

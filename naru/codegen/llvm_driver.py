@@ -7,7 +7,7 @@ of the context's fields are those of abi.h, whose structures depend on the width
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeAlias
 
@@ -112,7 +112,7 @@ class Driver(Sizes):
     # ---- branches ----
 
     @contextmanager
-    def only_if(self, cond: str, hint: str) -> Iterator[None]:
+    def only_if(self, cond: str, hint: str) -> Generator[None]:
         """What is written inside runs where the i1 `cond` holds."""
         inside, after = self.new_block(hint), self.new_block("fi")
         self.block.end = f"br i1 {cond}, label %{inside.label}, label %{after.label}"
@@ -122,7 +122,7 @@ class Driver(Sizes):
         self.block = after
 
     @contextmanager
-    def storing(self, buffer: Buffer) -> Iterator[None]:
+    def storing(self, buffer: Buffer) -> Generator[None]:
         """Memory that threads share is written by the first of them."""
         if buffer not in self.roles:
             yield

@@ -53,7 +53,8 @@ class Access:
             return [self.element(address.plus(self.at.scalar, s)) for s in steps]
         start = self.element(self.at.scalar)
         far = address.sum_value(self.code, self.at.lanes, self.shape).text
-        index, out = self.code.index, []
+        index = self.code.index
+        out: list[str] = []
         for i in range(lanes):
             one = self.code.put(f"extractelement <{lanes} x {index}> {far}, i64 {i}")
             out.append(self.code.put(f"getelementptr {self.lane}, ptr {start}, {index} {one}"))

@@ -34,7 +34,7 @@ def expansion(e: Expr, target: Target) -> Expr | None:
     if isinstance(e, Binary) and e.op == "pow":
         return _power(e, target)
     if isinstance(e, Binary) and e.op == "mod" and is_float(e.dtype):
-        return _in_wide(Term(e.a), lambda a, b: double.modulo(_arithmetic(target), a, b), Term(e.b))
+        return _modulo(_arithmetic(target), Term(e.a), Term(e.b))
     return None
 
 
@@ -231,6 +231,8 @@ def power_edges(x: Term, y: Term, magnitude: Term) -> Term:
 
 def _integer_power(x: Term, y: Term) -> Term:
     """By squaring; wraps. A negative exponent gives 0 unless |x| is 1."""
+    if x.dtype == "index":  # subscripts are kept as polynomials, and a square of squares has no end
+        return f.cast(_integer_power(f.cast(x, "i64"), f.cast(y, "i64")), "index")
     one = Term(f.number(1, x.dtype))
     result, square = one, x
     width = DTYPES[x.dtype].bits
@@ -270,9 +272,9 @@ def _rounding(e: Unary) -> Expr:
     return nearest.expr
 
 
-def _in_wide(a: Term, fn: Callable[..., Term], *others: Term) -> Expr:
-    """A function of f64 applied to floats of any width."""
-    return f.cast(fn(*(f.cast(x, "f64") for x in (a, *others))), a.dtype).expr
+def _modulo(m: Arithmetic, a: Term, b: Term) -> Expr:
+    """Floats of any width by way of f64."""
+    return f.cast(double.modulo(m, f.cast(a, "f64"), f.cast(b, "f64")), a.dtype).expr
 
 
 __all__ = ["exp_as_product", "expansion", "has_rounding"]

@@ -21,7 +21,7 @@ import naru.ops  # fills the registry
 from naru.dtypes import FROM_ONNX
 from naru.errors import ModelError, UnsupportedError
 from naru.frontend.onnx_check import check_text
-from naru.frontend.onnx_data import Tensors, dtype_label, dtype_of
+from naru.frontend.onnx_data import MAX_RANK, Tensors, dtype_label, dtype_of
 from naru.frontend.onnx_import import FunctionKey, Importer
 from naru.frontend.onnx_node import Unsupported, type_text
 from naru.frontend.onnx_scope import Missing, Scope, Value, identifier
@@ -177,6 +177,8 @@ def _input_type(info: ValueInfoProto, importer: Importer, what: str) -> TensorTy
     dtype = dtype_of(tensor.elem_type, what)
     if not tensor.HasField("shape"):
         raise Unsupported("has no declared rank", "declare its dims; sizes may stay symbolic")
+    if len(tensor.shape.dim) > MAX_RANK:
+        raise Unsupported(f"has {len(tensor.shape.dim)} dims", f"use at most {MAX_RANK}")
     return TensorType(
         dtype, tuple(_dim(tensor, k, info.name, importer) for k in range(len(tensor.shape.dim)))
     )

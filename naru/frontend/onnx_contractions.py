@@ -6,6 +6,7 @@ own, which fusion puts back together for every producer of such patterns alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,13 @@ import numpy as np
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
-from naru.ir.expr import Const, Expr
+from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, ZERO, add, ceildiv, floordiv, known, maximum, mul, sub
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
+MOST_TAPS = 1 << 20  # elements of a window; what is compiled from more would run for hours
 
 
 def transpose_last(x: Node) -> Node:
@@ -75,11 +77,13 @@ def read_window(c: OnnxNode, kernel: tuple[int, ...], spatial: Sequence[Expr]) -
              "dilations": (dilations, rank), "pads": (pads, 2 * rank)}  # fmt: skip
     for name, (values, count) in found.items():
         lowest = 0 if name == "pads" else 1
-        if len(values) != count or any(v < lowest for v in values):
+        if len(values) != count or any(not lowest <= v <= INT_MAX for v in values):
             raise ModelError(
-                f"attribute {name!r}: expected {count} numbers of at least {lowest}, "
-                f"found {list(values)}"
+                f"attribute {name!r}: expected {count} numbers in {lowest}..{INT_MAX}, "
+                f"found {list(values)[:40]}"
             )
+    if math.prod(kernel) > MOST_TAPS:
+        raise Unsupported(f"a window of {list(kernel)}, more than {MOST_TAPS} elements")
     mode = c.get_str("auto_pad", "NOTSET", AUTO_PADS)
     if mode.startswith("SAME"):
         begin, end = same_pads(mode, spatial, kernel, strides, dilations)

@@ -21,6 +21,7 @@ from naru.errors import ModelError, NaruWarning
 from naru.frontend.onnx_node import Unsupported
 
 MAX_RANK = 32
+MOST_ELEMENTS = 2**59  # numpy counts the bytes of an array, those of one with a dim 0 too
 # Which typed field holds a dtype, and in what numpy type; half floats lie there as their bits.
 _FIELDS = {
     "f32": ("float_data", np.float32),
@@ -70,6 +71,8 @@ class Tensors:
                 f"expected at most {MAX_RANK} dims, none negative, found {list(shape)[:40]}",
                 where=what,
             )
+        if math.prod(n for n in shape if n) > MOST_ELEMENTS:
+            raise ModelError(f"its dims are too large: {list(shape)}", where=what)
         if t.HasField("segment"):
             raise Unsupported("stored in segments", "save the model again")
         array = self.contents(t, dtype, shape, what)

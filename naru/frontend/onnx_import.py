@@ -18,7 +18,7 @@ from naru.dtypes import DTYPES
 from naru.errors import IRError, ModelError, NaruError, UnsupportedError
 from naru.frontend import onnx_check as check
 from naru.frontend.onnx_constants import Constants
-from naru.frontend.onnx_data import Tensors
+from naru.frontend.onnx_data import MAX_RANK, Tensors
 from naru.frontend.onnx_node import AlreadyReported, OnnxNode, Unsupported, type_text
 from naru.frontend.onnx_scope import Missing, Scope, Symbols, Value
 from naru.frontend.onnx_tables import find_handler
@@ -159,6 +159,7 @@ class Importer:
         absent = [Missing()] * len(node.output)
         try:
             results = self.dispatch(node, scope, inputs, label)
+            check_ranks(results)
         except AlreadyReported:
             return absent
         except Unsupported as error:
@@ -382,6 +383,15 @@ def bind(f: FunctionProto, node: NodeProto, absent: set[str]) -> list[NodeProto]
             del n.attribute[:]
             n.attribute.extend(kept)
     return nodes
+
+
+def check_ranks(results: Sequence[Value]) -> None:
+    """Unsupported for more dims than arrays have."""
+    for n in results:
+        if isinstance(n, Node) and n.type.rank > MAX_RANK:
+            raise Unsupported(
+                f"a result of {n.type.rank} dims", f"use at most {MAX_RANK}; most may be merged"
+            )
 
 
 def _renamed(a: AttributeProto, name: str) -> AttributeProto:

@@ -93,6 +93,8 @@ class Unary(metaclass=Interned):
         if self.op not in UNARY:
             raise _fail(f"unknown unary operation {self.op!r}")
         bits = {"f32": "i32", "i32": "f32", "f64": "i64", "i64": "f64"}
+        if self.op == "bits" and kind not in bits:
+            raise _fail(f"bits: expected one of {', '.join(bits)}, got {kind}")
         dtype = "bool" if self.op == "isnan" else bits[kind] if self.op == "bits" else kind
         _set(self, dtype, self.x.shape)
 
@@ -178,8 +180,8 @@ class Read(metaclass=Interned):
 @node
 class Load(metaclass=Interned):
     """Loop IR only: a scalar (tile ()) or a tile that starts at `index` and extends along the last
-    one or two dims of the buffer. `mask` (bool, same shape) off: that lane is 0 and not touched.
-    `stride` is the step between lanes of a rank-1 tile along the last dim (1: contiguous)."""
+    one or two dims of the buffer; or, when an index is itself a tile, a gather of its shape. `mask`
+    (bool, same shape) off: that lane is 0 and its memory is not touched."""
 
     buffer: Buffer
     index: tuple[Expr, ...]

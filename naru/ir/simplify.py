@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -35,6 +36,7 @@ Interval = tuple[int, int]
 INF = 2**62
 LEAVES = (Const, Var, Lanes)
 LONG = 160  # characters of an order key; the rest of a longer one is hashed
+AGE = re.compile(r"~\d{9}")  # of a Var in an order key
 T = TypeVar("T")
 
 ZERO, ONE = Const(0), Const(1)
@@ -79,7 +81,12 @@ def _order_key(e: Expr) -> str:
     text = f"{kind}({','.join(map(order_key, children(e)))})"
     if len(text) <= LONG:
         return text
-    return f"{text[: LONG // 2]}{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
+    # Serial numbers depend on what the process did before, so the digest must not depend on them:
+    # in it Vars are numbered as they come, and behind it stand their ages, which can be compared.
+    ages: dict[str, int] = {}
+    plain = AGE.sub(lambda m: f"~{ages.setdefault(m[0], len(ages))}", text)
+    digest = hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()
+    return f"{plain[: LONG // 2]}|{digest}{''.join(ages)}"
 
 
 def _kind(e: Expr) -> str:
@@ -285,17 +292,33 @@ def round_up(a: int | Expr, b: int) -> Expr:
 def minimum(a: int | Expr, b: int | Expr) -> Expr:
     """The smaller, decided now where ranges allow."""
     a, b = index(a), index(b)
-    if a is b or bounds(sub(b, a))[0] >= 0:
+    if a in _parts("min", b) or bounds(sub(a, b))[0] >= 0:
+        return b
+    if b in _parts("min", a) or bounds(sub(b, a))[0] >= 0:
         return a
-    return b if bounds(sub(a, b))[0] >= 0 else Binary("min", *sorted((a, b), key=order_key))
+    return Binary("min", *sorted((a, b), key=order_key))
 
 
 def maximum(a: int | Expr, b: int | Expr) -> Expr:
     """The larger, decided now where ranges allow."""
     a, b = index(a), index(b)
-    if a is b or bounds(sub(a, b))[0] >= 0:
+    if a in _parts("max", b) or bounds(sub(b, a))[0] >= 0:
+        return b
+    if b in _parts("max", a) or bounds(sub(a, b))[0] >= 0:
         return a
-    return b if bounds(sub(b, a))[0] >= 0 else Binary("max", *sorted((a, b), key=order_key))
+    return Binary("max", *sorted((a, b), key=order_key))
+
+
+def _parts(op: str, e: Expr) -> set[Expr]:
+    """The operands of nested minima or maxima: max(max(x, y), y) is max(x, y)."""
+    parts: set[Expr] = set()
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Binary) and x.op == op and x not in parts:
+            stack += [x.a, x.b]
+        parts.add(x)
+    return parts
 
 
 def compare(op: str, a: int | Expr, b: int | Expr) -> Expr:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from naru.artifact.bundle import Symbol, TensorSpec, dtype_of
 from naru.errors import InputError
+from naru.runtime import _native
 
 Array = NDArray[Any]
 
@@ -33,8 +34,9 @@ def convert(
     """Arrays in the order of the inputs, as the fast path takes them. Raises InputError."""
     values = _by_position(specs, args, kwargs)
     arrays = tuple(_to_array(s, value) for s, value in zip(specs, values, strict=True))
+    # Before anything is copied: a view by np.broadcast_to may stand for more than the machine has.
     _check_shapes(specs, symbols, arrays)
-    return arrays
+    return tuple(_plain(s, array) for s, array in zip(specs, arrays, strict=True))
 
 
 def text_of(spec: TensorSpec) -> str:
@@ -57,10 +59,11 @@ def _by_position(
     values: dict[str, object] = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
         if name not in names:
-            close = difflib.get_close_matches(str(name), names, 1)
+            by_letters = {n.lower(): n for n in names}
+            close = difflib.get_close_matches(str(name).lower(), by_letters, 1)
             raise InputError(
                 f"there is no input '{name}', expected {_expected(specs)}",
-                hint=f"{close[0]}=..." if close else None,
+                hint=f"{by_letters[close[0]]}=..." if close else None,
             )
         if name in values:
             raise InputError(f"input '{name}' was given twice, by position and by name")
@@ -81,7 +84,7 @@ def _expected(specs: Sequence[TensorSpec]) -> str:
 
 
 def _to_array(spec: TensorSpec, value: object) -> Array:
-    """An exact, C-contiguous, native-order array of the spec's dtype. Values are never cast."""
+    """An array of the spec's dtype, but for the order of bytes. Values are never cast."""
     want = dtype_of(spec.dtype)
     if isinstance(value, _PYTHON_TYPES):
         array = _from_python(spec, want, value)
@@ -92,7 +95,21 @@ def _to_array(spec: TensorSpec, value: object) -> Array:
             f"input '{spec.name}': expected dtype {want.name}, got {array.dtype.name}",
             hint=_cast_hint(spec, want, value),
         )
-    return np.asarray(array, dtype=want, order="C")
+    return array
+
+
+def _plain(spec: TensorSpec, array: Array) -> Array:
+    """The same in C order and native byte order, copied where necessary. InputError when that takes
+    more memory than there is."""
+    try:
+        if array.nbytes > _native.memory_limit():
+            raise MemoryError
+        return np.asarray(array, dtype=dtype_of(spec.dtype), order="C")
+    except MemoryError:
+        raise InputError(
+            f"input '{spec.name}' of shape {array.shape} is not contiguous, and there is no memory "
+            f"for a copy of its {array.nbytes} bytes"
+        ) from None
 
 
 def _cast_hint(spec: TensorSpec, want: np.dtype[Any], value: object) -> str:
@@ -131,6 +148,11 @@ def _first_leaf(value: object) -> object:
 
 def _from_object(spec: TensorSpec, value: object) -> Array:
     """A view, where possible, of anything that holds an array."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(cast(Any, value)):
+        raise InputError(
+            f"input '{spec.name}': some of its elements are masked",
+            hint=f"{_variable(spec)}.filled(0)",
+        )
     if isinstance(value, (np.ndarray, np.generic)):
         return np.asarray(cast(Any, value))
     kind = f"{type(value).__module__}.{type(value).__qualname__}"

@@ -197,8 +197,8 @@ def _step(entry: Entry, step: int) -> str:
 
 
 def _size(count: int) -> str:
-    if not 0 <= count < 1 << 62:  # plans stay at the largest number
-        return "more bytes than 64 bits can count"
+    if not 0 <= count <= 1 << 62:  # plans stay at the largest number
+        return "more than 4 EiB"
     for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
@@ -215,6 +215,7 @@ _FAILURES: dict[int, Callable[[Entry, int, int, int], NaruError]] = {
     ),
     -2: lambda e, a, b, c: RunError(f"the code did not give the output '{e.outputs[a].name}'"),
     -3: lambda e, a, b, c: RunError(f"the output '{e.outputs[a].name}' would have {_size(b)}"),
+    -5: lambda e, a, b, c: RunError(f"no memory for {_size(a)}", hint="smaller inputs"),
     -4: lambda e, a, b, c: RunError("converted inputs were refused, which is a bug in naru"),
 }
 

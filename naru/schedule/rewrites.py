@@ -341,8 +341,14 @@ def prepare(tf: TensorFunction) -> TensorFunction:
 
 def copy_operand(tf: TensorFunction, stage: Stage, tensor: Tensor, name: str) -> TensorFunction:
     """The stage reads a copy of one of its operands, a new plain stage that a schedule can place:
-    `copy[i, k] = tensor[i, k]` over the Vars at which the stage reads it."""
-    read = next(r for r in reads(stage.value) if r.tensor is tensor)
+    `copy[i, k] = tensor[i, k]` over the Vars at which the stage reads it. ScheduleError where it
+    reads it at other places too."""
+    found = [r for r in reads(stage.value) if r.tensor is tensor]
+    if len(found) != 1 or not all(isinstance(i, Var) for i in found[0].index):
+        raise ScheduleError(
+            f"copy {tensor.name}: expected {stage.tensor.name!r} to read it once, at plain axes"
+        )
+    read = found[0]
     extents = {a.var: a.extent for a in (*stage.axes, *stage.reduction)}
     used = [i for i in read.index if isinstance(i, Var)]
     axes = tuple(Axis(Var(f"c{k}", hi=v.hi), extents[v]) for k, v in enumerate(used))
@@ -422,5 +428,7 @@ def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunct
             tf = join_dims(tf, tensor)
             continue
         users = [s for s in tf.stages if any(r.tensor is tensor for r in reads(s.value))]
+        if not users:
+            raise ScheduleError(f"algorithm({line!r}): nothing reads {name!r}")
         tf = copy_operand(tf, users[0], tensor, "A")
     return tf

@@ -76,7 +76,7 @@ class Grid:
 
     def mask_for(self, buffer: Buffer, index: tuple[Expr, ...]) -> Expr | None:
         """The mask that an access along both needs; see Lane."""
-        if buffer.space in ("stack", "tile"):
+        if buffer.space == "tile":  # registers, which are whole
             return None
         down = None if within(index[-2], buffer.shape[-2]) else self.rows.mask()
         across = None if within(index[-1], buffer.shape[-1]) else self.columns.mask()

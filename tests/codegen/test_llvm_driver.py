@@ -280,9 +280,8 @@ def plan(dims: i64[2], out: i64[3]):
     out[2] = i64(min(a, 8))
 """
     )
-    call = Blob([emit_plan(plan, target)], ["plan"], target).function(
-        "plan", *[ctypes.c_void_p] * 2
-    )
+    blob = Blob([emit_plan(plan, target)], ["plan"], target)
+    call = blob.function("plan", ctypes.c_void_p, ctypes.c_void_p)
     dims, out = np.array([17, 5], np.int64), np.zeros(3, np.int64)
     call(dims.ctypes.data, out.ctypes.data)
     np.testing.assert_array_equal(out, [128, 15, 8])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ class Writer:
         self.size = Var("n", lo=1, hi=ROWS)
         self.params = [Buffer(f"x{k}", "f32", shape) for k in range(3)]
         self.numbers = Buffer("k", "i32", shape)
-        self.buffers = list(self.params)
+        self.buffers: list[Buffer] = list(self.params)
         self.indices: list[Var] = [self.size]
         self.values: list[Var] = []
         self.tiles: list[Var] = []
@@ -123,25 +124,30 @@ class Writer:
     # ---- statements ----
 
     def block(self, depth: int, length: int) -> tuple[Stmt, ...]:
-        kept = [list(x) for x in (self.buffers, self.indices, self.values, self.tiles, self.slots)]
+        scopes: list[list[Any]] = [self.buffers, self.indices, self.values, self.tiles, self.slots]
+        kept = [list(x) for x in scopes]
         out: list[Stmt] = []
         for _ in range(self.rng.randrange(1, length + 1)):
             out += self.statement(depth)
-        self.buffers, self.indices, self.values, self.tiles, self.slots = kept  # type: ignore
+        for scope, before in zip(scopes, kept, strict=True):
+            scope[:] = before
         return tuple(out)
 
     def statement(self, depth: int) -> list[Stmt]:
         kinds = ["store", "store", "tile", "let", "let_tile", "let_index", "assign", "alloc"]
         if depth:
             kinds += ["for", "for", "unroll", "if"]
+        out: list[Stmt] = []
         match self.pick(*kinds):
             case "store":
                 where = self.at(self.index(), self.index(), 1)
-                return [Store(self.rng.choice(self.buffers), where, self.value(1))]
+                out.append(Store(self.rng.choice(self.buffers), where, self.value(1)))
+                return out
             case "tile":
                 where = self.at(self.index(), self.index(), LANES)
                 mask = self.condition(LANES, 1) if self.rng.random() < 0.3 else None
-                return [Store(self.rng.choice(self.buffers), where, self.value(LANES), mask)]
+                out.append(Store(self.rng.choice(self.buffers), where, self.value(LANES), mask))
+                return out
             case "let":
                 value, var = self.value(1), Var(self.fresh("v"), "f32")
                 self.values.append(var)

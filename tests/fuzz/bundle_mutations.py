@@ -8,6 +8,7 @@ or the *runtime* fail, and with this code every offset that the reader lets pass
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
 import struct
@@ -137,11 +138,11 @@ def _change(place: Any, key: Any, rng: Random) -> None:
     if kind == 0:
         del place[key]
     elif kind == 1:
-        place[key] = rng.choice(VALUES)
+        place[key] = copy.deepcopy(rng.choice(VALUES))
     elif kind == 2 and isinstance(place, list):
-        place.insert(rng.randrange(len(place) + 1), old)
+        place.insert(rng.randrange(len(place) + 1), copy.deepcopy(old))
     elif kind == 3 and isinstance(place, list):
-        place.extend([old] * rng.choice((1, 40, 400)))
+        place.extend(copy.deepcopy(old) for _ in range(rng.choice((1, 40, 400))))
     elif isinstance(old, bool):
         place[key] = not old
     elif isinstance(old, int):
@@ -149,4 +150,4 @@ def _change(place: Any, key: Any, rng: Random) -> None:
     elif isinstance(old, str):
         place[key] = rng.choice((*TEXTS, old + "x", old.upper(), 7))
     else:
-        place[key] = rng.choice(VALUES)
+        place[key] = copy.deepcopy(rng.choice(VALUES))

@@ -146,3 +146,26 @@ def test_vars_of_one_name_are_two() -> None:
     assert sub(add(a, b), add(b, a)) is Const(0)
     assert sub(mul(a, b), mul(b, a)) is Const(0)
     assert VARS[0] is N
+
+
+def test_nested_maxima_without_repetition() -> None:
+    both = maximum(N, M)
+    assert maximum(both, N) is both
+    assert maximum(N, both) is both
+    assert minimum(minimum(N, K), N) is minimum(N, K)
+    assert maximum(maximum(K, N), maximum(N, J)) is not both
+
+
+def test_a_formula_of_nested_maxima_takes_linear_time() -> None:
+    # Every operand appears twice below: a tree of 2**60 nodes.
+    n, m = Var("n"), Var("m")
+    size: Expr = n
+    for k in range(60):
+        size = maximum(add(size, mul(n, k + 1)), add(floordiv(size, 2), mul(m, k + 3)))
+    assert evaluate(size, {n: 1, m: 0}) == 1 + sum(range(1, 61))
+    assert bounds(size)[0] == 0
+
+
+def test_division_by_zero_is_left_to_the_run() -> None:
+    assert floordiv(N, 0) is Binary("floordiv", N, Const(0))
+    assert mod(1, 0) is Binary("mod", Const(1), Const(0))

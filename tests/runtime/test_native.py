@@ -307,7 +307,7 @@ def test_an_output_that_the_code_forgot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arena", "message"), [("-1", "more bytes than 64 bits"), (str(1 << 60), "GiB of memory, the ")]
+    ("arena", "message"), [("-1", "more than 4 EiB"), (str(1 << 60), "GiB of memory, the ")]
 )
 def test_absurd_sizes_are_refused_before_allocation(arena: str, message: str) -> None:
     with pytest.raises(RunError, match=message):

@@ -1,7 +1,7 @@
 """Golden tests of default schedules: `golden/schedule/*.test` holds TensorFunctions, and for each
 the schedule that it gets on one target and the loop nest that this makes.
 
-    [case Gemm]                            or [case Gemm aarch64-neon]; without a name: x86-64-avx512
+    [case Gemm]                            or [case Gemm aarch64-neon]; else x86-64-avx512
     def f(x: f32[49, 512], ...):
         ...
     [out]

@@ -188,7 +188,8 @@ REFUSED = [
     ("order('y', ('i', 'j', 'j'))", PLAIN, "try: its loops are ['i', 'j']"),
     ("split('y', 'i', (5,)); order('y', ('i.i', 'j', 'i.o'))", PLAIN, "outside of 'i.o'"),
     (
-        "split('y', 'i', (10,)); split('y', 'i.i', (5,)); order('y', ('i.i.o', 'i.o', 'j', 'i.i.i'))",
+        "split('y', 'i', (10,)); split('y', 'i.i', (5,));"
+        "order('y', ('i.i.o', 'i.o', 'j', 'i.i.i'))",
         PLAIN,
         "'i.i.o' is one tile of 'i'",
     ),

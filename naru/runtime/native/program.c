@@ -16,7 +16,7 @@
 enum { RELEASE_GIL_NS = 20000, PLAN_HEAD = 3 };
 
 /* Codes for _failure besides those of abi.h. */
-enum { TOO_LARGE = -1, NOT_SET = -2, BAD_PLAN = -3, NOT_CONVERTED = -4 };
+enum { TOO_LARGE = -1, NOT_SET = -2, BAD_PLAN = -3, NOT_CONVERTED = -4, EXHAUSTED = -5 };
 
 typedef struct {
     PyArray_Descr *descr;
@@ -74,6 +74,15 @@ static PyObject *fail(program *self, int64_t code, int64_t a, int64_t b, int64_t
         Py_DECREF(error);
     }
     return NULL;
+}
+
+/* Python's MemoryError would not say what the memory was for. */
+static void exhausted(program *self, int64_t bytes)
+{
+    if (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        PyErr_Clear();
+        fail(self, EXHAUSTED, bytes, 0, 0);
+    }
 }
 
 /* ---- inputs ---- */
@@ -185,7 +194,7 @@ static int make_outputs(program *self, naru_context *ctx, const int64_t *dims)
         if (self->outputs[k].late)
             continue;
         if (!(ctx->outputs[k] = new_array(&self->outputs[k], dims)))
-            return -1;
+            return exhausted(self, output_bytes(&self->outputs[k], dims)), -1;
         io[k] = PyArray_DATA((PyArrayObject *)ctx->outputs[k]);
     }
     return 0;
@@ -194,8 +203,8 @@ static int make_outputs(program *self, naru_context *ctx, const int64_t *dims)
 /* Copies the outputs whose shapes the run found out. */
 static int make_late_outputs(program *self, naru_context *ctx)
 {
-    int64_t small[64], *plan = small;
-    if (self->shape.plan > 64 && !(plan = PyMem_New(int64_t, self->shape.plan)))
+    int64_t small[64] = {0}, *plan = small; /* never what was on the stack */
+    if (self->shape.plan > 64 && !(plan = PyMem_Calloc((size_t)self->shape.plan, sizeof *plan)))
         return PyErr_NoMemory(), -1;
     self->plan(ctx->abi.dims, plan);
     const int64_t *dims = plan + PLAN_HEAD;
@@ -211,7 +220,7 @@ static int make_late_outputs(program *self, naru_context *ctx)
         else if (bytes > 0 && !data)
             fail(self, NOT_SET, k, bytes, 0), status = -1;
         else if (!(ctx->outputs[k] = new_array(out, dims)))
-            status = -1;
+            exhausted(self, bytes), status = -1;
         else if (bytes > 0)
             memcpy(PyArray_DATA((PyArrayObject *)ctx->outputs[k]), data, (size_t)bytes);
     }
@@ -271,7 +280,7 @@ static PyObject *run_bound(program *self, naru_context *ctx)
     if (!plan)
         return NULL;
     if (plan[0] > ctx->arena_size && !naru_context_grow(ctx, plan[0]))
-        return PyErr_NoMemory();
+        return exhausted(self, plan[0]), NULL;
     PyObject *result = NULL;
     if (make_outputs(self, ctx, plan + PLAN_HEAD) == 0) {
         run_code(self, ctx, plan);
