@@ -1,11 +1,11 @@
 """naru ferries a trained model from its development form to native code.
 
-    import naru
+import naru
 
-    model = naru.compile("digits.onnx")
-    logits = model(images)
-    model.save("digits.naru")
-    model = naru.load("digits.naru")        # needs neither llvmlite nor onnx
+model = naru.compile("digits.onnx")
+logits = model(images)
+model.save("digits.naru")
+model = naru.load("digits.naru")        # needs neither llvmlite nor onnx
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from naru.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from naru.compiler import compile  # noqa: A004
+    from naru.compiler import compile
     from naru.runtime.session import Model, load
     from naru.targets import Target
 

@@ -378,7 +378,9 @@ def _read_bundle(path: Path) -> Bundle:
     """A bundle's parts, without asking whether this CPU fits; a model file is compiled first."""
     from naru.artifact.bundle import read_bundle
 
-    return _compile(path, "host", "fp32", cache=True) if path.suffix == ".onnx" else read_bundle(path)
+    if path.suffix == ".onnx":
+        return _compile(path, "host", "fp32", cache=True)
+    return read_bundle(path)
 
 
 def _print_explanation(bundle: Bundle, found: Explanation, only: str | None) -> None:

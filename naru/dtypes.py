@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class DType:
-    """`kind` is one of f (float), i (signed), u (unsigned), b (bool); `onnx` is TensorProto's code."""
+    """`kind`: f (float), i (signed), u (unsigned) or b (bool); `onnx`: TensorProto's code."""
 
     name: str
     kind: str

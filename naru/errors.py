@@ -1,4 +1,4 @@
-"""Every error a user can see. Each says what was expected, what was found, where, and what to try."""
+"""Every error a user can see: what was expected, what was found, where, and what to try."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 class NaruError(Exception):
     """Base of all errors that naru raises on purpose.
 
-    `where` names the place (file, node, line), `hint` what to try; both are printed after the message.
+    `where` names the place (file, node, line), `hint` what to try; both are printed too.
     """
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
@@ -26,7 +26,7 @@ class ModelError(NaruError):
 
 
 class UnsupportedError(NaruError):
-    """The model is well-formed but uses something naru does not compile yet. Lists every such node."""
+    """The model is well-formed but uses what naru does not compile yet. Lists every such node."""
 
     def __init__(self, problems: Sequence[str], *, where: str | None = None) -> None:
         self.problems = tuple(problems)
@@ -51,7 +51,7 @@ class ScheduleError(NaruError):
 
 
 class IRError(NaruError):
-    """A form of the program breaks a rule of its IR. Lists every violation, each tied to its node."""
+    """A form of the program breaks rules of its IR. Lists all violations, each with its node."""
 
     def __init__(self, problems: Sequence[str], *, where: str | None = None) -> None:
         self.problems = tuple(problems)

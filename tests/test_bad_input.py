@@ -315,6 +315,41 @@ def test_sizes_whose_product_wraps_around(n: int, m: int, k: int) -> None:
     model(*(np.zeros(s, np.float32) for s in ((2, 1, 1), (1, 3, 1), (1, 1, 4))))
 
 
+def test_sizes_that_are_too_small_for_a_window() -> None:
+    body = "(float[n,1,h,v] x) => (float[n,1,a,b] y) { y = MaxPool <kernel_shape = [5, 5]> (x) }"
+    model = compiled(body)
+    with pytest.raises(RunError, match="too small: dim 2 of the output 'y' would be -1"):
+        model(np.zeros((1, 1, 3, 9), np.float32))
+    assert model(np.zeros((1, 1, 5, 9), np.float32)).shape == (1, 1, 1, 5)
+
+
+def test_a_known_index_beyond_a_symbolic_size() -> None:
+    """Clamped like those that are only known at run time; unclamped it read what lay there."""
+    for at in (2**30, -(2**30)):
+        body = "(float[n] x) => (float y) { i = Squeeze(at) y = Gather(x, i) }"
+        model = compiled(body, f"at={at}")
+        assert model(np.array([5, 5, 5], np.float32)) == 5
+
+
+def test_a_reshape_that_fits_at_one_size_only() -> None:
+    with pytest.raises(UnsupportedError, match="at some sizes only"):
+        compiled(
+            "(float[n,4] x) => (float[2,8] y) "
+            "{ s = Constant <value_ints = [2, 8]> () y = Reshape(x, s) }"
+        )
+
+
+def test_a_loop_without_end() -> None:
+    with pytest.raises(UnsupportedError, match="does not end within"):
+        compiled(
+            """(float[1] x) => (float[1] y) {
+              yes = Constant <value = bool {1}> ()
+              y = Loop (, yes, x) <body = step (int64 i, bool go, float[1] a)
+                => (bool more, float[1] b) { more = Identity(go) b = Neg(a) }>
+            }"""
+        )
+
+
 # ---- saving ----
 
 

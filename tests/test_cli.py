@@ -19,7 +19,7 @@ import pytest
 from naru import cli, doctor, explain, inputs, knobs
 from naru.artifact.bundle import Bundle, GoldenCase, Symbol, pack_golden, read_bundle, write_bundle
 from naru.errors import InputError, NaruError, NaruWarning
-from naru.runtime.session import Model, TensorInfo, load
+from naru.runtime.session import TensorInfo, load
 from naru.verify import compare, verify
 from tests.runtime import programs
 from tests.runtime.programs import entry, link, manifest, symbol, tensor

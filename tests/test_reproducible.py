@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import zoo
@@ -35,7 +36,7 @@ for name in sys.argv[2:]:
 """
 
 
-def digests(folder: Path, names: list[str], **settings: str) -> dict[str, str]:
+def digests(folder: Path, names: Sequence[str], **settings: str) -> dict[str, str]:
     """`model target` -> digest of the bundle, made one after the other in a fresh process."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **settings}
     done = subprocess.run(

@@ -14,14 +14,15 @@ from onnx import AttributeProto
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
-from naru.ir.expr import Const, Expr
+from naru.ir.expr import Const, Expr, free_vars
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, bounds, ceildiv, index, known, maximum, mul, prod, sub
+from naru.ir.simplify import ONE, bounds, ceildiv, evaluate, index, known, maximum, mul, prod, sub
 from naru.ops.operands import dim_text, shape_text
 from naru.ops.registry import constant
 from naru.ops.shape import resolve_shape
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
+DIVISIBLE = 2**4 * 3**2 * 5 * 7 * 11 * 13 * 17  # a size by which that of a dim is often divided
 
 
 def reshape(c: OnnxNode) -> Node:
@@ -31,7 +32,25 @@ def reshape(c: OnnxNode) -> Node:
     else:
         target = c.sizes(1, "the target shape") or ()
     zero = c.get_flag("allowzero", False)
-    return emit("reshape", c[0], shape=resolve_shape(c[0].type.shape, target, zero))
+    shape = resolve_shape(c[0].type.shape, target, zero)
+    if not any(known(t) == -1 for t in target):
+        _check_elements(c[0].type.shape, shape)
+    return emit("reshape", c[0], shape=shape)
+
+
+def _check_elements(before: Sequence[Expr], after: Sequence[Expr]) -> None:
+    """Refuses a target that has as many elements for a few sizes only: code for the others would
+    read beyond its operand. (Sizes that many numbers divide decide, for `h // 2 * 2` is `h` there.)
+    """
+    a, b = prod(before), prod(after)
+    symbols = sorted(free_vars(a, b), key=lambda v: v.name)
+    for step in (DIVISIBLE, 2 * DIVISIBLE) if symbols else ():
+        sizes = {v: min(max(v.lo, step * (k + 1)), v.hi) for k, v in enumerate(symbols)}
+        if evaluate(a, sizes) != evaluate(b, sizes):
+            raise Unsupported(
+                f"the elements of {shape_text(before)} fill {shape_text(after)} at some sizes only",
+                "give the dims that must have one size that size in the model's inputs",
+            )
 
 
 def _axes(c: OnnxNode, rank: int) -> tuple[int, ...] | None:

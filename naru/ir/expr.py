@@ -1,7 +1,7 @@
 """Expressions: shared by dims of the Graph, stages of a TensorFunction and the loop IR.
 
-Every expression has a `dtype` and a `shape`: () for a scalar, (n,) or (m, n) for a tile value, which
-lives in registers. Index arithmetic has dtype `index`. Nodes are interned; `Var` is unique.
+Every expression has a `dtype` and a `shape`: () for a scalar, (n,) or (m, n) for a tile value,
+which lives in registers. Index arithmetic has dtype `index`. Nodes are interned; `Var` is unique.
 Types are checked when a node is built, so a wrong program fails on the line that makes it.
 """
 
@@ -172,7 +172,8 @@ class Read(metaclass=Interned):
     def __post_init__(self) -> None:
         if len(self.index) != len(self.tensor.shape):
             raise _fail(
-                f"{self.tensor.name}: expected {len(self.tensor.shape)} indices, got {len(self.index)}"
+                f"{self.tensor.name}: expected {len(self.tensor.shape)} indices, "
+                f"got {len(self.index)}"
             )
         _set(self, self.tensor.dtype, ())
 
@@ -264,8 +265,8 @@ class Reduce(metaclass=Interned):
 
 @node
 class Call(metaclass=Interned):
-    """An instruction: fma(a, b, c) = a*b + c rounded once; dot(a, b, c) = a @ b + c for rank-2 tiles,
-    where b may be in pair-interleaved form ([k/2, 2n]), as AMX and VNNI want it."""
+    """An instruction: fma(a, b, c) = a*b + c rounded once; dot(a, b, c) = a @ b + c for rank-2
+    tiles, where b may be in pair-interleaved form ([k/2, 2n]), as AMX and VNNI want it."""
 
     fn: str
     args: tuple[Expr, ...]

@@ -23,8 +23,8 @@ from naru.ir.simplify import index
 
 @node
 class Layout(metaclass=Interned):
-    """How a tensor lies in memory: logical axes in physical `order`, and, with `block` = (axis, size),
-    that axis divided into blocks, the position inside the block being the innermost dim
+    """How a tensor lies in memory: logical axes in physical `order`, and, with `block` = (axis,
+    size), that axis divided into blocks, the position inside the block being the innermost dim
     (padded with zeros to whole blocks). None instead of a Layout means row-major."""
 
     order: tuple[int, ...]
@@ -33,8 +33,9 @@ class Layout(metaclass=Interned):
 
 @node
 class TensorType(metaclass=Interned):
-    """dtype, shape of index expressions, memory layout. `value`: the elements, flattened, of a small
-    integer tensor that is known as expressions over dims (so that Shape → Gather → Concat folds)."""
+    """dtype, shape of index expressions, memory layout. `value`: the elements, flattened, of a
+    small integer tensor that is known as expressions over dims (so that Shape → Gather → Concat
+    folds)."""
 
     dtype: str
     shape: tuple[Expr, ...]
@@ -83,8 +84,8 @@ Attr: TypeAlias = (
 
 @node
 class Node(metaclass=Interned):
-    """op applied to inputs (None: an optional one left out). `types` has one entry an output; a node
-    of several outputs is read through `get` nodes. `attrs` are pairs sorted by name."""
+    """op applied to inputs (None: an optional one left out). `types` has one entry an output; a
+    node of several outputs is read through `get` nodes. `attrs` are pairs sorted by name."""
 
     op: str
     inputs: tuple[Node | None, ...]
@@ -157,7 +158,7 @@ class Graph:
     inputs: tuple[Node, ...]
     outputs: tuple[Node, ...]
     output_names: tuple[str, ...]
-    notes: Mapping[Node, str] = field(default_factory=dict)
+    notes: Mapping[Node, str] = field(default_factory=dict[Node, str])
 
     @property
     def symbols(self) -> tuple[Var, ...]:

@@ -33,7 +33,7 @@ def _sweep() -> None:
 def _identity(value: Any) -> Any:
     """What of a field takes part in the key. Types are kept apart (1, 1.0 and True are three
     values) and floats compare by their bits (-0.0 is not 0.0, a NaN is itself)."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind is float:
         return (float, struct.pack("<d", value))
     if kind is int or kind is bool:
@@ -43,11 +43,15 @@ def _identity(value: Any) -> Any:
     return value
 
 
+def _field_count(cls: Any) -> int:
+    return len(cls.__match_args__)
+
+
 class Interned(type):
     """Metaclass: calling the class returns the one object with these fields."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        if kwargs or len(args) < len(cls.__match_args__):  # pyright: ignore[reportAttributeAccessIssue]
+        if kwargs or len(args) < _field_count(cls):
             args = cls._all_fields(args, kwargs)
         if _dead:
             _sweep()
@@ -65,14 +69,14 @@ class Interned(type):
 
     def _all_fields(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         values = list(args)
-        for f in [f for f in fields(cls) if f.init][len(args) :]:  # pyright: ignore[reportArgumentType]
-            values.append(kwargs.pop(f.name) if f.name in kwargs else f.default)
+        missing = [f for f in fields(cls) if f.init][len(args) :]  # pyright: ignore[reportArgumentType]
+        values += [kwargs.pop(f.name) if f.name in kwargs else f.default for f in missing]
         if kwargs:
             raise TypeError(f"{cls.__name__}: unknown fields {sorted(kwargs)}")
         return tuple(values)
 
 
-def _reduce(self: Any) -> tuple[Any, ...]:
+def _reduce(self: Any) -> Any:
     """Pickle and deepcopy through the constructor, so that no twin appears."""
     return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.init)
 

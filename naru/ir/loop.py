@@ -1,7 +1,7 @@
 """Loop IR: how a kernel runs. Expressions come from expr.py; these are the statements.
 
-Statements are unique objects (a schedule points at *this* loop). A `Func` is a kernel, or the driver
-that calls kernels. The kinds of statement and expression together stay within twenty.
+Statements are unique objects (a schedule points at *this* loop). A `Func` is a kernel, or the
+driver that calls kernels. The kinds of statement and expression together stay within twenty.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class TensorFunction:
         return next((s for s in self.stages if s.tensor is tensor), None)
 
     def symbols(self) -> tuple[Var, ...]:
-        """Dim symbols that appear free, in order of first appearance: the kernel's size arguments."""
+        """Dim symbols that appear free, in order of appearance: the kernel's size arguments."""
         bound = {a.var for s in self.stages for a in (*s.axes, *s.reduction)}
         roots: list[Expr] = [d for t in (*self.inputs, *self.outputs) for d in t.shape]
         for s in self.stages:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from naru.dtypes import DTYPES, is_float
-from naru.errors import InputError, IRError
+from naru.errors import InputError, IRError, UnsupportedError
 from naru.ir import simplify
 from naru.ir.expr import Binary, Cast, Const, Select, Unary, Var, free_vars
 from naru.ir.graph import Graph, Node, TensorType, toposort
@@ -17,6 +17,7 @@ from naru.ops.registry import OPS, Arrays, Attrs
 
 Array = np.ndarray
 Env = dict[Var, int]
+MOST_ROUNDS = 20_000  # of a loop: one that never ends must not hang the compiler
 _EXPR = (Const, Var, Binary, Select, Cast, Unary)
 
 
@@ -190,6 +191,13 @@ def run_loop(
     running, carried, captures = _true(arrays[1]), list(arrays[2 : 2 + count]), arrays[2 + count :]
     rows: list[list[Array]] = []
     while running and (trip is None or len(rows) < trip):
+        if len(rows) == MOST_ROUNDS:
+            raise UnsupportedError(
+                [
+                    f"loop: it does not end within {MOST_ROUNDS} rounds at the sizes of the "
+                    "test vector"
+                ]
+            )
         step, cond = np.array(len(rows), np.int64), np.array(running)
         outs = _run(body, [step, cond, *carried, *captures], env, float64)
         running, carried = _true(outs[0]), list(outs[1 : 1 + count])

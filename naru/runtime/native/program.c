@@ -16,7 +16,8 @@
 enum { RELEASE_GIL_NS = 20000, PLAN_HEAD = 3 };
 
 /* Codes for _failure besides those of abi.h. */
-enum { TOO_LARGE = -1, NOT_SET = -2, BAD_PLAN = -3, NOT_CONVERTED = -4, EXHAUSTED = -5 };
+enum { TOO_LARGE = -1, NOT_SET = -2, BAD_PLAN = -3, NOT_CONVERTED = -4, EXHAUSTED = -5,
+       TOO_SMALL = -6 };
 
 typedef struct {
     PyArray_Descr *descr;
@@ -151,6 +152,9 @@ static int check_plan(program *self, const int64_t *plan)
     for (int k = 0; fits && k < self->shape.outputs; dims += self->outputs[k++].nd) {
         if (self->outputs[k].late)
             continue;
+        for (int axis = 0; axis < self->outputs[k].nd; axis++)
+            if (dims[axis] < 0) /* a window that is larger than its input */
+                return fail(self, TOO_SMALL, k, axis, dims[axis]), -1;
         int64_t bytes = output_bytes(&self->outputs[k], dims);
         if (bytes < 0 || __builtin_add_overflow(total, bytes, &total))
             total = -1; /* more than can be counted */
