@@ -204,7 +204,7 @@ def read_only(x: np.ndarray) -> np.ndarray:
         lambda x: np.matrix(x),
         lambda x: np.ma.masked_array(x),
         lambda x: x.tolist(),
-        lambda x: memoryview(np.ascontiguousarray(x)),
+        lambda x: memoryview(x.tobytes()).cast("f", x.shape),
     ],
 )
 def test_any_layout_of_the_right_values(change: Callable[[np.ndarray], Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from naru.errors import ModelError
 from naru.frontend.onnx_movement import slice_axis
-from naru.frontend.onnx_node import OnnxNode, check_axis, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
 from naru.frontend.onnx_shapes import iota
 from naru.ir.expr import Const
 from naru.ir.graph import Node
@@ -145,11 +145,16 @@ def lp_normalization(c: OnnxNode) -> Node:
     return emit("div", x, emit("where", zero, scalar(1, norm), norm))
 
 
+MOST_CHANNELS = 256  # of a window of LRN; networks use 5
+
+
 def local_response_normalization(c: OnnxNode) -> Node:
     """x / (bias + alpha / size · sum of squares over `size` neighbouring channels)^beta."""
     x, size = c[0], c.get_int("size", 0)
     if size < 1 or x.type.rank < 2:
         raise ModelError(f"expected size ≥ 1 and rank ≥ 2, found {size} and {x.type.rank}")
+    if size > MOST_CHANNELS:  # the sum is written out
+        raise Unsupported(f"a window of {size} channels", f"at most {MOST_CHANNELS}")
     before, after = (size - 1) // 2, size - 1 - (size - 1) // 2
     rank = x.type.rank
     pads = [Const(0)] * (2 * rank)

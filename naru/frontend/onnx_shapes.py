@@ -22,6 +22,7 @@ from naru.ops.registry import constant
 from naru.ops.shape import resolve_shape
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
+LARGEST_IOTA = 1 << 16  # elements that are stored rather than computed
 DIVISIBLE = 2**4 * 3**2 * 5 * 7 * 11 * 13 * 17  # a size by which that of a dim is often divided
 
 
@@ -191,7 +192,7 @@ def _as_scalar(n: Node) -> Node:
 def iota(size: Expr, like: Node, axis: int = 0) -> Node:
     """(0, 1, …, size-1) as i64, `size` being dim `axis` of `like`."""
     n = known(size)
-    if n is not None:
+    if n is not None and n <= LARGEST_IOTA:
         return constant(np.arange(n), np.int64)
     zero, one = constant(0, np.int64), constant(1, np.int64)
     return emit("range", zero, size_of(like, axis), one, length=size)

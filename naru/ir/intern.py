@@ -33,7 +33,7 @@ def _sweep() -> None:
 def _identity(value: Any) -> Any:
     """What of a field takes part in the key. Types are kept apart (1, 1.0 and True are three
     values) and floats compare by their bits (-0.0 is not 0.0, a NaN is itself)."""
-    kind: Any = type(value)
+    kind: Any = value.__class__
     if kind is float:
         return (float, struct.pack("<d", value))
     if kind is int or kind is bool:

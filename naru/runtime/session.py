@@ -216,7 +216,8 @@ _FAILURES: dict[int, Callable[[Entry, int, int, int], NaruError]] = {
     -2: lambda e, a, b, c: RunError(f"the code did not give the output '{e.outputs[a].name}'"),
     -3: lambda e, a, b, c: RunError(f"the output '{e.outputs[a].name}' would have {_size(b)}"),
     -6: lambda e, a, b, c: RunError(
-        f"these input sizes are too small: dim {b} of the output '{e.outputs[a].name}' would be {c}",
+        f"these input sizes are too small: dim {b} of the output '{e.outputs[a].name}' "
+        f"would be {c}",
         hint="larger inputs",
     ),
     -5: lambda e, a, b, c: RunError(f"no memory for {_size(a)}", hint="smaller inputs"),

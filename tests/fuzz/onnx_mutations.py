@@ -222,8 +222,8 @@ def _edit_list(values: Any, choices: Sequence[Any], rng: Random) -> None:
 
 
 def _attribute_type(model: ModelProto, _others: Sequence[bytes], rng: Random) -> None:
-    rng_type = rng.choice(tuple(AttributeProto.AttributeType.values()))
-    _attribute(model, rng)[1].type = rng_type
+    kinds: Any = tuple(AttributeProto.AttributeType.values())
+    _attribute(model, rng)[1].type = rng.choice(kinds)
 
 
 def _attribute_name(model: ModelProto, _others: Sequence[bytes], rng: Random) -> None:
