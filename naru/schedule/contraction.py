@@ -248,8 +248,12 @@ def _tile_steps(out: Stage, stage: Stage, plan: Contraction, tile: Tile, lanes: 
     steps: list[Step] = [Split(inner, str(n), (lanes,)), Unroll(inner, f"{n}.o")]
     steps.append(Vectorize(inner, f"{n}.i"))
     steps += [Unroll(inner, x) for x in rows]
-    steps.append(Order(inner, (*fixed, *loops, *rows, f"{n}.o", f"{n}.i")))
     last = known(stage.reduction[-1].extent)
-    if len(loops) > 1 and last is not None and last <= UNROLL_LIMIT:
-        steps.append(Unroll(inner, loops[-1]))
-    return steps
+    if last is not None and last <= UNROLL_LIMIT:
+        steps += [Unroll(inner, loops[-1])] if len(loops) > 1 else []
+    elif last is not None and plan.product:
+        # Two steps of k a round: a taken branch every dozen cycles costs the front end one of them.
+        k = loops.pop()
+        steps += [Split(inner, k, (2, 1) if last % 2 else (2,)), Unroll(inner, f"{k}.i")]
+        loops += [f"{k}.o", f"{k}.i"]
+    return [*steps, Order(inner, (*fixed, *loops, *rows, f"{n}.o", f"{n}.i"))]

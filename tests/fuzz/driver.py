@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 ROOT = Path(__file__).resolve().parents[2]
 MOST_FAILURES = 8
@@ -42,10 +42,13 @@ def fuzz(target: str, start: int, end: int) -> Found:
 def _run_worker(target: str, start: int, end: int, found: Found) -> int:
     """Runs one worker until it ends, however that is; returns the case to go on with."""
     command = [sys.executable, "-m", "tests.fuzz.worker", target, str(start), str(end)]
-    with tempfile.TemporaryFile("w+") as log:
-        worker = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert worker.stdout is not None
-        last, finished = _read_lines(worker, worker.stdout, start, found)
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as worker,
+    ):
+        last, finished = _read_lines(worker, start, found)
         code = worker.wait()
         log.seek(0)
         text = log.read()[-4000:]
@@ -58,10 +61,9 @@ def _run_worker(target: str, start: int, end: int, found: Found) -> int:
     return max(last, start) + 1
 
 
-def _read_lines(
-    worker: subprocess.Popen[str], lines: IO[str], start: int, found: Found
-) -> tuple[int, bool]:
+def _read_lines(worker: subprocess.Popen[str], start: int, found: Found) -> tuple[int, bool]:
     """(the last case that was begun, whether it was also finished)."""
+    lines = cast(IO[str], worker.stdout)
     last, finished = start - 1, True
     while True:
         watchdog = threading.Timer(SILENCE_SECONDS, worker.kill)

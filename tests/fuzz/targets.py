@@ -196,7 +196,15 @@ def _through_cli(data: bytes) -> None:
             assert main(["explain", str(path)]) in (0, 1)
 
 
+def misbehave(_data: bytes, n: int) -> str:
+    """What the driver must survive and report: case 1 crashes, case 2 takes all memory."""
+    if n == 1:
+        os.abort()
+    return "never seen" if n == 2 and bytearray(1 << 40) else "fine"
+
+
 TARGETS = {
+    "misbehaving": Target(lambda n: b"", misbehave),
     "onnx_bytes": Target(_case(models, byte_mutations.damage, "onnx_bytes"), check_model),
     "onnx": Target(_case(models, onnx_mutations.mutate, "onnx"), check_model),
     "bundle_bytes": Target(_case(bundles, byte_mutations.damage, "bundle_bytes"), check_damage),
