@@ -24,6 +24,9 @@ from naru.targets import Target
 
 ASSUMED_ROWS = 128  # an extent that is not known when the tile is chosen
 UNROLL_LIMIT = 8  # a reduction loop this short is unrolled
+# Cycles that a row of a tile costs for one step of k, beside its multiply-adds: its operand comes
+# from L1, or from far, where fewer rows (wider tiles) keep it in L1 while the columns pass.
+NEAR_ROW, FAR_ROW = 0.06, 0.1
 
 
 @dataclass(frozen=True)
@@ -78,11 +81,11 @@ def _is_free(moving: list[Read], axis: Var) -> bool:
 # --- which tile -----------------------------------------------------------------------------------
 
 
-def tile_cost(rows: int, vectors: int) -> float:
+def tile_cost(rows: int, vectors: int, row_cost: float = NEAR_ROW) -> float:
     """Cycles for one step of k: two multiply-adds and two loads a cycle, four cycles of latency.
-    The small terms rank tiles that are equal otherwise: lane operands are in L2, rows in L1."""
+    The small terms rank tiles that are equal otherwise, by where their operands come from."""
     loads = rows + vectors
-    return max(rows * vectors / 2, loads / 2, 4.0) + 0.06 * rows + 0.25 * vectors
+    return max(rows * vectors / 2, loads / 2, 4.0) + row_cost * rows + 0.25 * vectors
 
 
 def equal_parts(extent: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -103,6 +106,7 @@ def choose_tile(
     *,
     shared: bool = True,
     p: int | None = None,
+    row_cost: float = NEAR_ROW,
 ) -> Tile:
     """The cheapest tile for an m × n result (p times, if p is given) whose accumulators, lane
     operands and one broadcast fit the registers. None for m or n: an extent that is not known."""
@@ -117,22 +121,31 @@ def choose_tile(
             lines = range(1, free // rows + 1) if m == rows and p else (1,)
             for some in lines:
                 tile = Tile(rows, vectors, some)
-                cost = _total_cost(tile, m or ASSUMED_ROWS, columns, p or 1, lanes)
+                cost = _total_cost(tile, m or ASSUMED_ROWS, columns, p or 1, lanes, row_cost)
                 if cost < best * 0.999:
                     best, chosen = cost, tile
     return chosen
 
 
-def _total_cost(tile: Tile, m: int, columns: int, p: int, lanes: int) -> float:
+def _total_cost(tile: Tile, m: int, columns: int, p: int, lanes: int, row_cost: float) -> float:
     whole, rest = divmod(columns, tile.vectors * lanes)
     total = 0.0
     for line, lines in zip(*equal_parts(p, tile.lines), strict=True):
         for size, count in zip(*equal_parts(m, tile.rows), strict=True):
-            cost = whole * tile_cost(line * size, tile.vectors)
+            cost = whole * tile_cost(line * size, tile.vectors, row_cost)
             if rest:
-                cost += tile_cost(line * size, -(-rest // lanes))
+                cost += tile_cost(line * size, -(-rest // lanes), row_cost)
             total += lines * count * cost
     return total
+
+
+def rows_are_far(out: Stage, stage: Stage, plan: Contraction, target: Target) -> bool:
+    """Is the rows' operand of a matrix product too large to stay in L2 beside the weights?"""
+    m = None if plan.m is None else known(out.axes[plan.m].extent)
+    k = known(stage.reduction[0].extent)
+    if m is None or k is None or len(stage.reduction) != 1:
+        return False
+    return m * k * 4 > target.l2 * 0.4
 
 
 def block_columns(
@@ -147,7 +160,7 @@ def block_columns(
     width = tile.vectors * lanes
     if m is None or n is None or k is None or m < 2 * tile.rows or m * k * 4 <= target.l2 * 0.8:
         return None
-    columns = max(width, int(target.l2 * 0.8) // (k * 4) // width * width)
+    columns = max(width, int(target.l2 * 0.4) // (k * 4) // width * width)
     return columns if columns < n else None
 
 
@@ -170,7 +183,8 @@ def schedule_contraction(
     p = None if plan.p is None else known(out.axes[plan.p].extent)
     if plan.product and plan.shared:
         n = known(out.axes[plan.n].extent)
-        tile = choose_tile(m, n, target, lanes, p=p)
+        row_cost = FAR_ROW if rows_are_far(out, stage, plan, target) else NEAR_ROW
+        tile = choose_tile(m, n, target, lanes, p=p, row_cost=row_cost)
     else:
         tile = Tile(min(4, m or 4), max(1, VIRTUAL_LANES // lanes))
     columns = block_columns(out, stage, plan, tile, target, lanes)
