@@ -41,6 +41,7 @@ from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
 from naru.schedule.driver import Program, build_driver
 from naru.schedule.kernels import Kernels
+from naru.schedule.requirements import requirements
 from naru.targets import Target
 
 # Order matters; each line is one pass.
@@ -79,7 +80,8 @@ def lower(
         fused = run_passes(PASSES, graph, _on_pass())
     show(3, lambda: print_graph(fused))
     with stage("schedule"):
-        program = build_driver(fused, Kernels(target, fma=target.has_fma))
+        kernels = Kernels(target, fma=target.has_fma)
+        program = build_driver(fused, kernels, requirements(graph))
     for k in program.kernels:
         show(2, lambda k=k: f"{k.name}\n{k.schedule}")
         show(3, lambda k=k: print_func(k.func))
@@ -136,7 +138,7 @@ def build(
     linked = link(list(zip(names, objects, strict=True)), [*ENTRIES, *functions])
     tell("golden", 0, 1)
     with stage("golden vector"):
-        golden = pack_golden([make_golden(stages.graph)])
+        golden = pack_golden([make_golden(stages.graph, stages.program.requires)])
     sections: dict[str, Any] = {
         "code": linked.code,
         "weights": pack_weights(stages.program),

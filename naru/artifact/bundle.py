@@ -20,10 +20,11 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     source          {name, sha256?, ...}            options: {...}
     symbols         [{name, lo, hi, kind: "input" | "kernel"}], inputs first; a dim of an input
                     binds an input symbol, a kernel symbol gets its value during the run
-    entries         [{name, run, plan, dynamic, inputs, outputs, steps?, pointers?}]
+    entries         [{name, run, plan, dynamic, inputs, outputs, steps?, pointers?, requires?}]
                     run, plan: offsets in `code` of the functions in abi.h;
                     inputs: [{name, dtype, shape: [int | symbol name]}];
                     outputs: [{name, dtype, shape: [int | formula text], late?}];
+                    requires: texts of the conditions on input sizes that plan checks;
                     steps: names of the steps, for errors and times. The first entry is what a call
                     runs; one named "profile" takes and gives the same and keeps times
     states          [] (reserved for named persistent buffers)
@@ -113,6 +114,7 @@ class Entry:
     dynamic: bool
     steps: tuple[str, ...]
     pointers: int = 0
+    requires: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -600,6 +602,7 @@ def _read_entry(reader: _Reader, symbols: Sequence[Symbol], code_size: int) -> E
         reader.flag("dynamic"),
         reader.texts("steps", required=False),
         reader.number("pointers", 0, _MAX_POINTERS) if "pointers" in reader.value else 0,
+        reader.texts("requires", required=False),
     )
 
 

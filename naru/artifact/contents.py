@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,19 @@ import numpy as np
 from naru.artifact.bundle import GoldenCase
 from naru.artifact.link import Linked
 from naru.dtypes import DTYPES
-from naru.ir.expr import Var, free_vars
+from naru.ir.expr import Const, Var, free_vars
 from naru.ir.graph import Graph, TensorType, toposort
-from naru.ir.simplify import evaluate, known
+from naru.ir.simplify import TRUE, evaluate, known, substitute
 from naru.ir.text_expr import print_expr
 from naru.ops.evaluate import evaluate as evaluate_graph
 from naru.schedule.driver import Program, pack
+from naru.schedule.requirements import Requirement
 from naru.targets import Target
 from naru.version import VERSION
 
 ABI_VERSION = 1
 MOST_DOUBLINGS = 10  # of a symbol's size in the golden vector
+SEARCHED = 4096  # combinations of sizes tried where conditions tie them together
 
 
 def pack_weights(program: Program) -> bytearray:
@@ -36,10 +39,10 @@ def pack_weights(program: Program) -> bytearray:
 # --- golden vector --------------------------------------------------------------------------------
 
 
-def make_golden(g: Graph) -> GoldenCase:
+def make_golden(g: Graph, requires: Sequence[Requirement] = ()) -> GoldenCase:
     """Inputs from a fixed generator and the outputs that the numpy meaning gives for them, floats
     in double precision and rounded once."""
-    sizes = golden_sizes(g)
+    sizes = golden_sizes(g, requires)
     rng = np.random.Generator(np.random.PCG64(20260101))
     inputs = [sample_input(n.type, sizes, rng) for n in g.inputs]
     # Where values decide which code runs, double precision may decide otherwise than the code.
@@ -48,7 +51,7 @@ def make_golden(g: Graph) -> GoldenCase:
     return GoldenCase("main", tuple(inputs), tuple(np.asarray(o, order="C") for o in outputs))
 
 
-def golden_sizes(g: Graph) -> dict[Var, int]:
+def golden_sizes(g: Graph, requires: Sequence[Requirement] = ()) -> dict[Var, int]:
     """Small sizes of the symbols, different ones where possible, at which no dim of the graph is
     below 1, or else below 0: windows without padding ask for more than two elements."""
     smallest = {s: min(max(s.lo, 2 + k % 3), s.hi) for k, s in enumerate(g.symbols)}
@@ -59,9 +62,25 @@ def golden_sizes(g: Graph) -> dict[Var, int]:
         for _ in range(MOST_DOUBLINGS):
             short = {v for d in inner if evaluate(d, sizes) < least for v in free_vars(d)}
             if not short:
-                return sizes
+                return _satisfying(sizes, requires)
             sizes = {v: min(2 * n, v.hi) if v in short else n for v, n in sizes.items()}
-    return smallest
+    return _satisfying(smallest, requires)
+
+
+def _satisfying(sizes: dict[Var, int], requires: Sequence[Requirement]) -> dict[Var, int]:
+    """The sizes, or the nearest larger ones at which every condition on them holds."""
+
+    def holds(some: Mapping[Var, int]) -> bool:
+        at = {v: Const(n) for v, n in some.items()}
+        return all(substitute(r.cond, at) is TRUE for r in requires)
+
+    asked = list(dict.fromkeys(v for r in requires for v in free_vars(r.cond)))
+    reach = range(max(2, round(SEARCHED ** (1 / max(len(asked), 1)))))
+    for more in sorted(itertools.product(reach, repeat=len(asked)), key=sum):
+        grown = {v: min(sizes[v] + k, v.hi) for v, k in zip(asked, more, strict=True)}
+        if holds({**sizes, **grown}):
+            return {**sizes, **grown}
+    return sizes
 
 
 def sample_input(t: TensorType, sizes: dict[Var, int], rng: np.random.Generator) -> np.ndarray:
@@ -92,6 +111,7 @@ def make_manifest(
         "plan": offsets["naru_plan"],
         "dynamic": program.pointers > 0,
         "pointers": program.pointers,
+        "requires": [r.text for r in program.requires],
         "inputs": [_tensor(n.attr("name"), n.type) for n in g.inputs],
         "outputs": [
             {**_tensor(name, n.type), "late": late}

@@ -196,6 +196,10 @@ def _step(entry: Entry, step: int) -> str:
     return f"step '{entry.steps[step]}'" if 0 <= step < len(entry.steps) else f"step {step}"
 
 
+def _requirement(entry: Entry, k: int) -> str:
+    return entry.requires[k] if 0 <= k < len(entry.requires) else f"condition {k} does not hold"
+
+
 def _size(count: int) -> str:
     if not 0 <= count <= 1 << 62:  # plans stay at the largest number
         return "more than 4 EiB"
@@ -219,6 +223,10 @@ _FAILURES: dict[int, Callable[[Entry, int, int, int], NaruError]] = {
         f"these input sizes are too small: dim {b} of the output '{e.outputs[a].name}' "
         f"would be {c}",
         hint="larger inputs",
+    ),
+    -7: lambda e, a, b, c: InputError(
+        f"these input sizes do not fit the model: {_requirement(e, a)}",
+        hint="sizes for which the condition holds",
     ),
     -5: lambda e, a, b, c: RunError(f"no memory for {_size(a)}", hint="smaller inputs"),
     -4: lambda e, a, b, c: RunError("converted inputs were refused, which is a bug in naru"),

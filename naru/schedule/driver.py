@@ -15,13 +15,14 @@ import numpy as np
 
 from naru.dtypes import DTYPES
 from naru.errors import IRError, UnsupportedError
-from naru.ir.expr import Binary, Cast, Const, Expr, Load, Unary, Var, free_vars
+from naru.ir.expr import Binary, Cast, Const, Expr, Load, Select, Unary, Var, free_vars
 from naru.ir.graph import Data, Graph, Layout, Node, TensorType, make_input, toposort
 from naru.ir.loop import Assign, Buffer, Func, If, Invoke, Let, Ref, Stmt, Store, While
 from naru.ir.simplify import add, floordiv, index, maximum, mul, substitute
 from naru.ops.registry import OPS
 from naru.schedule.kernels import Kernel, Kernels
 from naru.schedule.memory import Interval, bytes_of, place
+from naru.schedule.requirements import Requirement
 
 FIRST_ROUNDS = 16  # rounds of a loop that the memory of its scan outputs holds at first
 T = TypeVar("T")
@@ -114,18 +115,19 @@ class Program:
     arena: Expr
     pointers: int
     lets: tuple[tuple[Var, Expr], ...]
+    requires: tuple[Requirement, ...]
 
 
-def build_driver(g: Graph, kernels: Kernels) -> Program:
-    """Driver, profiling driver and plan of a fused graph."""
-    return _Builder(g, kernels).program()
+def build_driver(g: Graph, kernels: Kernels, requires: tuple[Requirement, ...] = ()) -> Program:
+    """Driver, profiling driver and plan of a fused graph; the plan checks what is required."""
+    return _Builder(g, kernels, requires).program()
 
 
 class _Builder:
     """Driver and plan in the making."""
 
-    def __init__(self, g: Graph, kernels: Kernels) -> None:
-        self.g, self.kernels = g, kernels
+    def __init__(self, g: Graph, kernels: Kernels, requires: tuple[Requirement, ...]) -> None:
+        self.g, self.kernels, self.requires = g, kernels, requires
         self.symbols = g.symbols
         self.results: dict[Node, tuple[Storage, ...]] = {}  # of control nodes
         self.copies: dict[TensorType, Graph] = {}
@@ -405,6 +407,7 @@ class _Builder:
             top.total,
             self.pointers,
             tuple(self.lets),
+            self.requires,
         )
 
     def late_outputs(self) -> list[bool]:
@@ -438,7 +441,10 @@ class _Builder:
         dims = Buffer("dims", "i64", (Const(max(1, len(self.symbols))),))
         out = Buffer("out", "i64", (Const(3 + len(out_dims)),))
         work, threads = self.total_work(top)
-        values = [top.total, self.bounded(work), self.bounded(threads), *out_dims]
+        arena = top.total
+        for k, r in reversed(list(enumerate(self.requires))):
+            arena = Select(r.cond, arena, Const(-1 - k))
+        values = [arena, self.bounded(work), self.bounded(threads), *out_dims]
         body: list[Stmt] = self.sizes(dims, self.symbols)
         body += [Let(v, e) for v, e in self.lets]
         for k, v in enumerate(values):

@@ -307,11 +307,18 @@ def test_an_output_that_the_code_forgot() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arena", "message"), [("-1", "more than 4 EiB"), (str(1 << 60), "GiB of memory, the ")]
+    ("arena", "message"),
+    [(str((1 << 63) - 1), "more than 4 EiB"), (str(1 << 60), "GiB of memory, the ")],
 )
 def test_absurd_sizes_are_refused_before_allocation(arena: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
         make_model(programs.NOTHING, [X], [Y], [4], arena=arena)
+
+
+def test_a_condition_that_does_not_hold_is_named() -> None:
+    """A plan says -1 - k where condition k of the manifest does not hold."""
+    with pytest.raises(InputError, match="condition 1 does not hold"):
+        make_model(programs.NOTHING, [X], [Y], [4], arena="-2")
 
 
 def test_absurd_sizes_of_a_call_are_refused() -> None:

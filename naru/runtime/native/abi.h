@@ -52,7 +52,8 @@ typedef void (*naru_run_fn)(naru_ctx *ctx, int64_t tid, int64_t n);
 
 /* Sizes for given symbol values: out[0] arena bytes, out[1] estimated nanoseconds on one core,
  * out[2] the largest useful n, then the dims of each output in order, flattened. Before a run,
- * kernel-defined symbols hold 0 and the dims of late outputs are ignored; after it, they are true. */
+ * kernel-defined symbols hold 0 and the dims of late outputs are ignored; after it, they are true.
+ * out[0] = -1 - k: the sizes break condition k of the entry's `requires`; nothing may run. */
 typedef void (*naru_plan_fn)(const int64_t *dims, int64_t *out);
 
 #endif

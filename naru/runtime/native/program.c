@@ -17,7 +17,7 @@ enum { RELEASE_GIL_NS = 20000, PLAN_HEAD = 3 };
 
 /* Codes for _failure besides those of abi.h. */
 enum { TOO_LARGE = -1, NOT_SET = -2, BAD_PLAN = -3, NOT_CONVERTED = -4, EXHAUSTED = -5,
-       TOO_SMALL = -6 };
+       TOO_SMALL = -6, UNMET = -7 };
 
 typedef struct {
     PyArray_Descr *descr;
@@ -147,6 +147,8 @@ static int64_t output_bytes(const tensor *out, const int64_t *dims)
 static int check_plan(program *self, const int64_t *plan)
 {
     int64_t total = plan[0], limit = naru_memory_limit();
+    if (total < 0) /* a condition on the input sizes does not hold */
+        return fail(self, UNMET, -1 - total, 0, 0), -1;
     const int64_t *dims = plan + PLAN_HEAD;
     int fits = total >= 0 && total <= limit;
     for (int k = 0; fits && k < self->shape.outputs; dims += self->outputs[k++].nd) {
