@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from naru.artifact.bundle import Bundle
 from naru.errors import IRError, NaruError, TargetError
@@ -137,9 +137,9 @@ def formula(text: object, sizes: Mapping[str, int]) -> int | None:
 
 def arena_bytes(memory: Json, sizes: Mapping[str, int]) -> int | None:
     """The arena's size: `memory`'s formula, which may use names that its `where` defines."""
-    where: Mapping[str, object] = memory.get("where", {})
+    where = memory.get("where", {})
     values = dict(sizes)
-    waiting = dict(where)
+    waiting = dict(cast(Mapping[str, object], where)) if isinstance(where, dict) else {}
     while waiting:
         found = {name: formula(text, values) for name, text in waiting.items()}
         solved = {name: value for name, value in found.items() if value is not None}

@@ -331,7 +331,13 @@ class _Builder:
         if isinstance(rounds, Var):
             self.unbounded.add(rounds)
             self.defined.append(rounds)
-        results = tuple(self.new_storage(scope, t, step) for t in n.types)
+        growing = isinstance(rounds, Var)  # emit_loop then allocates the scan outputs
+        results = tuple(
+            self.new_pointer(self.bounded(bytes_of(t)))
+            if growing and k >= carried
+            else self.new_storage(scope, t, step)
+            for k, t in enumerate(n.types)
+        )
         number = self.new_storage(scope, TensorType("i64", ()), step)
         going = self.new_storage(scope, TensorType("bool", ()), step)
         following = [self.new_storage(scope, t, step) for t in n.types[:carried]]
@@ -349,7 +355,6 @@ class _Builder:
             for k in range(carried)
         ]
         extra = (number, going, going_next, *slices)
-        growing = isinstance(rounds, Var)  # then emit_loop allocates the scan outputs
         own = self.allocations(*(results[:carried] if growing else results), *following)
         self.finish_control(scope, n, operands, results, [inner], extra, tuple(copies)).allocs = own
 
