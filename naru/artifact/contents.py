@@ -16,8 +16,9 @@ from naru.ir.graph import Graph, TensorType, toposort
 from naru.ir.simplify import TRUE, evaluate, known, substitute
 from naru.ir.text_expr import print_expr
 from naru.ops.evaluate import evaluate as evaluate_graph
-from naru.schedule.driver import Program, pack
+from naru.schedule.driver import Program
 from naru.schedule.requirements import Requirement
+from naru.schedule.weights import pack
 from naru.targets import Target
 from naru.version import VERSION
 

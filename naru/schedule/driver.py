@@ -8,10 +8,8 @@ outer scope, alive while its step runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
-
-import numpy as np
 
 from naru.dtypes import DTYPES
 from naru.errors import IRError, UnsupportedError
@@ -23,77 +21,11 @@ from naru.ops.registry import OPS
 from naru.schedule.kernels import Kernel, Kernels
 from naru.schedule.memory import Interval, bytes_of, place
 from naru.schedule.requirements import Requirement
+from naru.schedule.storage import Role, Scope, Step, Storage
+from naru.schedule.weights import Packed, packed_bytes
 
 FIRST_ROUNDS = 16  # rounds of a loop that the memory of its scan outputs holds at first
 T = TypeVar("T")
-
-Role = str | tuple[str, int]  # "weights", "arena", "dims" or ("io", k)
-
-
-@dataclass(eq=False)
-class Storage:
-    """Bytes of a tensor: in the arena of a scope, or somewhere fixed. `offset` is known once it is
-    placed; the tensor is alive from step `start` to step `end` of the scope."""
-
-    role: Role
-    size: Expr
-    start: int = 0
-    end: int = 0
-    offset: Expr = field(default_factory=lambda: Const(0))
-    scope: Scope | None = None
-
-    def at(self) -> Expr:
-        """The byte offset from the role's pointer."""
-        return self.offset if self.scope is None else add(self.scope.base, self.offset)
-
-
-@dataclass(eq=False)
-class Step:
-    """One step of a scope: a kernel call, or a control node with scopes of its own.
-
-    `arena`: where the scopes' memory lies; `extra`: storages that a loop itself needs; `copies`: of
-    a loop's carried state, before the first round and then after each."""
-
-    node: Node | None
-    kernel: Kernel | None
-    operands: tuple[Storage, ...]
-    results: tuple[Storage, ...]
-    scopes: tuple[Scope, ...] = ()
-    arena: Storage | None = None
-    extra: tuple[Storage, ...] = ()
-    copies: tuple[Step, ...] = ()
-    allocs: list[tuple[int, Expr]] = field(default_factory=list[tuple[int, Expr]])
-    """(pointer, bytes) that must be allocated before the step."""
-
-    @property
-    def control(self) -> Node:
-        """The node of a step that is no kernel call."""
-        if self.node is None:
-            raise IRError(["a step of the driver has neither a kernel nor a node"])
-        return self.node
-
-
-@dataclass(eq=False)
-class Scope:
-    """A graph's steps and memory."""
-
-    graph: Graph
-    steps: list[Step] = field(default_factory=list[Step])
-    storages: list[Storage] = field(default_factory=list[Storage])
-    where: dict[Node, Storage] = field(default_factory=dict[Node, Storage])
-    base: Expr = field(default_factory=lambda: Const(0))
-    total: Expr = field(default_factory=lambda: Const(0))
-    outputs: list[Storage] = field(default_factory=list[Storage])
-
-
-@dataclass(frozen=True)
-class Packed:
-    """A constant in the weights section: its content and the layout in which it is stored."""
-
-    data: Data
-    layout: Layout | None
-    offset: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -626,29 +558,3 @@ def slot_of(s: Storage) -> int:
 def is_view(n: Node) -> bool:
     """Does the node only give the same bytes another shape?"""
     return n.op in OPS and OPS[n.op].kind == "view"
-
-
-def packed_bytes(array: np.ndarray, layout: Layout | None) -> int:
-    """Bytes of a constant in its layout."""
-    if layout is None or layout.block is None:
-        return array.nbytes
-    axis, size = layout.block
-    blocks = -(-array.shape[axis] // size) * size
-    return array.nbytes // max(array.shape[axis], 1) * blocks
-
-
-def pack(array: np.ndarray, layout: Layout | None) -> np.ndarray:
-    """A constant in its physical form: axes in order, the blocked axis padded with zeros."""
-    if layout is None:
-        return np.ascontiguousarray(array)
-    if layout.block is None:
-        return np.ascontiguousarray(array.transpose(layout.order))
-    axis, size = layout.block
-    missing = -array.shape[axis] % size
-    if missing:
-        widths = [(0, missing if a == axis else 0) for a in range(array.ndim)]
-        array = np.pad(array, widths)
-    shape = list(array.shape)
-    blocked = array.reshape(*shape[:axis], shape[axis] // size, size, *shape[axis + 1 :])
-    order = [a if a <= axis else a + 1 for a in layout.order]
-    return np.ascontiguousarray(blocked.transpose(*order, axis + 1))

@@ -14,7 +14,7 @@ from naru.ir.loop import Func
 from naru.ir.simplify import evaluate
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ir.verify import check
-from naru.schedule.driver import pack
+from naru.schedule.weights import pack
 
 CLOSE = {"f64": 1e-12, "f32": 2e-5, "f16": 2e-2, "bf16": 6e-2}
 

@@ -14,8 +14,8 @@ from naru.ir.interp import run as interpret
 from naru.ir.simplify import index
 from naru.ops.registry import OPS, Sample, apply
 from naru.passes.choose_layout import choose_layout
-from naru.schedule.driver import pack
 from naru.schedule.kernels import Kernels
+from naru.schedule.weights import pack
 from naru.targets import get_target
 
 CASES = [

@@ -20,10 +20,10 @@ from naru.ir.loop import Func
 from naru.ir.tensor import TensorFunction, reads
 from naru.ir.text import read_tensor_function
 from naru.ir.verify import check
-from naru.schedule.driver import pack
 from naru.schedule.lower import lower
 from naru.schedule.rewrites import PREPARE, at_size, copy_operand, prepare
 from naru.schedule.steps import print_schedule, read_schedule
+from naru.schedule.weights import pack
 
 ATTEMPTS = 8  # schedules that are drawn until one is legal
 BOUNDED = settings(

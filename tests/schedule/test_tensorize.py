@@ -15,11 +15,11 @@ from naru.ir.simplify import add, mul
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ir.text_loop import print_func, read_func
 from naru.ops.registry import Emit, dims
-from naru.schedule.driver import pack
 from naru.schedule.lower import lower
 from naru.schedule.rewrites import apply_algorithm, prepare
 from naru.schedule.steps import read_schedule
 from naru.schedule.vector import Grid, Lane, join, vectorize
+from naru.schedule.weights import pack
 
 ROWS, COLUMNS = Lane(Var("r", hi=3), 4), Lane(Var("c", hi=7), 8)
 GRID = Grid(ROWS, COLUMNS)

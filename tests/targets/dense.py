@@ -13,10 +13,10 @@ from naru.ir.loop import Func
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ops.registry import Emit, dims
 from naru.schedule.default import default_schedule
-from naru.schedule.driver import pack
 from naru.schedule.lower import lower
 from naru.schedule.rewrites import apply_algorithm, prepare
 from naru.schedule.steps import Schedule, print_schedule, read_schedule
+from naru.schedule.weights import pack
 from naru.targets import TARGETS
 
 M, N, K = 37, 50, 64  # no tile fits m or n
