@@ -214,10 +214,12 @@ def _in_tile(loop: str, out: Stage, plan: Contraction, columns: int | None) -> b
 def _loop_order(out: Stage, plan: Contraction, tile: Tile, columns: int | None) -> list[str]:
     n, m, p = _names(out, plan, columns)
     lined = tile.lines > 1
-    taken = [plan.n, plan.m, plan.p if lined else None]
+    # Under a panel of weights all lines of an image pass, not the other way round.
+    taken = [plan.n, plan.m, plan.p if plan.shared else None]
     others = [a.var.name for k, a in enumerate(out.axes) if k not in taken]
     panels = [f"{n[:-2]}.o", f"{n}.o"] if columns else [f"{n}.o"]
-    rows = [x for x, there in ((f"{p}.o", lined), (f"{m}.o", bool(m))) if there]
+    lines = [f"{p}.o" if lined else p] if p and plan.shared else []
+    rows = [*lines, f"{m}.o"] if m else lines
     inside = [x for x, there in ((f"{p}.i", lined), (f"{m}.i", bool(m))) if there]
     outer = [panels[0], *rows, *panels[1:]] if plan.shared else [*rows, *panels]
     return [*others, *outer, *inside, f"{n}.i.o", f"{n}.i.i"]
