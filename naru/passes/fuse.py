@@ -30,6 +30,12 @@ class Group:
     anchor: str = ""
     why: list[str] = field(default_factory=list[str])
 
+    def take(self, other: Group) -> None:
+        """The other group's nodes and reasons become this one's."""
+        self.nodes |= other.nodes
+        self.anchor = self.anchor or other.anchor
+        self.why += [w for w in other.why if w not in self.why]
+
 
 @graph_pass
 def fuse(g: Graph, *, limit: int = 48) -> Graph:
@@ -57,10 +63,16 @@ def keeps_lanes(n: Node) -> bool:
     return n.op == "slice"
 
 
+def shared_reason(p: Node) -> str:
+    """Why a group ends at a node with several readers."""
+    return f"ends at {p.op}: its value is needed by others too"
+
+
 class _Fusion:
     def __init__(self, g: Graph, limit: int) -> None:
         self.g, self.limit = g, limit
         self.order = toposort(*g.outputs)
+        self.position = {n: k for k, n in enumerate(self.order)}
         self.users = users(g)
         self.outputs = set(g.outputs)
         self.group: dict[Node, Group] = {}
@@ -102,7 +114,7 @@ class _Fusion:
         if p is None or found is None or found.root is not p or OPS[p.op].kind == "opaque":
             return None
         if p in self.outputs or any(u is not n for u in self.users[p]):
-            found.why.append(f"ends at {p.op}: its value is needed by others too")
+            found.why.append(shared_reason(p))
             return None
         return found
 
@@ -115,10 +127,28 @@ class _Fusion:
             reason = self.refuse(n, p, found, mine)
             if reason:
                 found.why.append(f"ends at {p.op}: {reason}")
+            else:
+                mine.take(found)
+        self.join_forks(n, mine)
+
+    def join_forks(self, n: Node, mine: Group) -> None:
+        """A value that several nodes need, all of them in this group by now (x · f(x), as GELU has
+        it), does not have to leave a kernel either."""
+        members = sorted(mine.nodes, key=self.position.__getitem__)
+        waiting = [q for m in members for q in m.inputs if q is not None]
+        while waiting:
+            q = waiting.pop()
+            found = self.group.get(q)
+            if found is None or found.root is not q or q in mine.nodes or q in self.outputs:
                 continue
-            mine.nodes |= found.nodes
-            mine.anchor = mine.anchor or found.anchor
-            mine.why += [w for w in found.why if w not in mine.why]
+            if OPS[q.op].kind == "opaque" or not mine.nodes.issuperset(self.users[q]):
+                continue
+            if self.refuse(n, q, found, mine):
+                continue
+            found.why = [w for w in found.why if w != shared_reason(q)]
+            mine.take(found)
+            members = sorted(found.nodes, key=self.position.__getitem__)
+            waiting += [x for m in members for x in m.inputs if x is not None]
 
     def refuse(self, n: Node, p: Node, found: Group, mine: Group) -> str:
         """Why n can't take p's group along; empty if it can."""
