@@ -16,10 +16,11 @@ from naru.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from naru.compiler import compile
+    from naru.errors import NaruError
     from naru.runtime.session import Model, load
     from naru.targets import Target
 
-__all__ = ["Model", "Target", "__version__", "compile", "load"]
+__all__ = ["Model", "NaruError", "Target", "__version__", "compile", "load"]
 
 # Loaded on first use, so that `import naru` is quick and running a bundle never loads the compiler.
 _HOMES = {
@@ -27,6 +28,7 @@ _HOMES = {
     "load": "naru.runtime.session",
     "Model": "naru.runtime.session",
     "Target": "naru.targets",
+    "NaruError": "naru.errors",
 }
 
 

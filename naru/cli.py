@@ -49,6 +49,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except NaruError as e:
         click.echo(f"naru: error: {e}", err=True)
         return USER_ERROR
+    except OSError as e:  # what is printed finds no room, or nobody reads it
+        click.echo(f"naru: error: {e.strerror or e}", err=True)
+        return USER_ERROR
     return code if isinstance(code, int) else OK
 
 
@@ -258,7 +261,9 @@ def _by_name(model: Model, result: Any) -> dict[str, Any]:
     help="An .npz with an array an input: one sample; repeatable. Default: random inputs.",
 )  # fmt: skip
 @_dims
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."
+)
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Relative rms error that passes.")
 @_isa
 @_precision
@@ -275,6 +280,8 @@ def verify_command(model: Path, **options: Any) -> int:
     from naru.inputs import as_declared, random_inputs, read_npz, symbols_of
     from naru.verify import verify
 
+    if model.suffix == ".naru":
+        raise InputError(f"{model} is a bundle: verify wants the ONNX file that it was made from")
     compiled = _load(model, options["isa"], options["precision"], cache=not options["no_cache"])
     if options["samples"]:
         samples = [as_declared(compiled.inputs, read_npz(p)) for p in options["samples"]]

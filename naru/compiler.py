@@ -10,17 +10,21 @@ import mmap
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from naru.artifact.bundle import Bundle, read_bundle
 from naru.artifact.cache import compiler_version, make_key, open_cache
-from naru.errors import NaruError
+from naru.errors import InputError, NaruError
 from naru.options import Options, Progress
 from naru.runtime.session import Model
 from naru.targets import Target, get_target, host_target
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
 
 def compile(
-    source: str | os.PathLike[str] | bytes,
+    source: str | os.PathLike[str] | bytes | ModelProto,
     *,
     target: str | Target | None = None,
     precision: str = "fp32",
@@ -30,7 +34,7 @@ def compile(
 ) -> Model:
     """Compiles an ONNX model for a target (default: this CPU) and loads it.
 
-    source: a path, or the bytes of the file (then without external data).
+    source: a path; or a ModelProto, or the bytes of a file (then without external data).
     precision: `fp32` (any algorithm within the class's error bound) or `strict` (bit-equal among
     CPUs with fused multiply-add, and for every thread count). Equal for the time being.
     Raises ModelError, UnsupportedError (all nodes at once) or TargetError.
@@ -48,7 +52,7 @@ def compile(
 
 
 def compile_bundle(
-    source: str | os.PathLike[str] | bytes,
+    source: str | os.PathLike[str] | bytes | ModelProto,
     *,
     target: str | Target | None = None,
     precision: str = "fp32",
@@ -57,6 +61,9 @@ def compile_bundle(
     on_progress: Progress | None = None,
 ) -> Bundle:
     """What `compile` runs, not loaded: it may be for a machine other than this one."""
+    source = _as_source(source)
+    if not isinstance(cast(object, name), str | None):
+        raise InputError(f"name: expected a text, got {type(name).__name__}")
     options = Options(_target(target), precision)
     store = open_cache() if cache else None
     key = _bundle_key(source, options, name) if store else ""
@@ -83,7 +90,24 @@ def compile_bundle(
 def _target(target: str | Target | None) -> Target:
     if target is None:  # no default schedule uses AMX yet, so a bundle should not ask for it
         return host_target(mask=("amx-tile",))
+    if not isinstance(cast(object, target), str | Target):
+        raise InputError(f"target: expected a name or a Target, got {type(target).__name__}")
     return get_target(target) if isinstance(target, str) else target
+
+
+def _as_source(source: object) -> str | os.PathLike[str] | bytes:
+    """A path as it is; bytes of anything that holds them; a ModelProto as its bytes."""
+    if isinstance(source, str | os.PathLike | bytes):
+        return cast("str | os.PathLike[str] | bytes", source)
+    if isinstance(source, bytearray | memoryview):
+        return bytes(cast(bytearray, source))
+    serialise: Any = getattr(source, "SerializeToString", None)
+    if callable(serialise):
+        return cast(bytes, serialise())
+    raise InputError(
+        f"expected a path, the bytes of an ONNX file or a ModelProto, got {type(source).__name__}",
+        hint='naru.compile("model.onnx")',
+    )
 
 
 def _bundle_key(source: str | os.PathLike[str] | bytes, options: Options, name: str | None) -> str:

@@ -313,8 +313,17 @@ def _write_parts(
 
 @contextmanager
 def _replacing(path: str | os.PathLike[str]) -> Generator[IO[bytes]]:
-    """A new file beside `path` that takes its place when the block ends well."""
-    target = Path(path)
+    """A new file beside `path` that takes its place when the block ends well. A link stays: what it
+    points to is replaced."""
+    if not isinstance(cast(object, path), (str, os.PathLike)):
+        raise BundleError(f"expected a path to save to, got {type(path).__name__}")
+    target = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    if not target.name or (target.exists() and not target.is_file()):
+        raise BundleError(
+            "expected the name of a file, found a directory, a device or nothing",
+            where=str(path) or "''",
+            hint="the path of a new file, or of one that may be replaced",
+        )
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -373,6 +382,9 @@ def _open_image(source: Source) -> _native.Image:
                 return _native.Image(file.fileno())
         if isinstance(source, (bytes, bytearray, memoryview)):
             return _native.Image(source)
+        if not hasattr(source, "fileno"):
+            kind = type(source).__name__
+            raise BundleError(f"expected a path, bytes or an open file, got {kind}")
         return _native.Image(source.fileno())
     except FileNotFoundError:
         raise BundleError("there is no such file") from None

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from naru.dtypes import DTYPES
-from naru.errors import ModelError
+from naru.errors import ModelError, UnsupportedError
 from naru.ir.expr import Cast, Expr, Read
 from naru.ir.graph import TensorType
 from naru.ir.simplify import ONE, ZERO, index, known
@@ -74,9 +74,11 @@ def check_equal(op: str, what: str, a: Expr, b: Expr) -> Expr:
         return a
     if known(a) is not None and known(b) is not None:
         raise ModelError(f"{op}: {what} differ: {dim_text(a)} and {dim_text(b)}")
-    raise ModelError(
-        f"{op}: {what} are {dim_text(a)} and {dim_text(b)}, which need not be equal",
-        hint="give both dims one name, or a fixed size, in the model's inputs",
+    raise UnsupportedError(
+        [
+            f"{op}: {what} are {dim_text(a)} and {dim_text(b)}, which need not be equal; "
+            "try: give both dims one name, or a fixed size, in the model's inputs"
+        ]
     )
 
 

@@ -80,7 +80,8 @@ def _asinh(x: Term) -> Term:
 
 def _acosh(x: Term) -> Term:
     t = f.minimum(x, LARGE) - 1
-    return f.where(x < LARGE, log1p(t + f.sqrt(t * (t + 2))), f.log(x) + math.log(2))
+    found = f.where(x < LARGE, log1p(t + f.sqrt(t * (t + 2))), f.log(x) + math.log(2))
+    return f.where(x < 1, Term(f.number(math.nan, x.dtype)), found)
 
 
 def _atanh(x: Term) -> Term:

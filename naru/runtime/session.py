@@ -14,7 +14,8 @@ import threading
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,6 +91,8 @@ def load(source: Source, *, verify: bool = True, threads: int | None = None) -> 
     overwrite it in place while a model uses it. Raises BundleError, or TargetError when this CPU
     lacks a feature that the code needs. A bundle is machine code: load only what you trust.
     """
+    if threads is not None and not isinstance(cast(object, threads), int):
+        raise InputError(f"threads: expected a number, got {threads!r}")
     return Model(read_bundle(source, verify=verify), threads=threads)
 
 
@@ -185,8 +188,23 @@ def _input_codes(
 
 
 def _result_type(outputs: Sequence[TensorSpec]) -> type[tuple[Any, ...]]:
-    fields = [re.sub(r"\W", "_", t.name).lstrip("_") for t in outputs]
-    return namedtuple("Outputs", fields, rename=True)  # pyright: ignore[reportUntypedNamedTuple]
+    return _outputs_type(tuple(re.sub(r"\W", "_", t.name).lstrip("_") for t in outputs))
+
+
+@cache
+def _outputs_type(fields: tuple[str, ...]) -> type[tuple[Any, ...]]:
+    """A named tuple class that can be pickled although no module holds it."""
+    made = namedtuple("Outputs", fields, rename=True)  # pyright: ignore[reportUntypedNamedTuple]
+
+    def reduce(self: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _restore_outputs, (fields, tuple(self))
+
+    made.__reduce__ = reduce
+    return made
+
+
+def _restore_outputs(fields: tuple[str, ...], values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return _outputs_type(fields)(*values)
 
 
 # ---- failures of a run ----

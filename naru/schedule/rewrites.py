@@ -29,7 +29,8 @@ def map_reads(e: Expr, fn: ReadMap) -> Expr:
         new = tuple(done[c] for c in old)
         same = all(a is b for a, b in zip(old, new, strict=True))
         y = x if same else normal(with_children(x, new))
-        done[x] = fn(y) if isinstance(y, Read) else y
+        # Only what was a Read: a select whose sides became one Read has been mapped already.
+        done[x] = fn(y) if isinstance(x, Read) and isinstance(y, Read) else y
     return done[e]
 
 
