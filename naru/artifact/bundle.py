@@ -317,15 +317,18 @@ def _replacing(path: str | os.PathLike[str]) -> Generator[IO[bytes]]:
     points to is replaced."""
     if not isinstance(cast(object, path), (str, os.PathLike)):
         raise BundleError(f"expected a path to save to, got {type(path).__name__}")
-    target = Path(path).resolve() if Path(path).is_symlink() else Path(path)
-    if not target.name or (target.exists() and not target.is_file()):
-        raise BundleError(
-            "expected the name of a file, found a directory, a device or nothing",
-            where=str(path) or "''",
-            hint="the path of a new file, or of one that may be replaced",
-        )
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    target = Path(path)
+    temporary: Path | None = None
     try:
+        if target.is_symlink():
+            target = target.resolve()
+        if not target.name or (target.exists() and not target.is_file()):
+            raise BundleError(
+                "expected the name of a file, found a directory, a device or nothing",
+                where=str(path) or "''",
+                hint="the path of a new file, or of one that may be replaced",
+            )
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
         with temporary.open("xb") as file:
             yield file
             file.flush()
@@ -339,8 +342,9 @@ def _replacing(path: str | os.PathLike[str]) -> Generator[IO[bytes]]:
             hint="a folder that exists, may be written and has room",
         ) from error
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
