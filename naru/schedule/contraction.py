@@ -233,7 +233,8 @@ def _result_steps(
     steps: list[Step] = []
     if columns:
         steps.append(Split(name, n[:-2], lane_sizes(extent, columns, lanes)))
-        extent = columns
+        # Blocks are whole panels but the last: what it leaves decides the panels' own tail.
+        extent = columns + (extent or 0) % columns
     steps.append(Split(name, n, lane_sizes(extent, tile.vectors * lanes, lanes)))
     steps += [Split(name, f"{n}.i", (lanes,)), Unroll(name, f"{n}.i.o")]
     steps.append(Vectorize(name, f"{n}.i.i"))
