@@ -136,7 +136,8 @@ class _Fusion:
         it), does not have to leave a kernel either."""
         members = sorted(mine.nodes, key=self.position.__getitem__)
         waiting = [q for m in members for q in m.inputs if q is not None]
-        while waiting:
+        # With an anchor in the group what is left is read by it: a prologue, done again at each read.
+        while waiting and not mine.anchor:
             q = waiting.pop()
             found = self.group.get(q)
             if found is None or found.root is not q or q in mine.nodes or q in self.outputs:
