@@ -136,7 +136,7 @@ class _Fusion:
         it), does not have to leave a kernel either."""
         members = sorted(mine.nodes, key=self.position.__getitem__)
         waiting = [q for m in members for q in m.inputs if q is not None]
-        # With an anchor in the group what is left is read by it: a prologue, done again at each read.
+        # With an anchor in the group, what is left is read by it: a prologue, done at each read.
         while waiting and not mine.anchor:
             q = waiting.pop()
             found = self.group.get(q)
