@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 import pytest
 
-from naru import cli, doctor, explain, inputs, knobs
+from naru import cli, demo, doctor, explain, inputs, knobs
 from naru.artifact.bundle import Bundle, GoldenCase, Symbol, pack_golden, read_bundle, write_bundle
+from naru.cli import group
 from naru.errors import InputError, NaruError, NaruWarning
 from naru.runtime.session import TensorInfo, load
 from naru.verify import compare, verify
@@ -118,13 +119,13 @@ def run(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, st
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
-    assert code == cli.OK
+    assert code == group.OK
     listed = out.partition("Commands:")[2].split("\n\n")[0]
     verbs = [line.split()[0] for line in listed.splitlines() if line.strip()]
     assert verbs == ["compile", "run", "verify", "explain", "doctor", "demo", "ops"]
     for verb in verbs:
         code, out, _ = run(capsys, verb, "--help")
-        assert code == cli.OK
+        assert code == group.OK
         assert f"naru {verb}" in out, "each help has an example"
     assert run(capsys, "--version")[1].startswith("naru ")
 
@@ -140,7 +141,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], args: tuple[str, ...]) -> None:
     code, out, err = run(capsys, *args)
-    assert code == cli.USAGE
+    assert code == group.USAGE
     assert not out
     assert "Error" in err
 
@@ -152,7 +153,7 @@ def test_python_m() -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == cli.USAGE
+    assert done.returncode == group.USAGE
     assert "no-such-file" in done.stderr
 
 
@@ -178,7 +179,7 @@ def test_interrupting(
 
     monkeypatch.setattr("naru.runtime.session.load", interrupt)
     code, _, err = run(capsys, "run", bundle)
-    assert code == cli.INTERRUPTED
+    assert code == group.INTERRUPTED
     assert "interrupted" in err
 
 
@@ -192,7 +193,7 @@ def test_warnings_are_one_line(
 
     monkeypatch.setattr("naru.runtime.session.load", warn)
     code, _, err = run(capsys, "run", bundle)
-    assert code == cli.USER_ERROR
+    assert code == group.USER_ERROR
     assert err.splitlines() == ["naru: warning: a weight is NaN", "naru: error: no more"]
 
 
@@ -206,7 +207,7 @@ def test_run_by_position_and_name(
     np.savez(tmp_path / "all.npz", x=VALUES)
     for given in (tmp_path / "x.npy", f"x={tmp_path / 'x.npy'}", tmp_path / "all.npz"):
         code, out, _ = run(capsys, "run", bundle, "--input", given)
-        assert code == cli.OK
+        assert code == group.OK
         assert out == "y: float32[3]\n[0.5 2.5 4.5]\n"
 
 
@@ -214,7 +215,7 @@ def test_run_writes_files(capsys: pytest.CaptureFixture[str], bundle: Path, tmp_
     np.save(tmp_path / "x.npy", VALUES)
     for name in ("y.npy", "y.npz"):
         code, out, _ = run(capsys, "run", bundle, "-i", tmp_path / "x.npy", "-o", tmp_path / name)
-        assert (code, out) == (cli.OK, "")
+        assert (code, out) == (group.OK, "")
     assert np.array_equal(np.load(tmp_path / "y.npy"), WANTED)
     assert np.array_equal(np.load(tmp_path / "y.npz")["y"], WANTED)
 
@@ -257,7 +258,7 @@ def test_run_refuses(
         "nowhere": tmp_path / "nowhere" / "y.npy",
     }
     code, out, err = run(capsys, "run", bundle, *(a.format(**places) for a in args))
-    assert code == cli.USER_ERROR
+    assert code == group.USER_ERROR
     assert not out
     assert err.startswith("naru: error: ")
     assert message in err
@@ -267,7 +268,7 @@ def test_run_refuses(
 def test_run_damaged_bundle(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
     bundle.write_bytes(bundle.read_bytes()[:100])
     code, _, err = run(capsys, "run", bundle)
-    assert code == cli.USER_ERROR
+    assert code == group.USER_ERROR
     assert err.startswith("naru: error: ")
 
 
@@ -280,7 +281,7 @@ def test_compile(
     out = model_file.with_name("out.naru")
     args = ("compile", model_file, "-o", out, "--isa", "avx2", "--precision", "strict")
     code, text, _ = run(capsys, *args, "--no-cache")
-    assert code == cli.OK
+    assert code == group.OK
     assert "2 kernels" in text
     assert "x: float32[N]" in text
     (call,) = fake_compiler
@@ -293,7 +294,7 @@ def test_compile_by_default_and_json(
     capsys: pytest.CaptureFixture[str], model_file: Path, fake_compiler: list[dict[str, Any]]
 ) -> None:
     code, text, _ = run(capsys, "compile", model_file, "--json")
-    assert code == cli.OK
+    assert code == group.OK
     report = json.loads(text)
     assert report["output"] == str(model_file.with_suffix(".naru"))
     assert report["bytes"] == model_file.with_suffix(".naru").stat().st_size
@@ -304,13 +305,13 @@ def test_compile_by_default_and_json(
 @pytest.mark.usefixtures("fake_compiler")
 def test_compile_refuses(capsys: pytest.CaptureFixture[str], model_file: Path) -> None:
     code, _, err = run(capsys, "compile", model_file, "--isa", "avx9")
-    assert code == cli.USER_ERROR
+    assert code == group.USER_ERROR
     assert "unknown target 'avx9'" in err
     code, _, err = run(capsys, "compile", model_file, "-o", model_file)
-    assert code == cli.USER_ERROR
+    assert code == group.USER_ERROR
     assert "would replace the model" in err
     code, _, err = run(capsys, "compile", model_file, "-o", model_file.parent / "no" / "m.naru")
-    assert code == cli.USER_ERROR
+    assert code == group.USER_ERROR
     assert err.startswith("naru: error: ")
 
 
@@ -322,7 +323,7 @@ def test_compile_refuses(capsys: pytest.CaptureFixture[str], model_file: Path) -
 def test_verify(capsys: pytest.CaptureFixture[str], model_file: Path, against: str) -> None:
     args = ("verify", model_file, "--against", against, "--dims", "N=7")
     code, out, err = run(capsys, *args)
-    assert code == cli.OK, err
+    assert code == group.OK, err
     assert "float32[7]" in out
     assert "equal within the limit" in out
     code, out, _ = run(capsys, *args, "--json")
@@ -337,9 +338,9 @@ def test_verify_finds_a_difference(capsys: pytest.CaptureFixture[str], model_fil
         main (float[N] x) => (float[N] y) { y = Mul(x, x) }"""
     onnx.save(onnx.parser.parse_model(text), model_file)
     code, out, _ = run(capsys, "verify", model_file)
-    assert code == cli.MISMATCH
+    assert code == group.MISMATCH
     assert "DIFFERENT" in out
-    assert run(capsys, "verify", model_file, "--tolerance", "1e9")[0] == cli.OK
+    assert run(capsys, "verify", model_file, "--tolerance", "1e9")[0] == group.OK
 
 
 @pytest.mark.usefixtures("fake_compiler")
@@ -350,7 +351,7 @@ def test_verify_samples(
     np.savez(tmp_path / "b.npz", x=np.array([np.nan, np.inf, 1], np.float32))
     args = ("--samples", tmp_path / "a.npz", "--samples", tmp_path / "b.npz")
     code, out, _ = run(capsys, "verify", model_file, *args)
-    assert code == cli.OK
+    assert code == group.OK
     assert "y (sample 1)" in out
 
 
@@ -358,11 +359,11 @@ def test_verify_samples(
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        (("--dims", "N"), cli.USAGE, "expected NAME=N"),
-        (("--dims", "N=-1"), cli.USAGE, "expected NAME=N"),
-        (("--dims", "M=2"), cli.USER_ERROR, "there is no dim 'M'"),
-        (("--dims", "N=1001"), cli.USER_ERROR, "dim 'N' is from 1 to 1000, got 1001"),
-        (("--against", "torch"), cli.USAGE, "onnxruntime"),
+        (("--dims", "N"), group.USAGE, "expected NAME=N"),
+        (("--dims", "N=-1"), group.USAGE, "expected NAME=N"),
+        (("--dims", "M=2"), group.USER_ERROR, "there is no dim 'M'"),
+        (("--dims", "N=1001"), group.USER_ERROR, "dim 'N' is from 1 to 1000, got 1001"),
+        (("--against", "torch"), group.USAGE, "onnxruntime"),
     ],
 )
 def test_verify_refuses(
@@ -466,21 +467,21 @@ def test_outputs_of_any_name(tmp_path: Path) -> None:
 
 def test_explain(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
     code, out, _ = run(capsys, "explain", bundle)
-    assert code == cli.OK
+    assert code == group.OK
     for part in ("k0_scale", "mul add", "add reads only what mul makes", "vectorise i 16", "N = 3"):
         assert part in out
     code, out, _ = run(capsys, "explain", bundle, "--kernel", "k1_never")
     assert "k1_never" in out
     assert "k0_scale" not in out
     code, _, err = run(capsys, "explain", bundle, "--kernel", "k2")
-    assert code == cli.USER_ERROR
+    assert code == group.USER_ERROR
     assert "the bundle has: k0_scale, k1_never" in err
 
 
 def test_explain_json(capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros(5, np.float32))
     code, out, _ = run(capsys, "explain", bundle, "--json", "-i", tmp_path / "x.npy")
-    assert code == cli.OK
+    assert code == group.OK
     report = json.loads(out)
     assert report["sizes"] == {"N": 5}
     measured = report["kernels"][0]["measured"]
@@ -492,7 +493,7 @@ def test_explain_json(capsys: pytest.CaptureFixture[str], bundle: Path, tmp_path
 
 def test_explain_at_other_sizes(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
     code, out, _ = run(capsys, "explain", bundle, "--dims", "N=9")
-    assert code == cli.OK
+    assert code == group.OK
     assert "N = 9" in out
     assert "arena of this run: 0 B, N = 9" in out
 
@@ -509,15 +510,15 @@ def test_explain_for_another_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[s
     other = {"name": "far", "triple": programs.TRIPLE, "features": ["no-such-feature"]}
     path = write_model(tmp_path / "far.naru", target=other)
     code, out, _ = run(capsys, "explain", path)
-    assert code == cli.OK
+    assert code == group.OK
     assert "no times: the bundle was compiled for 'far'" in out
-    assert run(capsys, "run", path)[0] == cli.USER_ERROR
+    assert run(capsys, "run", path)[0] == group.USER_ERROR
 
 
 @pytest.mark.skipif(explain.shutil.which("objdump") is None, reason="needs objdump")
 def test_explain_asm(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
     code, out, _ = run(capsys, "explain", bundle, "--asm")
-    assert code == cli.OK
+    assert code == group.OK
     assert "ret" in out
     assert "addss" in out
 
@@ -548,7 +549,7 @@ def test_formulas(text: str, value: int | None) -> None:
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "doctor", "--no-probe")
-    assert code == cli.OK
+    assert code == group.OK
     for part in ("features", "usable cores", "NARU_CACHE_DIR", "llvmlite"):
         assert part in out
     code, out, _ = run(capsys, "doctor", "--no-probe", "--json")
@@ -573,7 +574,7 @@ def test_sizes_for_people() -> None:
 
 def test_ops(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "ops")
-    assert code == cli.OK
+    assert code == group.OK
     assert "Conv" in out
     code, out, _ = run(capsys, "ops", "--json")
     report = json.loads(out)
@@ -583,18 +584,18 @@ def test_ops(capsys: pytest.CaptureFixture[str]) -> None:
 
 # ---- the whole way ----
 
-DEMO = Path(cli.__file__).parent / "demo"
+DEMO = Path(demo.__file__).parent
 
 
 def test_demo_model_the_whole_way(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     model, made = DEMO / "digits_mlp.onnx", tmp_path / "digits.naru"
     code, out, err = run(capsys, "compile", model, "-o", made, "--isa", "baseline")
-    assert code == cli.OK, err
+    assert code == group.OK, err
     assert "for x86-64-baseline" in out
     code, out, err = run(capsys, "verify", model, "--isa", "baseline")
-    assert code == cli.OK, out + err
+    assert code == group.OK, out + err
     code, out, err = run(capsys, "explain", made, "--json")
-    assert code == cli.OK, err
+    assert code == group.OK, err
     report = json.loads(out)
     assert report["kernels"]
     assert report["steps"]

@@ -12,6 +12,7 @@ from zoo.build import text
 
 import naru
 from naru import cli
+from naru.cli import group
 from naru.demo import FOLDER
 from naru.errors import BundleError, InputError
 
@@ -68,5 +69,7 @@ def test_wrong_options_are_refused() -> None:
     with pytest.raises(InputError, match="name: expected"):
         naru.compile(source, name=5)  # pyright: ignore[reportArgumentType]
     bundle = naru.compile(source)
-    assert cli.main(["verify", str(source), "--against", "reference", "--seed", "-1"]) == cli.USAGE
+    assert (
+        cli.main(["verify", str(source), "--against", "reference", "--seed", "-1"]) == group.USAGE
+    )
     assert bundle.selftest()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from naru import cli
+from naru.cli import group
 from naru.demo import FOLDER, load_images
 from naru.frontend.onnx_tables import TABLE
 
@@ -44,7 +45,7 @@ def test_commands_run(
     for line in commands.splitlines():
         program, *args = shlex.split(line)
         assert program == "naru"
-        assert cli.main(args) == cli.OK, f"{line}: {capsys.readouterr().err}"
+        assert cli.main(args) == group.OK, f"{line}: {capsys.readouterr().err}"
     assert np.load("logits.npy").shape == (1, 10)
 
 

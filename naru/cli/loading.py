@@ -1,0 +1,65 @@
+"""What the verbs are given: a model file, compiled with progress shown, or a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from naru.artifact.bundle import Bundle
+    from naru.runtime.session import Model
+
+
+def compile_source(source: Path, isa: str, precision: str, *, cache: bool) -> Bundle:
+    from rich.console import Console
+
+    from naru import compiler
+    from naru.targets import get_target
+
+    target = None if isa == "host" else get_target(isa)
+    head = f"compiling {source.name} for {target.name if target else 'this machine'}"
+    # Shown only where a person looks at it.
+    with Console(stderr=True).status(head) as status:
+        return compiler.compile_bundle(
+            source,
+            target=target,
+            precision=precision,
+            cache=cache,
+            name=source.stem,
+            on_progress=lambda stage, done, total: status.update(f"{head}: {stage} {done}/{total}"),
+        )
+
+
+def load_model(
+    path: Path, isa: str = "host", precision: str = "fp32", *, cache: bool = True
+) -> Model:
+    """A bundle as it is; a model file is compiled first."""
+    from naru.runtime import session
+
+    if path.suffix == ".onnx":
+        return session.Model(compile_source(path, isa, precision, cache=cache))
+    return session.load(path)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """A bundle's parts, without asking whether this CPU fits; a model file is compiled first."""
+    from naru.artifact.bundle import read_bundle
+
+    if path.suffix == ".onnx":
+        return compile_source(path, "host", "fp32", cache=True)
+    return read_bundle(path)
+
+
+def parse_dims(texts: Sequence[str]) -> dict[str, int]:
+    dims: dict[str, int] = {}
+    for text in texts:
+        name, _, size = text.partition("=")
+        if not name or not size.isdecimal():
+            raise click.BadParameter(
+                f"{text!r}: expected NAME=N, as in batch=2", param_hint="--dims"
+            )
+        dims[name] = int(size)
+    return dims
