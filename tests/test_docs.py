@@ -26,7 +26,7 @@ from naru.ir.graph import Graph
 from naru.ir.text import print_func, print_graph, print_tensor_function, read_func
 from naru.options import Options
 from naru.schedule.group import group_function
-from naru.schedule.rewrites import prepare
+from naru.schedule.prepare import prepare
 from naru.schedule.steps import read_schedule
 from naru.targets import get_target
 

@@ -29,8 +29,10 @@ def weight_layout(n: Node, operand: int) -> Layout | None:
     if n.op == "matmul" and w.type.rank == 2:
         return Layout((1, 0), (1, PANEL))
     if n.op == "conv":
-        rank = w.type.rank
-        if n.attr("group", 1) == 1:
+        rank, filters = w.type.rank, known(w.type.shape[0])
+        group = n.attr("group", 1)
+        # No panel may hold filters of two groups.
+        if group == 1 or (isinstance(group, int) and filters and filters // group % PANEL == 0):
             return Layout((0, *range(2, rank), 1), (0, PANEL))
         return Layout((*range(2, rank), 1, 0))
     return None

@@ -15,7 +15,7 @@ from naru.targets import Target
 
 
 def default_schedule(tf: TensorFunction, target: Target) -> tuple[TensorFunction, Schedule]:
-    """The default for a prepared TensorFunction (see rewrites.prepare) of one output: the function
+    """The default for a prepared TensorFunction (see prepare.py) of one output: the function
     after the algorithm's rewrites, and the steps."""
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     reductions = [s for s in tf.stages if s.combine is not None]

@@ -14,7 +14,8 @@ from naru.ir.text_loop import read_func
 from naru.schedule.default import default_schedule
 from naru.schedule.group import group_function
 from naru.schedule.lower import lower
-from naru.schedule.rewrites import at_size, prepare
+from naru.schedule.prepare import prepare
+from naru.schedule.rewrites import at_size
 from naru.schedule.steps import Schedule, print_schedule
 from naru.targets import Target
 

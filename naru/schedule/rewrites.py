@@ -1,8 +1,7 @@
 """Algorithm rewrites: TensorFunction -> TensorFunction with the same meaning, before any loop.
 
-`prepare` applies the ones every kernel wants, in this order: plain stages disappear into their
-readers; tensors take their physical shape; dims of size 1 vanish; axes that always go together
-become one. What is left is the result's stage and the reductions it needs.
+Those that every kernel wants are listed in prepare.py; those that a schedule's first line names are
+at the end of this file.
 """
 
 from __future__ import annotations
@@ -320,24 +319,6 @@ def name_axes(tf: TensorFunction) -> TensorFunction:
         value = map_reads(value, lambda r: Read(renamed.get(r.tensor, r.tensor), r.index))
         stages.append(replace(s, tensor=renamed[s.tensor], axes=axes, reduction=loops, value=value))
     return replace(tf, stages=tuple(stages), outputs=tuple(renamed[t] for t in tf.outputs))
-
-
-PREPARE = (
-    inline_stages,
-    end_plainly,
-    use_layouts,
-    align_reductions,
-    drop_unit_dims,
-    collapse_axes,
-    name_axes,
-)
-
-
-def prepare(tf: TensorFunction) -> TensorFunction:
-    """All of the above, in order."""
-    for rewrite in PREPARE:
-        tf = rewrite(tf)
-    return tf
 
 
 def copy_operand(tf: TensorFunction, stage: Stage, tensor: Tensor, name: str) -> TensorFunction:

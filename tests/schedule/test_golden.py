@@ -28,7 +28,7 @@ from naru.ir.loop import Func
 from naru.ir.tensor import TensorFunction
 from naru.ir.text import print_func, read_tensor_function
 from naru.schedule.kernels import Kernels
-from naru.schedule.rewrites import prepare
+from naru.schedule.prepare import prepare
 from naru.schedule.steps import print_schedule, read_schedule
 from naru.targets import get_target
 
