@@ -92,6 +92,9 @@ def _transpose_samples() -> Iterable[Sample]:
 
 register(Op("transpose", "index", infer_transpose, ref_transpose, lower_transpose,
             samples=_transpose_samples))  # fmt: skip
+# The same, where the result's layout is such that its bytes are those of x (see choose_layout).
+register(Op("transpose_view", "view", infer_transpose, ref_transpose, lower_transpose,
+            samples=_transpose_samples))  # fmt: skip
 
 
 # --- slice ----------------------------------------------------------------------------------------

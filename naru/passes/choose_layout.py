@@ -7,12 +7,17 @@ an output) gets a copy in front, once.
 
 from __future__ import annotations
 
-from naru.ir.graph import Graph, Layout, Node, TensorType, toposort
-from naru.ir.simplify import known
+from naru.ir.expr import Expr
+from naru.ir.graph import Graph, Layout, Node, TensorType, toposort, users
+from naru.ir.simplify import ONE, known
+from naru.ops.operands import ints
 from naru.ops.registry import OPS
+from naru.ops.shape import aligned_groups
 from naru.passes.registry import graph_pass
 
 PANEL = 16  # columns of a packed weight panel, the same on every target
+# Operators whose result lies as their operand does.
+FOLLOWING = ("max_pool", "average_pool", "pad", "concat", "slice")
 FEW_CHANNELS = 8  # below this an image stays as it came: lanes of channels would be mostly empty
 
 
@@ -38,6 +43,11 @@ def weight_layout(n: Node, operand: int) -> Layout | None:
     return None
 
 
+def is_image_op(n: Node) -> bool:
+    """Does the operator take images as it finds them, in whichever layout?"""
+    return n.op in ("conv", *FOLLOWING)
+
+
 def wants_channels_last(n: Node, inputs: list[Node | None]) -> bool:
     """Whether the result of an image operator (or of elementwise work on one) is channels last."""
     rank = n.type.rank
@@ -52,18 +62,89 @@ def wants_channels_last(n: Node, inputs: list[Node | None]) -> bool:
         x is not None and x.type.layout is not None and x.type.rank == rank and x.op != "constant"
         for x in inputs
     ]
-    if n.op in ("max_pool", "average_pool", "pad"):
+    if n.op in ("max_pool", "average_pool"):
         channels = known(n.type.shape[1])
-        return last[0] or (n.op != "pad" and (channels is None or channels >= FEW_CHANNELS))
-    return OPS[n.op].kind == "elementwise" and any(last)
+        return last[0] or channels is None or channels >= FEW_CHANNELS
+    return (OPS[n.op].kind == "elementwise" or n.op in FOLLOWING) and any(last)
+
+
+# --- views ----------------------------------------------------------------------------------------
+
+
+def reshaped_order(old: TensorType, new: TensorType) -> tuple[int, ...] | None:
+    """The order of the axes of a reshape's result where its bytes stay as they are: each group of
+    old axes that becomes a group of new ones must lie together, and in order. None: it does not."""
+    layout = old.layout or Layout(tuple(range(old.rank)))
+    if layout.block is not None:
+        return None
+    real = [a for a in layout.order if old.shape[a] is not ONE]
+    found: list[tuple[int, list[int]]] = []
+    for i0, i1, j0, j1 in aligned_groups(old.shape, new.shape):
+        places = [real.index(a) for a in range(i0, i1) if old.shape[a] is not ONE]
+        if places and places != list(range(places[0], places[0] + len(places))):
+            return None
+        found.append((places[0] if places else -1, list(range(j0, j1))))
+    return tuple(a for _, group in sorted(found) for a in group)
+
+
+def transposed_order(old: TensorType, perm: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The order of the axes of a transpose's result if its bytes stay as they are."""
+    layout = old.layout or Layout(tuple(range(old.rank)))
+    return None if layout.block else tuple(perm.index(a) for a in layout.order)
+
+
+def _is_row_major(order: tuple[int, ...], shape: tuple[Expr, ...]) -> bool:
+    real = [a for a in order if shape[a] is not ONE]
+    return real == sorted(real)
+
+
+def _reshape(n: Node, x: Node) -> Node:
+    """A view of x as it lies, or of a row-major copy."""
+    order = reshaped_order(x.type, n.type)
+    if order is None:
+        return Node(n.op, (row_major(x),), n.attrs, n.types)
+    layout = None if _is_row_major(order, n.type.shape) else Layout(order)
+    return Node(n.op, (x,), n.attrs, (_laid(n.type, layout),))
+
+
+def _transpose(n: Node, x: Node, users: list[Node]) -> Node:
+    """Nothing to do where the bytes stay: an image that is channels last, seen as rows of channels,
+    and back. Otherwise a kernel."""
+    order = transposed_order(x.type, ints(dict(n.attrs), "perm"))
+    view = Node("transpose_view", (x,), n.attrs, n.types)
+    if order is not None and _is_row_major(order, n.type.shape):
+        return view
+    if order == channels_last(n.type.rank).order and any(map(is_image_op, users)):
+        return Node(view.op, view.inputs, n.attrs, (_laid(n.type, channels_last(n.type.rank)),))
+    layout = x.type.layout if _moves_channels_only(n, x) else None
+    return Node(n.op, (x,), n.attrs, (_laid(n.type, layout),))
+
+
+def _moves_channels_only(n: Node, x: Node) -> bool:
+    """Does a transpose of an image that is channels last exchange parts of the channels (a channel
+    shuffle)? They lie innermost, and the result is best channels last too."""
+    perm = ints(dict(n.attrs), "perm")
+    moved = {a for k, a in enumerate(perm) if a != k}
+    layout = x.type.layout
+    return layout is not None and moved == set(layout.order[len(perm) - len(moved) :])
+
+
+# --- the pass -------------------------------------------------------------------------------------
 
 
 @graph_pass
 def choose_layout(g: Graph) -> Graph:
     """Gives every tensor its layout. Runs last before fusion, which keeps types as they are."""
     done: dict[Node, Node] = {}
+    readers = users(g)
     for n in toposort(*g.outputs):
-        done[n] = _with_layout(n, [None if x is None else done[x] for x in n.inputs])
+        inputs = [None if x is None else done[x] for x in n.inputs]
+        if n.op == "reshape" and inputs[0] is not None:
+            done[n] = _reshape(n, inputs[0])
+        elif n.op == "transpose" and inputs[0] is not None:
+            done[n] = _transpose(n, inputs[0], list(readers[n]))
+        else:
+            done[n] = _with_layout(n, inputs)
     outputs = [row_major(done[n]) for n in g.outputs]
     notes = {done[n]: name for n, name in g.notes.items() if n in done}
     return g.with_outputs(outputs, notes)

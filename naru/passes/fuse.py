@@ -2,8 +2,9 @@
 
 A kernel is built around at most one contraction or a chain of row reductions; elementwise work
 after it is done while its results are in registers, cheap elementwise work before a row reduction
-while it reads. Pure index work (transpose, slice) moves into its reader's index expressions where
-lanes stay contiguous. Every group records why it ended where it did.
+while it reads. A border of zeros around the result is written along with it. Pure index work
+(transpose, slice) moves into its reader's index expressions where lanes stay contiguous. Every
+group records why it ended where it did.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from weakref import WeakValueDictionary
 
 from naru.errors import IRError
 from naru.ir.graph import Graph, Node, make_input, make_node, toposort, users
+from naru.ir.simplify import known
 from naru.ops.registry import OPS
 from naru.passes.registry import graph_pass
 
@@ -63,6 +65,14 @@ def keeps_lanes(n: Node) -> bool:
     return n.op == "slice"
 
 
+def is_frame(n: Node) -> bool:
+    """Does the node put a border of numbers around its operand? What computes the operand can then
+    write it into its place (see schedule/regions.py)."""
+    sizes = (*n.type.shape, *(d for x in n.inputs if x is not None for d in x.type.shape))
+    constant = n.op == "pad" and n.attr("mode", "constant") == "constant"
+    return constant and all(known(d) is not None for d in sizes[1:])
+
+
 def shared_reason(p: Node) -> str:
     """Why a group ends at a node with several readers."""
     return f"ends at {p.op}: its value is needed by others too"
@@ -95,6 +105,8 @@ class _Fusion:
             self.join_elementwise(n, mine)
         elif kind == "reduction":
             self.join_prologue(n, mine)
+        elif is_frame(n):
+            self.join_elementwise(n, mine)
         for m in mine.nodes:
             self.group[m] = mine
 
@@ -161,7 +173,7 @@ class _Fusion:
             )
         if n.type.layout is not p.type.layout:
             return "the next step changes the layout"
-        if found.anchor and n.type.shape != p.type.shape:
+        if found.anchor and n.type.shape != p.type.shape and not is_frame(n):
             return "the next step broadcasts the result"
         return ""
 

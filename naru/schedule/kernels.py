@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from naru.dtypes import DTYPES
 from naru.ir.expr import Binary, Const, Expr, Unary, Var, walk
 from naru.ir.graph import Graph, Node, TensorType, make_input, toposort
-from naru.ir.loop import For, Func, If, statements
+from naru.ir.loop import For, Func, If, Stmt, statements
 from naru.ir.simplify import add, compare, floordiv, mul, prod, select
 from naru.ir.tensor import TensorFunction
 from naru.ir.text_loop import read_func
 from naru.schedule.default import default_schedule
 from naru.schedule.group import group_function
-from naru.schedule.lower import lower
+from naru.schedule.lower import lower, signature
 from naru.schedule.prepare import prepare
+from naru.schedule.regions import Region, find_regions
 from naru.schedule.rewrites import at_size
 from naru.schedule.steps import Schedule, print_schedule
 from naru.targets import Target
@@ -88,7 +90,11 @@ class Kernels:
         )
 
     def lower(self, tf: TensorFunction, name: str) -> tuple[TensorFunction, Func, str]:
-        """The loop nest of a prepared function; a hot size gets a nest of its own and a branch."""
+        """The loop nest of a prepared function. Regions get nests of their own, a hot size gets one
+        and a branch."""
+        regions = find_regions(tf)
+        if regions:
+            return tf, *self.lower_regions(tf, regions, name)
         new, schedule = self.schedule(tf)
         func, text = lower(new, schedule, name, fma=self.fma), print_schedule(schedule)
         hot = hot_size(tf)
@@ -99,6 +105,20 @@ class Kernels:
         branch = If(Binary("eq", hot, Const(1)), one.body, func.body)
         note = f"{text}\nwhen {hot.name} == 1:\n{print_schedule(faster)}"
         return new, Func(name, func.params, (branch,)), note
+
+    def lower_regions(
+        self, tf: TensorFunction, regions: Sequence[Region], name: str
+    ) -> tuple[Func, str]:
+        """One nest after the other; they write to different places, so none waits for another."""
+        whole = signature(tf, name)
+        body: list[Stmt] = []
+        notes: list[str] = []
+        for region in regions:
+            new, schedule = self.schedule(region.tf)
+            nest = lower(new, schedule, name, fma=self.fma, like=whole, origin=region.origin)
+            body += nest.body
+            notes.append(f"where {region}:\n{print_schedule(schedule)}")
+        return Func(name, whole.params, tuple(body)), "\n".join(notes)
 
     def schedule(self, tf: TensorFunction) -> tuple[TensorFunction, Schedule]:
         """The schedule of a prepared function; records of a tuner would be looked up here."""

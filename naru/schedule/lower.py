@@ -96,9 +96,14 @@ class Lowering:
     """One kernel in the making."""
 
     def __init__(
-        self, tf: TensorFunction, schedule: Schedule, fused_multiply_add: bool, like: Func | None
+        self,
+        tf: TensorFunction,
+        schedule: Schedule,
+        fused_multiply_add: bool,
+        like: Func | None,
+        origin: tuple[Expr, ...],
     ) -> None:
-        self.tf, self.fma = tf, fused_multiply_add
+        self.tf, self.fma, self.origin = tf, fused_multiply_add, origin
         self.nests = read_steps(tf, schedule)
         tensors = (*tf.inputs, *tf.outputs)
         if like is None:
@@ -235,8 +240,16 @@ class Lowering:
         return map_reads(substitute(e, at), load)
 
     def store(
-        self, buffer: Buffer, index: tuple[Expr, ...], value: Expr, lane: Lane | Grid | None
+        self,
+        buffer: Buffer,
+        index: tuple[Expr, ...],
+        value: Expr,
+        lane: Lane | Grid | None,
+        *,
+        inside: bool = False,
     ) -> Stmt:
+        """The value of all lanes that count. `inside`: elements behind them, although they lie in
+        the buffer, belong to others."""
         if lane is None or all(free_of(i, *lane.variables) for i in index):
             return Store(buffer, index, value)
         if not value.shape:
@@ -245,7 +258,7 @@ class Lowering:
         if base is None:
             scatter = tuple(vectorize(i, lane) for i in index)
             return Store(buffer, scatter, value, lane.mask())
-        return Store(buffer, base, value, lane.mask_for(buffer, index))
+        return Store(buffer, base, value, lane.mask() if inside else lane.mask_for(buffer, index))
 
     # --- stages ----------------------------------------------------------------------------------
 
@@ -256,7 +269,9 @@ class Lowering:
         buffer = self.buffers[nest.stage.tensor]
         if not buffer.shape:
             index = ()
-        return [self.store(buffer, index, value, env.lane)]
+        if self.origin:
+            index = tuple(add(i, o) for i, o in zip(index, self.origin, strict=True))
+        return [self.store(buffer, index, value, env.lane, inside=bool(self.origin))]
 
     def compute_attached(self, nest: Nest, loop: str, env: Env) -> list[Stmt]:
         """The stages that are placed in a loop that has just been opened."""
@@ -526,9 +541,17 @@ def lower(
     *,
     fma: bool = True,
     like: Func | None = None,
+    origin: tuple[Expr, ...] = (),
 ) -> Func:
     """The kernel. `fma`: a·b + c in reductions rounds once (class `portable` says no). `like`: take
-    the buffers of this function (for a nest that is one branch of it).
+    the buffers of this function (for a nest that is one branch of it, or one region, whose result
+    begins at `origin` in the buffer).
 
     Raises ScheduleError when a step does not apply, saying why."""
-    return Lowering(tf, schedule, fma, like).func(name)
+    return Lowering(tf, schedule, fma, like, origin).func(name)
+
+
+def signature(tf: TensorFunction, name: str) -> Func:
+    """A kernel's parameters, without a body."""
+    buffers = [Buffer(t.name, t.dtype, t.shape) for t in (*tf.inputs, *tf.outputs)]
+    return Func(name, (*buffers, *tf.symbols()), ())

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from naru.errors import ScheduleError
-from naru.ir.expr import Const, Expr, Read, Var, children, walk, with_children
+from naru.ir.expr import Const, Expr, Read, Var, children, free_vars, walk, with_children
 from naru.ir.graph import Layout
 from naru.ir.simplify import add, ceildiv, floordiv, free_of, mod, mul, normal, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
@@ -134,8 +134,8 @@ def align_reductions(tf: TensorFunction) -> TensorFunction:
         position = {a.var: p for s, _ in found[:1] for p, a in enumerate(s.axes)}
         order = sorted(
             range(len(t.shape)),
-            key=lambda d: min((position.get(i, d) for _, r in found[:1] for i in r.index[d : d + 1]
-                               if isinstance(i, Var)), default=d),
+            key=lambda d: min((position.get(v, d) for _, r in found[:1] for i in r.index[d : d + 1]
+                               for v in free_vars(i)), default=d),
         )  # fmt: skip
         if order == list(range(len(t.shape))):
             continue
