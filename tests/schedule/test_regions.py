@@ -1,5 +1,4 @@
-"""Kernels whose result is cut into regions: the nests together are the whole, and nothing is written
-twice or outside of its place."""
+"""Kernels whose result is cut into regions: the nests together are the whole."""
 
 from __future__ import annotations
 
@@ -18,18 +17,18 @@ CONCAT = """
 def concat(a: f32[3, 5], b: f32[3, 20], c: f32[3, 2]):
     out[i: 3, j: 27] = select(j < 5, a[i, min(j, 4)], select(j < 25, b[i, max(min(j - 5, 19), 0)], c[i, max(j - 25, 0)]))
     return out
-"""
+"""  # noqa: E501
 BORDER = """
 def border(x: f32[4, 6, 9]):
     out[i: 7, j: 7, c: 9] = select(((i >= 1 and i < 5) and j < 6), max(x[min(max(i - 1, 0), 3), min(j, 5), c], 0.0), -1.0)
     return out
-"""
+"""  # noqa: E501
 PRODUCT = """
 def product(x: f32[5, 6, 4], w: f32[2, 4, 16], b: f32[21]):
     C[i: 5, j: 6, m: 21] = add[k: 4](x[i, j, k] * w[m // 16, k, m % 16])
     out[i: 7, j: 8, m: 21] = select((((i >= 1 and i <= 5) and j >= 1) and j <= 6), max(C[min(max(i - 1, 0), 4), min(max(j - 1, 0), 5), m] + b[m], 0.0), 0.0)
     return out
-"""
+"""  # noqa: E501
 CASES = {"concat": (CONCAT, 3), "border": (BORDER, 4), "product": (PRODUCT, 5)}
 
 
