@@ -139,21 +139,30 @@ def build(
     tell("golden", 0, 1)
     with stage("golden vector"):
         golden = pack_golden([make_golden(stages.graph, stages.program.requires)])
-    sections: dict[str, Any] = {
-        "code": linked.code,
-        "weights": pack_weights(stages.program),
-        "golden": golden,
-    }
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
     manifest = make_manifest(
         stages.graph,
         stages.program,
         linked,
         options.target,
         options={"precision": options.precision},
-        source_digest=hashlib.sha256(data).hexdigest(),
+        source_digest=_digest(source),
     )
+    program = stages.program
+    del stages  # and with it the weights in the layout of the model file
+    sections: dict[str, Any] = {
+        "code": linked.code,
+        "weights": pack_weights(program),
+        "golden": golden,
+    }
     return make_bundle(manifest, sections)
+
+
+def _digest(source: str | os.PathLike[str] | bytes) -> str:
+    """SHA-256 of the model file."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with Path(source).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # --- debugging (see knobs.py) ---------------------------------------------------------------------

@@ -33,6 +33,7 @@ from naru.ops.registry import Arrays, Attrs, Emit, Op, Sample, Types, register
 from naru.ops.samples import random
 
 Array = np.ndarray
+WIDENED_AT_ONCE = 1 << 22  # elements of a matrix, see _product
 
 
 def narrow(e: Emit, t: Tensor, dtype: str) -> Tensor:
@@ -75,7 +76,16 @@ def infer_matmul(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 def ref_matmul(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     a, b = given(arrays), given(arrays, 1)
     with np.errstate(all="ignore"):
-        return (np.asarray(np.matmul(wide(a), wide(b))).astype(a.dtype),)
+        return (np.asarray(_product(wide(a), wide(b))).astype(a.dtype),)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """a · b. A matrix of narrower floats (see ops/evaluate.py) is widened in parts: whole, weights
+    of half a gigabyte would take another one."""
+    if a.dtype == b.dtype or b.ndim != 2:
+        return np.matmul(a, b)
+    parts = np.array_split(b, max(1, b.size // WIDENED_AT_ONCE), axis=1)
+    return np.concatenate([np.matmul(a, part.astype(a.dtype)) for part in parts], axis=-1)
 
 
 def lower_matmul(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:

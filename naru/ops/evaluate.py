@@ -18,6 +18,8 @@ from naru.ops.registry import OPS, Arrays, Attrs
 Array = np.ndarray
 Env = dict[Var, int]
 MOST_ROUNDS = 20_000  # of a loop: one that never ends must not hang the compiler
+# Elements from which on the f32 of a constant stay: what they meet is f64, and so is the result.
+LARGE = 1 << 22
 _EXPR = (Const, Var, Binary, Select, Cast, Unary)
 
 
@@ -125,7 +127,9 @@ def _outputs(
     elif n.op == "loop" and attrs.get("rounds") is not None:
         env[attrs["rounds"]] = len(outs[-1])
     _check(n, outs, env, float64)
-    return tuple(_widened(a) for a in outs) if float64 else tuple(outs)
+    if not float64 or (n.op == "constant" and outs[0].size >= LARGE and outs[0].dtype.itemsize > 2):
+        return tuple(outs)
+    return tuple(_widened(a) for a in outs)
 
 
 def _widened(a: Array) -> Array:
