@@ -13,6 +13,7 @@ from naru.targets import Target
 
 # Of reductions: the same on every target, so that results are too (classes strict and portable).
 VIRTUAL_LANES = 16
+EVEN_FROM = 12  # iterations from which on a few threads get nearly equal parts
 
 
 def access(r: Read, axis: Var, lanes: int) -> str:
@@ -56,19 +57,27 @@ def lane_sizes(extent: int | None, tile: int, lanes: int) -> tuple[int, ...]:
     )
 
 
-def share_outermost(out: Stage, order: list[str], steps: list[Step]) -> list[Step]:
-    """The outermost loop that runs more than once is shared among the threads."""
+def share(out: Stage, loops: list[str], steps: list[Step]) -> list[Step]:
+    """The loop of the result that threads share, of `loops` from outermost to innermost: the first
+    that runs often enough to be divided evenly, else the one that runs most often."""
+    trips = [(_trips(out, loop, steps), loop) for loop in loops]
+    often = [loop for count, loop in trips if count >= EVEN_FROM]
+    most = max(trips, key=lambda t: t[0], default=(1, ""))
+    if often:
+        return [Parallel(out.tensor.name, often[0])]
+    return [Parallel(out.tensor.name, most[1])] if most[0] > 1 else []
+
+
+def _trips(out: Stage, loop: str, steps: list[Step]) -> int:
+    """How often a loop runs; a size that is not known counts as large."""
     extents = {a.var.name: known(a.extent) for a in out.axes}
     splits = {s.axis: s for s in steps if isinstance(s, Split)}
-    for loop in order:
-        axis = loop.removesuffix(".o")
-        extent = extents.get(axis)
-        if loop == f"{axis}.o" and axis in splits and axis in extents:
-            size = splits[axis].sizes[0]
-            if extent is None or extent >= 2 * size:
-                return [Parallel(out.tensor.name, loop)]
-        elif axis in extents and loop == axis and (extent is None or extent > 1):
-            return [Parallel(out.tensor.name, loop)]
-        else:
-            break
-    return []
+    axis = loop.removesuffix(".o")
+    if loop == axis:
+        return extents[axis] or EVEN_FROM
+    split = splits[axis]
+    if split.counts:
+        return max(split.counts)
+    inner = axis.removesuffix(".i")
+    extent = extents[axis] if axis in extents else splits[inner].sizes[0]
+    return EVEN_FROM if extent is None else max(1, extent // split.sizes[0])

@@ -17,7 +17,7 @@ from naru.schedule.analysis import (
     access,
     axis_positions,
     lane_sizes,
-    share_outermost,
+    share,
 )
 from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Unroll, Vectorize
 from naru.targets import Target
@@ -191,9 +191,9 @@ def schedule_contraction(
     order = _loop_order(out, plan, tile, columns)
     steps = _result_steps(out, plan, tile, lanes, columns)
     steps.append(Order(out.tensor.name, tuple(order)))
-    steps += share_outermost(out, order, steps)
-    inside = [x for x in order if not _in_tile(x, out, plan, columns)]
-    steps.append(ComputeAt(stage.tensor.name, out.tensor.name, inside[-1]))
+    outside = [x for x in order if not _in_tile(x, out, plan, columns)]
+    steps += share(out, outside, steps)
+    steps.append(ComputeAt(stage.tensor.name, out.tensor.name, outside[-1]))
     steps += _tile_steps(out, stage, plan, tile, lanes)
     return tf, Schedule(tuple(steps))
 

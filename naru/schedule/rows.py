@@ -9,7 +9,7 @@ from naru.schedule.analysis import (
     access,
     axis_positions,
     lane_sizes,
-    share_outermost,
+    share,
 )
 from naru.schedule.steps import ComputeAt, Order, Rfactor, Split, Step, Unroll, Vectorize
 
@@ -27,17 +27,16 @@ def row_steps(out: Stage, reductions: list[Stage], lanes: int) -> list[Step]:
         steps += [Split(name, f"{n}.i", (lanes,)), Unroll(name, f"{n}.i.o")]
         steps.append(Vectorize(name, f"{n}.i.i"))
         order = [*order[:-1], f"{n}.o", f"{n}.i.o", f"{n}.i.i"]
-        if not any(not s.axes for s in reductions):
-            steps += share_outermost(out, order, steps)
     by_tensor = {s.tensor: s for s in reductions}
-    for s in reductions:
-        steps += _place_reduction(s, out, by_tensor, order, lanes)
-    return steps
+    placed = [_place_reduction(s, out, by_tensor, lanes) for s in reductions]
+    # Inside of the loop that a reduction is computed in, each thread would compute it.
+    places = [s.loop for found in placed for s in found if isinstance(s, ComputeAt)]
+    depth = min((order.index(x) + 1 if x in order else 0 for x in places), default=len(order) - 2)
+    steps += share(out, order[: max(depth, 0)], steps)
+    return [*steps, *(s for found in placed for s in found)]
 
 
-def _place_reduction(
-    s: Stage, out: Stage, stages: dict[Tensor, Stage], order: list[str], lanes: int
-) -> list[Step]:
+def _place_reduction(s: Stage, out: Stage, stages: dict[Tensor, Stage], lanes: int) -> list[Step]:
     inner = s.tensor.name
     positions = through(s, out, stages)
     last = out.axes[-1].var.name if out.axes else ""
