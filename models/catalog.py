@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from .kept import kept
 
 HERE = Path(__file__).parent
+RECIPE = HERE / "recipe.py"
 LIBRARIES = {
     "light": ("onnx", "onnxruntime", "numpy"),
-    "vision": ("torch", "transformers"),
-    "language": ("torch", "transformers"),
+    "vision": ("torch",),
+    "from_transformers": ("torch", "transformers"),
     "sequence": ("torch",),
 }
 
@@ -71,7 +72,7 @@ class NamedModel:
         """The ONNX file, made at its first use; read-only."""
         sources = [HERE / f"{self.group}.py"]
         if self.exporter == "torch":
-            sources.append(HERE / "recipe.py")
+            sources.append(RECIPE)
         return kept(self.name, self._make, sources, LIBRARIES[self.group])
 
     def _make(self, path: Path) -> None:
@@ -127,46 +128,48 @@ def light(name: str, about: str, input_name: str = "data_0") -> NamedModel:
 MODELS: dict[str, NamedModel] = {
     model.name: model
     for model in (
+        # vision.py
         NamedModel("resnet18", "vision", "ResNet-18", image(224, "batch"), {"batch": 1}),
-        NamedModel(
-            "resnet50", "vision", "ResNet-50 v1.5, batch norms not folded", image(224)
-        ),
-        NamedModel(
-            "tiny_resnet", "vision", "ResNet-50's blocks, one a stage, an eighth as wide, on 32x32; "
-            "batch norms not folded", image(32, "batch"), {"batch": 1},
-        ),
+        NamedModel("resnet50", "vision", "ResNet-50 v1.5, batch norms not folded", image(224)),
+        NamedModel("tiny_resnet", "vision",
+                   "ResNet-50's blocks, one a stage, an eighth as wide; batch norms not folded",
+                   image(32, "batch"), {"batch": 1}),
         NamedModel("mobilenet_v2", "vision", "MobileNetV2: depthwise, ReLU6", image(224)),
-        NamedModel("efficientnet_b0", "vision", "EfficientNet-B0: depthwise, SiLU, squeeze-excite",
-                   image(224)),
-        NamedModel("convnext_tiny", "vision", "ConvNeXt-tiny: 7x7 depthwise, layer norm, GELU",
-                   image(224)),
-        NamedModel("unet", "vision", "U-Net of depth 2: transposed convolutions and concats",
+        NamedModel("efficientnet_b0", "vision",
+                   "EfficientNet-B0: depthwise, SiLU, squeeze-and-excite", image(224)),
+        NamedModel("unet", "vision", "U-Net of depth 2: transposed convolutions, concats",
                    image(256)),
         NamedModel("video3d", "vision", "a small 3-D ResNet on clips of 8 frames",
                    (Input("clip", (1, 3, 8, 112, 112), normal),)),
-        NamedModel("bert_base", "language", "BERT-base, last hidden state", BERT_INPUTS,
-                   {"batch": 1, "sequence": 128}),
-        NamedModel("minilm_l6", "language", "MiniLM-L6: BERT of 6 layers of 384", BERT_INPUTS,
+        # from_transformers.py
+        NamedModel("bert_base", "from_transformers", "BERT-base, last hidden state",
+                   BERT_INPUTS, {"batch": 1, "sequence": 128}),
+        NamedModel("minilm_l6", "from_transformers", "MiniLM-L6: BERT with 6 layers of 384",
+                   BERT_INPUTS, {"batch": 1, "sequence": 64}),
+        NamedModel("gpt2", "from_transformers",
+                   "GPT-2 reading a prompt (prefill), logits; weights in a file beside it",
+                   (Input("input_ids", TEXT, tokens(50257)), Input("attention_mask", TEXT, ones)),
                    {"batch": 1, "sequence": 64}),
-        NamedModel(
-            "gpt2", "language", "GPT-2, prefill: logits of a prompt; weights in a file of their own",
-            (Input("input_ids", TEXT, tokens(50257)), Input("attention_mask", TEXT, ones)),
-            {"batch": 1, "sequence": 64},
-        ),
-        NamedModel("vit_base", "language", "ViT-base, patches of 16x16",
+        NamedModel("vit_base", "from_transformers", "ViT-base, patches of 16x16",
                    image(224, "batch", "pixel_values"), {"batch": 1}),
-        NamedModel("whisper_tiny_encoder", "language", "the encoder of Whisper-tiny, 30 s of sound",
+        NamedModel("convnext_tiny", "from_transformers",
+                   "ConvNeXt-tiny: 7x7 depthwise, layer norm, GELU",
+                   image(224, name="pixel_values")),
+        NamedModel("whisper_tiny_encoder", "from_transformers",
+                   "the encoder of Whisper-tiny, 30 s of sound",
                    (Input("input_features", (1, 80, 3000), normal),)),
+        # sequence.py
         NamedModel("bilstm", "sequence", "bidirectional LSTM, 2 layers of 256",
                    (Input("x", ("batch", "steps", 80), normal),), {"batch": 1, "steps": 100}),
         NamedModel("gru", "sequence", "GRU of 256",
                    (Input("x", ("batch", "steps", 128), normal),), {"batch": 1, "steps": 100}),
-        NamedModel("mlp_784_200_10", "sequence", "MLP for 28x28 digits",
+        NamedModel("mlp_784_200_10", "sequence", "MLP with one hidden layer",
                    (Input("x", ("batch", 784), normal),), {"batch": 1}),
         NamedModel("mlp_64_128_128_10", "sequence", "MLP with two hidden layers",
                    (Input("x", ("batch", 64), normal),), {"batch": 1}),
         NamedModel("wavenet", "sequence", "gated causal convolutions, dilations 1 to 128",
                    (Input("x", (1, 32, 2000), normal),)),
+        # light.py
         light("bvlc_alexnet", "AlexNet: grouped convolutions, LRN, large dense layers"),
         light("densenet121", "DenseNet-121: 58 concats"),
         light("inception_v1", "GoogLeNet: four branches a block, LRN"),

@@ -1,14 +1,15 @@
-"""Nine classic CNNs whose graphs ship inside the `onnx` package, with weights that mean something.
+"""Nine classic CNNs whose graphs ship inside the package `onnx`, with weights that mean something.
 
-The package's files (`onnx/backend/test/data/light`, exported by Caffe2 long ago, opset 9) fill every
-weight with 0.02. Here the graph stays as it is, and the weights become initialisers by the recipe of
-`recipe.py`; that file needs torch, this one doesn't.
+The package's files (`onnx/backend/test/data/light`, exported by Caffe2 long ago, opset 9) fill
+every weight with 0.02. Here the graph stays as it is, and the weights become initialisers by the
+recipe of `recipe.py`; that file needs torch, this one doesn't.
 """
 
 from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -78,13 +79,14 @@ def make_weights(model: onnx.ModelProto) -> dict[str, Array]:
     shapes = weight_shapes(model)
     branches = {node.input[0] for node in model.graph.node if node.op_type == "Sum"}
     weights: dict[str, Array] = {}
-    behind: dict[str, str] = {}  # what Unsqueeze makes of a weight -> the weight
+    behind: dict[str, str] = {}  # a weight in another shape -> the weight
     for node in model.graph.node:
-        if node.op_type == "Unsqueeze":
+        if node.op_type in ("Unsqueeze", "Reshape") and node.input[0] in shapes:
             behind[node.output[0]] = node.input[0]
+            continue
         for position, value in enumerate(node.input):
             weight = behind.get(value, value)
-            if weight in shapes and node.op_type != "Unsqueeze":
+            if weight in shapes:
                 ends_branch = node.output[0] in branches
                 weights[weight] = make(node.op_type, position, weight, shapes[weight], ends_branch)
     return weights
@@ -110,11 +112,11 @@ def make(
     """Values for a weight that is operand `position` of an `op_type`."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     match op_type, position:
-        case ("Conv" | "Gemm"), 1:  # all are [outputs, inputs, ...]
+        case (("Conv" | "Gemm"), 1):  # all are [outputs, inputs, ...]
             values = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
-        case ("BatchNormalization" | "Mul"), 1:
+        case (("BatchNormalization" | "Mul"), 1):
             values = rng.uniform(0.9, 1.1, shape) * (SMALL_GAMMA if ends_branch else 1.0)
-        case ("Conv" | "Gemm" | "BatchNormalization"), 2:
+        case (("Conv" | "Gemm" | "BatchNormalization"), 2):
             values = rng.standard_normal(shape) * 0.05
         case "Add", 1:
             values = rng.standard_normal(shape) * 0.05
@@ -154,6 +156,29 @@ def measure(model: onnx.ModelProto) -> dict[str, Array]:
     norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
     if not norms:
         return {}
+    session = measuring_session(model, [norm.input[0] for norm in norms])
+    image = session.get_inputs()[0]
+    rng = np.random.default_rng(0)
+    sums = [(0.0, 0.0) for _ in norms]
+    for _ in range(MEASURED_IMAGES):
+        feed = {image.name: rng.standard_normal(image.shape).astype(np.float32)}
+        read = cast("list[Array]", session.run(None, feed))
+        sums = [
+            (mean + x.mean(axis=(0, 2, 3)), square + (x**2).mean(axis=(0, 2, 3)))
+            for (mean, square), x in zip(sums, read, strict=True)
+        ]
+    statistics: dict[str, Array] = {}
+    for norm, (mean, square) in zip(norms, sums, strict=True):
+        mean, square = np.asarray(mean) / MEASURED_IMAGES, np.asarray(square) / MEASURED_IMAGES
+        variance = square - mean**2
+        least = LEAST_VARIANCE * variance.mean()
+        statistics[norm.input[3]] = mean.astype(np.float32)
+        statistics[norm.input[4]] = np.maximum(variance, least).astype(np.float32)
+    return statistics
+
+
+def measuring_session(model: onnx.ModelProto, outputs: list[str]) -> onnxruntime.InferenceSession:
+    """The model with instance norms for its batch norms, and these values as its outputs."""
     measured = onnx.ModelProto()
     measured.CopyFrom(model)
     for node in measured.graph.node:
@@ -161,23 +186,9 @@ def measure(model: onnx.ModelProto) -> dict[str, Array]:
             node.op_type = "InstanceNormalization"
             del node.input[3:]
     measured.graph.ClearField("output")
-    measured.graph.output.extend(helper.make_empty_tensor_value_info(n.input[0]) for n in norms)
-    session = onnxruntime.InferenceSession(
-        measured.SerializeToString(), providers=["CPUExecutionProvider"]
+    measured.graph.output.extend(map(helper.make_empty_tensor_value_info, outputs))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns of each weight that instance norms don't read
+    return onnxruntime.InferenceSession(
+        measured.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    image = session.get_inputs()[0]
-    rng = np.random.default_rng(0)
-    mean = {norm.input[0]: 0.0 for norm in norms}
-    square = dict(mean)
-    for _ in range(MEASURED_IMAGES):
-        feed = {image.name: rng.standard_normal(image.shape).astype(np.float32)}
-        for name, values in zip(mean, session.run(None, feed), strict=True):
-            mean[name] += values.mean(axis=(0, 2, 3)) / MEASURED_IMAGES
-            square[name] += (values**2).mean(axis=(0, 2, 3)) / MEASURED_IMAGES
-    statistics: dict[str, Array] = {}
-    for norm in norms:
-        x, _, _, mean_name, variance_name = norm.input
-        variance = square[x] - mean[x] ** 2
-        statistics[mean_name] = mean[x]
-        statistics[variance_name] = np.maximum(variance, LEAST_VARIANCE * variance.mean())
-    return statistics

@@ -60,14 +60,16 @@ def _he(module: nn.modules.conv._ConvNd) -> None:
 
 
 def _recurrent(module: nn.RNNBase) -> None:
-    """Xavier from the input, orthogonal from the state, so that the state neither grows nor fades."""
+    """Xavier from the input, orthogonal from the state, so that the state neither grows nor fades.
+    Each weight holds the matrices of all gates, one below the other."""
     for name, weight in module.named_parameters():
-        if name.startswith("weight_ih"):
-            nn.init.xavier_uniform_(weight)
-        elif name.startswith("weight_hh"):
-            nn.init.orthogonal_(weight)
-        else:
-            nn.init.normal_(weight, std=0.05)
+        for gate in weight.data.split(module.hidden_size):
+            if name.startswith("weight_ih"):
+                nn.init.xavier_uniform_(gate)
+            elif name.startswith("weight_hh"):
+                nn.init.orthogonal_(gate)
+            else:
+                nn.init.normal_(gate, std=0.05)
 
 
 def measure_norms(network: nn.Module, shape: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -32,9 +33,7 @@ def export_recurrent(network: nn.RNNBase, path: Path) -> None:
 
 def bilstm(path: Path) -> None:
     torch.manual_seed(20)
-    export_recurrent(
-        nn.LSTM(80, 256, num_layers=2, bidirectional=True, batch_first=True), path
-    )
+    export_recurrent(nn.LSTM(80, 256, num_layers=2, bidirectional=True, batch_first=True), path)
 
 
 def gru(path: Path) -> None:
@@ -45,7 +44,7 @@ def gru(path: Path) -> None:
 def export_dense(sizes: tuple[int, ...], path: Path) -> None:
     """Dense layers with ReLU between them; input `x` [batch, sizes[0]], output `y`."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     network = nn.Sequential(*layers[:-1])
     initialise(network)
@@ -103,6 +102,4 @@ def wavenet(path: Path) -> None:
     torch.manual_seed(24)
     network = Wavenet(32, 64, 8, 64)
     initialise(network)
-    for block in network.blocks:
-        block.out.weight.data *= 0.5
     export(network, {"x": torch.randn(1, 32, 2000)}, ["y"], path)

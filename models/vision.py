@@ -5,31 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import transformers
 from torch import nn
 
-from .recipe import SMALL_GAMMA, export, initialise, measure_norms
+from .recipe import export, initialise, measure_norms
 
 CLASSES = 1000
 
 
+CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def conv_norm(
+    channels: int, width: int, size: int, stride: int = 1, *, groups: int = 1, dims: int = 2
+) -> nn.Sequential:
+    """A convolution that keeps the size, up to its stride, with a batch norm in place of a bias."""
+    convolution = CONVOLUTION[dims](
+        channels, width, size, stride, padding=size // 2, groups=groups, bias=False
+    )
+    return nn.Sequential(convolution, NORM[dims](width))
+
+
+def shortcut(channels: int, width: int, stride: int, dims: int = 2) -> nn.Module | None:
+    """A projection where the branch changes the shape, else None."""
+    if stride == 1 and channels == width:
+        return None
+    return conv_norm(channels, width, 1, stride, dims=dims)
+
+
 class Basic(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: the block of ResNet-18 and -34."""
+    """Two convolutions of size 3 beside a shortcut: the block of ResNet-18."""
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, dims: int = 2) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.last_norm = nn.BatchNorm2d(width)
-        self.downsample = shortcut(channels, width, stride)
+        self.first = conv_norm(channels, width, 3, stride, dims=dims)
+        self.last = conv_norm(width, width, 3, dims=dims)
+        self.shortcut = shortcut(channels, width, stride, dims)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.bn1(self.conv1(x)))
-        y = self.last_norm(self.conv2(y))
-        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
+        y = self.last(torch.relu(self.first(x)))
+        return torch.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class Bottleneck(nn.Module):
@@ -39,36 +56,21 @@ class Bottleneck(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.last_norm = nn.BatchNorm2d(4 * width)
-        self.downsample = shortcut(channels, 4 * width, stride)
+        self.first = conv_norm(channels, width, 1)
+        self.middle = conv_norm(width, width, 3, stride)
+        self.last = conv_norm(width, 4 * width, 1)
+        self.shortcut = shortcut(channels, 4 * width, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.bn1(self.conv1(x)))
-        y = torch.relu(self.bn2(self.conv2(y)))
-        y = self.last_norm(self.conv3(y))
-        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-def shortcut(channels: int, width: int, stride: int) -> nn.Module | None:
-    """A projection where the branch changes the shape, else None."""
-    if stride == 1 and channels == width:
-        return None
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width)
-    )
+        y = self.last(torch.relu(self.middle(torch.relu(self.first(x)))))
+        return torch.relu(y + (x if self.shortcut is None else self.shortcut(x)))
 
 
 def make_resnet(
     block: type[Basic] | type[Bottleneck], counts: tuple[int, ...], width: int, classes: int
 ) -> nn.Sequential:
     layers: list[nn.Module] = [
-        nn.Conv2d(3, width, 7, 2, padding=3, bias=False),
-        nn.BatchNorm2d(width),
+        conv_norm(3, width, 7, 2),
         nn.ReLU(),
         nn.MaxPool2d(3, 2, padding=1),
     ]
@@ -84,10 +86,9 @@ def make_resnet(
 
 
 def prepare(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
-    """Weights by the recipe; a block with a residual branch calls its last norm `last_norm`."""
-    small = [m.last_norm for m in network.modules() if isinstance(m, Basic | Bottleneck | Inverted)]
-    small += [m.last_norm for m in network.modules() if isinstance(m, Block3d)]
-    initialise(network, small)
+    """Weights by the recipe. A residual block ends its branch with the conv_norm called `last`."""
+    blocks = (Basic, Bottleneck, Inverted)
+    initialise(network, [m.last[1] for m in network.modules() if isinstance(m, blocks)])
     measure_norms(network, shape)
     return network
 
@@ -150,26 +151,17 @@ class Inverted(nn.Module):
         hidden = ratio * channels
         layers: list[nn.Module] = []
         if ratio != 1:
-            layers += [*conv_norm(channels, hidden, 1), activation()]
-        layers += [*conv_norm(hidden, hidden, size, stride, groups=hidden), activation()]
+            layers += [conv_norm(channels, hidden, 1), activation()]
+        layers += [conv_norm(hidden, hidden, size, stride, groups=hidden), activation()]
         if excite:
             layers.append(SqueezeExcite(hidden, max(1, channels // 4)))
-        self.layers = nn.Sequential(*layers, nn.Conv2d(hidden, width, 1, bias=False))
-        self.last_norm = nn.BatchNorm2d(width)
+        self.layers = nn.Sequential(*layers)
+        self.last = conv_norm(hidden, width, 1)
         self.residual = stride == 1 and channels == width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.last_norm(self.layers(x))
+        y = self.last(self.layers(x))
         return x + y if self.residual else y
-
-
-def conv_norm(
-    channels: int, width: int, size: int, stride: int = 1, groups: int = 1
-) -> tuple[nn.Module, nn.Module]:
-    convolution = nn.Conv2d(
-        channels, width, size, stride, padding=size // 2, groups=groups, bias=False
-    )
-    return convolution, nn.BatchNorm2d(width)
 
 
 def make_inverted(
@@ -180,7 +172,7 @@ def make_inverted(
     excite: bool,
 ) -> nn.Sequential:
     """`stages` lists (expansion ratio, width, blocks, stride of the first, kernel size)."""
-    layers: list[nn.Module] = [*conv_norm(3, 32, 3, 2), activation()]
+    layers: list[nn.Module] = [conv_norm(3, 32, 3, 2), activation()]
     channels = 32
     for ratio, width, count, stride, size in stages:
         for position in range(count):
@@ -198,7 +190,7 @@ def make_inverted(
             channels = width
     return nn.Sequential(
         *layers,
-        *conv_norm(channels, last, 1),
+        conv_norm(channels, last, 1),
         activation(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
@@ -226,29 +218,6 @@ def efficientnet_b0(path: Path) -> None:
     export_image(prepare(network, (4, 3, 224, 224)), path, 224)
 
 
-class Logits(nn.Module):
-    """A classifier of transformers, reduced to one input and one output."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.network(pixel_values=pixel_values).logits
-
-
-def convnext_tiny(path: Path) -> None:
-    torch.manual_seed(4)
-    network = transformers.ConvNextForImageClassification(
-        transformers.ConvNextConfig(num_labels=CLASSES)
-    )
-    initialise(network)
-    for name, scale in network.named_parameters():
-        if name.endswith("layer_scale_parameter"):  # it stands where others have a last gamma
-            nn.init.uniform_(scale, 0.9 * SMALL_GAMMA, 1.1 * SMALL_GAMMA)
-    export_image(Logits(network), path, 224)
-
-
 class Unet(nn.Module):
     """A U-Net of depth 2, 32 channels at full size: 12.7 GFLOP on 256x256."""
 
@@ -274,7 +243,7 @@ class Unet(nn.Module):
 
 def two_convolutions(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        *conv_norm(channels, width, 3), nn.ReLU(), *conv_norm(width, width, 3), nn.ReLU()
+        conv_norm(channels, width, 3), nn.ReLU(), conv_norm(width, width, 3), nn.ReLU()
     )
 
 
@@ -284,27 +253,6 @@ def unet(path: Path) -> None:
     export(network, {"image": torch.randn(1, 3, 256, 256)}, ["mask"], path)
 
 
-class Block3d(nn.Module):
-    """Two 3x3x3 convolutions beside a shortcut, for clips."""
-
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv3d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm3d(width)
-        self.conv2 = nn.Conv3d(width, width, 3, padding=1, bias=False)
-        self.last_norm = nn.BatchNorm3d(width)
-        self.downsample = None
-        if stride != 1 or channels != width:
-            self.downsample = nn.Sequential(
-                nn.Conv3d(channels, width, 1, stride, bias=False), nn.BatchNorm3d(width)
-            )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.bn1(self.conv1(x)))
-        y = self.last_norm(self.conv2(y))
-        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
 def video3d(path: Path) -> None:
     torch.manual_seed(6)
     network = nn.Sequential(
@@ -312,9 +260,9 @@ def video3d(path: Path) -> None:
         nn.BatchNorm3d(16),
         nn.ReLU(),
         nn.MaxPool3d((1, 3, 3), (1, 2, 2), padding=(0, 1, 1)),
-        Block3d(16, 16, 1),
-        Block3d(16, 32, 2),
-        Block3d(32, 64, 2),
+        Basic(16, 16, 1, dims=3),
+        Basic(16, 32, 2, dims=3),
+        Basic(32, 64, 2, dims=3),
         nn.AdaptiveAvgPool3d(1),
         nn.Flatten(),
         nn.Linear(64, 101),
