@@ -54,8 +54,8 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from naru.errors import BundleError
-from naru.runtime import _native
+from ..errors import BundleError
+from ..runtime import _native
 
 FORMAT = 1
 _MAX_POINTERS = 65536  # slots for memory that the code allocates

@@ -20,8 +20,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from naru import knobs
-from naru.artifact.bundle import (
+from .. import knobs
+from ..artifact.bundle import (
     Bundle,
     Bytes,
     Entry,
@@ -31,8 +31,8 @@ from naru.artifact.bundle import (
     make_bundle,
     read_bundle,
 )
-from naru.errors import BundleError, InputError, NaruError, RunError, TargetError
-from naru.runtime import _native, arguments
+from ..errors import BundleError, InputError, NaruError, RunError, TargetError
+from . import _native, arguments
 
 Array = NDArray[Any]
 

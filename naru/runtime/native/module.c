@@ -162,7 +162,7 @@ static PyMethodDef functions[] = {
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "naru.runtime._native",
+    .m_name = NARU_MODULE,
     .m_doc = "Runs bundles: mapping, calls, threads; and what this machine is.",
     .m_size = -1,
     .m_methods = functions,
