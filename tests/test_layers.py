@@ -191,10 +191,10 @@ def test_imports_stand_at_the_top() -> None:
     assert not problems, "\n" + "\n".join(sorted(set(problems)))
 
 
-def names_naru_absolutely(node: ast.AST) -> bool:
+def names_naru_absolutely(node: ast.Import | ast.ImportFrom) -> bool:
     if isinstance(node, ast.Import):
         return any(names_naru(alias.name) for alias in node.names)
-    return isinstance(node, ast.ImportFrom) and not node.level and names_naru(node.module or "")
+    return node.level == 0 and names_naru(node.module or "")
 
 
 def names_naru(module: str) -> bool:
@@ -216,7 +216,7 @@ def test_what_the_slim_wheel_ships_is_closed() -> None:
         problems += [
             f"{path.relative_to(ROOT)}:{node.lineno}: import it relatively"
             for node in ast.walk(tree)
-            if names_naru_absolutely(node)
+            if isinstance(node, ast.Import | ast.ImportFrom) and names_naru_absolutely(node)
         ]
     assert not problems, "\n" + "\n".join(problems)
 

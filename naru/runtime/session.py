@@ -27,6 +27,7 @@ from ..artifact.bundle import (
     Entry,
     Source,
     TensorSpec,
+    check_range,
     dtype_of,
     make_bundle,
     read_bundle,
@@ -105,11 +106,7 @@ def assemble(
 
 def _check_target(bundle: Bundle) -> None:
     abi = bundle.manifest["abi"]
-    if abi != _native.ABI_VERSION:
-        raise BundleError(
-            f"the code was made for ABI {abi}, this naru has ABI {_native.ABI_VERSION}",
-            hint="compile the model again, or install the naru that wrote it",
-        )
+    check_range(bundle.manifest, "ABI", abi, _native.OLDEST_ABI, _native.ABI_VERSION)
     target = bundle.manifest["target"]
     machine = platform.machine().lower()
     machine = _MACHINES.get(machine, machine)
