@@ -4,6 +4,7 @@
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node)
 #   make bench       measure against ONNX Runtime, in turns, and write JSON to bench/results/
+#   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
 
@@ -16,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo test test-slow bench check clean clean-all qemu node
+.PHONY: demo test test-slow bench wheels check clean clean-all qemu node
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -30,6 +31,9 @@ test-slow: $(VENV)/.installed-slow qemu node
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python bench/run.py
+
+wheels: $(VENV)/.installed-test
+	$(BIN)/python tools/build_wheels.py
 
 check: $(VENV)/.installed-test
 	PATH="$(CURDIR)/$(BIN):$$PATH" tools/check
@@ -77,7 +81,7 @@ node:
 
 clean:
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
-	find naru tests tools bench models -name __pycache__ -type d -prune -exec rm -rf {} +
+	find naru packages tests tools bench models -name __pycache__ -type d -prune -exec rm -rf {} +
 	find naru -name '*.so' -delete
 	# The extension is gone: the next target must build it.
 	rm -f $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-slow

@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from naru.artifact.bundle import Bundle, Symbol, dtype_of
-from naru.errors import InputError
-from naru.runtime.session import TensorInfo
+from .artifact.bundle import Bundle, Symbol, dtype_of
+from .errors import InputError
+from .runtime.session import TensorInfo
 
 Array = NDArray[Any]
 

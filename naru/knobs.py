@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from naru.errors import NaruError
+from .errors import NaruError
 
 
 def _level(low: int, high: int) -> Callable[[str], int]:

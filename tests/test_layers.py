@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tools.build_wheels import runtime_files
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "naru"
 
@@ -189,8 +191,34 @@ def test_imports_stand_at_the_top() -> None:
     assert not problems, "\n" + "\n".join(sorted(set(problems)))
 
 
+def names_naru_absolutely(node: ast.Import | ast.ImportFrom) -> bool:
+    if isinstance(node, ast.Import):
+        return any(names_naru(alias.name) for alias in node.names)
+    return node.level == 0 and names_naru(node.module or "")
+
+
 def names_naru(module: str) -> bool:
     return module.split(".")[0] == "naru"
+
+
+def test_what_the_slim_wheel_ships_is_closed() -> None:
+    """It is a package of another name: its files import each other relatively, and else only numpy
+    and the standard library (and ml_dtypes, where a dtype needs it)."""
+    shipped = {module_name(path): path for path in runtime_files() if path.suffix == ".py"}
+    known = {*shipped, "naru", "naru.runtime", "naru.artifact", "naru.runtime._native"}
+    allowed = {*sys.stdlib_module_names, "numpy", "ml_dtypes"}
+    problems = []
+    for module, path in shipped.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        for imported, line in imports_of(tree, module, False, known):
+            if imported not in known and imported.split(".")[0] not in allowed:
+                problems.append(f"{path.relative_to(ROOT)}:{line}: {imported} is not shipped")
+        problems += [
+            f"{path.relative_to(ROOT)}:{node.lineno}: import it relatively"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom) and names_naru_absolutely(node)
+        ]
+    assert not problems, "\n" + "\n".join(problems)
 
 
 def test_no_star_imports() -> None:

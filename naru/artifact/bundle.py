@@ -16,6 +16,7 @@ not malice: a bundle is machine code, and loading it means trusting who made it.
 The manifest (`?` marks what may be absent; more keys are kept and ignored)::
 
     format, abi     ints; naru: the version that wrote it
+    needs?          [names of features without which the bundle must not be run]
     target          {name, triple, features: [LLVM names that the CPU must have]}
     source          {name, sha256?, ...}            options: {...}
     symbols         [{name, lo, hi, kind: "input" | "kernel"}], inputs first; a dim of an input
@@ -34,6 +35,13 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     sections        [{name, offset, size, digest}], written by write_bundle
 
 dtypes are numpy's names, and `bfloat16` and other names of ml_dtypes.
+
+Versions. `format` counts changes of this description that break readers, `abi` those of abi.h that
+break code. A runtime reads every format from OLDEST_FORMAT on and runs every ABI from OLDEST_ABI
+(abi.h) on, up to its own; newer ones it refuses by number. What may be ignored is added without a
+new number: a key, a section. What must not be ignored, but only some bundles use, gets a name
+in `needs`; a runtime refuses names that are not in its FEATURES. The header, the place of the
+manifest, and its key `naru` are the same in all formats: a refusal can say who wrote the file.
 """
 
 from __future__ import annotations
@@ -54,10 +62,13 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from naru.errors import BundleError
-from naru.runtime import _native
+from ..errors import BundleError
+from ..runtime import _native
+from ..version import VERSION
 
 FORMAT = 1
+OLDEST_FORMAT = 1
+FEATURES: frozenset[str] = frozenset()  # what this runtime has for `needs`
 _MAX_POINTERS = 65536  # slots for memory that the code allocates
 MAGIC = b"\x89NARU\r\n\x1a"
 ALIGN = 4096
@@ -211,7 +222,7 @@ def write_bundle(
     breaks that schema or the file cannot be written; then no partial file is left.
     """
     head, table = _layout(manifest, sections)
-    _check_manifest(json.loads(head[_HEADER_SIZE:]), _file_size(table, len(head)))
+    _check_manifest(json.loads(head[_HEADER_SIZE:]), FORMAT, _file_size(table, len(head)))
     if isinstance(dest, (str, os.PathLike)):
         with _replacing(dest) as file:
             _write_parts(file, head, table, sections)
@@ -369,8 +380,9 @@ def read_bundle(source: Source, *, verify: bool = True) -> Bundle:
     try:
         image = _open_image(source)
         data = memoryview(image)
-        manifest = _read_manifest(data)
-        symbols, entries, sections = _check_manifest(manifest, len(data))
+        version, manifest = _read_manifest(data)
+        _check_versions(version, manifest)
+        symbols, entries, sections = _check_manifest(manifest, version, len(data))
         _check_layout(data, sections, verify=verify)
     except BundleError as error:
         if where and error.where is None:
@@ -397,7 +409,8 @@ def _open_image(source: Source) -> _native.Image:
         raise BundleError(f"the bundle cannot be read: {text or error}") from error
 
 
-def _read_manifest(data: memoryview) -> Json:
+def _read_manifest(data: memoryview) -> tuple[int, Json]:
+    """The format and the manifest, which are found the same way in every format."""
     if len(data) < _HEADER_SIZE:
         raise BundleError(f"not a naru bundle: {len(data)} bytes are less than a header")
     magic, version, zero, size, length, crc = _HEAD.unpack(data[: _HEAD.size])
@@ -406,11 +419,6 @@ def _read_manifest(data: memoryview) -> Json:
     (head_crc,) = struct.unpack("<I", data[_HEAD.size : _HEADER_SIZE])
     if head_crc != _native.crc32c(data[: _HEAD.size]):
         raise BundleError("damaged: the header does not match its checksum")
-    if version != FORMAT:
-        raise BundleError(
-            f"this file has format {version}, this naru reads format {FORMAT}",
-            hint="compile the model again, or install the naru that wrote it",
-        )
     if zero != 0 or size != len(data):
         raise BundleError(f"damaged: expected {size} bytes, the file has {len(data)}")
     if length > min(_MAX_MANIFEST, size - _HEADER_SIZE):
@@ -421,7 +429,39 @@ def _read_manifest(data: memoryview) -> Json:
     manifest = _parse_json(bytes(text), "the manifest")
     if not isinstance(manifest, dict):
         raise BundleError("the manifest is not a JSON object")
-    return cast(Json, manifest)
+    return version, cast(Json, manifest)
+
+
+def _check_versions(version: int, manifest: Json) -> None:
+    """Refuses a format that this runtime does not read, and needs that it does not meet."""
+    check_range(manifest, "format", version, OLDEST_FORMAT, FORMAT)
+    needs = _Reader(manifest, "$").texts("needs", required=False)
+    unknown = [name for name in needs if name not in FEATURES]
+    if unknown:
+        listed = _listed(unknown)
+        raise BundleError(
+            f"{_made_by(manifest)} and needs {listed}, which naru {VERSION} does not have",
+            hint=_NEWER_HINT,
+        )
+
+
+_NEWER_HINT = f"upgrade naru or naru-runtime, or compile the model with naru {VERSION}"
+
+
+def check_range(manifest: Json, what: str, found: int, oldest: int, newest: int) -> None:
+    """Raises BundleError when a version of the bundle is outside what this runtime takes."""
+    if oldest <= found <= newest:
+        return
+    taken = str(newest) if oldest == newest else f"{oldest} to {newest}"
+    raise BundleError(
+        f"{_made_by(manifest)} with {what} {found}; naru {VERSION} takes {what} {taken}",
+        hint=_NEWER_HINT if found > newest else f"compile the model again, with naru {VERSION}",
+    )
+
+
+def _made_by(manifest: Json) -> str:
+    maker = manifest.get("naru")
+    return f"made by naru {maker}" if isinstance(maker, str) else "made by another naru"
 
 
 def _parse_json(data: bytes, what: str) -> object:
@@ -517,13 +557,14 @@ class _Reader:
 
 
 def _check_manifest(
-    manifest: Json, file_size: int
+    manifest: Json, version: int, file_size: int
 ) -> tuple[tuple[Symbol, ...], tuple[Entry, ...], tuple[Section, ...]]:
     """Reads the manifest into types. Raises BundleError for the first thing that is wrong."""
     root = _Reader(manifest, "$")
-    root.number("format", FORMAT, FORMAT)
+    root.number("format", version, version)
     root.number("abi", 1, 1 << 16)
     root.text("naru")
+    root.texts("needs", required=False)
     target = root.object("target")
     target.text("name")
     target.text("triple")

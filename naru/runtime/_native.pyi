@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 ABI_VERSION: int
+OLDEST_ABI: int
 
 class Image:
     """Read-only memory of a bundle, from a file descriptor (mapped) or a buffer (copied)."""

@@ -14,9 +14,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from naru.artifact.bundle import Symbol, TensorSpec, dtype_of
-from naru.errors import InputError
-from naru.runtime import _native
+from ..artifact.bundle import Symbol, TensorSpec, dtype_of
+from ..errors import InputError
+from . import _native
 
 Array = NDArray[Any]
 

@@ -20,19 +20,20 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from naru import knobs
-from naru.artifact.bundle import (
+from .. import knobs
+from ..artifact.bundle import (
     Bundle,
     Bytes,
     Entry,
     Source,
     TensorSpec,
+    check_range,
     dtype_of,
     make_bundle,
     read_bundle,
 )
-from naru.errors import BundleError, InputError, NaruError, RunError, TargetError
-from naru.runtime import _native, arguments
+from ..errors import BundleError, InputError, NaruError, RunError, TargetError
+from . import _native, arguments
 
 Array = NDArray[Any]
 
@@ -105,11 +106,7 @@ def assemble(
 
 def _check_target(bundle: Bundle) -> None:
     abi = bundle.manifest["abi"]
-    if abi != _native.ABI_VERSION:
-        raise BundleError(
-            f"the code was made for ABI {abi}, this naru has ABI {_native.ABI_VERSION}",
-            hint="compile the model again, or install the naru that wrote it",
-        )
+    check_range(bundle.manifest, "ABI", abi, _native.OLDEST_ABI, _native.ABI_VERSION)
     target = bundle.manifest["target"]
     machine = platform.machine().lower()
     machine = _MACHINES.get(machine, machine)

@@ -183,12 +183,51 @@ def test_files_that_are_no_bundles(tmp_path: Path) -> None:
             read_bundle(source)
 
 
-def test_another_format_names_both() -> None:
-    data = bytearray(pack_bundle(MANIFEST, SECTIONS))
-    struct.pack_into("<I", data, 8, 7)
+def with_format(number: int, maker: object) -> bytes:
+    """A bundle as another naru might have written it."""
+    data = bytearray(forged(lambda m: m.update(format=number, naru=maker)))
+    struct.pack_into("<I", data, 8, number)
     struct.pack_into("<I", data, 36, _native.crc32c(bytes(data[:36])))
-    with pytest.raises(BundleError, match="format 7, this naru reads format 1"):
-        read_bundle(bytes(data))
+    return bytes(data)
+
+
+def test_a_newer_format_is_refused_by_number_and_maker() -> None:
+    with pytest.raises(
+        BundleError, match=r"made by naru 9\.3 with format 7; naru .* format 1\n"
+    ) as e:
+        read_bundle(with_format(7, "9.3"))
+    assert "upgrade naru or naru-runtime" in str(e.value)
+    with pytest.raises(BundleError, match="made by another naru with format 7"):
+        read_bundle(with_format(7, None))
+
+
+def test_older_formats_are_read_down_to_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {number: with_format(number, "0.2") for number in range(1, 6)}
+    monkeypatch.setattr(bundle, "FORMAT", 4)
+    monkeypatch.setattr(bundle, "OLDEST_FORMAT", 2)
+    for number in (2, 3, 4):
+        assert read_bundle(files[number]).manifest["format"] == number
+    for number, hint in ((1, "compile the model again"), (5, "upgrade")):
+        with pytest.raises(BundleError, match=f"format {number}; naru .* format 2 to 4") as e:
+            read_bundle(files[number])
+        assert hint in str(e.value)
+
+
+def test_the_two_places_of_the_format_must_agree() -> None:
+    with pytest.raises(BundleError, match=r"\$\.format"):
+        read_bundle(forged(lambda m: m.update(format=0)))
+
+
+def test_what_a_bundle_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown names are refused; unknown keys and sections are not."""
+    needy = pack_bundle({**MANIFEST, "needs": ["streams", "states"], "more": {"a": 1}}, SECTIONS)
+    with pytest.raises(BundleError, match=r"needs 'streams', 'states', which naru .* not have"):
+        read_bundle(needy)
+    monkeypatch.setattr(bundle, "FEATURES", frozenset({"streams", "states"}))
+    assert read_bundle(needy).manifest["needs"] == ["streams", "states"]
+    with pytest.raises(BundleError, match=r"\$\.needs: expected a list of texts"):
+        read_bundle(forged(lambda m: m.update(needs=[1])))
+    assert read_bundle(pack_bundle({**MANIFEST, "more": {}}, {**SECTIONS, "extra": b"x"}))
 
 
 # ---- the schema ----

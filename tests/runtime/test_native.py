@@ -524,7 +524,7 @@ def test_another_machine_and_another_abi(tmp_path: Path) -> None:
     target = {"name": "arm", "triple": "aarch64-unknown-linux-gnu", "features": []}
     with pytest.raises(TargetError, match="for aarch64, this machine is x86_64"):
         load(saved(tmp_path / "m.naru", target=target))
-    with pytest.raises(BundleError, match="made for ABI 2, this naru has ABI 1"):
+    with pytest.raises(BundleError, match=r"with ABI 2; naru .* takes ABI 1"):
         load(saved(tmp_path / "m.naru", abi=2))
 
 

@@ -3,13 +3,15 @@
  * Generated code is position-independent, has no undefined symbols, keeps no mutable globals and
  * reaches outside only through naru_ctx.host. One context belongs to one call in flight; weights are
  * shared. Everything a run needs (arena, outputs) is sized beforehand by the entry's `plan`.
- * Bump NARU_ABI_VERSION when a field changes meaning; append fields, never reorder them.
+ * Append fields, never reorder them. Bump NARU_ABI_VERSION when code needs a field that older hosts
+ * lack; raise NARU_ABI_OLDEST only where a host can no longer run code of an older version.
  */
 #ifndef NARU_ABI_H
 #define NARU_ABI_H
 #include <stdint.h>
 
 #define NARU_ABI_VERSION 1
+#define NARU_ABI_OLDEST 1
 
 typedef struct naru_ctx naru_ctx;
 

@@ -137,7 +137,7 @@ static PyMethodDef image_methods[] = {
 
 PyTypeObject naru_image_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "naru.runtime._native.Image",
+    .tp_name = NARU_MODULE ".Image",
     .tp_doc = "Image(source): read-only memory of a bundle, from a file descriptor or a buffer.",
     .tp_basicsize = sizeof(naru_image),
     .tp_flags = Py_TPFLAGS_DEFAULT,

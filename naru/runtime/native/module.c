@@ -162,7 +162,7 @@ static PyMethodDef functions[] = {
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
-    .m_name = "naru.runtime._native",
+    .m_name = NARU_MODULE,
     .m_doc = "Runs bundles: mapping, calls, threads; and what this machine is.",
     .m_size = -1,
     .m_methods = functions,
@@ -182,7 +182,8 @@ PyMODINIT_FUNC PyInit__native(void)
     PyObject *module = PyModule_Create(&definition);
     if (!module || add_type(module, "Image", &naru_image_type) < 0
         || add_type(module, "Program", &naru_program_type) < 0
-        || PyModule_AddIntConstant(module, "ABI_VERSION", NARU_ABI_VERSION) < 0)
+        || PyModule_AddIntConstant(module, "ABI_VERSION", NARU_ABI_VERSION) < 0
+        || PyModule_AddIntConstant(module, "OLDEST_ABI", NARU_ABI_OLDEST) < 0)
         Py_CLEAR(module);
     return module;
 }

@@ -562,7 +562,7 @@ static PyMethodDef program_methods[] = {
 
 PyTypeObject naru_program_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
-    .tp_name = "naru.runtime._native.Program",
+    .tp_name = NARU_MODULE ".Program",
     .tp_doc = "One entry of a bundle, callable with numpy arrays. Subclasses define _convert and _failure.",
     .tp_basicsize = sizeof(program),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
