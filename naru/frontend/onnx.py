@@ -34,18 +34,22 @@ _ = naru.ops
 
 
 def read_onnx(
-    source: str | os.PathLike[str] | bytes | ModelProto, *, name: str | None = None
+    source: str | os.PathLike[str] | bytes | ModelProto,
+    *,
+    name: str | None = None,
+    folder: Path | None = None,
 ) -> Graph:
-    """The graph of an ONNX model given as a path, its bytes, or a ModelProto.
+    """The graph of an ONNX model given as a path, its bytes, or a ModelProto (`folder`: where the
+    side files of the last two lie).
 
     Inputs and outputs keep their names; `notes` maps nodes to the ONNX nodes (and weights) that
     they come from. Dims called alike share one symbol; a dim without a name gets its own symbol.
-    Weights in side files are memory-mapped, so the model must be given by its path for them.
+    Weights in side files are memory-mapped.
     Raises ModelError, or UnsupportedError. Warns (NaruWarning) of NaN and infinities among weights.
     """
-    model, folder, where = _load(source)
+    model, own_folder, where = _load(source)
     try:
-        return _read(model, folder, name)
+        return _read(model, own_folder or folder, name)
     except ModelError as error:
         raise _in_file(error, where) from None
     except UnsupportedError as error:
