@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naru.artifact.bundle import Bundle, Symbol, dtype_of
-from naru.errors import InputError
+from naru.errors import InputError, nearest
 from naru.runtime.session import TensorInfo
 
 Array = NDArray[Any]
@@ -46,7 +46,10 @@ def read_inputs(specs: Sequence[TensorInfo], given: Sequence[str]) -> dict[str, 
         if equals and name in names:
             add(name, _read_array(Path(path)), text)
         elif equals and not Path(text).exists():
-            raise InputError(f"{text}: there is no input '{name}'; the model has {_listed(specs)}")
+            raise InputError(
+                f"{text}: there is no input '{name}'; the model has {_listed(specs)}",
+                hint=nearest(name, names),
+            )
         elif text.endswith(".npz"):
             for key, array in read_npz(Path(text)).items():
                 add(key, array, f"'{key}' in {text}")
@@ -117,45 +120,70 @@ def random_inputs(
     symbols: Sequence[Symbol],
     dims: Mapping[str, int] | None = None,
     seed: int = 0,
+    limits: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
-    """Random arrays for the inputs: normal floats, 0 or 1 for wide integers (often indices into
-    something of unknown size), the full range of 8- and 16-bit ones (often quantised).
+    """Random arrays for the inputs: normal floats, the full range of 8- and 16-bit integers (often
+    quantised), 0 or 1 for bools and wider integers, beginning with 1 (often masks); and for those
+    with a limit, such as token ids, anything from 0 to below it.
 
     `dims` gives sizes to symbols; the others get small ones in their range. Raises InputError.
     """
     sizes = choose_sizes(symbols, dims or {})
     rng = np.random.default_rng(seed)
-    return {s.name: _random_array(rng, s, sizes) for s in specs}
+    return {s.name: _random_array(rng, s, sizes, (limits or {}).get(s.name)) for s in specs}
 
 
-def choose_sizes(symbols: Sequence[Symbol], dims: Mapping[str, int]) -> dict[str, int]:
-    """A size for each symbol of the inputs. InputError for a name that is none, or out of range."""
+def choose_sizes(
+    symbols: Sequence[Symbol], dims: Mapping[str, int], usual: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """A size for each symbol of the inputs: from `dims`, else `usual`, else a small one. InputError
+    for a name that is none, or a size out of range."""
     known = {s.name: s for s in symbols if s.kind == "input"}
     sizes: dict[str, int] = {}
     for name, size in dims.items():
         if name not in known:
             listed = ", ".join(known) if known else "none"
-            raise InputError(f"there is no dim '{name}' to give a size; the model has: {listed}")
+            raise InputError(
+                f"there is no dim '{name}' to give a size; the model has: {listed}",
+                hint=nearest(name, known),
+            )
         if not known[name].lo <= size <= known[name].hi:
             raise InputError(
                 f"dim '{name}' is from {known[name].lo} to {known[name].hi}, got {size}"
             )
         sizes[name] = size
     for k, symbol in enumerate(known.values()):
-        sizes.setdefault(symbol.name, max(symbol.lo, min(symbol.hi, _FIRST_SIZE + k)))
+        small = max(symbol.lo, min(symbol.hi, _FIRST_SIZE + k))
+        sizes.setdefault(symbol.name, (usual or {}).get(symbol.name, small))
     return sizes
 
 
-def _random_array(rng: np.random.Generator, spec: TensorInfo, sizes: Mapping[str, int]) -> Array:
+def golden_sizes(bundle: Bundle) -> dict[str, int]:
+    """The sizes of the symbols in a bundle's golden vector: small ones that go together."""
+    sizes: dict[str, int] = {}
+    for case in bundle.golden():
+        for spec, array in zip(bundle.entries[0].inputs, case.inputs, strict=True):
+            for d, size in zip(spec.shape, array.shape, strict=True):
+                if isinstance(d, str):
+                    sizes.setdefault(d, size)
+    return sizes
+
+
+def _random_array(
+    rng: np.random.Generator, spec: TensorInfo, sizes: Mapping[str, int], limit: int | None
+) -> Array:
     shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.shape)
     dtype = dtype_of(spec.dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(dtype)
+    if limit is not None:
+        most = np.iinfo(dtype).max if dtype.kind in "iu" else limit - 1
+        return rng.integers(0, min(limit - 1, most), shape, endpoint=True).astype(dtype)
     if dtype.kind in "iu" and dtype.itemsize <= 2:
-        limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
-    if dtype.kind in "iu":
-        return rng.integers(0, 2, shape).astype(dtype)
+        full = np.iinfo(dtype)
+        return rng.integers(full.min, full.max, shape, dtype=dtype, endpoint=True)
+    if dtype.kind in "biu":
+        coins = np.atleast_1d(rng.integers(0, 2, shape))
+        coins[..., :1] = 1  # a mask that hides everything would hide faults
+        return coins.reshape(shape).astype(dtype)
     return rng.standard_normal(shape).astype(np.float32).astype(dtype)
 
 

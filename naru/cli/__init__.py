@@ -53,8 +53,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _warnings_as_messages() -> Generator[None]:
-    """Prints warnings for users as one line, without the line of source that Python adds."""
-    usual = warnings.showwarning
+    """Prints warnings for users as one line, without the line of source that Python adds, and
+    each once: a verb may read a model several times."""
+    usual, told = warnings.showwarning, set[str]()
 
     def show(
         message: Warning | str,
@@ -65,7 +66,9 @@ def _warnings_as_messages() -> Generator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, NaruWarning) or category.__module__.startswith("naru."):
-            warn(str(message))
+            if str(message) not in told:
+                told.add(str(message))
+                warn(str(message))
         else:
             usual(message, category, filename, lineno, file, line)
 
