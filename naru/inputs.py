@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,17 +68,24 @@ def read_npz(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path}: cannot read it as .npz: {e}") from None
+        raise InputError(f"{path}: cannot read it as .npz: {_reason(e)}") from None
 
 
 def _read_array(path: Path) -> Array:
     try:
         array: Any = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path}: cannot read it as .npy: {e}") from None
+        raise InputError(f"{path}: cannot read it as .npy: {_reason(e)}") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: an .npz file has names of its own: leave out the one before '='")
     return cast(Array, array)
+
+
+def _reason(error: Exception) -> str:
+    """numpy takes whatever has no head of its own for pickled objects, and advises to load them."""
+    if "pickle" in str(error):
+        return "it is no array of numbers: another kind of file, or Python objects"
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
 
 
 def as_declared(specs: Sequence[TensorInfo], arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -97,14 +105,18 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
         raise InputError(f"{path}: the output is written as .npy or .npz, got '{path.suffix}'")
     if path.suffix == ".npy" and len(outputs) != 1:
         raise InputError(f"{path}: the model has {len(outputs)} outputs", hint="an .npz file")
+    part = path.with_name(f".{path.name}.{os.getpid()}")  # an old file stays until this is whole
     try:
-        if path.suffix == ".npy":
-            np.save(path, next(iter(outputs.values())))
-        else:
-            with path.open("wb") as file:
+        with part.open("wb") as file:
+            if path.suffix == ".npy":
+                np.save(file, next(iter(outputs.values())))
+            else:
                 _write_npz(file, outputs)
+        part.replace(path)
     except OSError as e:
         raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_npz(file: Any, outputs: Mapping[str, Array]) -> None:
@@ -174,6 +186,18 @@ def _random_array(
 ) -> Array:
     shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.shape)
     dtype = dtype_of(spec.dtype)
+    try:
+        return _random_values(rng, shape, dtype, limit)
+    except (ValueError, MemoryError):  # numpy: the array is too big to count, or to hold
+        raise InputError(
+            f"input '{spec.name}': there is not enough memory for {spec.dtype}{list(shape)}",
+            hint="smaller dims",
+        ) from None
+
+
+def _random_values(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int | None
+) -> Array:
     if limit is not None:
         most = np.iinfo(dtype).max if dtype.kind in "iu" else limit - 1
         return rng.integers(0, min(limit - 1, most), shape, endpoint=True).astype(dtype)

@@ -19,7 +19,7 @@ from naru.cli.explain import explain_command
 from naru.cli.failures import report_failure
 from naru.cli.group import OK, naru
 from naru.cli.machine import demo_command, doctor_command, ops_command
-from naru.cli.printing import output, warn
+from naru.cli.printing import flush, output, warn
 from naru.cli.run import run_command
 from naru.cli.verify import verify_command
 from naru.errors import NaruWarning
@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         with _warnings_as_messages():
             code = naru.main(args=given, prog_name="naru", standalone_mode=False)
-            sys.stdout.flush()
+            flush()
     except (Exception, KeyboardInterrupt) as error:
         return report_failure(error, given)
     return code if isinstance(code, int) else OK

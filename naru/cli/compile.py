@@ -41,6 +41,8 @@ def compile_command(
       naru compile model.onnx --precision strict     bit-equal on all FMA targets
     """
     output = output or model.with_suffix(".naru")
+    if model.suffix == ".naru":
+        raise InputError(f"{model} is a bundle already", hint=f"naru run {model}")
     if output == model:
         raise InputError(f"{model}: the output would replace the model", hint="another -o")
     start = time.perf_counter()

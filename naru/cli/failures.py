@@ -18,7 +18,7 @@ import click
 from naru import knobs
 from naru.cli.crash import write_crash_report
 from naru.cli.group import CRASHED, INTERRUPTED, USAGE, USER_ERROR
-from naru.cli.printing import complain, print_json
+from naru.cli.printing import complain, flush, print_json
 from naru.errors import NaruError
 
 
@@ -33,7 +33,7 @@ def report_failure(error: BaseException, args: Sequence[str]) -> int:
     if "--json" in args:
         with suppress(OSError):
             print_json({"error": {**described, "exit_code": code}})
-            sys.stdout.flush()
+            flush()
     if isinstance(error, OSError):
         _discard_stdout()
     return code

@@ -40,6 +40,12 @@ def say(text: str, *, err: bool = False) -> None:
         click.echo(text, err=err, color=output.color)
 
 
+def flush() -> None:
+    """Writes out what was printed, so that a full disk or a closed pipe is noticed here."""
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] (None: closed)
+        sys.stdout.flush()
+
+
 def warn(text: str) -> None:
     """A warning, one line on stderr."""
     click.echo(f"{click.style('naru: warning:', fg='yellow')} {text}", err=True, color=output.color)

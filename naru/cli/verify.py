@@ -75,7 +75,7 @@ def verify_command(model: Path, **options: Any) -> int:
     """
     from naru.runtime.session import Model
     from naru.verify import verify
-    from naru.verify.verify import all_passed
+    from naru.verify.compared import all_passed
 
     if model.suffix == ".naru":
         raise InputError(f"{model} is a bundle: verify wants the ONNX file that it was made from")
@@ -187,8 +187,8 @@ def _search(
     from naru.artifact.cache import open_cache
     from naru.compiler import choose_target
     from naru.options import Options
+    from naru.verify.compared import BOTH, limits
     from naru.verify.search import Search
-    from naru.verify.verify import BOTH, limits
 
     isa, against = options["isa"], options["against"]
     target = choose_target(None if isa == "host" else isa)
@@ -204,8 +204,8 @@ def _search(
 
 
 def _save(culprit: Culprit, loaded: Model, model: Path, options: Mapping[str, Any]) -> list[Path]:
+    from naru.verify.compared import limits
     from naru.verify.script import write_script
-    from naru.verify.verify import limits
 
     folder: Path = options["save_failing"]
     return write_script(culprit, model, folder, limits(loaded, options["tolerance"]))

@@ -30,6 +30,14 @@ from naru.ir.graph import Graph, Node, TensorType, make_input
 from naru.ir.simplify import known
 
 OLDEST = 6  # broadcasting by attributes ended with opset 7; what little 6 differs in is handled
+_TORCH = "naru reads ONNX; write it with torch.onnx.export(model, example, 'model.onnx')"
+_TENSORFLOW = "naru reads ONNX; the package tf2onnx converts this to it"
+# What people have instead of an .onnx file, and what makes one of it.
+_EXPORTERS = {
+    **dict.fromkeys((".pt", ".pth", ".bin", ".safetensors"), _TORCH),
+    **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), _TENSORFLOW),
+    ".pkl": "naru reads ONNX; the package skl2onnx makes it of scikit-learn's models",
+}
 _ = naru.ops
 
 
@@ -78,7 +86,9 @@ def _load(
 
 
 def _parse(data: bytes, where: str) -> ModelProto:
-    hint = "give the .onnx file itself; download or export it again"
+    hint = _EXPORTERS.get(
+        Path(where).suffix, "give the .onnx file itself; download or export it again"
+    )
     model = ModelProto()
     try:
         model.ParseFromString(data)

@@ -25,10 +25,10 @@ from naru.inputs import Array
 from naru.options import Options, Progress, tell_nobody
 from naru.pipeline import build
 from naru.runtime.session import Model
+from naru.verify.compared import run
 from naru.verify.differences import Difference, compare
 from naru.verify.parts import Part, Whole
 from naru.verify.sides import make_side
-from naru.verify.verify import run
 
 MOST_REMOVALS = 24  # nodes of a part above which none is tried to be left out
 MOST_ROWS = 1 << 12  # elements of inputs above which fewer rows are tried
