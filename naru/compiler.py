@@ -64,7 +64,7 @@ def compile_bundle(
     source = _as_source(source)
     if not isinstance(cast(object, name), str | None):
         raise InputError(f"name: expected a text, got {type(name).__name__}")
-    options = Options(_target(target), precision)
+    options = Options(choose_target(target), precision)
     store = open_cache() if cache else None
     key = _bundle_key(source, options, name) if store else ""
     if store and key:
@@ -87,7 +87,8 @@ def compile_bundle(
     return bundle
 
 
-def _target(target: str | Target | None) -> Target:
+def choose_target(target: str | Target | None) -> Target:
+    """A target, by name or as it is; for None this CPU. Raises TargetError, InputError."""
     if target is None:  # no default schedule uses AMX yet, so a bundle should not ask for it
         return host_target(mask=("amx-tile",))
     if not isinstance(cast(object, target), str | Target):

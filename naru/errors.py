@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """`did you mean 'batch'?` for a name that is nearly one of those known; else None."""
+    names = {k.lower(): k for k in known}
+    found = difflib.get_close_matches(name.lower(), names, 1, 0.6)
+    return f"did you mean '{names[found[0]]}'?" if found else None
 
 
 class NaruError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artifact.bundle import Bundle, Symbol, dtype_of
-from .errors import InputError
+from .errors import InputError, nearest
 from .runtime.session import TensorInfo
 
 Array = NDArray[Any]
@@ -46,7 +47,10 @@ def read_inputs(specs: Sequence[TensorInfo], given: Sequence[str]) -> dict[str, 
         if equals and name in names:
             add(name, _read_array(Path(path)), text)
         elif equals and not Path(text).exists():
-            raise InputError(f"{text}: there is no input '{name}'; the model has {_listed(specs)}")
+            raise InputError(
+                f"{text}: there is no input '{name}'; the model has {_listed(specs)}",
+                hint=nearest(name, names),
+            )
         elif text.endswith(".npz"):
             for key, array in read_npz(Path(text)).items():
                 add(key, array, f"'{key}' in {text}")
@@ -64,17 +68,24 @@ def read_npz(path: Path) -> dict[str, Array]:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path}: cannot read it as .npz: {e}") from None
+        raise InputError(f"{path}: cannot read it as .npz: {_reason(e)}") from None
 
 
 def _read_array(path: Path) -> Array:
     try:
         array: Any = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
-        raise InputError(f"{path}: cannot read it as .npy: {e}") from None
+        raise InputError(f"{path}: cannot read it as .npy: {_reason(e)}") from None
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: an .npz file has names of its own: leave out the one before '='")
     return cast(Array, array)
+
+
+def _reason(error: Exception) -> str:
+    """numpy takes whatever has no head of its own for pickled objects, and advises to load them."""
+    if "pickle" in str(error):
+        return "it is no array of numbers: another kind of file, or Python objects"
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
 
 
 def as_declared(specs: Sequence[TensorInfo], arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -94,14 +105,18 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
         raise InputError(f"{path}: the output is written as .npy or .npz, got '{path.suffix}'")
     if path.suffix == ".npy" and len(outputs) != 1:
         raise InputError(f"{path}: the model has {len(outputs)} outputs", hint="an .npz file")
+    part = path.with_name(f".{path.name}.{os.getpid()}")  # an old file stays until this is whole
     try:
-        if path.suffix == ".npy":
-            np.save(path, next(iter(outputs.values())))
-        else:
-            with path.open("wb") as file:
+        with part.open("wb") as file:
+            if path.suffix == ".npy":
+                np.save(file, next(iter(outputs.values())))
+            else:
                 _write_npz(file, outputs)
+        part.replace(path)
     except OSError as e:
         raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_npz(file: Any, outputs: Mapping[str, Array]) -> None:
@@ -117,45 +132,82 @@ def random_inputs(
     symbols: Sequence[Symbol],
     dims: Mapping[str, int] | None = None,
     seed: int = 0,
+    limits: Mapping[str, int] | None = None,
 ) -> dict[str, Array]:
-    """Random arrays for the inputs: normal floats, 0 or 1 for wide integers (often indices into
-    something of unknown size), the full range of 8- and 16-bit ones (often quantised).
+    """Random arrays for the inputs: normal floats, the full range of 8- and 16-bit integers (often
+    quantised), 0 or 1 for bools and wider integers, beginning with 1 (often masks); and for those
+    with a limit, such as token ids, anything from 0 to below it.
 
     `dims` gives sizes to symbols; the others get small ones in their range. Raises InputError.
     """
     sizes = choose_sizes(symbols, dims or {})
     rng = np.random.default_rng(seed)
-    return {s.name: _random_array(rng, s, sizes) for s in specs}
+    return {s.name: _random_array(rng, s, sizes, (limits or {}).get(s.name)) for s in specs}
 
 
-def choose_sizes(symbols: Sequence[Symbol], dims: Mapping[str, int]) -> dict[str, int]:
-    """A size for each symbol of the inputs. InputError for a name that is none, or out of range."""
+def choose_sizes(
+    symbols: Sequence[Symbol], dims: Mapping[str, int], usual: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """A size for each symbol of the inputs: from `dims`, else `usual`, else a small one. InputError
+    for a name that is none, or a size out of range."""
     known = {s.name: s for s in symbols if s.kind == "input"}
     sizes: dict[str, int] = {}
     for name, size in dims.items():
         if name not in known:
             listed = ", ".join(known) if known else "none"
-            raise InputError(f"there is no dim '{name}' to give a size; the model has: {listed}")
+            raise InputError(
+                f"there is no dim '{name}' to give a size; the model has: {listed}",
+                hint=nearest(name, known),
+            )
         if not known[name].lo <= size <= known[name].hi:
             raise InputError(
                 f"dim '{name}' is from {known[name].lo} to {known[name].hi}, got {size}"
             )
         sizes[name] = size
     for k, symbol in enumerate(known.values()):
-        sizes.setdefault(symbol.name, max(symbol.lo, min(symbol.hi, _FIRST_SIZE + k)))
+        small = max(symbol.lo, min(symbol.hi, _FIRST_SIZE + k))
+        sizes.setdefault(symbol.name, (usual or {}).get(symbol.name, small))
     return sizes
 
 
-def _random_array(rng: np.random.Generator, spec: TensorInfo, sizes: Mapping[str, int]) -> Array:
+def golden_sizes(bundle: Bundle) -> dict[str, int]:
+    """The sizes of the symbols in a bundle's golden vector: small ones that go together."""
+    sizes: dict[str, int] = {}
+    for case in bundle.golden():
+        for spec, array in zip(bundle.entries[0].inputs, case.inputs, strict=True):
+            for d, size in zip(spec.shape, array.shape, strict=True):
+                if isinstance(d, str):
+                    sizes.setdefault(d, size)
+    return sizes
+
+
+def _random_array(
+    rng: np.random.Generator, spec: TensorInfo, sizes: Mapping[str, int], limit: int | None
+) -> Array:
     shape = tuple(d if isinstance(d, int) else sizes[d] for d in spec.shape)
     dtype = dtype_of(spec.dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(dtype)
+    try:
+        return _random_values(rng, shape, dtype, limit)
+    except (ValueError, MemoryError):  # numpy: the array is too big to count, or to hold
+        raise InputError(
+            f"input '{spec.name}': there is not enough memory for {spec.dtype}{list(shape)}",
+            hint="smaller dims",
+        ) from None
+
+
+def _random_values(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype[Any], limit: int | None
+) -> Array:
+    if limit is not None:
+        most = np.iinfo(dtype).max if dtype.kind in "iu" else limit - 1
+        return rng.integers(0, min(limit - 1, most), shape, endpoint=True).astype(dtype)
     if dtype.kind in "iu" and dtype.itemsize <= 2:
-        limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
-    if dtype.kind in "iu":
-        return rng.integers(0, 2, shape).astype(dtype)
+        full = np.iinfo(dtype)
+        return rng.integers(full.min, full.max, shape, dtype=dtype, endpoint=True)
+    if dtype.kind in "biu":
+        coins = np.atleast_1d(rng.integers(0, 2, shape))
+        coins[..., :1] = 1  # a mask that hides everything would hide faults
+        return coins.reshape(shape).astype(dtype)
     return rng.standard_normal(shape).astype(np.float32).astype(dtype)
 
 

@@ -157,6 +157,14 @@ def scope(**overrides: Any) -> Generator[Knobs]:
         _current = before
 
 
+def wants_color(env: Mapping[str, str] | None = None) -> bool | None:
+    """What NO_COLOR and FORCE_COLOR, which many programs know, say; None without them."""
+    found = os.environ if env is None else env
+    if found.get("NO_COLOR"):
+        return False
+    return True if found.get("FORCE_COLOR") else None
+
+
 def describe() -> list[tuple[str, str, str]]:
     """(variable, value in force, help) of every knob."""
     now = current()

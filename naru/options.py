@@ -14,6 +14,10 @@ PRECISIONS = ("fp32", "strict")
 Progress = Callable[[str, int, int], None]
 
 
+def tell_nobody(stage: str, done: int, total: int) -> None:
+    """A `Progress` where nobody watches."""
+
+
 @dataclass(frozen=True)
 class Options:
     """All of it decides the bundle's bytes. Raises NaruError for an unknown precision."""

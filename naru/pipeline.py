@@ -30,7 +30,7 @@ from naru.frontend.onnx import read_onnx
 from naru.ir.graph import Graph
 from naru.ir.text import print_func, print_graph
 from naru.ir.verify import check
-from naru.options import Options, Progress
+from naru.options import Options, Progress, tell_nobody
 from naru.passes import hooks
 from naru.passes.choose_layout import choose_layout
 from naru.passes.decompose import decompose
@@ -70,15 +70,21 @@ class Stages:
 
 
 def lower(
-    source: str | os.PathLike[str] | bytes, target: Target, name: str | None = None
+    source: str | os.PathLike[str] | bytes | Graph,
+    target: Target,
+    name: str | None = None,
+    on_progress: Progress = tell_nobody,
 ) -> Stages:
-    """A model through all its forms, up to the text that LLVM gets."""
+    """A model (or the graph of one) through all its forms, up to the text that LLVM gets."""
+    on_progress("import", 0, 1)
     with stage("import"):
-        graph = read_onnx(source, name=name)
+        graph = source if isinstance(source, Graph) else read_onnx(source, name=name)
     show(3, lambda: print_graph(graph))
+    on_progress("passes", 0, 1)
     with stage("passes"):
         fused = run_passes(PASSES, graph, _on_pass())
     show(3, lambda: print_graph(fused))
+    on_progress("schedules", 0, 1)
     with stage("schedule"):
         kernels = Kernels(target, fma=target.has_fma)
         program = build_driver(fused, kernels, requirements(graph))
@@ -110,22 +116,24 @@ def emit(program: Program, target: Target) -> Iterator[tuple[str, str]]:
 
 
 def build(
-    source: str | os.PathLike[str] | bytes,
+    source: str | os.PathLike[str] | bytes | Graph,
     options: Options,
     name: str | None = None,
     store: Cache | None = None,
     on_progress: Progress | None = None,
+    *,
+    tested: bool = True,
 ) -> Bundle:
-    """The bundle of a model. The same source, options and version give the same bytes."""
+    """The bundle of a model (or the graph of one). The same source, options and version give the
+    same bytes. `tested`: with a golden vector, whose outputs take the reference a while."""
     if options.target.arch not in BUNDLED:
         raise TargetError(
             f"bundles hold code for {' and '.join(BUNDLED)}; "
             f"{options.target.name} has kernels only",
             hint="naru compile --isa host",
         )
-    tell: Progress = on_progress or (lambda stage, done, total: None)
-    tell("import", 0, 1)
-    stages = lower(source, options.target, name)
+    tell = on_progress or tell_nobody
+    stages = lower(source, options.target, name, tell)
     with stage("objects"):
         objects = compile_modules(
             [text for _, text in stages.modules],
@@ -136,9 +144,11 @@ def build(
     names = [n for n, _ in stages.modules]
     functions = [k.func.name for k in stages.program.kernels]
     linked = link(list(zip(names, objects, strict=True)), [*ENTRIES, *functions])
-    tell("golden", 0, 1)
+    tell("golden vector", 0, 1)
     with stage("golden vector"):
-        golden = pack_golden([make_golden(stages.graph, stages.program.requires)])
+        cases = [make_golden(stages.graph, stages.program.requires)] if tested else []
+        golden = pack_golden(cases)
+    tell("bundle", 0, 1)
     manifest = make_manifest(
         stages.graph,
         stages.program,
@@ -157,8 +167,10 @@ def build(
     return make_bundle(manifest, sections)
 
 
-def _digest(source: str | os.PathLike[str] | bytes) -> str:
-    """SHA-256 of the model file."""
+def _digest(source: str | os.PathLike[str] | bytes | Graph) -> str:
+    """SHA-256 of the model's file; a graph has none, and its text stands for it."""
+    if isinstance(source, Graph):
+        source = print_graph(source).encode()
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     with Path(source).open("rb") as file:

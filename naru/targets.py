@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from naru.errors import TargetError
+from naru.errors import TargetError, nearest
 
 _ELEMENT_BITS = {
     **dict.fromkeys(("f64", "i64", "u64"), 64),
@@ -185,8 +185,12 @@ def get_target(name: str) -> Target:
     key = name.lower().replace("_", "-")
     found = TARGETS.get(_SHORT_NAMES.get(key, key))
     if found is None:
-        known = ", ".join([*TARGETS, *sorted(_SHORT_NAMES), "host"])
-        raise TargetError(f"unknown target {name!r}", hint=f"one of: {known}")
+        known = [*TARGETS, *sorted(_SHORT_NAMES), "host"]
+        meant = nearest(name, known)
+        raise TargetError(
+            f"unknown target {name!r}" + (f"; {meant}" if meant else ""),
+            hint=f"one of: {', '.join(known)}",
+        )
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from naru import cli, demo, doctor, explain, inputs, knobs
+from naru import cli, compiler, demo, doctor, explain, inputs, knobs
 from naru.artifact.bundle import Bundle, GoldenCase, Symbol, pack_golden, read_bundle, write_bundle
 from naru.cli import group
 from naru.errors import InputError, NaruError, NaruWarning
@@ -102,6 +102,7 @@ def fake_compiler(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
 
     module = types.ModuleType("naru.compiler")
     module.compile_bundle = fake  # pyright: ignore[reportAttributeAccessIssue]
+    module.choose_target = compiler.choose_target  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setitem(sys.modules, "naru.compiler", module)
     monkeypatch.setattr("naru.compiler", module, raising=False)
     return calls

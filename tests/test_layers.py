@@ -45,6 +45,7 @@ TOP = (
     "naru.demo",
     "naru.doctor",
     "naru.explain",
+    "naru.index_limits",
     "naru.inputs",
     "naru.options",
     "naru.pipeline",

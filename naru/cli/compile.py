@@ -18,7 +18,8 @@ from naru.cli.group import (
     precision_option,
 )
 from naru.cli.loading import compile_source
-from naru.cli.printing import bytes_text, join, print_json
+from naru.cli.printing import bytes_text, join, print_json, say
+from naru.cli.progress import progress
 from naru.errors import InputError
 
 
@@ -40,11 +41,14 @@ def compile_command(
       naru compile model.onnx --precision strict     bit-equal on all FMA targets
     """
     output = output or model.with_suffix(".naru")
+    if model.suffix == ".naru":
+        raise InputError(f"{model} is a bundle already", hint=f"naru run {model}")
     if output == model:
         raise InputError(f"{model}: the output would replace the model", hint="another -o")
     start = time.perf_counter()
     made = compile_source(model, isa, precision, cache=not no_cache)
-    made.save(output)
+    with progress(f"writing {output.name}"):
+        made.save(output)
     main_entry = made.entries[0]
     seconds = time.perf_counter() - start
     size = output.stat().st_size
@@ -64,7 +68,7 @@ def compile_command(
             }
         )
         return
-    click.echo(
+    say(
         f"{output}: {bytes_text(size)}, {len(kernels)} kernels for {target}, {seconds:.2f} s\n"
         f"  inputs   {join(main_entry.inputs)}\n  outputs  {join(main_entry.outputs)}"
     )

@@ -6,12 +6,38 @@ from pathlib import Path
 
 import click
 
+from naru.cli.printing import output
+from naru.errors import nearest
 from naru.version import VERSION
 
-OK, USER_ERROR, USAGE, MISMATCH, INTERRUPTED = 0, 1, 2, 3, 130
+OK, USER_ERROR, USAGE, MISMATCH, CRASHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 WRITTEN = click.Path(dir_okay=False, path_type=Path)
+
+
+def _set_quiet(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    output.quiet = output.quiet or value
+
+
+def _set_color(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        output.color = ctx.color = {"auto": None, "always": True, "never": False}[value]
+
+
+def _add_output_options(command: click.Command) -> None:
+    """--quiet and --color, which every verb takes, and the group before the verb."""
+    command.params += [
+        click.Option(
+            ["-q", "--quiet"], is_flag=True, expose_value=False, callback=_set_quiet,
+            help="No progress, no summaries.",
+        ),
+        click.Option(
+            ["--color"], type=click.Choice(["auto", "always", "never"]), expose_value=False,
+            callback=_set_color,
+            help="Default: auto, and what NO_COLOR or FORCE_COLOR say.",
+        ),
+    ]  # fmt: skip
 
 
 class _Verbs(click.Group):
@@ -19,6 +45,18 @@ class _Verbs(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        _add_output_options(cmd)
+        super().add_command(cmd, name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            meant = nearest(args[0], self.commands) or f"the verbs are {', '.join(self.commands)}"
+            ctx.fail(f"there is no verb {args[0]!r}; {meant}")
+        return super().resolve_command(ctx, args)
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -47,6 +85,8 @@ def naru() -> None:
       naru explain model.naru
     """
 
+
+_add_output_options(naru)
 
 isa_option = click.option(
     "--isa", metavar="NAME", default="host",

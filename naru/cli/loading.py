@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING
 
 import click
 
+from naru.cli.progress import progress
+
 if TYPE_CHECKING:
     from naru.artifact.bundle import Bundle
     from naru.runtime.session import Model
 
 
 def compile_source(source: Path, isa: str, precision: str, *, cache: bool) -> Bundle:
-    from rich.console import Console
-
+    """A model file's bundle, with progress shown. A name of a target may be wrong: TargetError."""
     from naru import compiler
     from naru.targets import get_target
 
     target = None if isa == "host" else get_target(isa)
     head = f"compiling {source.name} for {target.name if target else 'this machine'}"
-    # Shown only where a person looks at it.
-    with Console(stderr=True).status(head) as status:
+    with progress(head) as tell:
         return compiler.compile_bundle(
             source,
             target=target,
             precision=precision,
             cache=cache,
             name=source.stem,
-            on_progress=lambda stage, done, total: status.update(f"{head}: {stage} {done}/{total}"),
+            on_progress=tell,
         )
 
 

@@ -1,16 +1,59 @@
-"""How the verbs print: JSON, tables, wrapped lines."""
+"""How the verbs print: JSON, tables, wrapped lines, in colour or not."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
+from naru import knobs
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+
+
+@dataclass
+class Output:
+    """What --quiet and --color say, which hold for one run of the command line.
+
+    `color`: None where it depends on whether the stream is a terminal."""
+
+    quiet: bool = False
+    color: bool | None = None
+
+    def reset(self) -> None:
+        """As it is without options."""
+        self.quiet, self.color = False, knobs.wants_color()
+
+
+output = Output()
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Prints what --quiet leaves out. (What a verb is asked for goes through `click.echo`.)"""
+    if not output.quiet:
+        click.echo(text, err=err, color=output.color)
+
+
+def flush() -> None:
+    """Writes out what was printed, so that a full disk or a closed pipe is noticed here."""
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison] (None: closed)
+        sys.stdout.flush()
+
+
+def warn(text: str) -> None:
+    """A warning, one line on stderr."""
+    click.echo(f"{click.style('naru: warning:', fg='yellow')} {text}", err=True, color=output.color)
+
+
+def complain(text: str) -> None:
+    """An error, on stderr."""
+    click.echo(f"{click.style('naru: error:', fg='red')} {text}", err=True, color=output.color)
 
 
 def print_json(value: object) -> None:
@@ -29,9 +72,16 @@ def make_table(title: str, columns: Sequence[str], right: Sequence[int] = ()) ->
 
 def print_table(table: Table) -> None:
     """On a terminal in its width; elsewhere wide enough that lines stay whole."""
+    console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """A rich console that does as --color says."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if output.color:
+        return Console(stderr=stderr, width=width, color_system="standard", force_terminal=True)
+    return Console(stderr=stderr, width=width, no_color=output.color is False)
 
 
 def wrap(head: str, text: str) -> str:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from naru.cli.group import EXISTING, WRITTEN, no_cache_option
+from naru.cli.group import EXISTING, WRITTEN, as_json_option, no_cache_option
 from naru.cli.loading import load_model
+from naru.cli.printing import print_json
 
 if TYPE_CHECKING:
+    from naru.inputs import Array
     from naru.runtime.session import Model
 
 
@@ -22,7 +24,10 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("-o", "--output", type=WRITTEN, help="An .npz, or an .npy for a single output.")
 @no_cache_option
-def run_command(model: Path, inputs: tuple[str, ...], output: Path | None, no_cache: bool) -> None:
+@as_json_option
+def run_command(
+    model: Path, inputs: tuple[str, ...], output: Path | None, no_cache: bool, as_json: bool
+) -> None:
     """Runs a MODEL, a bundle or an ONNX file, on arrays. Without --output, prints what comes out.
 
     \b
@@ -36,15 +41,31 @@ def run_command(model: Path, inputs: tuple[str, ...], output: Path | None, no_ca
     results = _by_name(loaded, loaded(read_inputs(loaded.inputs, inputs)))
     if output is not None:
         write_outputs(output, results)
-        return
+    if as_json:
+        print_json({"outputs": [_as_json(n, a, output) for n, a in results.items()]})
+    elif output is None:
+        _print_arrays(results)
+
+
+def _by_name(model: Model, result: Any) -> dict[str, Any]:
+    names = [o.name for o in model.outputs]
+    return dict(zip(names, result if len(names) > 1 else (result,), strict=True))
+
+
+def _as_json(name: str, array: Array, output: Path | None) -> dict[str, Any]:
+    """What an output is, and its elements in row-major order unless they went into a file; JSON
+    lacks NaN and infinities, which become texts."""
+    about = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
+    if output is not None:
+        return {**about, "file": str(output)}
+    values = [v if -float("inf") < v < float("inf") else str(v) for v in array.reshape(-1).tolist()]
+    return {**about, "values": values}
+
+
+def _print_arrays(results: dict[str, Array]) -> None:
     import numpy as np
 
     with np.printoptions(threshold=20, edgeitems=4, linewidth=100):
         for name, array in results.items():
             shape = ", ".join(map(str, array.shape))
             click.echo(f"{name}: {array.dtype.name}[{shape}]\n{array}")
-
-
-def _by_name(model: Model, result: Any) -> dict[str, Any]:
-    names = [o.name for o in model.outputs]
-    return dict(zip(names, result if len(names) > 1 else (result,), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +18,30 @@ from naru.cli.group import (
     no_cache_option,
     precision_option,
 )
-from naru.cli.loading import load_model, parse_dims
-from naru.cli.printing import make_table, print_json, print_table
-from naru.errors import InputError
+from naru.cli.loading import compile_source, parse_dims
+from naru.cli.printing import make_table, output, print_json, print_table, say, warn
+from naru.cli.progress import progress
+from naru.errors import InputError, NaruError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from naru.verify import Difference
+    from naru.artifact.bundle import Bundle
+    from naru.inputs import Array
+    from naru.options import Progress
+    from naru.runtime.session import Model
+    from naru.verify import Compared
+    from naru.verify.search import Culprit
+
+    Sample = Mapping[str, Array]
 
 
 @click.command("verify")
 @click.argument("model", type=EXISTING)
 @click.option(
-    "--against", type=click.Choice(["onnxruntime", "reference"]), default="onnxruntime",
-    show_default=True, help="reference: every op's definition, in float64.",
+    "--against", type=click.Choice(["onnxruntime", "reference", "both"]), default="onnxruntime",
+    show_default=True,
+    help="reference: every op's definition, in float64. both: who of the two is wrong.",
 )  # fmt: skip
 @click.option(
     "--samples", type=EXISTING, multiple=True,
@@ -43,6 +52,11 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."
 )
 @click.option("--tolerance", type=click.FloatRange(min=0), help="Relative rms error that passes.")
+@click.option("--no-search", is_flag=True, help="Don't look for the node that differs.")
+@click.option(
+    "--save-failing", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
+    default=Path(), help="Where the script of the part that differs goes. Default: here.",
+)  # fmt: skip
 @isa_option
 @precision_option
 @no_cache_option
@@ -50,53 +64,209 @@ if TYPE_CHECKING:
 def verify_command(model: Path, **options: Any) -> int:
     """Compares what a compiled ONNX MODEL computes with something else; exit code 3 if it differs.
 
+    Then it looks for the first node that differs, and writes the smallest part of the model that
+    still does as a script, verify_MODEL_NODE.py, to run and to attach to a bug report.
+
     \b
       naru verify model.onnx
       naru verify model.onnx --dims batch=2 --dims seq=128
-      naru verify model.onnx --against reference --samples real.npz --tolerance 1e-5
+      naru verify model.onnx --against both --tolerance 1e-5
+      naru verify model.onnx --samples real.npz --save-failing failing
     """
-    from naru.inputs import as_declared, random_inputs, read_npz, symbols_of
+    from naru.runtime.session import Model
     from naru.verify import verify
+    from naru.verify.compared import all_passed
 
     if model.suffix == ".naru":
         raise InputError(f"{model} is a bundle: verify wants the ONNX file that it was made from")
-    compiled = load_model(
-        model, options["isa"], options["precision"], cache=not options["no_cache"]
-    )
-    if options["samples"]:
-        samples = [as_declared(compiled.inputs, read_npz(p)) for p in options["samples"]]
-    else:
-        dims = parse_dims(options["dims"])
-        symbols = symbols_of(compiled.manifest)
-        samples = [random_inputs(compiled.inputs, symbols, dims, options["seed"])]
-    found = verify(
-        compiled, model, samples, against=options["against"], tolerance=options["tolerance"]
-    )
-    passed = all(d.passed for d in found)
+    dims = parse_dims(options["dims"])
+    cache = not options["no_cache"]
+    bundle = compile_source(model, options["isa"], options["precision"], cache=cache)
+    loaded, against, limit = Model(bundle), options["against"], options["tolerance"]
+    with progress(f"verifying {model.name}") as tell:
+        samples = _samples(bundle, model, options["samples"], dims, options["seed"])
+        found = verify(loaded, model, samples, against=against, tolerance=limit, on_progress=tell)
+    passed = all_passed(found)
+    if not options["as_json"]:
+        _print_found(found, against, passed)
+    report: dict[str, Any] = {
+        "against": against,
+        "passed": passed,
+        "outputs": [{**d.as_json(), "verdict": c.verdict} for c in found for d in c.rows],
+    }
+    if not passed and not options["no_search"]:
+        report |= _explain_failure(loaded, model, samples, found, options)
     if options["as_json"]:
-        results = [d.as_json() for d in found]
-        print_json({"against": options["against"], "passed": passed, "outputs": results})
-    else:
-        print_table(_difference_table(found, options["against"]))
-        for d in found:
-            if d.problem:
-                click.echo(f"{d.output}: {d.problem}")
-        click.echo("equal within the limit" if passed else "DIFFERENT")
+        print_json(report)
     return OK if passed else MISMATCH
 
 
-def _difference_table(found: Sequence[Difference], against: str) -> Table:
-    table = make_table(
-        f"against {against}",
-        ("output", "shape", "max abs", "max rel", "rms", "relative rms", "limit (rms)", ""),
-        right=range(2, 7),
+def _samples(
+    bundle: Bundle, model: Path, files: Sequence[Path], dims: Mapping[str, int], seed: int
+) -> list[dict[str, Array]]:
+    from naru.inputs import as_declared, inputs_of, read_npz
+    from naru.verify.samples import random_sample
+
+    if not files:
+        return [random_sample(bundle, model, dims, seed)]
+    if dims:
+        raise click.UsageError("--dims is for random inputs; --samples have sizes of their own")
+    specs = inputs_of(bundle)
+    samples = [as_declared(specs, read_npz(p)) for p in files]
+    for path, sample in zip(files, samples, strict=True):
+        check_names(path, sample, [s.name for s in specs])
+    return samples
+
+
+def check_names(path: Path, sample: Sample, wanted: Sequence[str]) -> None:
+    """InputError for a sample that lacks an input, or has an array that is none."""
+    from naru.errors import nearest
+
+    for name in sample:
+        if name not in wanted:
+            listed = ", ".join(wanted)
+            raise InputError(
+                f"{path}: there is no input '{name}'; the model has {listed}",
+                hint=nearest(name, wanted),
+            )
+    missing = [name for name in wanted if name not in sample]
+    if missing:
+        raise InputError(f"{path}: it has no array for the input '{missing[0]}'")
+
+
+# --- where it differs -----------------------------------------------------------------------------
+
+
+def _explain_failure(
+    loaded: Model,
+    model: Path,
+    samples: Sequence[Sample],
+    found: Sequence[Compared],
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Prints who is wrong and where; gives the same for JSON."""
+    from naru.verify import verify
+
+    tolerance, silent = options["tolerance"], options["as_json"]
+    first = next(c for c in found if not c.passed).naru[0]
+    sample = samples[first.sample]
+    report: dict[str, Any] = {}
+    try:
+        with progress("asking the reference who is wrong") as tell:
+            judged = verify(
+                loaded, model, [sample], against="both", tolerance=tolerance, on_progress=tell
+            )
+        report["verdict"] = next(c.verdict for c in judged if c.naru[0].output == first.output)
+        if not silent:
+            click.echo(f"{first.output}: {report['verdict']}")
+    except NaruError as e:  # the comparison stands without a judge
+        warn(f"who is wrong is not known: {e}")
+    try:
+        with progress("looking for the node that differs") as tell:
+            culprit = _search(loaded, model, sample, found, options, tell)
+    except NaruError as e:
+        warn(f"the node that differs was not found: {e}")
+        return report
+    if culprit is None:
+        warn("each part of the model is right by itself; only the whole model differs")
+        return report
+    files = _save(culprit, loaded, model, options)
+    if not silent:
+        _print_culprit(culprit, files)
+    return {**report, "culprit": culprit.as_json(), "files": [str(p) for p in files]}
+
+
+def _search(
+    loaded: Model,
+    model: Path,
+    sample: Sample,
+    found: Sequence[Compared],
+    options: Mapping[str, Any],
+    tell: Progress,
+) -> Culprit | None:
+    from naru.artifact.cache import open_cache
+    from naru.compiler import choose_target
+    from naru.options import Options
+    from naru.verify.compared import BOTH, limits
+    from naru.verify.search import Search
+
+    isa, against = options["isa"], options["against"]
+    target = choose_target(None if isa == "host" else isa)
+    search = Search(
+        Options(target, options["precision"]),
+        None if options["no_cache"] else open_cache(),
+        "reference" if against == BOTH else against,
+        limits(loaded, options["tolerance"]),
+        tell,
     )
-    several = len({d.sample for d in found}) > 1
-    for d in found:
-        name = f"{d.output} (sample {d.sample})" if several else d.output
-        shape = f"{d.dtype}{list(d.shape)}"
-        numbers = (d.max_abs, d.max_rel, d.rms, d.rms_rel, d.limit)
-        table.add_row(
-            name, shape, *(f"{x:.2e}" for x in numbers), "ok" if d.passed else "DIFFERENT"
-        )
+    outputs = [c.naru[0].output for c in found if not c.passed]
+    return search.find(model, sample, outputs)
+
+
+def _save(culprit: Culprit, loaded: Model, model: Path, options: Mapping[str, Any]) -> list[Path]:
+    from naru.verify.compared import limits
+    from naru.verify.script import write_script
+
+    folder: Path = options["save_failing"]
+    return write_script(culprit, model, folder, limits(loaded, options["tolerance"]))
+
+
+# --- printing -------------------------------------------------------------------------------------
+
+
+def _print_found(found: Sequence[Compared], against: str, passed: bool) -> None:
+    shown = [c for c in found if not c.passed] if output.quiet else found
+    if shown:
+        print_table(_difference_table(shown, against))
+    for c in shown:
+        for d in c.rows:
+            if d.problem:
+                click.echo(f"{d.output}: {d.side} against {d.against}: {d.problem}")
+        if c.verdict:
+            click.echo(f"{c.naru[0].output}: {c.verdict}")
+    if passed:
+        say(click.style("equal within the limit", fg="green"))
+    else:
+        click.echo(click.style("DIFFERENT", fg="red"), color=output.color)
+
+
+def _difference_table(found: Sequence[Compared], against: str) -> Table:
+    both = len(found[0].rows) > 1
+    several = len({c.naru[0].sample for c in found}) > 1
+    who = ("compared",) if both else ()
+    heads = (
+        "output", *who, "shape", "max abs", "relative rms", "ulp median", "99%", "max",
+        "differing", "rms", "limit (rms)", "",
+    )  # fmt: skip
+    table = make_table(f"against {against}", heads, right=range(2 + both, 10 + both))
+    for c in found:
+        for d in c.rows:
+            table.add_row(
+                f"{d.output} (sample {d.sample})" if several else d.output,
+                *((f"{d.side} : {d.against}",) if both else ()),
+                f"{d.dtype}{list(d.shape)}",
+                *(f"{x:.2e}" for x in (d.max_abs, d.rms_rel)),
+                *(f"{x:.4g}" for x in (d.ulp_median, d.ulp_p99, d.ulp_max)),
+                f"{d.differing}/{d.count}",
+                *(f"{x:.2e}" for x in (d.rms, d.limit)),
+                "ok" if d.passed else "DIFFERENT",
+            )
     return table
+
+
+def _print_culprit(culprit: Culprit, files: Sequence[Path]) -> None:
+    d = culprit.difference
+    click.echo(f"first to differ: {culprit.node}, {culprit.position} of {culprit.count} nodes")
+    if culprit.alone:
+        click.echo("  it differs by itself, given the right inputs")
+    else:
+        click.echo("  it is right by itself; these nodes differ together:")
+        for label in culprit.labels[:12]:
+            click.echo(f"    {label}")
+        if len(culprit.labels) > 12:
+            click.echo(f"    … and {len(culprit.labels) - 12} more")
+    error = d.problem or f"relative rms {d.rms_rel:.2e}, max abs {d.max_abs:.2e}"
+    click.echo(f"  output {d.output!r}, {d.dtype}{list(d.shape)}: {error}")
+    click.echo(f"  to reproduce: python {files[0]}")
+    for path in files[1:]:
+        click.echo(f"                with {path}")

@@ -30,22 +30,34 @@ from naru.ir.graph import Graph, Node, TensorType, make_input
 from naru.ir.simplify import known
 
 OLDEST = 6  # broadcasting by attributes ended with opset 7; what little 6 differs in is handled
+_TORCH = "naru reads ONNX; write it with torch.onnx.export(model, example, 'model.onnx')"
+_TENSORFLOW = "naru reads ONNX; the package tf2onnx converts this to it"
+# What people have instead of an .onnx file, and what makes one of it.
+_EXPORTERS = {
+    **dict.fromkeys((".pt", ".pth", ".bin", ".safetensors"), _TORCH),
+    **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), _TENSORFLOW),
+    ".pkl": "naru reads ONNX; the package skl2onnx makes it of scikit-learn's models",
+}
 _ = naru.ops
 
 
 def read_onnx(
-    source: str | os.PathLike[str] | bytes | ModelProto, *, name: str | None = None
+    source: str | os.PathLike[str] | bytes | ModelProto,
+    *,
+    name: str | None = None,
+    folder: Path | None = None,
 ) -> Graph:
-    """The graph of an ONNX model given as a path, its bytes, or a ModelProto.
+    """The graph of an ONNX model given as a path, its bytes, or a ModelProto (`folder`: where the
+    side files of the last two lie).
 
     Inputs and outputs keep their names; `notes` maps nodes to the ONNX nodes (and weights) that
     they come from. Dims called alike share one symbol; a dim without a name gets its own symbol.
-    Weights in side files are memory-mapped, so the model must be given by its path for them.
+    Weights in side files are memory-mapped.
     Raises ModelError, or UnsupportedError. Warns (NaruWarning) of NaN and infinities among weights.
     """
-    model, folder, where = _load(source)
+    model, own_folder, where = _load(source)
     try:
-        return _read(model, folder, name)
+        return _read(model, own_folder or folder, name)
     except ModelError as error:
         raise _in_file(error, where) from None
     except UnsupportedError as error:
@@ -74,7 +86,9 @@ def _load(
 
 
 def _parse(data: bytes, where: str) -> ModelProto:
-    hint = "give the .onnx file itself; download or export it again"
+    hint = _EXPORTERS.get(
+        Path(where).suffix, "give the .onnx file itself; download or export it again"
+    )
     model = ModelProto()
     try:
         model.ParseFromString(data)

@@ -23,9 +23,14 @@ _ONNX_TYPE = {
 
 def label_of(node: NodeProto, scope: str = "") -> str:
     """How messages name a node: `node 'conv1' (Conv)`, by its first output where it has no name."""
-    name = node.name or next((o for o in node.output if o), "") or "unnamed"
+    name = note_of(node) or "unnamed"
     op = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
     return f"{scope}node {name!r} ({op})"
+
+
+def note_of(node: NodeProto) -> str:
+    """What the graph and the bundle call a node: its name, else its first output."""
+    return node.name or next((o for o in node.output if o), "")
 
 
 def domain_of(node: NodeProto) -> str:
@@ -154,13 +159,13 @@ def in_order(nodes: Sequence[NodeProto], defined: set[str], where: str) -> Seque
                     hint="every value of a graph has one definition; rename one of the two",
                 )
             maker[name] = k
-    reads = [_reads(node) for node in nodes]
+    reads = [reads_of(node) for node in nodes]
     if all(maker.get(name, -1) < k for k, names in enumerate(reads) for name in names):
         return nodes
     return [nodes[k] for k in _sort(nodes, reads, maker, where)]
 
 
-def _reads(node: NodeProto) -> list[str]:
+def reads_of(node: NodeProto) -> list[str]:
     """The names a node reads, those that its bodies may take from outside included."""
     names = [n for n in node.input if n]
     stack = [(g, frozenset[str]()) for g in bodies_of(node)]

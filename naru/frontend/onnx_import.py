@@ -173,7 +173,7 @@ class Importer:
             return absent
         except (ModelError, IRError) as error:
             raise located(error, label, inputs) from None
-        self.note(results, inputs, node.name or next((o for o in node.output if o), ""))
+        self.note(results, inputs, check.note_of(node))
         return results
 
     def dispatch(
