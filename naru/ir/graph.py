@@ -153,7 +153,7 @@ def get_output(n: Node, i: int) -> Node:
 class Graph:
     """A function of tensors. `symbols` are the dims of the inputs (and those that nodes define).
     Bodies of control flow are Graphs in attributes; what they capture is passed in explicitly.
-    `operators`: for names in `notes`, the operator of the file that bears it, in the file's order."""
+    `operators`: the operator of the file that a name in `notes` belongs to, in the file's order."""
 
     name: str
     inputs: tuple[Node, ...]
