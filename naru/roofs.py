@@ -1,7 +1,7 @@
 """The roofs of this machine, measured: the most that one core computes and reads.
 
-A kernel can be no faster than its operations at the peak rate, nor than its bytes at the rate of the
-cache that holds them (Williams, Waterman, Patterson: Roofline, 2009).
+A kernel can be no faster than its operations at the peak rate, nor than its bytes at the rate of
+the cache that holds them (Williams, Waterman, Patterson: Roofline, 2009).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Roofs:
 
     def level_of(self, size: int) -> Level:
         """The smallest level that holds so many bytes."""
-        return next((x for x in self.levels if x.capacity is None or size <= x.capacity))
+        return next(x for x in self.levels if x.capacity is None or size <= x.capacity)
 
     def bound(self, flops: int, size: int, calls: int = 1) -> Bound | None:
         """What the roofs allow for calls with so many operations and bytes in all; each call finds

@@ -18,6 +18,7 @@ from naru.cli.compile import compile_command
 from naru.cli.explain import explain_command
 from naru.cli.group import INTERRUPTED, OK, USER_ERROR, naru
 from naru.cli.machine import demo_command, doctor_command, ops_command
+from naru.cli.profile import profile_command
 from naru.cli.run import run_command
 from naru.cli.verify import verify_command
 from naru.errors import NaruError, NaruWarning
@@ -28,6 +29,7 @@ VERBS = (
     run_command,
     verify_command,
     explain_command,
+    profile_command,
     doctor_command,
     demo_command,
     ops_command,

@@ -28,7 +28,9 @@ inputs_option = click.option(
 @click.command("explain")
 @click.argument("model", type=EXISTING)
 @click.option("--kernel", metavar="NAME", help="Only this kernel, with all that is known of it.")
-@click.option("--details", is_flag=True, help="Nodes, reasons and schedule of every kernel as well.")
+@click.option(
+    "--details", is_flag=True, help="Nodes, reasons and schedule of every kernel as well."
+)
 @click.option(
     "--sort", type=click.Choice(ORDERS), default="time", show_default=True,
     help="order: of the run; above: time above the roof; share: of the roof, the smallest first.",

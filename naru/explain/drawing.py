@@ -73,8 +73,8 @@ def _connect(
     links: list[tuple[Place, Place, int]] = []
     writer: dict[int, Place] = {}
     for k, s in enumerate(steps):
-        here = Place(0, step=k)
-        for t in dict.fromkeys(s["reads"]):
+        here, reads = Place(0, step=k), list[int](s["reads"])
+        for t in dict.fromkeys(reads):
             if tensors[t].get("kind") == "input" and t not in writer:
                 writer[t] = Place(0, tensor=t)
                 places.append(writer[t])

@@ -113,15 +113,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What `explain` found. `rows` are in the order of the manifest, then control steps; `steps` are
-    times in the order of the run, `sizes` the symbols' values in it; `untimed` says why nothing was
-    measured."""
+    """What `explain` found. `rows` are in the order of the manifest, then control steps; `steps`
+    are times in the order of the run, `sizes` the symbols' values in it, `threads` the most that it
+    used; `untimed` says why nothing was measured."""
 
     rows: tuple[Row, ...]
     steps: tuple[StepTime, ...]
     sizes: Mapping[str, int]
     roofs: Roofs | None
     untimed: str | None
+    threads: int = 1
 
     @property
     def ns(self) -> float:
@@ -144,6 +145,7 @@ class Explanation:
             "steps": [{"name": s.name, "ns": s.ns} for s in self.steps],
             "sizes": dict(self.sizes),
             "roofs": self.roofs and self.roofs.as_json(),
+            "threads": self.threads,
             "untimed": self.untimed,
         }
 
@@ -154,18 +156,37 @@ def explain(bundle: Bundle, inputs: Mapping[str, Array] | None = None) -> Explan
     `inputs` are what the measured runs get (default: those of the golden vector). Raises
     BundleError for a damaged bundle; an unfit CPU is no error.
     """
-    if inputs is None and (golden := bundle.golden()):
-        names = [t.name for t in bundle.entries[0].inputs]
-        inputs = dict(zip(names, golden[0].inputs, strict=True))
-    sizes = sizes_of(bundle, inputs or {})
+    inputs = golden_inputs(bundle) if inputs is None else inputs
     times, untimed = _measure(bundle, inputs)
+    return describe(bundle, inputs or {}, times, untimed=untimed)
+
+
+def describe(
+    bundle: Bundle,
+    inputs: Mapping[str, Array],
+    times: tuple[StepTime, ...],
+    *,
+    threads: int = 1,
+    untimed: str | None = None,
+) -> Explanation:
+    """What the manifest says at the sizes of these inputs, with these times of a run on `threads`
+    threads (none: only what is predicted)."""
+    sizes = sizes_of(bundle, inputs)
     roofs = measure(frozenset(bundle.manifest["target"]["features"])) if times else None
     steps: Sequence[Json] = bundle.manifest.get("steps", [])
     rows = [
         _kernel_row(k, _steps_of(k, steps), times, sizes, roofs)
         for k in bundle.manifest.get("kernels", [])
     ]
-    return Explanation((*rows, *_control_rows(steps, times)), times, sizes, roofs, untimed)
+    every = (*rows, *_control_rows(steps, times))
+    return Explanation(every, times, sizes, roofs, untimed, threads)
+
+
+def golden_inputs(bundle: Bundle) -> dict[str, Array] | None:
+    """Those of the golden vector, by name; None for a bundle that has none."""
+    golden = bundle.golden()
+    names = [t.name for t in bundle.entries[0].inputs]
+    return dict(zip(names, golden[0].inputs, strict=True)) if golden else None
 
 
 def _measure(
@@ -225,9 +246,7 @@ def _kernel_row(
     )
 
 
-def _measured(
-    kernel: Json, times: Sequence[StepTime], sizes: Mapping[str, int]
-) -> Measured | None:
+def _measured(kernel: Json, times: Sequence[StepTime], sizes: Mapping[str, int]) -> Measured | None:
     """The sum over the steps that bear the kernel's name."""
     own = [s.ns for s in times if s.name == kernel.get("name")]
     if not own:

@@ -103,9 +103,11 @@ def summary(found: Explanation) -> list[str]:
 def _totals(found: Explanation) -> list[str]:
     flops = sum(r.measured.flops or 0 for r in found.rows if r.measured)
     at_roof = sum(r.bound.ns for r in found.rows if r.bound)
-    text = f"{time_text(found.ns)} on one thread{_at(found.sizes)}"
+    on = "one thread" if found.threads == 1 else f"up to {found.threads} threads"
+    text = f"{time_text(found.ns)} on {on}{_at(found.sizes)}"
     text += f"; predicted {time_text(found.predicted)}"
     text += f"; {flops / found.ns:.1f} GFLOP/s, {at_roof / found.ns:.0%} of the roof"
+    text += "" if found.threads == 1 else " of one core"
     return wrap("measured  ", text)
 
 

@@ -21,8 +21,8 @@ _PROCESS, _RUNS, _STEPS = 1, 1, 2  # pid, and the tids of the two lanes
 
 
 def make_trace(bundle: Bundle, rows: Sequence[Row], times: NDArray[np.int64], threads: int) -> Json:
-    """The trace of runs. `times` int64[runs, steps + 1]: nanoseconds before each step and at the end
-    of the last, of one clock; `rows` as `explain` gives them, for what the kernels are."""
+    """The trace of runs. `times` int64[runs, steps + 1]: nanoseconds before each step and at the
+    end, of one clock; `rows` as `explain` gives them, for what the kernels are."""
     names = next(e for e in bundle.entries if e.name == "profile").steps
     steps: Sequence[Json] = bundle.manifest.get("steps", [])
     by_name = {r.name: r for r in rows}
@@ -52,7 +52,15 @@ def _lanes(model: str, threads: int) -> Iterator[Json]:
 
 def _event(name: str, kind: str, lane: int, start: float, end: float, args: Json) -> Json:
     span = {"ts": round(float(start), 3), "dur": round(float(end - start), 3)}
-    return {"ph": "X", "pid": _PROCESS, "tid": lane, "name": name, "cat": kind, **span, "args": args}
+    return {
+        "ph": "X",
+        "pid": _PROCESS,
+        "tid": lane,
+        "name": name,
+        "cat": kind,
+        **span,
+        "args": args,
+    }
 
 
 def _arguments(row: Row | None, step: Json) -> Json:

@@ -172,5 +172,6 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
             flops = add(flops, mul(points, 2))
         else:
             work = add(work, floordiv(mul(points, cost), ops_per_ns))
-            flops = add(flops, mul(points, sum(isinstance(e, Binary | Unary) for e in nodes)))
+            numbers = [e for e in nodes if isinstance(e, Binary | Unary) and e.dtype != "bool"]
+            flops = add(flops, mul(points, len(numbers)))
     return work, flops, size
