@@ -344,7 +344,7 @@ class Model(EntryProgram):
 
     def trace(self, *args: object, repeat: int = 20, **kwargs: object) -> NDArray[np.int64]:
         """int64[repeat, steps + 1]: nanoseconds before each step and at the end, of one clock,
-        after one run to warm up. InputError when the bundle was compiled without its profile entry."""
+        after one run to warm up. InputError when the bundle has no profile entry."""
         if "profile" not in self.entries:
             raise InputError("the bundle has no profile entry", hint="compile it with profiling")
         entry = self.entry("profile")

@@ -1,7 +1,7 @@
 """Names of kernels for perf and gdb, which see only addresses in code that no file describes.
 
-perf reads lines `start size name` from /tmp/perf-PID.map when it reports. gdb is handed an ELF image
-in memory with a table of symbols and no code.
+perf reads lines `start size name` from /tmp/perf-PID.map when it reports. gdb is handed an ELF
+image in memory with a table of symbols and no code.
 """
 
 from __future__ import annotations
