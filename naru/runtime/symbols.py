@@ -37,14 +37,14 @@ def tell(bundle: Bundle) -> object:
     """Names the functions of a bundle, whose code is enabled, for the tools that the knobs ask
     for. They stay named for gdb as long as what comes back lives. RunError where the file that
     perf reads cannot be written."""
-    wanted = knobs.current()
-    if not (wanted.perf or wanted.gdb):
+    now = knobs.current()
+    if not (now.perf or now.gdb):
         return None
     found = symbols_of(bundle)
-    if wanted.perf:
+    if now.perf:
         write_perf_map(found)
     machine = _MACHINES.get(str(bundle.manifest["target"]["triple"]).partition("-")[0])
-    if not wanted.gdb or machine is None:
+    if not now.gdb or machine is None:
         return None
     code = bundle.sections["code"]
     return _native.announce_symbols(make_elf(machine, bundle.image.code_address, code.size, found))
