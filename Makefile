@@ -17,7 +17,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo test test-slow bench wheels check clean clean-all qemu node
+.PHONY: demo test test-slow bench wheels check clean clean-all qemu node gdb
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -26,7 +26,7 @@ demo: $(VENV)/.installed
 test: check
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node
+test-slow: $(VENV)/.installed-slow qemu node gdb
 	$(PYTEST) -m slow tests
 
 bench: $(VENV)/.installed-test
@@ -71,6 +71,14 @@ qemu:
 	else \
 	  echo "qemu-aarch64 is missing: expected the Debian package qemu-user" >&2; \
 	  echo "  try: sudo apt-get install qemu-user" >&2; exit 1; \
+	fi
+
+# A test stops in a kernel by its name; where gdb cannot be installed it is skipped.
+gdb:
+	@if ! command -v gdb >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing gdb"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends gdb; \
 	fi
 
 # WebAssembly runs in Node; nothing is installed for it.

@@ -14,6 +14,7 @@ import numpy as np
 from naru import knobs
 from naru.artifact.cache import open_cache
 from naru.errors import TargetError
+from naru.roofs import read_rates
 from naru.runtime import _native
 from naru.targets import Target, host_target
 from naru.version import VERSION
@@ -142,11 +143,9 @@ def _knobs() -> dict[str, str]:
 
 def _roofs(caches: dict[str, int], threads: int) -> dict[str, Any]:
     """fp32 GFLOP/s by instruction set and GB/s by memory level, of one core; the pool's times."""
-    l1, l2, l3 = (caches.get(level, 0) for level in ("l1d", "l2", "l3"))
-    sizes = {"l1": l1 // 2, "l2": l2 // 2, "l3": min(l3 // 4, 8 * l2), "memory": 256 << 20}
     found: dict[str, Any] = {
         "gflops": _native.probe_fma(),
-        "gigabytes_per_second": {k: _native.probe_read(n) for k, n in sizes.items() if n > 0},
+        "gigabytes_per_second": read_rates(caches),
     }
     if threads > 1:
         found["fork_join_seconds"] = _native.probe_fork_join(threads)

@@ -104,6 +104,16 @@ class Knobs:
             "most threads of a run (default: the usable cores)",
         ),
     )
+    perf: int = field(
+        default=0,
+        metadata=_about(
+            _level(0, 1), "0 or 1", "1 names the kernels of loaded models for Linux perf"
+        ),
+    )
+    gdb: int = field(
+        default=0,
+        metadata=_about(_level(0, 1), "0 or 1", "1 names the kernels of loaded models for gdb"),
+    )
 
 
 def variable(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import types
@@ -16,10 +17,12 @@ import numpy as np
 import onnx
 import pytest
 
-from naru import cli, compiler, demo, doctor, explain, inputs, knobs
+from naru import cli, compiler, demo, doctor, inputs, knobs
 from naru.artifact.bundle import Bundle, GoldenCase, Symbol, pack_golden, read_bundle, write_bundle
 from naru.cli import group
 from naru.errors import InputError, NaruError, NaruWarning
+from naru.explain.assembly import disassemble
+from naru.explain.formulas import arena_bytes, formula
 from naru.runtime.session import TensorInfo, load
 from naru.verify import compare, verify
 from tests.runtime import programs
@@ -123,7 +126,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == group.OK
     listed = out.partition("Commands:")[2].split("\n\n")[0]
     verbs = [line.split()[0] for line in listed.splitlines() if line.strip()]
-    assert verbs == ["compile", "run", "verify", "explain", "doctor", "demo", "ops"]
+    assert verbs == ["compile", "run", "verify", "explain", "profile", "doctor", "demo", "ops"]
     for verb in verbs:
         code, out, _ = run(capsys, verb, "--help")
         assert code == group.OK
@@ -469,7 +472,11 @@ def test_outputs_of_any_name(tmp_path: Path) -> None:
 def test_explain(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
     code, out, _ = run(capsys, "explain", bundle)
     assert code == group.OK
-    for part in ("k0_scale", "mul add", "add reads only what mul makes", "vectorise i 16", "N = 3"):
+    for part in ("k0_scale", "mul+add", "of the roof", "where the time goes", "N = 3"):
+        assert part in out
+    assert max(map(len, out.splitlines())) <= 100
+    code, out, _ = run(capsys, "explain", bundle, "--details")
+    for part in ("add reads only what mul makes", "vectorise i 16", "node      double"):
         assert part in out
     code, out, _ = run(capsys, "explain", bundle, "--kernel", "k1_never")
     assert "k1_never" in out
@@ -501,10 +508,10 @@ def test_explain_at_other_sizes(capsys: pytest.CaptureFixture[str], bundle: Path
 
 def test_arena_bytes() -> None:
     memory = {"arena": "total", "where": {"total": "b + 64", "b": "max(a, 8)", "a": "N * 4"}}
-    assert explain.arena_bytes(memory, {"N": 10}) == 104
-    assert explain.arena_bytes({"arena": "128"}, {}) == 128
-    assert explain.arena_bytes(memory, {}) is None
-    assert explain.arena_bytes({}, {}) is None
+    assert arena_bytes(memory, {"N": 10}) == 104
+    assert arena_bytes({"arena": "128"}, {}) == 128
+    assert arena_bytes(memory, {}) is None
+    assert arena_bytes({}, {}) is None
 
 
 def test_explain_for_another_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -516,7 +523,7 @@ def test_explain_for_another_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(capsys, "run", path)[0] == group.USER_ERROR
 
 
-@pytest.mark.skipif(explain.shutil.which("objdump") is None, reason="needs objdump")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 def test_explain_asm(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
     code, out, _ = run(capsys, "explain", bundle, "--asm")
     assert code == group.OK
@@ -527,7 +534,7 @@ def test_explain_asm(capsys: pytest.CaptureFixture[str], bundle: Path) -> None:
 def test_disassembling_without_objdump(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
     with pytest.raises(NaruError, match="needs objdump"):
-        explain.disassemble(read_bundle(bundle))
+        disassemble(read_bundle(bundle))
 
 
 @pytest.mark.parametrize(
@@ -542,7 +549,7 @@ def test_disassembling_without_objdump(bundle: Path, monkeypatch: pytest.MonkeyP
     ],
 )
 def test_formulas(text: str, value: int | None) -> None:
-    assert explain.formula(text, {"N": 6}) == value
+    assert formula(text, {"N": 6}) == value
 
 
 # ---- doctor, ops ----

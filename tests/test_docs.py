@@ -10,6 +10,7 @@ import json
 import re
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from onnx import TensorProto, helper
 import naru
 from naru import knobs, pipeline
 from naru.artifact import bundle
+from naru.compiler import compile_bundle
 from naru.demo import FOLDER
 from naru.errors import NaruError
+from naru.explain import text as lines
+from naru.explain.report import explain
 from naru.ir.graph import Graph
 from naru.ir.text import print_func, print_graph, print_tensor_function, read_func
 from naru.options import Options
@@ -154,10 +158,21 @@ def settings(_: Path) -> Blocks:
     return {"knobs": "\n".join(lines)}
 
 
+def foreign_explanation(_: Path) -> Blocks:
+    """Without what depends on the version of LLVM."""
+    made = compile_bundle(FOLDER / "digits_mlp.onnx", target="neon", cache=False)
+    found = explain(made)
+    rows = [
+        replace(r, record={k: v for k, v in r.record.items() if k != "size"}) for r in found.rows
+    ]
+    return {"foreign": "\n".join([*lines.summary(found), "", *lines.table(rows, found)])}
+
+
 PRINTERS: dict[str, Callable[[Path], Blocks]] = {
     "layout.md": dense_forms,
     "errors.md": error_texts,
     "bundles.md": bundle_format,
+    "explain.md": foreign_explanation,
     "runtime.md": settings,
 }
 

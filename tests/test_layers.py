@@ -49,6 +49,7 @@ TOP = (
     "naru.inputs",
     "naru.options",
     "naru.pipeline",
+    "naru.roofs",
     "naru.verify",
 )
 # The runtime and what it borrows. They must run where neither the compiler nor its dependencies

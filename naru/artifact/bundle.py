@@ -29,7 +29,16 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
                     steps: names of the steps, for errors and times. The first entry is what a call
                     runs; one named "profile" takes and gives the same and keeps times
     states          [] (reserved for named persistent buffers)
-    memory          {arena: formula text, ...}      kernels: [records for explain]
+    memory          {arena: formula text, ...}
+    kernels         [{name, ops?, nodes?, why?, calls?, shape?, algorithm?, schedule?, flops?,
+                    bytes?, estimate?, offset?, size?}], for explain: flops, bytes and estimate
+                    (nanoseconds on one core by the compiler's model; nothing was measured) are
+                    formulas for one call; offset and size say where the kernel lies in `code`
+    steps?          [{name, nodes: [[name, operator]], reads, writes, why?, body?}], for explain:
+                    the steps of main; reads and writes are positions in `tensors`, body the
+                    {name, nodes} of the steps inside an If or a Loop
+    tensors?        [{dtype, shape: formula text, kind, name?}], for explain; kind: "input",
+                    "output", "weight" or "value"
     tolerance?      {rtol, atol}: how far a golden output may be off, as rms over the output:
                     rms(got - want) <= atol + rtol * rms(want)
     sections        [{name, offset, size, digest}], written by write_bundle
@@ -574,6 +583,7 @@ def _check_manifest(
     _check_memory(root.object("memory"))
     for kernel in root.objects("kernels"):
         _check_kernel(kernel)
+    _check_steps(root)
     if root.items("states"):
         raise root.fail("states", "[] (this naru keeps no states)")
     if "tolerance" in manifest:
@@ -614,9 +624,34 @@ def _check_kernel(reader: _Reader) -> None:
     for key in ("calls", "size", "offset"):
         if key in reader.value:
             reader.number(key, 0, _MAX_DIM)
-    for key in ("name", "shape", "schedule", "flops", "bytes"):
+    for key in ("name", "shape", "algorithm", "schedule", "flops", "bytes", "estimate"):
         if not isinstance(reader.value.get(key, ""), str):
             raise reader.fail(key, "a text")
+
+
+def _check_steps(root: _Reader) -> None:
+    """The steps name tensors that exist; both may be absent."""
+    tensors = root.objects("tensors") if "tensors" in root.value else []
+    for t in tensors:
+        for key in ("dtype", "kind", "shape", "name"):
+            if not isinstance(t.value.get(key, ""), str):
+                raise t.fail(key, "a text")
+    for step in root.objects("steps") if "steps" in root.value else []:
+        _check_step(step)
+        step.texts("why", required=False)
+        for key in ("reads", "writes"):
+            if not all(type(k) is int and 0 <= k < len(tensors) for k in step.items(key)):
+                raise step.fail(key, "positions in tensors")
+        for inner in step.objects("body") if "body" in step.value else []:
+            _check_step(inner)
+
+
+def _check_step(step: _Reader) -> None:
+    """A name, and the name and operator of each node."""
+    step.text("name")
+    for pair in step.items("nodes"):
+        if not (isinstance(pair, list) and list(map(type, cast(Any, pair))) == [str, str]):
+            raise step.fail("nodes", "pairs of texts")
 
 
 def _read_section(reader: _Reader, file_size: int) -> Section:

@@ -10,6 +10,7 @@ import numpy as np
 
 from naru.artifact.bundle import GoldenCase
 from naru.artifact.link import Linked
+from naru.artifact.records import kernel_records, step_records
 from naru.dtypes import DTYPES
 from naru.ir.expr import Const, Var, free_vars
 from naru.ir.graph import Graph, TensorType, toposort
@@ -108,6 +109,7 @@ def make_manifest(
 ) -> dict[str, Any]:
     """See artifact/bundle.py for the schema."""
     offsets = linked.offsets
+    steps, tensors = step_records(g, program)
     interface = {
         "plan": offsets["naru_plan"],
         "dynamic": program.pointers > 0,
@@ -118,7 +120,7 @@ def make_manifest(
             {**_tensor(name, n.type), "late": late}
             for name, n, late in zip(g.output_names, g.outputs, program.late, strict=True)
         ],
-        "steps": [name for name, _, _ in program.steps],
+        "steps": [s.name for s in program.steps],
     }
     return {
         "format": 1,
@@ -150,7 +152,9 @@ def make_manifest(
             "where": {v.name: print_expr(e) for v, e in program.lets},
             "weights": str(program.weight_bytes),
         },
-        "kernels": _kernel_records(program, linked),
+        "kernels": kernel_records(program, linked),
+        "steps": steps,
+        "tensors": tensors,
         "tolerance": {"rtol": 1e-4, "atol": 1e-6},
     }
 
@@ -159,31 +163,3 @@ def _tensor(name: object, t: TensorType) -> dict[str, Any]:
     dtype = DTYPES[t.dtype].numpy.name
     shape = [n if (n := known(d)) is not None else print_expr(d) for d in t.shape]
     return {"name": str(name), "dtype": dtype, "shape": shape}
-
-
-def _kernel_records(program: Program, linked: Linked) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = []
-    steps: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
-    for name, nodes, why in program.steps:
-        steps.setdefault(name, []).append((nodes, why))
-    starts = sorted({*linked.offsets.values(), len(linked.code)})
-    for k in program.kernels:
-        offset = linked.offsets[k.func.name]
-        uses = steps.get(k.name, [])
-        out = k.func.buffers[-1]
-        records.append(
-            {
-                "name": k.name,
-                "ops": list(k.ops),
-                "nodes": [nodes for nodes, _ in uses if nodes],
-                "calls": len(uses),
-                "shape": "×".join(print_expr(d) for d in out.shape),
-                "schedule": k.schedule,
-                "flops": print_expr(k.flops),
-                "bytes": print_expr(k.bytes),
-                "why": sorted({w for _, why in uses for w in why}),
-                "offset": offset,
-                "size": starts[starts.index(offset) + 1] - offset,
-            }
-        )
-    return records

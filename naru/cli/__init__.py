@@ -20,6 +20,7 @@ from naru.cli.failures import report_failure
 from naru.cli.group import OK, naru
 from naru.cli.machine import demo_command, doctor_command, ops_command
 from naru.cli.printing import flush, output, warn
+from naru.cli.profile import profile_command
 from naru.cli.run import run_command
 from naru.cli.verify import verify_command
 from naru.errors import NaruWarning
@@ -30,6 +31,7 @@ VERBS = (
     run_command,
     verify_command,
     explain_command,
+    profile_command,
     doctor_command,
     demo_command,
     ops_command,

@@ -2,134 +2,117 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from naru.cli.group import EXISTING, as_json_option, dims_option
+from naru.cli.group import EXISTING, WRITTEN, as_json_option, dims_option
 from naru.cli.loading import open_bundle, parse_dims
-from naru.cli.printing import bytes_text, make_table, print_json, print_table, wrap
+from naru.cli.printing import print_json
 from naru.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from naru.artifact.bundle import Bundle
-    from naru.explain import Explanation, Measured
+    from naru.explain.report import Explanation, Row
+
+ORDERS = ("time", "order", "above", "share", "predicted", "size")
+
+inputs_option = click.option(
+    "-i", "--input", "inputs", metavar="[NAME=]FILE", multiple=True,
+    help="Inputs to measure with, as for run. Default: those of the golden vector.",
+)  # fmt: skip
 
 
 @click.command("explain")
 @click.argument("model", type=EXISTING)
-@click.option("--asm", is_flag=True, help="Print the machine code instead (needs objdump).")
-@click.option("--kernel", metavar="NAME", help="Only this kernel.")
+@click.option("--kernel", metavar="NAME", help="Only this kernel, with all that is known of it.")
 @click.option(
-    "-i", "--input", "inputs", metavar="[NAME=]FILE", multiple=True,
-    help="Inputs to measure with, as for run. Default: those of the golden vector.",
+    "--details", is_flag=True, help="Nodes, reasons and schedule of every kernel as well."
+)
+@click.option(
+    "--sort", type=click.Choice(ORDERS), default="time", show_default=True,
+    help="order: of the run; above: time above the roof; share: of the roof, the smallest first.",
 )  # fmt: skip
+@click.option("--html", type=WRITTEN, metavar="FILE", help="Write a page for a browser instead.")
+@click.option("--asm", is_flag=True, help="Print the machine code instead (needs objdump).")
+@inputs_option
 @dims_option
 @as_json_option
 def explain_command(
     model: Path,
-    asm: bool,
     kernel: str | None,
+    details: bool,
+    sort: str,
+    html: Path | None,
+    asm: bool,
     inputs: tuple[str, ...],
     dims: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Shows the kernels of a MODEL: what was fused and why, schedules, times, sizes.
+    """Shows where the time of a MODEL goes: kernels, what was fused and why, predicted and measured
+    times, and how near they are to the roofs of this machine.
 
     \b
       naru explain model.naru
       naru explain model.naru --dims batch=32            measures at this size
-      naru explain model.naru --kernel k0_matmul --asm
+      naru explain model.naru --kernel k0_matmul         its nodes, reasons, schedule
+      naru explain model.naru --html model.html          graph, timeline and roofs as a page
     """
-    from naru.explain import disassemble, explain
-    from naru.inputs import inputs_of, random_inputs, read_inputs
+    from naru.explain.assembly import disassemble
+    from naru.explain.page import write_page
+    from naru.explain.report import explain
 
     bundle = open_bundle(model)
     if asm:
         click.echo(disassemble(bundle, kernel))
         return
-    arrays = None
-    if inputs:
-        arrays = read_inputs(inputs_of(bundle), inputs)
-    elif dims:
-        arrays = random_inputs(inputs_of(bundle), bundle.symbols, parse_dims(dims))
-    found = explain(bundle, arrays)
-    if as_json:
+    found = explain(bundle, given_inputs(bundle, inputs, dims))
+    if html is not None:
+        write_page(html, bundle, found)
+        click.echo(f"{html}: open it in a browser; it needs nothing else")
+    elif as_json:
         print_json(found.as_json(bundle))
-        return
-    _print_explanation(bundle, found, kernel)
+    else:
+        _print_explanation(bundle, found, kernel, details, sort)
 
 
-def _print_explanation(bundle: Bundle, found: Explanation, only: str | None) -> None:
-    manifest, entry = bundle.manifest, bundle.entries[0]
-    kernels = [(k, m) for k, m in found.kernels if only in (None, k.get("name"))]
-    if only and not kernels:
-        names = ", ".join(str(k.get("name")) for k, _ in found.kernels)
-        raise InputError(f"there is no kernel {only!r}; the bundle has: {names}")
-    click.echo(f"target    {manifest['target']['name']}, naru {manifest.get('naru', '?')}")
-    for head, tensors in (("inputs", entry.inputs), ("outputs", entry.outputs)):
-        listed = (f"{t.name}: {t.dtype}[{', '.join(map(str, t.shape))}]" for t in tensors)
-        click.echo(f"{head:9} {', '.join(listed)}")
-    sizes = (f"{s.name} {bytes_text(s.size)}" for s in bundle.sections.values())
-    click.echo(f"sections  {', '.join(sizes)}")
-    _print_memory(manifest.get("memory", {}), found.sizes)
-    print_table(_kernel_table(kernels, found))
-    if found.untimed:
-        click.echo(f"no times: {found.untimed}")
-    for k, _ in kernels:
-        _print_kernel(k)
+def given_inputs(
+    bundle: Bundle, inputs: Sequence[str], dims: Sequence[str]
+) -> dict[str, Any] | None:
+    """Arrays from files, or random ones of these sizes; None where neither is given."""
+    from naru.inputs import inputs_of, random_inputs, read_inputs
+
+    if inputs:
+        return read_inputs(inputs_of(bundle), inputs)
+    if dims:
+        return random_inputs(inputs_of(bundle), bundle.symbols, parse_dims(dims))
+    return None
 
 
-def _print_memory(memory: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    from naru.explain import arena_bytes
+def _print_explanation(
+    bundle: Bundle, found: Explanation, only: str | None, everything: bool, sort: str
+) -> None:
+    from naru.explain import text
 
-    for name, text in memory.items():
-        if isinstance(text, str):
-            click.echo(wrap("memory    ", f"{name} = {text} bytes"))
+    if only:
+        rows = _named(found, only)
+        lines = [*text.table(rows, found), *(x for r in rows for x in text.details(r))]
+    else:
+        rows = sorted(found.rows, key=text.ORDERS[sort])
+        lines = [*text.heading(bundle, found), *text.summary(found), "", *text.table(rows, found)]
+        if everything:
+            lines += ["", *text.memory_formulas(bundle.manifest.get("memory", {}))]
+            lines += [x for r in rows for x in text.details(r)]
         else:
-            for part, formula in text.items():
-                click.echo(wrap("            ", f"{part} = {formula}"))
-    total = arena_bytes(dict(memory), sizes)
-    if total is not None:
-        at = "".join(f", {name} = {size}" for name, size in sizes.items())
-        click.echo(f"memory    arena of this run: {bytes_text(total)}{at}")
+            lines += ["", "more: --kernel NAME or --details; --html FILE, --json, --asm"]
+    click.echo("\n".join(lines))
 
 
-def _kernel_table(kernels: Sequence[tuple[Any, Measured | None]], found: Explanation) -> Table:
-    title = f"{len(kernels)} kernel{'s' * (len(kernels) != 1)}"
-    if found.ns:
-        title += f", {found.ns / 1e3:.1f} us on one thread"
-        title += "".join(f", {name} = {size}" for name, size in found.sizes.items())
-    heads = ("kernel", "ops", "shape", "calls", "us", "%", "GFLOP/s", "GB/s", "code")
-    table = make_table(title, heads, right=range(3, 9))
-    for k, m in kernels:
-        table.add_row(
-            str(k.get("name", "?")),
-            " ".join(k.get("ops", ())),
-            str(k.get("shape", "")),
-            *_measured_cells(k, m, found.ns),
-            bytes_text(k["size"]) if "size" in k else "",
-        )
-    return table
-
-
-def _measured_cells(k: Mapping[str, Any], m: Measured | None, total: float) -> tuple[str, ...]:
-    """calls, us, %, GFLOP/s, GB/s; empty where unknown."""
-    if m is None:
-        return str(k.get("calls", "")), "", "", "", ""
-    rates = (f"{r:.1f}" if r else "" for r in (m.gflops, m.gigabytes_per_second))
-    share = f"{100 * m.ns / total:.0f}" if total else ""
-    return str(m.calls), f"{m.ns / 1e3:.1f}", share, *rates
-
-
-def _print_kernel(k: Mapping[str, Any]) -> None:
-    click.echo(f"\n{k.get('name', '?')}")
-    for head in ("nodes", "why"):
-        for line in k.get(head, ()):
-            click.echo(wrap(f"  {head:9} ", str(line)))
-    for line in str(k.get("schedule") or "").splitlines():
-        click.echo(f"  schedule  {line}")
+def _named(found: Explanation, name: str) -> list[Row]:
+    rows = [r for r in found.rows if r.name == name]
+    if not rows:
+        names = ", ".join(r.name for r in found.rows)
+        raise InputError(f"there is no kernel {name!r}; the bundle has: {names}")
+    return rows

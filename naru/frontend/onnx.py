@@ -11,6 +11,7 @@ all of it.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -130,7 +131,8 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
     for o, n in zip(g.output, nodes, strict=True):
         _check_output(o, n)
     graph_name = identifier(name if name is not None else g.name, "model")
-    return importer.graph(graph_name, inputs, nodes, names)
+    made = importer.graph(graph_name, inputs, nodes, names)
+    return replace(made, operators=importer.operators)
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:

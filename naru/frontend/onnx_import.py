@@ -34,13 +34,15 @@ FunctionKey: TypeAlias = tuple[str, str, str]
 
 @dataclass
 class Importer:
-    """The state of one import. `notes` maps our nodes to the names of ONNX nodes and weights."""
+    """The state of one import. `notes` maps our nodes to the names of ONNX nodes and weights,
+    `operators` the names of nodes to their operators."""
 
     tensors: Tensors
     functions: Mapping[FunctionKey, FunctionProto]
     symbols: Symbols = field(default_factory=Symbols)
     constants: Constants = field(default_factory=Constants)
     notes: dict[Node, str] = field(default_factory=dict[Node, str])
+    operators: dict[str, str] = field(default_factory=dict[str, str])
     problems: list[str] = field(default_factory=list[str])
     count: int = 0
 
@@ -173,7 +175,9 @@ class Importer:
             return absent
         except (ModelError, IRError) as error:
             raise located(error, label, inputs) from None
-        self.note(results, inputs, check.note_of(node))
+        name = check.note_of(node)
+        self.operators.setdefault(name, node.op_type)
+        self.note(results, inputs, name)
         return results
 
     def dispatch(

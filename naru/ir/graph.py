@@ -152,13 +152,15 @@ def get_output(n: Node, i: int) -> Node:
 @dataclass(frozen=True, eq=False, repr=False)
 class Graph:
     """A function of tensors. `symbols` are the dims of the inputs (and those that nodes define).
-    Bodies of control flow are Graphs in attributes; what they capture is passed in explicitly."""
+    Bodies of control flow are Graphs in attributes; what they capture is passed in explicitly.
+    `operators`: the operator of the file that a name in `notes` belongs to, in the file's order."""
 
     name: str
     inputs: tuple[Node, ...]
     outputs: tuple[Node, ...]
     output_names: tuple[str, ...]
     notes: Mapping[Node, str] = field(default_factory=dict[Node, str])
+    operators: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def symbols(self) -> tuple[Var, ...]:

@@ -33,7 +33,7 @@ from ..artifact.bundle import (
     read_bundle,
 )
 from ..errors import BundleError, InputError, NaruError, RunError, TargetError
-from . import _native, arguments
+from . import _native, arguments, symbols
 
 Array = NDArray[Any]
 
@@ -268,12 +268,14 @@ class Model(EntryProgram):
             raise BundleError("the bundle has no code")
         code = bundle.sections["code"]
         try:
-            bundle.image.enable_code(code.offset, code.size)
+            # perf asks for its map only where code lies in memory without a file.
+            bundle.image.enable_code(code.offset, code.size, knobs.current().perf > 0)
         except OSError as error:
             raise TargetError(
                 f"this system does not let the process make code executable ({error.strerror})"
             ) from error
         self._bundle, self._threads = bundle, threads
+        self._symbols_told = symbols.tell(bundle)
         self._made: dict[str, EntryProgram] = {}
         self._making = threading.Lock()
         super().__init__(bundle, bundle.entries[0], threads=threads)
@@ -338,13 +340,21 @@ class Model(EntryProgram):
 
         Raises InputError when the bundle was compiled without its profile entry.
         """
+        return self.step_times(self.trace(*args, repeat=repeat, **kwargs))
+
+    def trace(self, *args: object, repeat: int = 20, **kwargs: object) -> NDArray[np.int64]:
+        """int64[repeat, steps + 1]: nanoseconds before each step and at the end, of one clock,
+        after one run to warm up. InputError when the bundle has no profile entry."""
         if "profile" not in self.entries:
             raise InputError("the bundle has no profile entry", hint="compile it with profiling")
         entry = self.entry("profile")
         arrays = entry._convert(args, kwargs)  # pyright: ignore[reportPrivateUsage]
         entry(*arrays)
-        times = np.array([entry._traced(*arrays)[1] for _ in range(max(1, repeat))])  # pyright: ignore
-        medians = np.median(np.diff(times, axis=1), axis=0)
+        return np.array([entry._traced(*arrays)[1] for _ in range(max(1, repeat))])  # pyright: ignore
+
+    def step_times(self, trace: NDArray[np.int64]) -> tuple[StepTime, ...]:
+        """The median of each step over the runs of a trace."""
+        medians = np.median(np.diff(trace, axis=1), axis=0)
         steps = next(e for e in self._bundle.entries if e.name == "profile").steps
         return tuple(StepTime(n, float(ns)) for n, ns in zip(steps, medians, strict=True))
 

@@ -20,6 +20,7 @@ from naru.ir.simplify import add, floordiv, index, maximum, mul, substitute
 from naru.ops.registry import OPS
 from naru.schedule.kernels import Kernel, Kernels
 from naru.schedule.memory import Interval, bytes_of, place
+from naru.schedule.outline import StepRecord, outline
 from naru.schedule.requirements import Requirement
 from naru.schedule.storage import Role, Scope, Step, Storage
 from naru.schedule.weights import Packed, packed_bytes
@@ -42,7 +43,7 @@ class Program:
     weight_bytes: int
     symbols: tuple[Var, ...]
     input_symbols: int
-    steps: tuple[tuple[str, str, tuple[str, ...]], ...]
+    steps: tuple[StepRecord, ...]
     late: tuple[bool, ...]
     arena: Expr
     pointers: int
@@ -72,7 +73,6 @@ class _Builder:
         self.unbounded: set[Var] = set()
         self.pointers = 0
         self.defined: list[Var] = []
-        self.steps: list[tuple[str, str, tuple[str, ...]]] = []
         self.profiling = False
 
     # --- memory ----------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ class _Builder:
             self.weight_bytes,
             self.symbols,
             len(g.symbols),
-            tuple(self.steps),
+            outline(top),
             tuple(late),
             top.total,
             self.pointers,
@@ -369,7 +369,7 @@ class _Builder:
                 at = len(self.g.inputs) + k
                 body.append(Invoke("set_io", (Const(at), self.ref(top.outputs[k]))))
         if self.profiling:
-            body += [Invoke("barrier", ()), Invoke("mark", (Const(len(self.steps)),))]
+            body += [Invoke("barrier", ()), Invoke("mark", (Const(len(top.steps)),))]
         return Func(name, tuple(self.buffers.values()), tuple(body))
 
     def plan(self, top: Scope) -> Func:
@@ -407,18 +407,10 @@ class _Builder:
             if k:
                 out.append(Invoke("barrier", ()))
             if top and self.profiling:
-                out.append(Invoke("mark", (Const(len(self.steps)),)))
-                self.steps.append(self.describe(s))
+                out.append(Invoke("mark", (Const(k),)))
             out += [Invoke("alloc", (Const(k), size)) for k, size in s.allocs]
             out += self.emit_step(s)
         return out
-
-    def describe(self, s: Step) -> tuple[str, str, tuple[str, ...]]:
-        """(kernel or control op, ONNX nodes, reasons) of a step."""
-        name = s.kernel.name if s.kernel else s.node.op if s.node else "copy"
-        notes = self.g.notes.get(s.node, "") if s.node else ""
-        why = s.node.attr("why") if s.node else None
-        return name, notes, tuple(map(str, why)) if isinstance(why, tuple) else ()
 
     def emit_step(self, s: Step) -> list[Stmt]:
         if s.kernel is not None:

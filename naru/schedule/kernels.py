@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,8 +24,7 @@ from naru.targets import Target
 
 ALL_THREADS = Const(2**31 - 1)
 SPLIT_FROM = 4000  # estimated nanoseconds from which a kernel is shared among threads
-MACS_PER_NS = 64
-OPS_PER_NS = 8
+CYCLES_PER_NS = 2  # a clock that servers hold while all cores use wide vectors
 BYTES_PER_NS = 16
 SLOW_OPS = ("exp", "log", "tanh", "erf", "sin", "cos")
 
@@ -43,6 +43,12 @@ class Kernel:
     bytes: Expr
     sizes: tuple[Var, ...]  # the graph's symbols for the function's size parameters
     threads: Expr = field(default_factory=lambda: Const(1))
+
+    @property
+    def algorithm(self) -> str:
+        """The rewrites on the schedule's first line, or "by hand"."""
+        line = self.schedule.partition("\n")[0]
+        return ", ".join(re.findall(r"'(\w+)'", line)) or line
 
 
 @dataclass
@@ -82,7 +88,7 @@ class Kernels:
         else:
             tf, func, text = self.lower(prepare(tf), name)
             sizes = func.sizes
-        work, flops, size = estimate(tf)
+        work, flops, size = estimate(tf, self.target)
         shared = any(isinstance(s, For) and s.kind == "parallel" for s in statements(func.body))
         threads = select(compare("gt", work, SPLIT_FROM), ALL_THREADS, Const(1))
         return Kernel(
@@ -144,8 +150,14 @@ def label(body: Graph) -> str:
     return nodes[-1].op if nodes else "copy"
 
 
-def estimate(tf: TensorFunction) -> tuple[Expr, Expr, Expr]:
-    """(nanoseconds on one core, roughly; floating-point operations; bytes read and written)."""
+def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
+    """(nanoseconds on one core, roughly; floating-point operations; bytes read and written).
+
+    A cycle takes one vector of operations, or the products and sums of two where the target fuses
+    them; each tensor crosses from a cache once.
+    """
+    ops_per_ns = target.lanes("f32") * CYCLES_PER_NS
+    macs_per_ns = ops_per_ns * (2 if target.has_fma else 1)
     size = add(
         *(mul(prod(t.shape), DTYPES[t.dtype].bytes) for t in (*tf.inputs, *tf.outputs)),
     )
@@ -156,9 +168,10 @@ def estimate(tf: TensorFunction) -> tuple[Expr, Expr, Expr]:
         cost = sum(8 if isinstance(e, Unary) and e.op in SLOW_OPS else 1 for e in nodes)
         product = isinstance(s.value, Binary) and s.value.op == "mul" and s.combine == "add"
         if product:
-            work = add(work, floordiv(points, MACS_PER_NS))
+            work = add(work, floordiv(points, macs_per_ns))
             flops = add(flops, mul(points, 2))
         else:
-            work = add(work, floordiv(mul(points, cost), OPS_PER_NS * 4))
-            flops = add(flops, mul(points, sum(isinstance(e, Binary | Unary) for e in nodes)))
+            work = add(work, floordiv(mul(points, cost), ops_per_ns))
+            numbers = [e for e in nodes if isinstance(e, Binary | Unary) and e.dtype != "bool"]
+            flops = add(flops, mul(points, len(numbers)))
     return work, flops, size

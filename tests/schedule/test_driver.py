@@ -12,7 +12,7 @@ import zoo
 from zoo.build import text
 
 import naru
-from naru import explain
+from naru.explain.formulas import arena_bytes
 from naru.ir.loop import If, Invoke, While, statements
 from naru.pipeline import lower
 from naru.runtime.session import Model
@@ -187,7 +187,7 @@ def test_memory_formula_is_what_plan_says(name: str) -> None:
     for n in (1, 2, 63, 1000):
         dims = {s: n + 3 * k for k, s in enumerate(symbols)}
         arena, work, threads, *_ = plan(*dims.values())
-        assert explain.arena_bytes(model.manifest["memory"], dims) == arena
+        assert arena_bytes(model.manifest["memory"], dims) == arena
         assert arena % 64 == 0
         assert work >= 0
         assert threads >= 1

@@ -95,11 +95,18 @@ static int copy_code(naru_image *self, size_t offset, size_t size)
     return 0;
 }
 
+static PyObject *image_code_address(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyLong_FromVoidPtr(((naru_image *)object)->code);
+}
+
 static PyObject *image_enable_code(PyObject *object, PyObject *args)
 {
     naru_image *self = (naru_image *)object;
     Py_ssize_t offset, size;
-    if (!PyArg_ParseTuple(args, "nn:enable_code", &offset, &size))
+    int copy = 0;
+    if (!PyArg_ParseTuple(args, "nn|p:enable_code", &offset, &size, &copy))
         return NULL;
     if (self->code && offset == self->code_offset && (size_t)size == self->code_size)
         Py_RETURN_NONE;
@@ -110,7 +117,7 @@ static PyObject *image_enable_code(PyObject *object, PyObject *args)
         return PyErr_SetString(PyExc_ValueError, "the code lies outside the image"), NULL;
     uintptr_t from = (uintptr_t)(self->base + offset) & ~(uintptr_t)(page_size() - 1);
     size_t length = (size_t)((uintptr_t)(self->base + offset + size) - from);
-    if (mprotect((void *)from, length, PROT_READ | PROT_EXEC) == 0)
+    if (!copy && mprotect((void *)from, length, PROT_READ | PROT_EXEC) == 0)
         self->code = self->base + offset;
     else if (copy_code(self, (size_t)offset, (size_t)size) < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -131,7 +138,13 @@ static PyBufferProcs image_buffer = {.bf_getbuffer = image_getbuffer};
 
 static PyMethodDef image_methods[] = {
     {"enable_code", image_enable_code, METH_VARARGS,
-     "enable_code(offset, size): makes that part executable; Programs' offsets count from it."},
+     "enable_code(offset, size, copy=False): makes that part executable, or a copy of it in memory "
+     "without a file; Programs' offsets count from it."},
+    {0},
+};
+
+static PyGetSetDef image_getset[] = {
+    {"code_address", image_code_address, NULL, "Where the enabled code lies; 0 before.", NULL},
     {0},
 };
 
@@ -145,4 +158,5 @@ PyTypeObject naru_image_type = {
     .tp_dealloc = image_dealloc,
     .tp_as_buffer = &image_buffer,
     .tp_methods = image_methods,
+    .tp_getset = image_getset,
 };

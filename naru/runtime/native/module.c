@@ -142,6 +142,12 @@ static PyObject *probe_barrier(PyObject *module, PyObject *arg)
     return probe_pool(arg, naru_probe_barrier);
 }
 
+static PyObject *announce_symbols(PyObject *module, PyObject *elf)
+{
+    (void)module;
+    return naru_announce_symbols(elf);
+}
+
 static PyMethodDef functions[] = {
     {"features", features, METH_NOARGS, "LLVM names of the CPU features that can be used here."},
     {"request_amx", request_amx, METH_NOARGS, "Asks the kernel for AMX; whether it is granted."},
@@ -151,6 +157,8 @@ static PyMethodDef functions[] = {
     {"memory_limit", memory_limit, METH_NOARGS, "Bytes of physical memory and swap."},
     {"get_threads", get_threads, METH_NOARGS, "The most threads that one run uses."},
     {"set_threads", set_threads, METH_O, "Sets it for this process; None: the usable cores."},
+    {"announce_symbols", announce_symbols, METH_O,
+     "Tells gdb of an ELF image (bytes); a capsule, with which it ends."},
     {"crc32c", crc32c, METH_O, "CRC32C of a buffer."},
     {"digest", digest, METH_O, "CRC32C of the CRC32Cs of a buffer's 1 MiB chunks."},
     {"probe_fma", probe_fma, METH_NOARGS, "fp32 GFLOP/s of one core, by instruction set."},

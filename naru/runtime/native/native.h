@@ -90,6 +90,11 @@ typedef struct naru_image {
 
 extern PyTypeObject naru_image_type;
 
+/* ---- debugger.c: symbols for gdb ---- */
+
+/* Announces an ELF image (bytes) with the symbols of code; they go when the capsule does. */
+PyObject *naru_announce_symbols(PyObject *elf);
+
 /* ---- program.c: the callable ---- */
 
 extern PyTypeObject naru_program_type;
