@@ -73,8 +73,8 @@ class Kernels:
 
     def make(self, body: Graph, name: str) -> Kernel:
         """A kernel that is not shared. IRError for an op without lowering."""
-        tf = group_function(body, name)
-        ops = tuple(n.op for n in toposort(*body.outputs) if n.op not in ("input", "constant"))
+        tf = group_function(body, self.target, name)
+        ops = tuple(n.op for n in _computing(body))
         if tf.opaque is not None:
             func, text = read_func(tf.opaque), "by hand"
             func = Func(name, func.params, func.body)
@@ -137,11 +137,15 @@ def hot_size(tf: TensorFunction) -> Var | None:
 
 def label(body: Graph) -> str:
     """The op that names a kernel: its contraction or reduction, else its last one."""
-    nodes: list[Node] = [n for n in toposort(*body.outputs) if n.op not in ("input", "constant")]
+    nodes = _computing(body)
     for op in ("conv", "matmul", "softmax", "layer_normalization", "max_pool", "average_pool"):
         if any(n.op == op for n in nodes):
             return op
     return nodes[-1].op if nodes else "copy"
+
+
+def _computing(body: Graph) -> list[Node]:
+    return [n for n in toposort(*body.outputs) if n.op not in ("input", "constant", "get")]
 
 
 def estimate(tf: TensorFunction) -> tuple[Expr, Expr, Expr]:
