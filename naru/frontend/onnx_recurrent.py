@@ -43,12 +43,12 @@ class Sizes:
 def read_activations(c: OnnxNode, cell: Cell, directions: int) -> list[dict[str, Attr]]:
     """The attributes `activations`, `alpha` and `beta` of each direction. ONNX lists functions one
     direction after the other, and parameters in the order of the functions that have one."""
-    usual = ("Tanh",) if cell is RNN else ("Sigmoid", "Tanh", "Tanh")[: cell.activations]
-    names = c.get_strs("activations") or usual * directions
-    if len(names) != cell.activations * directions:
+    count = len(cell.activations)
+    names = c.get_strs("activations") or cell.activations * directions
+    if len(names) != count * directions:
         raise ModelError(
-            f"attribute 'activations': expected {cell.activations * directions}, "
-            f"{cell.activations} a direction, found {len(names)}"
+            f"attribute 'activations': expected {count * directions}, {count} a direction, "
+            f"found {len(names)}"
         )
     spelled = {name.lower(): name for name in ACTIVATIONS}
     wrong = [name for name in names if name.lower() not in spelled]
@@ -56,18 +56,16 @@ def read_activations(c: OnnxNode, cell: Cell, directions: int) -> list[dict[str,
         known_ones = ", ".join(ACTIVATIONS)
         raise ModelError(f"attribute 'activations': expected {known_ones}, found {wrong[0]!r}")
     exact = [spelled[name.lower()] for name in names]
-    alphas, betas = iter(c.get_floats("activation_alpha")), iter(c.get_floats("activation_beta"))
-    values = [
-        tuple(0.0 if usual is None else next(given, usual) for usual in defaults)
-        for given, defaults in (
-            (alphas, [ACTIVATIONS[name].alpha for name in exact]),
-            (betas, [ACTIVATIONS[name].beta for name in exact]),
-        )
-    ]
-    parts = [slice(d * cell.activations, (d + 1) * cell.activations) for d in range(directions)]
-    return [
-        {"activations": tuple(exact[p]), "alpha": values[0][p], "beta": values[1][p]} for p in parts
-    ]
+    alpha = _parameters(c.get_floats("activation_alpha"), [ACTIVATIONS[k].alpha for k in exact])
+    beta = _parameters(c.get_floats("activation_beta"), [ACTIVATIONS[k].beta for k in exact])
+    parts = [slice(d * count, (d + 1) * count) for d in range(directions)]
+    return [{"activations": tuple(exact[p]), "alpha": alpha[p], "beta": beta[p]} for p in parts]
+
+
+def _parameters(given: Sequence[float], usual: Sequence[float | None]) -> tuple[float, ...]:
+    """One a function: the next one given where it has a parameter, or its usual value."""
+    rest = iter(given)
+    return tuple(0.0 if value is None else next(rest, value) for value in usual)
 
 
 def read_sizes(c: OnnxNode, cell: Cell) -> Sizes:
