@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from naru.errors import ModelError
+from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
-from naru.ir.simplify import index, known
+from naru.ir.simplify import index, known, mul, prod
 from naru.ops.activations import ACTIVATIONS
 from naru.ops.kernel_text import KernelText
 from naru.ops.operands import (
@@ -140,6 +141,12 @@ def _opaque(cell: Cell, n: Node, target: Target) -> str:
     return f"{head}\n{kernel.fill(body, {'T': steps, 'B': batch})}\n"
 
 
+def _flops(n: Node) -> Expr:
+    """Multiply-adds with the weights count twice; the rest is little."""
+    x, weights = given(n.inputs).type, given(n.inputs, 1).type
+    return mul(2, x.shape[0], x.shape[1], prod(weights.shape))
+
+
 def _register(cell: Cell, samples: Callable[[], Iterable[Sample]]) -> None:
     register(
         Op(
@@ -148,6 +155,7 @@ def _register(cell: Cell, samples: Callable[[], Iterable[Sample]]) -> None:
             lambda types, attrs: _infer(cell, types, attrs),
             lambda arrays, attrs: _ref(cell, arrays, attrs),
             opaque=lambda n, target: _opaque(cell, n, target),
+            flops=_flops,
             samples=samples,
         )
     )

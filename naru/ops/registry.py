@@ -4,6 +4,7 @@ infer   types of the operands -> types of the results (raises ModelError when th
 ref     numpy arrays -> numpy arrays: the meaning. Floats may come as float64 (golden vectors)
 lower   tensors -> stages of a TensorFunction
 opaque  or: loop-IR text of a kernel written by hand, for a target
+flops   its floating-point operations, where they are more than a few for each byte it touches
 expand  or: the node as a composition of other ops
 samples operands and attributes that the tests run, edge cases included
 """
@@ -106,6 +107,7 @@ class Op:
     ref: Ref
     lower: Lower | None = None
     opaque: Callable[[Node, Target], str] | None = None
+    flops: Callable[[Node], Expr] | None = None
     expand: Expand | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
 

@@ -12,8 +12,9 @@ from naru.ir.loop import For, Func, If, Stmt, statements
 from naru.ir.simplify import add, compare, floordiv, mul, prod, select
 from naru.ir.tensor import TensorFunction
 from naru.ir.text_loop import read_func
+from naru.ops.registry import OPS
 from naru.schedule.default import default_schedule
-from naru.schedule.group import group_function
+from naru.schedule.group import group_function, root_of
 from naru.schedule.lower import lower, signature
 from naru.schedule.prepare import prepare
 from naru.schedule.regions import Region, find_regions
@@ -83,6 +84,10 @@ class Kernels:
             tf, func, text = self.lower(prepare(tf), name)
             sizes = func.sizes
         work, flops, size = estimate(tf)
+        by_hand = OPS[root_of(body).op].flops
+        if by_hand is not None:
+            flops = by_hand(root_of(body))
+            work = add(work, floordiv(flops, 2 * MACS_PER_NS))
         shared = any(isinstance(s, For) and s.kind == "parallel" for s in statements(func.body))
         threads = select(compare("gt", work, SPLIT_FROM), ALL_THREADS, Const(1))
         return Kernel(
