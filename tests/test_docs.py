@@ -54,7 +54,7 @@ def dense_forms(folder: Path) -> Blocks:
     body = stages.fused.outputs[0].attr("body")
     assert isinstance(body, Graph)
     (kernel,) = stages.program.kernels
-    function = group_function(body, kernel.name)
+    function = group_function(body, target, kernel.name)
     made = pipeline.build(folder / "dense.onnx", Options(target))
     return {
         "graph": print_graph(stages.graph),

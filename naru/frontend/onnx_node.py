@@ -108,6 +108,15 @@ class OnnxNode:
         a = self._value(name, AttributeProto.INTS)
         return None if a is None else tuple(a.ints)
 
+    def get_floats(self, name: str) -> tuple[float, ...]:
+        """The numbers of an attribute; none where it is left out."""
+        a = self._value(name, AttributeProto.FLOATS)
+        return () if a is None else tuple(a.floats)
+
+    def get_strs(self, name: str) -> tuple[str, ...] | None:
+        a = self._value(name, AttributeProto.STRINGS)
+        return None if a is None else tuple(s.decode("utf-8", "replace") for s in a.strings)
+
     def get_str(self, name: str, default: str, allowed: Sequence[str] = ()) -> str:
         """A string attribute; ModelError if it is not one of `allowed`."""
         a = self._value(name, AttributeProto.STRING)

@@ -12,6 +12,7 @@ from naru.frontend import (
     onnx_elementwise,
     onnx_movement,
     onnx_quantization,
+    onnx_recurrent,
     onnx_reductions,
     onnx_shapes,
 )
@@ -27,6 +28,7 @@ TABLE: Mapping[str, Handler] = {
     **onnx_movement.TABLE,
     **onnx_shapes.TABLE,
     **onnx_quantization.TABLE,
+    **onnx_recurrent.TABLE,
     **onnx_control.TABLE,
 }
 

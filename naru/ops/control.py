@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from naru.errors import IRError, ModelError, UnsupportedError
-from naru.ir.expr import Expr, Var, free_vars
+from naru.ir.expr import Expr, Var
 from naru.ir.graph import Data, Graph, Node, TensorType, make_constant, make_data
 from naru.ir.simplify import ONE, index, known, maximum
 from naru.ir.tensor import Tensor
-from naru.ir.text_expr import ExprPrinter, Names
 from naru.ops import formula as f
 from naru.ops.evaluate import run_if, run_loop
+from naru.ops.kernel_text import KernelText
 from naru.ops.operands import (
     axis_of,
     check_kind,
@@ -30,6 +30,7 @@ from naru.ops.operands import (
 from naru.ops.registry import Arrays, Attrs, Emit, Op, Sample, Types, register
 from naru.ops.samples import edges, random
 from naru.ops.shape import value_stage
+from naru.targets import Target
 
 Array = np.ndarray
 
@@ -260,37 +261,11 @@ def _given(array: Array | None) -> Array:
     return array
 
 
-class _Kernel:
-    """Names and the first line of a kernel in text: its own variables are called as no size is."""
-
-    def __init__(self, *types: TensorType) -> None:
-        self._names = Names()
-        self._printer = ExprPrinter(self._names)
-        sizes = free_vars(*(d for t in types for d in t.shape))
-        self.sizes = [self._names.declare(v, v.name) for v in sizes]
-
-    def __call__(self, own: str) -> str:
-        """The name of an own variable."""
-        return self._names.get(own) if self._names.has(own) else self._names.declare(own, own)
-
-    def size(self, e: Expr) -> str:
-        """An index expression."""
-        return self._printer.text(e)
-
-    def buffer(self, own: str, t: TensorType) -> str:
-        """A parameter."""
-        return f"{self(own)}: {t.dtype}[{', '.join(map(self.size, t.shape)) or '()'}]"
-
-    def head(self, name: str, *buffers: str) -> str:
-        """The kernel's first line: buffers, then sizes."""
-        return f"def {name}({', '.join([*buffers, *(f'{s}: index' for s in self.sizes)])}):"
-
-
 def _operand_types(n: Node) -> list[TensorType]:
     return [i.type for i in n.inputs if i is not None]
 
 
-def _over_nonzero(n: Node, names: _Kernel, inner: Sequence[str]) -> list[str]:
+def _over_nonzero(n: Node, names: KernelText, inner: Sequence[str]) -> list[str]:
     """Loops over x, and `inner` where the element is not 0."""
     x = _operand_types(n)[0]
     lines: list[str] = []
@@ -303,10 +278,10 @@ def _over_nonzero(n: Node, names: _Kernel, inner: Sequence[str]) -> list[str]:
     return lines + ["    " * (x.rank + 2) + line for line in inner]
 
 
-def opaque_nonzero_count(n: Node) -> str:
+def opaque_nonzero_count(n: Node, target: Target) -> str:
     """Parameters: x, out [1], sizes."""
     x = _operand_types(n)[0]
-    names = _Kernel(x)
+    names = KernelText(x)
     k, out = names("k"), names("out")
     return "\n".join(
         [
@@ -319,10 +294,10 @@ def opaque_nonzero_count(n: Node) -> str:
     )
 
 
-def opaque_nonzero_fill(n: Node) -> str:
+def opaque_nonzero_fill(n: Node, target: Target) -> str:
     """Parameters: x, bound (not read), out [rank, symbol], sizes."""
     x, bound = _operand_types(n)
-    names = _Kernel(x, n.type)
+    names = KernelText(x, n.type)
     k, out = names("k"), names("out")
     stores = [f"{out}[{axis}, {k}] = i64({names(f'i{axis}')})" for axis in range(x.rank)]
     buffers = (names.buffer("x", x), names.buffer("bound", bound), names.buffer("out", n.type))
@@ -375,10 +350,10 @@ def ref_cumsum(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     return (out.astype(x.dtype),)
 
 
-def opaque_cumsum(n: Node) -> str:
+def opaque_cumsum(n: Node, target: Target) -> str:
     """Parameters: x, out, sizes. One running sum a line along the axis, in order."""
     (x,) = _operand_types(n)
-    names = _Kernel(x)
+    names = KernelText(x)
     axis, wide = axis_of("cumsum", n.attr("axis", 0), x.rank), compute_dtype(x.dtype)
     total, here, out = names("total"), names("here"), names("out")
     lines = [names.head("cumsum", names.buffer("x", x), names.buffer("out", x))]

@@ -3,7 +3,8 @@
 infer   types of the operands -> types of the results (raises ModelError when they do not fit)
 ref     numpy arrays -> numpy arrays: the meaning. Floats may come as float64 (golden vectors)
 lower   tensors -> stages of a TensorFunction
-opaque  or: loop-IR text of a kernel written by hand
+opaque  or: loop-IR text of a kernel written by hand, for a target
+flops   its floating-point operations, where they are more than a few for each byte it touches
 expand  or: the node as a composition of other ops
 samples operands and attributes that the tests run, edge cases included
 """
@@ -21,6 +22,7 @@ from naru.ir.expr import Expr, Read, Var
 from naru.ir.graph import Attr, Node, TensorType, get_output, make_constant, make_node
 from naru.ir.simplify import index
 from naru.ir.tensor import Axis, Stage, Tensor
+from naru.targets import Target
 
 Attrs: TypeAlias = Mapping[str, Any]
 Types: TypeAlias = Sequence[TensorType | None]
@@ -104,7 +106,8 @@ class Op:
     infer: Infer
     ref: Ref
     lower: Lower | None = None
-    opaque: Callable[[Node], str] | None = None
+    opaque: Callable[[Node, Target], str] | None = None
+    flops: Callable[[Node], Expr] | None = None
     expand: Expand | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from naru.errors import IRError
-from naru.ir.graph import Graph, Node, make_input, make_node, toposort, users
+from naru.ir.graph import Graph, Node, get_output, make_input, make_node, toposort, users
 from naru.ir.simplify import known
 from naru.ops.registry import OPS
 from naru.passes.registry import graph_pass
@@ -41,7 +41,8 @@ class Group:
 
 @graph_pass
 def fuse(g: Graph, *, limit: int = 48) -> Graph:
-    """Replaces computing nodes by `group` nodes whose `body` is a Graph of one output.
+    """Replaces computing nodes by `group` nodes whose `body` is a Graph of one output, or of all
+    those of a kernel written by hand.
 
     `limit`: most nodes in a group (long chains are cut: code and compile time grow with it)."""
     fusion = _Fusion(g, limit)
@@ -256,7 +257,8 @@ class _Fusion:
             if x in self.lazy and x is not root and self.absorbs(user, k, x):
                 inner = [operand(x, j, y) for j, y in enumerate(x.inputs)]
                 return Node(x.op, tuple(inner), x.attrs, x.types)
-            if x.data is not None and x.data.size == 1 and x.type.layout is None:
+            inside = OPS[root.op].kind != "opaque"  # else all operands are the kernel's parameters
+            if x.data is not None and x.data.size == 1 and x.type.layout is None and inside:
                 return x
             if x not in body:
                 body[x] = make_input(f"p{len(params)}", new[x].type)
@@ -268,7 +270,9 @@ class _Fusion:
             if n in owner.nodes:
                 inputs = [operand(n, k, x) for k, x in enumerate(n.inputs)]
                 body[n] = Node(n.op, tuple(inputs), n.attrs, n.types)
-        graph = Graph("group", tuple(params), (body[root],), ("out",))
+        results = tuple(get_output(body[root], k) for k in range(len(root.types)))
+        names = ("out",) if len(results) == 1 else tuple(f"out{k}" for k in range(len(results)))
+        graph = Graph("group", tuple(params), results, names)
         why = tuple(dict.fromkeys(owner.why))
         return make_node("group", outer, {"body": _shared(graph), "why": why}, root.types)
 

@@ -14,7 +14,16 @@ from typing import TypeVar
 from naru.dtypes import DTYPES
 from naru.errors import IRError, UnsupportedError
 from naru.ir.expr import Binary, Cast, Const, Expr, Load, Select, Unary, Var, free_vars
-from naru.ir.graph import Data, Graph, Layout, Node, TensorType, make_input, toposort
+from naru.ir.graph import (
+    Data,
+    Graph,
+    Layout,
+    Node,
+    TensorType,
+    get_output,
+    make_input,
+    toposort,
+)
 from naru.ir.loop import Assign, Buffer, Func, If, Invoke, Let, Ref, Stmt, Store, While
 from naru.ir.simplify import add, floordiv, index, maximum, mul, substitute
 from naru.ops.registry import OPS
@@ -62,7 +71,7 @@ class _Builder:
     def __init__(self, g: Graph, kernels: Kernels, requires: tuple[Requirement, ...]) -> None:
         self.g, self.kernels, self.requires = g, kernels, requires
         self.symbols = g.symbols
-        self.results: dict[Node, tuple[Storage, ...]] = {}  # of control nodes
+        self.results: dict[Node, tuple[Storage, ...]] = {}  # of control nodes and kernels
         self.copies: dict[TensorType, Graph] = {}
         self.larger: dict[Storage, Storage] = {}  # where scan outputs grow to
         self.buffers: dict[tuple[Role, str], Buffer] = {}
@@ -167,7 +176,7 @@ class _Builder:
             source = n
             while is_view(source) and source.inputs[0] is not None:
                 source = source.inputs[0]
-            if out is not None and source.op == "group" and source not in wanted:
+            if out is not None and kernel_node(source).op == "group" and source not in wanted:
                 wanted[source] = out
         return wanted
 
@@ -189,7 +198,7 @@ class _Builder:
                 raise IRError(["get: its operand has one output only"])
             scope.where[n] = self.results[source][attribute(n, "index", int)]
         elif n.op == "group":
-            self.collect_kernel(scope, n, wanted.get(n))
+            self.collect_kernel(scope, n, wanted)
         elif n.op == "if":
             self.collect_if(scope, n)
         elif n.op == "loop":
@@ -201,16 +210,20 @@ class _Builder:
         else:
             raise UnsupportedError([f"{n.op}: the driver has no step for it"])
 
-    def collect_kernel(self, scope: Scope, n: Node, out: Storage | None) -> None:
-        """The call of a group's kernel, which writes to `out` (None: to memory of the scope)."""
+    def collect_kernel(self, scope: Scope, n: Node, wanted: Mapping[Node, Storage]) -> None:
+        """The call of a group's kernel, which writes to where a result is wanted, else to memory of
+        the scope."""
+        step = len(scope.steps)
         operands = tuple(self.use(scope, x) for x in n.inputs)
-        allocs: list[tuple[int, Expr]] = []
-        if out is None:
-            out = self.new_storage(scope, n.type, len(scope.steps))
-            allocs = self.allocations(out)
-        scope.where[n] = out
+        places = [wanted.get(get_output(n, k)) for k in range(len(n.types))]
+        made = tuple(
+            self.new_storage(scope, t, step) if out is None else out
+            for t, out in zip(n.types, places, strict=True)
+        )
+        allocs = self.allocations(*(s for s in made if s not in places))
+        scope.where[n], self.results[n] = made[0], made
         kernel = self.kernels.get(attribute(n, "body", Graph))
-        scope.steps.append(Step(n, kernel, operands, (out,), allocs=allocs))
+        scope.steps.append(Step(n, kernel, operands, made, allocs=allocs))
 
     def copy_step(self, scope: Scope, source: Storage, out: Storage, t: TensorType) -> None:
         """A result that is made elsewhere is copied to where it must go."""
@@ -545,6 +558,11 @@ def slot_of(s: Storage) -> int:
     if isinstance(s.role, str):
         raise IRError([f"expected memory with a pointer of its own, found {s.role}"])
     return s.role[1]
+
+
+def kernel_node(n: Node) -> Node:
+    """The node whose result n is: another one where n names one of several."""
+    return n.inputs[0] if n.op == "get" and n.inputs[0] is not None else n
 
 
 def is_view(n: Node) -> bool:

@@ -10,16 +10,18 @@ from naru.ir.expr import Const, Expr, Read
 from naru.ir.graph import Graph, Node, toposort
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ops.registry import OPS, Emit
+from naru.targets import Target
 
 
-def group_function(body: Graph, name: str = "kernel") -> TensorFunction:
-    """The TensorFunction of a body: inputs in order, one output, layouts as in the types."""
-    root = body.outputs[0]
+def group_function(body: Graph, target: Target, name: str = "kernel") -> TensorFunction:
+    """The TensorFunction of a body: inputs in order, layouts as in the types; one output, or those
+    of a kernel written by hand (for the target)."""
+    root = root_of(body)
     opaque = OPS[root.op].opaque
     inputs = tuple(_tensor(n, f"p{k}") for k, n in enumerate(body.inputs))
     if opaque is not None:
         outputs = tuple(Tensor(f"out{k}", t.dtype, t.shape) for k, t in enumerate(root.types))
-        return TensorFunction(name, inputs, (), outputs, opaque(root))
+        return TensorFunction(name, inputs, (), outputs, opaque(root, target))
     emit = Emit()
     made: dict[Node, Tensor] = dict(zip(body.inputs, inputs, strict=True))
     for n in toposort(root):
@@ -34,6 +36,12 @@ def group_function(body: Graph, name: str = "kernel") -> TensorFunction:
         operands = [None if x is None else made[x] for x in n.inputs]
         made[n] = lower(emit, n, operands)[0]
     return _finish(emit, name, inputs, made[root], root)
+
+
+def root_of(body: Graph) -> Node:
+    """The node whose result, or results, leave the kernel of a body."""
+    root = body.outputs[0]
+    return root.inputs[0] if root.op == "get" and root.inputs[0] is not None else root
 
 
 def _tensor(n: Node, name: str) -> Tensor:

@@ -13,8 +13,9 @@ from naru.ir.loop import For, Func, If, Stmt, statements
 from naru.ir.simplify import add, compare, floordiv, mul, prod, select
 from naru.ir.tensor import TensorFunction
 from naru.ir.text_loop import read_func
+from naru.ops.registry import OPS
 from naru.schedule.default import default_schedule
-from naru.schedule.group import group_function
+from naru.schedule.group import group_function, root_of
 from naru.schedule.lower import lower, signature
 from naru.schedule.prepare import prepare
 from naru.schedule.regions import Region, find_regions
@@ -79,8 +80,8 @@ class Kernels:
 
     def make(self, body: Graph, name: str) -> Kernel:
         """A kernel that is not shared. IRError for an op without lowering."""
-        tf = group_function(body, name)
-        ops = tuple(n.op for n in toposort(*body.outputs) if n.op not in ("input", "constant"))
+        tf = group_function(body, self.target, name)
+        ops = tuple(n.op for n in _computing(body))
         if tf.opaque is not None:
             func, text = read_func(tf.opaque), "by hand"
             func = Func(name, func.params, func.body)
@@ -89,6 +90,10 @@ class Kernels:
             tf, func, text = self.lower(prepare(tf), name)
             sizes = func.sizes
         work, flops, size = estimate(tf, self.target)
+        by_hand = OPS[root_of(body).op].flops
+        if by_hand is not None:
+            flops = by_hand(root_of(body))
+            work = add(work, floordiv(flops, 2 * macs_per_ns(self.target)))
         shared = any(isinstance(s, For) and s.kind == "parallel" for s in statements(func.body))
         threads = select(compare("gt", work, SPLIT_FROM), ALL_THREADS, Const(1))
         return Kernel(
@@ -143,11 +148,20 @@ def hot_size(tf: TensorFunction) -> Var | None:
 
 def label(body: Graph) -> str:
     """The op that names a kernel: its contraction or reduction, else its last one."""
-    nodes: list[Node] = [n for n in toposort(*body.outputs) if n.op not in ("input", "constant")]
+    nodes = _computing(body)
     for op in ("conv", "matmul", "softmax", "layer_normalization", "max_pool", "average_pool"):
         if any(n.op == op for n in nodes):
             return op
     return nodes[-1].op if nodes else "copy"
+
+
+def _computing(body: Graph) -> list[Node]:
+    return [n for n in toposort(*body.outputs) if n.op not in ("input", "constant", "get")]
+
+
+def macs_per_ns(target: Target) -> int:
+    """Multiply-adds of f32 in a nanosecond on one core."""
+    return target.lanes("f32") * CYCLES_PER_NS * (2 if target.has_fma else 1)
 
 
 def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
@@ -157,7 +171,6 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
     them; each tensor crosses from a cache once.
     """
     ops_per_ns = target.lanes("f32") * CYCLES_PER_NS
-    macs_per_ns = ops_per_ns * (2 if target.has_fma else 1)
     size = add(
         *(mul(prod(t.shape), DTYPES[t.dtype].bytes) for t in (*tf.inputs, *tf.outputs)),
     )
@@ -168,7 +181,7 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
         cost = sum(8 if isinstance(e, Unary) and e.op in SLOW_OPS else 1 for e in nodes)
         product = isinstance(s.value, Binary) and s.value.op == "mul" and s.combine == "add"
         if product:
-            work = add(work, floordiv(points, macs_per_ns))
+            work = add(work, floordiv(points, macs_per_ns(target)))
             flops = add(flops, mul(points, 2))
         else:
             work = add(work, floordiv(mul(points, cost), ops_per_ns))

@@ -18,8 +18,10 @@ from naru.ops.evaluate import evaluate
 from naru.ops.operands import dim_text, shape_text
 from naru.ops.registry import OPS, Emit, apply, constant, dims
 from naru.ops.shape import aligned_groups, reshape_index, resolve_shape
+from naru.targets import get_target
 
 B, S = Var("b"), Var("s")
+TARGET = get_target("x86-64-avx2")
 
 
 def tensor(name: str, *shape: int | Expr, dtype: str = "f32") -> Node:
@@ -183,7 +185,7 @@ def test_nonzero_makes_a_size() -> None:
     assert text is not None
     tensors = [Tensor("x", "f32", x.type.shape), Tensor("bound", "i64", ())]
     tf = TensorFunction(
-        "f", tuple(tensors), (), (Tensor("y", "i64", places.type.shape),), text(places)
+        "f", tuple(tensors), (), (Tensor("y", "i64", places.type.shape),), text(places, TARGET)
     )
     (kernel,) = run_tensor_function(tf, [data, np.array(3)], sizes={"k": 3})
     np.testing.assert_array_equal(kernel, got[0])
@@ -195,7 +197,11 @@ def test_dims_named_as_a_kernels_variables() -> None:
     assert text is not None
     n = apply("nonzero_count", x)
     tf = TensorFunction(
-        "f", (Tensor("x", "f32", x.type.shape),), (), (Tensor("y", "i64", dims(1)),), text(n)
+        "f",
+        (Tensor("x", "f32", x.type.shape),),
+        (),
+        (Tensor("y", "i64", dims(1)),),
+        text(n, TARGET),
     )
     data = np.eye(3, dtype=np.float32)[:, :, None]
     (count,) = run_tensor_function(tf, [data])

@@ -9,7 +9,7 @@ import pytest
 import naru.ops  # noqa: F401
 from naru.dtypes import FROM_NUMPY
 from naru.errors import UnsupportedError
-from naru.ir.graph import Graph, Node, TensorType, make_constant, make_input
+from naru.ir.graph import Graph, Node, TensorType, get_output, make_constant, make_input
 from naru.ir.interp import run as interpret
 from naru.ir.simplify import index
 from naru.ops.registry import OPS, Sample, apply
@@ -45,7 +45,8 @@ def group_of(name: str, sample: Sample) -> tuple[Graph, list[Node | None]]:
         ]
         root = apply(name, *inputs, **sample.attrs)
     given = tuple(n for n in inputs if n is not None and n.op == "input")
-    return Graph("case", given, (root,), ("out",)), inputs
+    results = tuple(get_output(root, k) for k in range(len(root.types)))
+    return Graph("case", given, results, tuple(f"out{k}" for k in range(len(results)))), inputs
 
 
 @pytest.mark.parametrize("target", ["x86-64-avx512", "aarch64-neon"])
@@ -54,7 +55,7 @@ def test_kernel_matches_numpy(name: str, sample: Sample, target: str) -> None:
     graph, inputs = group_of(name, sample)
     pairs = zip(inputs, sample.inputs, strict=True)
     arrays = [a for n, a in pairs if a is not None and n is not None and n.op == "input"]
-    (want,) = OPS[name].ref(sample.inputs, dict(sample.attrs))
+    wanted = OPS[name].ref(sample.inputs, dict(sample.attrs))
     plain = choose_layout(graph)
     kernel = Kernels(get_target(target)).get(plain)
     root = plain.outputs[0]
@@ -65,16 +66,20 @@ def test_kernel_matches_numpy(name: str, sample: Sample, target: str) -> None:
         pack(a, n.type.layout).reshape([d.value for d in b.shape])  # type: ignore[union-attr]
         for a, n, b in zip(arrays, graph.inputs, kernel.func.buffers, strict=False)
     ]
-    out = np.full([d.value for d in kernel.func.buffers[-1].shape], 7).astype(want.dtype)  # type: ignore[union-attr]
+    outs = [
+        np.full([d.value for d in b.shape], 7).astype(want.dtype)  # type: ignore[union-attr]
+        for b, want in zip(kernel.func.buffers[len(given) :], wanted, strict=True)
+    ]
     sizes = [kernel.sizes.index(s) for s in kernel.sizes]
     assert not sizes
-    interpret(kernel.func, [*(np.ascontiguousarray(g).copy() for g in given), out])
-    got = out.reshape(want.shape)
-    assert got.dtype == want.dtype
-    if want.dtype.kind in "fV":
-        close = {2: 2e-2, 4: 2e-5, 8: 1e-12}[want.dtype.itemsize]
-        np.testing.assert_allclose(
-            got.astype(np.float64), want.astype(np.float64), rtol=close, atol=close
-        )
-    else:
-        np.testing.assert_array_equal(got, want)
+    interpret(kernel.func, [*(np.ascontiguousarray(g).copy() for g in given), *outs])
+    for out, want in zip(outs, wanted, strict=True):
+        got = out.reshape(want.shape)
+        assert got.dtype == want.dtype
+        if want.dtype.kind in "fV":
+            close = {2: 2e-2, 4: 2e-5, 8: 1e-12}[want.dtype.itemsize]
+            np.testing.assert_allclose(
+                got.astype(np.float64), want.astype(np.float64), rtol=close, atol=close
+            )
+        else:
+            np.testing.assert_array_equal(got, want)

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from . import contractions, reductions  # these only register cases
+from . import contractions, recurrent, reductions  # these only register cases
 from .bad import Bad, bad_models
 from .build import CASES, Case, random_inputs, random_values, text, weight
 from .control import (
@@ -55,6 +55,7 @@ __all__ = [
     "nonzero_model",
     "random_inputs",
     "random_values",
+    "recurrent",
     "reductions",
     "resnet50",
     "scalar_model",

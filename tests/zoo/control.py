@@ -1,4 +1,4 @@
-"""Branches, loops, data-dependent shapes, functions, recurrent layers, external weights."""
+"""Branches, loops, data-dependent shapes, functions, external weights."""
 
 from __future__ import annotations
 
@@ -320,47 +320,3 @@ def external_data_model(folder: Path) -> Path:
     path = folder / "external.onnx"
     onnx.save_model(model, path)
     return path
-
-
-RECURRENT = {
-    "w": weight(2, 4 * 6, 5),
-    "r": weight(2, 4 * 6, 6),
-    "b": weight(2, 8 * 6),
-}
-add_text(
-    "lstm_bidirectional",
-    "(float[t,n,5] x) => (float[t,2,n,6] y, float[2,n,6] h, float[2,n,6] c) "
-    '{ y, h, c = LSTM <hidden_size = 6, direction = "bidirectional"> (x, w, r, b) }',
-    RECURRENT,
-    sizes=({"t": 1, "n": 1}, {"t": 7, "n": 3}),
-    tolerance=1e-4,
-)
-add_text(
-    "lstm_initial_state",
-    "(float[t,n,5] x, float[1,n,6] h0, float[1,n,6] c0) => (float[t,1,n,6] y) "
-    '{ y = LSTM <hidden_size = 6> (x, w, r, "", "", h0, c0) }',
-    {"w": RECURRENT["w"][:1], "r": RECURRENT["r"][:1]},
-    sizes=({"t": 4, "n": 2},),
-    tolerance=1e-4,
-)
-for before in (0, 1):
-    add_text(
-        f"gru_linear_before_reset_{before}",
-        "(float[t,n,5] x) => (float[t,1,n,6] y, float[1,n,6] h) "
-        f"{{ y, h = GRU <hidden_size = 6, linear_before_reset = {before}> (x, w, r, b) }}",
-        {
-            "w": RECURRENT["w"][:1, :18],
-            "r": RECURRENT["r"][:1, :18],
-            "b": RECURRENT["b"][:1, :36],
-        },
-        sizes=({"t": 1, "n": 1}, {"t": 6, "n": 2}),
-        tolerance=1e-4,
-    )
-add_text(
-    "rnn_reverse",
-    "(float[t,n,5] x) => (float[t,1,n,6] y) "
-    '{ y = RNN <hidden_size = 6, direction = "reverse"> (x, w, r) }',
-    {"w": RECURRENT["w"][:1, :6], "r": RECURRENT["r"][:1, :6]},
-    sizes=({"t": 5, "n": 2},),
-    tolerance=1e-4,
-)
