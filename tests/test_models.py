@@ -15,7 +15,6 @@ from naru.errors import ModelError, NaruWarning, UnsupportedError
 
 # What is not compiled yet must say so, all at once and by name. Whoever adds it removes the line.
 NOT_YET = {
-    "conv_transpose", "conv_transpose_grouped",
     "resize_nearest_scales", "resize_linear_sizes", "if_on_data",
     "loop_growing_state", "unique_sorted", "non_max_suppression", "lstm_bidirectional",
     "lstm_initial_state", "gru_linear_before_reset_0", "gru_linear_before_reset_1", "rnn_reverse",

@@ -9,6 +9,7 @@ from naru.ops import (
     pooling,
     reduction,
     shape,
+    transposed,
     trigonometry,
 )
 from naru.ops.evaluate import evaluate
@@ -23,5 +24,6 @@ __all__ = [
     "pooling",
     "reduction",
     "shape",
+    "transposed",
     "trigonometry",
 ]

@@ -34,6 +34,12 @@ def scalar(value: int) -> Node:
     return constant(value, np.int64)
 
 
+def transposed(x: Node, w: Node, group: int = 1) -> Node:
+    """A transposed convolution of two spatial axes, stride 2."""
+    pairs = {"strides": (2, 2), "dilations": (1, 1), "begin": (0, 0), "size": (9, 9)}
+    return apply("conv_transpose", x, w, group=group, **pairs)
+
+
 def test_a_chain_of_shape_arithmetic_is_known() -> None:
     x = tensor("x", B, S, 768)
     batch = apply("gather", apply("shape", x), scalar(0), axis=0)
@@ -123,6 +129,10 @@ def test_resolve_shape(shape: tuple[int, ...], target: tuple[int, ...], want: st
         (lambda: apply("matmul", tensor("a", 2, 3), tensor("b", 4, 5)), "inner sizes"),
         (lambda: apply("conv", tensor("x", 1, 3, 4, 4), tensor("w", 2, 2, 3, 3)), "channels"),
         (lambda: apply("conv", tensor("x", 1, 3, 4, 4), tensor("w", 2, 3, 9, 9)), "larger"),
+        (lambda: transposed(tensor("x", 1, 3, 4, 4), tensor("w", 2, 2, 3, 3)), "channels"),
+        (lambda: transposed(tensor("x", 1, 3, 4, 4), tensor("w", 3, 2, 3)), "the same rank"),
+        (lambda: transposed(tensor("x", 1, 3, 4, 4), tensor("w", 3, 2, 3, 3), 2), "cannot share"),
+        (lambda: transposed(tensor("x", 1, 3, 4), tensor("w", 3, 2, 3)), "1 spatial axes"),
         (lambda: apply("reshape", tensor("x", 4), shape=dims(3)), "4 elements, [3] 3"),
         (lambda: resolve_shape(dims(4), (-1, 3)), "do not fill"),
         (lambda: apply("gather", i64(1, 2), scalar(2), axis=0), "out of range"),
