@@ -31,8 +31,6 @@ UNSUPPORTED = {
     "pad_amounts_from_input": "computed from the values",
     "slice_bounds_from_inputs": "computed from the values",
     "broadcast_symbol_or_one": "need not be equal",
-    "conv_transpose": "ConvTranspose",
-    "conv_transpose_grouped": "ConvTranspose",
     "gru_linear_before_reset_0": "GRU",
     "gru_linear_before_reset_1": "GRU",
     "if_on_data": "shape is known only at run time",

@@ -170,6 +170,20 @@ add_text(
     },
     sizes=IMAGE,
 )
+add_text(
+    "conv_transpose_then_padded",
+    # A border around interleaved phases, and around a concatenation of them, as in a U-Net.
+    "(float[1,8,6,5] x) => (float[1,16,12,10] y) {"
+    " a = ConvTranspose <strides = [2, 2]> (x, up) r = Relu(a)"
+    " b = Conv <pads = [1, 1, 1, 1]> (r, k) c = ConvTranspose <strides = [2, 2]> (x, other)"
+    " d = Concat <axis = 1> (b, c) y = Conv <pads = [1, 1, 1, 1]> (d, last) }",
+    {
+        "up": weight(8, 16, 2, 2),
+        "k": weight(16, 16, 3, 3),
+        "other": weight(8, 8, 2, 2),
+        "last": weight(16, 24, 3, 3),
+    },
+)
 
 POOLS = (
     ("max_2", "MaxPool <kernel_shape = [2, 2], strides = [2, 2]>"),
