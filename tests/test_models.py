@@ -18,7 +18,7 @@ NOT_YET = {
     "resize_nearest_scales", "resize_linear_sizes", "if_on_data",
     "loop_growing_state", "unique_sorted", "non_max_suppression", "lstm_bidirectional",
     "lstm_initial_state", "gru_linear_before_reset_0", "gru_linear_before_reset_1", "rnn_reverse",
-    "broadcast_symbol_or_one", "slice_bounds_from_inputs", "reshape_from_input",
+    "slice_bounds_from_inputs", "reshape_from_input",
     "expand_from_input", "range_from_input", "tile_repeats_from_input", "pad_amounts_from_input",
     "scatter_nd", "scatter_elements", "top_k",
 }  # fmt: skip

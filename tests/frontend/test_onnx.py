@@ -30,7 +30,6 @@ UNSUPPORTED = {
     "tile_repeats_from_input": "computed from the values",
     "pad_amounts_from_input": "computed from the values",
     "slice_bounds_from_inputs": "computed from the values",
-    "broadcast_symbol_or_one": "need not be equal",
     "gru_linear_before_reset_0": "GRU",
     "gru_linear_before_reset_1": "GRU",
     "if_on_data": "shape is known only at run time",

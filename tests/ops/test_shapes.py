@@ -15,7 +15,7 @@ from naru.ir.simplify import evaluate as value_of
 from naru.ir.simplify import floordiv, mul
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ops.evaluate import evaluate
-from naru.ops.operands import dim_text, shape_text
+from naru.ops.operands import assumed_equalities, dim_text, shape_text
 from naru.ops.registry import OPS, Emit, apply, constant, dims
 from naru.ops.shape import aligned_groups, reshape_index, resolve_shape
 
@@ -121,8 +121,6 @@ def test_resolve_shape(shape: tuple[int, ...], target: tuple[int, ...], want: st
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: apply("add", tensor("a", B), tensor("b", S)), "need not be equal"),
-        (lambda: apply("add", tensor("a", B), tensor("b", 3)), "need not be equal"),
         (lambda: apply("add", tensor("a", 2), tensor("b", 3)), "2 and 3"),
         (lambda: apply("add", tensor("a", 2), tensor("b", 2, dtype="i64")), "f32 and i64"),
         (lambda: apply("exp", tensor("a", 2, dtype="i64")), "expected float, got i64"),
@@ -143,11 +141,21 @@ def test_resolve_shape(shape: tuple[int, ...], target: tuple[int, ...], want: st
     ],
 )
 def test_refusals(make: Callable[[], object], message: str) -> None:
-    # Sizes that need not be equal are no fault of the model: it is what naru does not compile yet.
-    expected = UnsupportedError if message == "need not be equal" else ModelError
-    with pytest.raises(expected) as caught:
+    with pytest.raises(ModelError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_dims_that_must_be_equal_are_called_by_the_plainest() -> None:
+    half = floordiv(B, 2)
+    for a, b, want in ((B, S, "b"), (S, half, "s"), (half, S, "s"), (B, Const(3), "3")):
+        with assumed_equalities() as assumed:
+            out = apply("add", tensor("a", a), tensor("b", b))
+        assert shape_text(out.type.shape) == f"[{want}]"
+        assert [(e.a, e.b) for e in assumed] == [(a, b)]
+    with assumed_equalities() as assumed:
+        apply("add", tensor("a", B), tensor("b", 1))
+    assert assumed == []
 
 
 def test_broadcasting_of_symbols() -> None:
