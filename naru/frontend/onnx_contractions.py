@@ -116,11 +116,11 @@ def same_pads(
     return tuple(begin), tuple(end)
 
 
-def conv(c: OnnxNode) -> Node:
-    x, w, bias = c[0], c[1], c.find(2)
+def window_of(c: OnnxNode, x: Node, w: Node, form: str) -> tuple[int, ...]:
+    """The sizes of the window of weights, which have the given form; they must be known."""
     if x.type.rank < 3 or w.type.rank != x.type.rank:
         raise ModelError(
-            "expected x [N, C, spatial…] and weights [M, C / group, window…] of one rank, "
+            f"expected x [N, C, spatial…] and weights {form} of one rank, "
             f"found ranks {x.type.rank} and {w.type.rank}"
         )
     sizes = [known(d) for d in w.type.shape[2:]]
@@ -133,6 +133,12 @@ def conv(c: OnnxNode) -> Node:
             f"attribute 'kernel_shape': expected that of the weights, {list(kernel)}, "
             f"found {list(declared)}"
         )
+    return kernel
+
+
+def conv(c: OnnxNode) -> Node:
+    x, w, bias = c[0], c[1], c.find(2)
+    kernel = window_of(c, x, w, "[M, C / group, window…]")
     window = read_window(c, kernel, x.type.shape[2:])
     if window.is_padded:
         none = (ZERO, ZERO)
@@ -146,12 +152,57 @@ def conv(c: OnnxNode) -> Node:
         dilations=window.dilations,
         group=c.get_int("group", 1),
     )
-    if bias is None:
-        return y
+    return y if bias is None else _with_bias(y, bias)
+
+
+def _with_bias(y: Node, bias: Node) -> Node:
+    """One number a channel added to [N, M, …]."""
     if bias.type.rank != 1:
         raise ModelError(f"expected a bias of rank 1, found rank {bias.type.rank}")
-    shape = (ONE, bias.type.shape[0], *[ONE] * (x.type.rank - 2))
+    shape = (ONE, bias.type.shape[0], *[ONE] * (y.type.rank - 2))
     return emit("add", y, emit("reshape", bias, shape=shape))
+
+
+def conv_transpose(c: OnnxNode) -> Node:
+    """`output_shape` decides the pads where it is given, else the pads decide the size."""
+    x, w, bias = c[0], c[1], c.find(2)
+    kernel, rank = window_of(c, x, w, "[C, M / group, window…]"), x.type.rank - 2
+    window = read_window(c, kernel, [Const(1)] * rank)
+    more = c.get_ints("output_padding") or (0,) * rank
+    wanted = c.get_ints("output_shape")
+    wanted = wanted[-rank:] if wanted is not None else None
+    if len(more) != rank or min(more) < 0 or (wanted is not None and len(wanted) != rank):
+        raise ModelError(
+            f"expected output_padding ≥ 0 and output_shape of {rank} numbers, "
+            f"found {list(more)} and {None if wanted is None else list(wanted)}"
+        )
+    mode = c.get_str("auto_pad", "NOTSET", AUTO_PADS)
+    begin: list[Expr] = []
+    size: list[Expr] = []
+    for k in range(rank):
+        stride, inputs = window.strides[k], x.type.shape[2 + k]
+        reach = add(mul(sub(inputs, 1), stride), (kernel[k] - 1) * window.dilations[k] + 1, more[k])
+        if wanted is None and not mode.startswith("SAME"):
+            begin.append(window.begin[k])
+            size.append(sub(sub(reach, window.begin[k]), window.end[k]))
+            continue
+        size.append(mul(inputs, stride) if wanted is None else Const(wanted[k]))
+        total = maximum(sub(reach, size[k]), 0)
+        half = floordiv(total, 2)
+        begin.append(half if mode == "SAME_UPPER" else sub(total, half))
+    if any(known(b) is None for b in begin):
+        raise Unsupported("output_shape for inputs of unknown size", "fix the spatial dims of x")
+    y = emit(
+        "conv_transpose",
+        x,
+        w,
+        strides=window.strides,
+        dilations=window.dilations,
+        begin=tuple(begin),
+        size=tuple(size),
+        group=c.get_int("group", 1),
+    )
+    return y if bias is None else _with_bias(y, bias)
 
 
 def _pool_window(c: OnnxNode) -> Window:
@@ -324,6 +375,7 @@ TABLE: dict[str, Handler] = {
     "AveragePool": average_pool,
     "BatchNormalization": batch_normalization,
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
     "Einsum": einsum,
     "Gemm": gemm,
     "GlobalAveragePool": _global("reduce_mean"),

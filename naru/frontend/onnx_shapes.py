@@ -110,12 +110,6 @@ def shape(c: OnnxNode) -> Node:
 
 def expand(c: OnnxNode) -> Node:
     target = c.sizes(1, "the target shape") or ()
-    for d, t in zip(reversed(c[0].type.shape), reversed(target), strict=False):
-        if d is not t and d is not ONE and t is not ONE and None in (known(d), known(t)):
-            raise Unsupported(
-                f"whether {dim_text(d)} is repeated to {dim_text(t)} is known only at run time",
-                "give both dims one name, or fixed sizes",
-            )
     return emit("expand", c[0], shape=tuple(target))
 
 

@@ -10,6 +10,7 @@ from naru.ops import (
     recurrent,
     reduction,
     shape,
+    transposed,
     trigonometry,
 )
 from naru.ops.evaluate import evaluate
@@ -25,5 +26,6 @@ __all__ = [
     "recurrent",
     "reduction",
     "shape",
+    "transposed",
     "trigonometry",
 ]

@@ -5,12 +5,15 @@ Shapes are tuples of index expressions. Errors are ModelErrors that begin with t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from naru.dtypes import DTYPES
-from naru.errors import ModelError, UnsupportedError
-from naru.ir.expr import Cast, Expr, Read
+from naru.errors import ModelError
+from naru.ir.expr import Cast, Expr, Read, Var
 from naru.ir.graph import TensorType
 from naru.ir.simplify import ONE, ZERO, index, known
 from naru.ir.tensor import Tensor
@@ -68,18 +71,46 @@ def check_same_dtype(op: str, types: Sequence[TensorType]) -> str:
     return found[0]
 
 
+@dataclass(frozen=True)
+class Equality:
+    """Two dims that inference took to be equal, and what they are."""
+
+    what: str
+    a: Expr
+    b: Expr
+
+
+_assumed: ContextVar[list[Equality] | None] = ContextVar("assumed", default=None)
+
+
+@contextmanager
+def assumed_equalities() -> Generator[list[Equality]]:
+    """Collects what `check_equal` assumes while types are inferred inside."""
+    found: list[Equality] = []
+    token = _assumed.set(found)
+    try:
+        yield found
+    finally:
+        _assumed.reset(token)
+
+
 def check_equal(op: str, what: str, a: Expr, b: Expr) -> Expr:
-    """The size that two dims must share; a symbol equals nothing but itself."""
+    """The size that two dims must share. Dims known at run time only are taken to be equal;
+    `schedule/requirements.py` finds them again, and the plan checks them before each run. Raises
+    ModelError where they cannot be."""
     if a is b:
         return a
     if known(a) is not None and known(b) is not None:
         raise ModelError(f"{op}: {what} differ: {dim_text(a)} and {dim_text(b)}")
-    raise UnsupportedError(
-        [
-            f"{op}: {what} are {dim_text(a)} and {dim_text(b)}, which need not be equal; "
-            "try: give both dims one name, or a fixed size, in the model's inputs"
-        ]
-    )
+    assumed = _assumed.get()
+    if assumed is not None:
+        assumed.append(Equality(what, a, b))
+    return min(a, b, key=_plainness)
+
+
+def _plainness(e: Expr) -> int:
+    """The size by which a dim is best called: a number, else a symbol, else a formula."""
+    return 0 if known(e) is not None else 1 if isinstance(e, Var) else 2
 
 
 def axis_of(op: str, axis: Any, rank: int) -> int:
@@ -91,7 +122,7 @@ def axis_of(op: str, axis: Any, rank: int) -> int:
 
 def broadcast_dims(op: str, *shapes: Sequence[Expr]) -> Dims:
     """The shape that operands take together by numpy's rule: dims are aligned at the right, and are
-    the same size (the same object) or 1."""
+    the same size or 1. A size that is not a number is not taken to be 1."""
     rank = max((len(s) for s in shapes), default=0)
     out: list[Expr] = [ONE] * rank
     for s in shapes:

@@ -33,7 +33,7 @@ def weight_layout(n: Node, operand: int) -> Layout | None:
         return None
     if n.op == "matmul" and w.type.rank == 2:
         return Layout((1, 0), (1, PANEL))
-    if n.op == "conv":
+    if n.op in ("conv", "phase_conv"):
         rank, filters = w.type.rank, known(w.type.shape[0])
         group = n.attr("group", 1)
         # No panel may hold filters of two groups.
@@ -45,7 +45,7 @@ def weight_layout(n: Node, operand: int) -> Layout | None:
 
 def is_image_op(n: Node) -> bool:
     """Does the operator take images as it finds them, in whichever layout?"""
-    return n.op in ("conv", *FOLLOWING)
+    return n.op in ("conv", "phase_conv", *FOLLOWING)
 
 
 def wants_channels_last(n: Node, inputs: list[Node | None]) -> bool:
@@ -56,7 +56,7 @@ def wants_channels_last(n: Node, inputs: list[Node | None]) -> bool:
     spatial = [known(d) for d in n.type.shape[2:]]
     if known(n.type.shape[1]) == 1 or all(s == 1 for s in spatial):
         return False  # the same bytes either way
-    if n.op == "conv":
+    if n.op in ("conv", "phase_conv"):
         return True
     last = [
         x is not None and x.type.layout is not None and x.type.rank == rank and x.op != "constant"

@@ -174,8 +174,11 @@ class _Fusion:
             )
         if n.type.layout is not p.type.layout:
             return "the next step changes the layout"
-        if found.anchor and n.type.shape != p.type.shape and not is_frame(n):
-            return "the next step broadcasts the result"
+        if found.anchor and n.type.shape != p.type.shape:
+            if not is_frame(n) or p not in n.inputs:
+                return "the next step broadcasts the result"
+            if any(m.op == "phase_conv" for m in found.nodes):
+                return "a border would shift its phases"
         return ""
 
     def join_prologue(self, n: Node, mine: Group) -> None:

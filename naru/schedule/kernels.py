@@ -27,6 +27,9 @@ ALL_THREADS = Const(2**31 - 1)
 SPLIT_FROM = 4000  # estimated nanoseconds from which a kernel is shared among threads
 CYCLES_PER_NS = 2  # a clock that servers hold while all cores use wide vectors
 BYTES_PER_NS = 16
+ANCHORS = (  # ops that name a kernel
+    "conv", "phase_conv", "matmul", "softmax", "layer_normalization", "max_pool", "average_pool",
+)  # fmt: skip
 SLOW_OPS = ("exp", "log", "tanh", "erf", "sin", "cos")
 
 
@@ -149,7 +152,15 @@ def hot_size(tf: TensorFunction) -> Var | None:
 def label(body: Graph) -> str:
     """The op that names a kernel: its contraction or reduction, else its last one."""
     nodes = _computing(body)
-    for op in ("conv", "matmul", "softmax", "layer_normalization", "max_pool", "average_pool"):
+    for op in (
+        "conv",
+        "phase_conv",
+        "matmul",
+        "softmax",
+        "layer_normalization",
+        "max_pool",
+        "average_pool",
+    ):
         if any(n.op == op for n in nodes):
             return op
     return nodes[-1].op if nodes else "copy"

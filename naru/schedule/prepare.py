@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from naru.ir.tensor import TensorFunction
 from naru.schedule.grouped import split_groups
+from naru.schedule.phases import split_phases
 from naru.schedule.rewrites import (
     align_reductions,
     collapse_axes,
@@ -20,6 +21,7 @@ PREPARE = (
     inline_stages,  # plain stages disappear into their readers
     end_plainly,  # accumulators live apart from the result
     use_layouts,  # tensors take their physical shape
+    split_phases,  # of transposed convolutions: windows, and phases of one
     align_reductions,  # lanes lie next to each other in accumulators too
     split_groups,  # the filters of grouped convolutions: groups, and filters of one
     drop_unit_dims,

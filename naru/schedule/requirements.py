@@ -1,6 +1,7 @@
 """What input sizes must satisfy for a graph to make sense, where types could not settle it.
 
-A reshape keeps the number of elements; no size is negative. Conditions over the dims of the inputs
+A reshape keeps the number of elements; no size is negative; dims that an operator needs to be equal
+are. Conditions over the dims of the inputs
 are checked by `plan` before each run of new sizes; the manifest holds their texts.
 """
 
@@ -9,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from naru.errors import UnsupportedError
 from naru.ir.expr import Binary, Const, Expr, free_vars
 from naru.ir.graph import Graph, Node, toposort
 from naru.ir.simplify import FALSE, bounds, compare, prod
 from naru.ir.text import print_expr
+from naru.ops.operands import assumed_equalities
+from naru.ops.registry import OPS
 
 MOST = 64  # conditions a plan checks
 
@@ -23,16 +27,29 @@ class Requirement:
 
     cond: Expr
     text: str
+    needed: bool = False  # code would read beyond an operand where it does not hold
 
 
 def requirements(g: Graph) -> tuple[Requirement, ...]:
-    """The conditions of a graph and its bodies, each once; what ranges decide is left out."""
+    """The conditions of a graph and its bodies, each once; what ranges decide is left out.
+
+    Code relies on equal dims, so each such condition must be one that the plan can check: raises
+    UnsupportedError where it depends on data, or where there are more than MOST."""
     given = set(g.symbols)
     found: dict[Expr, Requirement] = {}
     for r in _conditions(g, g):
-        if not isinstance(r.cond, Const) and set(free_vars(r.cond)) <= given:
+        if isinstance(r.cond, Const):
+            continue
+        if set(free_vars(r.cond)) <= given:
             found.setdefault(r.cond, r)
-    return tuple(found.values())[:MOST]
+        elif r.needed:
+            raise UnsupportedError([f"node {r.text}, which only data tell"])
+    ordered = sorted(found.values(), key=lambda r: not r.needed)
+    if len(ordered) > MOST and ordered[MOST].needed:
+        raise UnsupportedError(
+            [f"dims must be equal in more than {MOST} ways, as {ordered[0].text}"]
+        )
+    return tuple(ordered[:MOST])
 
 
 def _conditions(g: Graph, top: Graph) -> Iterator[Requirement]:
@@ -55,6 +72,20 @@ def _of_node(n: Node, where: str) -> Iterator[Requirement]:
         if before is not after:
             text = f"'{where}' reshapes {print_expr(before)} elements to {print_expr(after)}"
             yield Requirement(_equal(before, after), text)
+
+    yield from _equal_dims(n, where)
+
+
+def _equal_dims(n: Node, where: str) -> Iterator[Requirement]:
+    """The dims that inference took to be equal."""
+    op = OPS.get(n.op)
+    if op is None or op.kind == "control" or not n.inputs:
+        return
+    with assumed_equalities() as assumed:
+        op.infer([None if x is None else x.type for x in n.inputs], dict(n.attrs))
+    for e in assumed:
+        text = f"'{where}' needs {print_expr(e.a)} == {print_expr(e.b)}: {e.what}"
+        yield Requirement(_equal(e.a, e.b), text, needed=True)
 
 
 def _equal(a: Expr, b: Expr) -> Expr:

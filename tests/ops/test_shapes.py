@@ -15,7 +15,7 @@ from naru.ir.simplify import evaluate as value_of
 from naru.ir.simplify import floordiv, mul
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ops.evaluate import evaluate
-from naru.ops.operands import dim_text, shape_text
+from naru.ops.operands import assumed_equalities, dim_text, shape_text
 from naru.ops.registry import OPS, Emit, apply, constant, dims
 from naru.ops.shape import aligned_groups, reshape_index, resolve_shape
 from naru.targets import get_target
@@ -34,6 +34,12 @@ def i64(*values: int) -> Node:
 
 def scalar(value: int) -> Node:
     return constant(value, np.int64)
+
+
+def transposed(x: Node, w: Node, group: int = 1) -> Node:
+    """A transposed convolution of two spatial axes, stride 2."""
+    pairs = {"strides": (2, 2), "dilations": (1, 1), "begin": (0, 0), "size": (9, 9)}
+    return apply("conv_transpose", x, w, group=group, **pairs)
 
 
 def test_a_chain_of_shape_arithmetic_is_known() -> None:
@@ -117,14 +123,16 @@ def test_resolve_shape(shape: tuple[int, ...], target: tuple[int, ...], want: st
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: apply("add", tensor("a", B), tensor("b", S)), "need not be equal"),
-        (lambda: apply("add", tensor("a", B), tensor("b", 3)), "need not be equal"),
         (lambda: apply("add", tensor("a", 2), tensor("b", 3)), "2 and 3"),
         (lambda: apply("add", tensor("a", 2), tensor("b", 2, dtype="i64")), "f32 and i64"),
         (lambda: apply("exp", tensor("a", 2, dtype="i64")), "expected float, got i64"),
         (lambda: apply("matmul", tensor("a", 2, 3), tensor("b", 4, 5)), "inner sizes"),
         (lambda: apply("conv", tensor("x", 1, 3, 4, 4), tensor("w", 2, 2, 3, 3)), "channels"),
         (lambda: apply("conv", tensor("x", 1, 3, 4, 4), tensor("w", 2, 3, 9, 9)), "larger"),
+        (lambda: transposed(tensor("x", 1, 3, 4, 4), tensor("w", 2, 2, 3, 3)), "channels"),
+        (lambda: transposed(tensor("x", 1, 3, 4, 4), tensor("w", 3, 2, 3)), "the same rank"),
+        (lambda: transposed(tensor("x", 1, 3, 4, 4), tensor("w", 3, 2, 3, 3), 2), "cannot share"),
+        (lambda: transposed(tensor("x", 1, 3, 4), tensor("w", 3, 2, 3)), "1 spatial axes"),
         (lambda: apply("reshape", tensor("x", 4), shape=dims(3)), "4 elements, [3] 3"),
         (lambda: resolve_shape(dims(4), (-1, 3)), "do not fill"),
         (lambda: apply("gather", i64(1, 2), scalar(2), axis=0), "out of range"),
@@ -135,11 +143,21 @@ def test_resolve_shape(shape: tuple[int, ...], target: tuple[int, ...], want: st
     ],
 )
 def test_refusals(make: Callable[[], object], message: str) -> None:
-    # Sizes that need not be equal are no fault of the model: it is what naru does not compile yet.
-    expected = UnsupportedError if message == "need not be equal" else ModelError
-    with pytest.raises(expected) as caught:
+    with pytest.raises(ModelError) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_dims_that_must_be_equal_are_called_by_the_plainest() -> None:
+    half = floordiv(B, 2)
+    for a, b, want in ((B, S, "b"), (S, half, "s"), (half, S, "s"), (B, Const(3), "3")):
+        with assumed_equalities() as assumed:
+            out = apply("add", tensor("a", a), tensor("b", b))
+        assert shape_text(out.type.shape) == f"[{want}]"
+        assert [(e.a, e.b) for e in assumed] == [(a, b)]
+    with assumed_equalities() as assumed:
+        apply("add", tensor("a", B), tensor("b", 1))
+    assert assumed == []
 
 
 def test_broadcasting_of_symbols() -> None:

@@ -7,7 +7,7 @@ import pytest
 from zoo.build import text, weight
 
 import naru
-from naru.errors import InputError
+from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.schedule.requirements import requirements
 
@@ -39,3 +39,40 @@ def test_what_types_settle_is_not_asked() -> None:
     body = "(float[n,4] x) => (float[n,2,2] y) { y = Reshape(x, s) }"
     source = text(body, {"s": np.array([0, 2, 2])})
     assert requirements(read_onnx(source)) == ()
+
+
+def test_dims_of_different_names_must_be_equal() -> None:
+    source = text("(float[n,3] x, float[k,3] y) => (float[m,3] z) { z = Add(x, y) }")
+    model = naru.compile(source.SerializeToString(), cache=False)
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.testing.assert_array_equal(model(x, x), x + x)
+    for rows in (1, 3, 5):
+        with pytest.raises(InputError, match=r"'z' needs n == k"):
+            model(x, np.ones((rows, 3), np.float32))
+    model.selftest()
+
+
+def test_a_table_of_positions_is_long_enough() -> None:
+    """As BERT has it: the first s rows of a table, of which there may be fewer."""
+    body = (
+        "(float[n,s,4] x) => (float[n,s,4] y) { one = Constant <value_ints = [1]> ()"
+        " zero = Constant <value_ints = [0]> () length = Shape <start = 1, end = 2> (x)"
+        " rows = Slice(table, zero, length, zero) y = Add(x, rows) }"
+    )
+    table = weight(6, 4)
+    model = naru.compile(text(body, {"table": table}).SerializeToString(), cache=False)
+    x = np.ones((2, 6, 4), np.float32)
+    np.testing.assert_array_equal(model(x), x + table)
+    np.testing.assert_array_equal(model(x[:, :1]), x[:, :1] + table[:1])
+    with pytest.raises(InputError, match=r"'y' needs s == min\(6, s\)"):
+        model(np.ones((1, 7, 4), np.float32))
+
+
+def test_dims_that_only_data_tell_are_refused() -> None:
+    body = (
+        "(float[n] x, float[k] y) => (float[m] z) "
+        "{ p = NonZero(x) a = Constant <value_ints = [0]> () f = Cast <to = 1> (p)"
+        " q = Squeeze(f, a) z = Add(q, y) }"
+    )
+    with pytest.raises(UnsupportedError, match=r"'z' needs .*which only data tell"):
+        naru.compile(text(body).SerializeToString(), cache=False)

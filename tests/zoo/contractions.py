@@ -136,6 +136,54 @@ add_text(
     {"k": weight(4, 3, 2, 2)},
     sizes=N,
 )
+add_text(
+    "conv_transpose_sizes",
+    # Sizes that are asked for, and pads that make them; taps that don't fill all phases.
+    "(float[n,4,5,6] x) => (float[n,3,10,12] a, float[n,3,10,12] b, float[n,3,13,14] c, "
+    "float[n,3,11,8] d) {"
+    ' a = ConvTranspose <strides = [2, 2], auto_pad = "SAME_UPPER"> (x, k)'
+    ' b = ConvTranspose <strides = [2, 2], auto_pad = "SAME_LOWER"> (x, k)'
+    " c = ConvTranspose <strides = [3, 3], output_shape = [13, 14]> (x, k)"
+    ' d = ConvTranspose <strides = [2, 1], auto_pad = "VALID"> (x, k) }',
+    {"k": weight(4, 3, 3, 3)},
+    sizes=N,
+)
+add_text(
+    "conv_transpose_1d_3d",
+    "(float[n,4,s] x, float[n,2,3,2,s] v) => (float[n,3,p] y, float[n,20,5,4,q] z) {"
+    " y = ConvTranspose <strides = [4], pads = [2, 2]> (x, k)"
+    " z = ConvTranspose <strides = [2, 2, 2], pads = [0, 0, 1, 1, 0, 1]> (v, w) }",
+    {"k": weight(4, 3, 8), "w": weight(2, 20, 2, 2, 4)},
+    sizes=({"n": 1, "s": 1}, {"n": 2, "s": 9}),
+)
+add_text(
+    "conv_transpose_between_convs",
+    "(float[n,3,h,w] x) => (float[n,4,p,q] y) {"
+    " a = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, down) b = Relu(a)"
+    " c = ConvTranspose <strides = [2, 2]> (b, up, bias) d = Concat <axis = 1> (c, c)"
+    " y = Conv(d, last) }",
+    {
+        "down": weight(24, 3, 3, 3),
+        "up": weight(24, 16, 2, 2),
+        "bias": weight(16, 1)[:, 0],
+        "last": weight(4, 32, 1, 1),
+    },
+    sizes=IMAGE,
+)
+add_text(
+    "conv_transpose_then_padded",
+    # A border around interleaved phases, and around a concatenation of them, as in a U-Net.
+    "(float[1,8,6,5] x) => (float[1,16,12,10] y) {"
+    " a = ConvTranspose <strides = [2, 2]> (x, up) r = Relu(a)"
+    " b = Conv <pads = [1, 1, 1, 1]> (r, k) c = ConvTranspose <strides = [2, 2]> (x, other)"
+    " d = Concat <axis = 1> (b, c) y = Conv <pads = [1, 1, 1, 1]> (d, last) }",
+    {
+        "up": weight(8, 16, 2, 2),
+        "k": weight(16, 16, 3, 3),
+        "other": weight(8, 8, 2, 2),
+        "last": weight(16, 24, 3, 3),
+    },
+)
 
 POOLS = (
     ("max_2", "MaxPool <kernel_shape = [2, 2], strides = [2, 2]>"),
