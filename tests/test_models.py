@@ -72,11 +72,10 @@ def check(name: str) -> None:
     model.selftest()
 
 
-QUICK = [n for n, c in zoo.CASES.items() if not c.slow and n not in NOT_YET]
-SLOW = [n for n, c in zoo.CASES.items() if c.slow]
+COMPILED = [n for n in zoo.CASES if n not in NOT_YET]
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", COMPILED)
 def test_model_matches_onnxruntime(name: str) -> None:
     check(name)
 
@@ -86,9 +85,3 @@ def test_what_is_missing_is_named(name: str) -> None:
     data = zoo.CASES[name].model().SerializeToString()
     with pytest.raises((UnsupportedError, ModelError), match="node '"):
         naru.compile(data, cache=False)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", SLOW)
-def test_large_model_matches_onnxruntime(name: str) -> None:
-    check(name)

@@ -27,13 +27,7 @@ def run(session: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> l
     return cast("list[np.ndarray]", session.run(None, feed))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=name, marks=[pytest.mark.slow] if case.slow else [])
-        for name, case in CASES.items()
-    ],
-)
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_runs(case: Case) -> None:
     model = case.model()
     onnx.checker.check_model(model, full_check="large" not in case.tags)

@@ -87,11 +87,7 @@ def read_quietly(model: Any) -> Graph:
 
 
 def parameters() -> list[Any]:
-    return [
-        pytest.param(c, id=name, marks=[pytest.mark.slow] if c.slow else [])
-        for name, c in CASES.items()
-        if name not in UNSUPPORTED
-    ]
+    return [pytest.param(c, id=name) for name, c in CASES.items() if name not in UNSUPPORTED]
 
 
 @pytest.mark.parametrize("case", parameters())
@@ -134,7 +130,7 @@ def test_bad_models(tmp_path: Path) -> None:
 def test_damaged_files_give_our_errors_only() -> None:
     """A thousand models with some bytes changed: refused in words, or read."""
     rng = random.Random(20)
-    small = [c for c in CASES.values() if not c.slow and not c.tags & {"large", "network"}]
+    small = [c for c in CASES.values() if not c.tags & {"large", "network"}]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NaruWarning)
         for _ in range(1000):

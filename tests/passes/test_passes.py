@@ -35,7 +35,7 @@ def vector(name: str = "x") -> Node:
 
 def readable() -> list[Case]:
     """The small cases of the zoo."""
-    return [c for c in CASES.values() if not c.slow and "network" not in c.tags]
+    return [c for c in CASES.values() if "network" not in c.tags]
 
 
 @pytest.mark.parametrize("case", readable(), ids=lambda c: c.name)

@@ -36,7 +36,6 @@ class Case:
     sizes: tuple[Mapping[str, int], ...] = ({},)
     values: Mapping[str, Maker] = field(default_factory=dict)
     tolerance: float = 1e-5  # relative to the largest absolute value of the output
-    slow: bool = False
     tags: frozenset[str] = frozenset()
 
     def model(self) -> onnx.ModelProto:
@@ -65,13 +64,12 @@ def add(
     sizes: Sequence[Mapping[str, int]] = ({},),
     values: Mapping[str, Maker] | None = None,
     tolerance: float = 1e-5,
-    slow: bool = False,
     tags: Sequence[str] = (),
 ) -> None:
     """Registers a case; a name may be taken once."""
     if name in CASES:
         raise ValueError(f"zoo case {name!r} is registered twice")
-    CASES[name] = Case(name, build, tuple(sizes), values or {}, tolerance, slow, frozenset(tags))
+    CASES[name] = Case(name, build, tuple(sizes), values or {}, tolerance, frozenset(tags))
 
 
 def text(
