@@ -23,8 +23,8 @@ from zoo.build import text as zoo_text
 import naru
 from naru import knobs, pipeline
 from naru.artifact import bundle
-from naru.compiler import compile_bundle
 from naru.codegen.llvm import emit_kernel
+from naru.compiler import compile_bundle
 from naru.demo import FOLDER
 from naru.errors import NaruError
 from naru.explain import text as lines
