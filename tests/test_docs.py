@@ -11,24 +11,35 @@ import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from zoo.build import text as zoo_text
 
 import naru
 from naru import knobs, pipeline
 from naru.artifact import bundle
+from naru.codegen.llvm import emit_kernel
 from naru.compiler import compile_bundle
 from naru.demo import FOLDER
 from naru.errors import NaruError
 from naru.explain import text as lines
 from naru.explain.report import explain
 from naru.ir.graph import Graph
-from naru.ir.text import print_func, print_graph, print_tensor_function, read_func
+from naru.ir.text import (
+    print_func,
+    print_graph,
+    print_tensor_function,
+    read_func,
+    read_graph,
+)
+from naru.ir.verify import verify
 from naru.options import Options
+from naru.passes import hooks
 from naru.schedule.group import group_function
 from naru.schedule.prepare import prepare
 from naru.schedule.steps import read_schedule
@@ -36,7 +47,7 @@ from naru.targets import get_target
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = [*sorted(DOCS.glob("*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING"))]
+PAGES = [*sorted(DOCS.rglob("*.md")), *(ROOT / f"{n}.md" for n in ("README", "CONTRIBUTING"))]
 PRINTED = re.compile(r"(<!-- printed: ([\w ]+) -->\n```\w+\n)(.*?)(```\n)", re.DOTALL)
 PYTHON = re.compile(r"(?<!-->\n)```python\n(.*?)```\n", re.DOTALL)
 
@@ -139,6 +150,69 @@ def errors_of(*calls: Callable[[], object]) -> str:
     return "\n".join(lines)
 
 
+# ---- docs/stages ----
+
+SOFTMAX = "(float[rows, 10] x) => (float[rows, 10] y) { s = Add(x, x) y = Softmax <axis = 1> (s) }"
+RELU = "def g(x: f32[n, 8]):\n    y = relu(x)\n    return {'y': y}\n"
+WRONG_GRAPH = "def g(x: f32[n, 8]):\n    y: f32[8, n] = relu(x)\n    return {'y': y}\n"
+SCALE = """def scale(x: f32[n], y: f32[n], n: index):
+    for i in range(n // 4):
+        y[i * 4:i * 4 + 4] = x[i * 4:i * 4 + 4] * splat(2.0, 4)
+"""
+WRONG_LOOP = """def scale(x: f32[8], y: f32[8]):
+    for i in range(9):
+        y[i] = x[i]
+"""
+
+
+@cache
+def softmax_stages() -> pipeline.Stages:
+    return pipeline.lower(zoo_text(SOFTMAX).SerializeToString(), get_target("avx512"), "model")
+
+
+def frontend_page(_: Path) -> Blocks:
+    return {"imported": print_graph(softmax_stages().graph)}
+
+
+def ops_page(_: Path) -> Blocks:
+    function = group_function(read_graph(RELU, infer=hooks.infer), "relu")
+    wrong = read_graph(WRONG_GRAPH, infer=hooks.infer)
+    return {
+        "lowered": print_tensor_function(function),
+        "wrong graph": "\n".join(verify(wrong, infer=hooks.infer)),
+    }
+
+
+def passes_page(_: Path) -> Blocks:
+    names = "\n".join(run.__name__ for run in pipeline.PASSES)
+    return {"passes": names, "fused": print_graph(softmax_stages().fused)}
+
+
+def schedules_page(_: Path) -> Blocks:
+    stages = softmax_stages()
+    body = stages.fused.outputs[0].attr("body")
+    assert isinstance(body, Graph)
+    (kernel,) = stages.program.kernels
+    return {
+        "function": print_tensor_function(prepare(group_function(body, kernel.name))),
+        "schedule": kernel.schedule,
+    }
+
+
+def loop_page(_: Path) -> Blocks:
+    return {
+        "loop": print_func(read_func(SCALE)),
+        "wrong loop": "\n".join(verify(read_func(WRONG_LOOP))),
+    }
+
+
+def codegen_page(_: Path) -> Blocks:
+    text = emit_kernel(read_func(SCALE), get_target("avx2"))
+    start = text.index("define")
+    function = text[start : text.index("\n}", start) + 2]
+    return {"llvm": re.sub(r'"\+[^"]*"', '"..."', function)}  # the list of features is long
+
+
 # ---- the others ----
 
 
@@ -174,6 +248,12 @@ PRINTERS: dict[str, Callable[[Path], Blocks]] = {
     "bundles.md": bundle_format,
     "explain.md": foreign_explanation,
     "runtime.md": settings,
+    "stages/1-frontend.md": frontend_page,
+    "stages/2-graph-and-ops.md": ops_page,
+    "stages/3-passes.md": passes_page,
+    "stages/4-tensor-functions-and-schedules.md": schedules_page,
+    "stages/5-loop-ir.md": loop_page,
+    "stages/6-codegen.md": codegen_page,
 }
 
 
