@@ -14,6 +14,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from naru.cli.bench import bench_command
 from naru.cli.compile import compile_command
 from naru.cli.explain import explain_command
 from naru.cli.failures import report_failure
@@ -29,6 +30,7 @@ VERBS = (
     compile_command,
     run_command,
     verify_command,
+    bench_command,
     explain_command,
     doctor_command,
     demo_command,
