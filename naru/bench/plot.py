@@ -59,8 +59,10 @@ def draw(record: Json, path: Path) -> None:
     axes.set_xlabel("naru's time / the other's (left of 1: naru is faster), with 95% intervals")
     axes.set_title(_title(record), fontsize=9, loc="left")
     figure.legend(loc="outside lower right", ncols=len(ways), frameon=False, fontsize=9)
+    # No date inside: the same record gives the same picture.
+    metadata = {"Date": None} if path.suffix == ".svg" else None
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, metadata=metadata)
     except OSError as e:
         raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None
 

@@ -19,8 +19,7 @@ class Eager:
         self._torch: Any = importlib.import_module("torch")
         self._torch.set_num_threads(threads)
         self._torch.set_num_interop_threads(1)
-        # For the rest of the process: every call is one of inference.
-        self._torch.inference_mode().__enter__()
+        self._mode: Any = None
         self.version: str = self._torch.__version__
         self.settings: dict[str, Any] = {
             "num_threads": threads,
@@ -30,6 +29,9 @@ class Eager:
 
     def load(self, files: Files, feed: Feed) -> None:
         self._module, example = make_module(files.factory)
+        if self._mode is None:  # for the rest of the process, and as long as this object lives
+            self._mode = self._torch.inference_mode()
+            self._mode.__enter__()
         if len(feed) != len(example):
             raise InputError(
                 f"the torch module takes {len(example)} inputs, the ONNX file has {len(feed)}"
