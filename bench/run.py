@@ -26,11 +26,11 @@ from imports import measure_imports
 from naru.bench.engines import ENGINES
 from naru.bench.measure import Settings, measure_case
 from naru.bench.plot import check_plot, draw
-from naru.bench.progress import shown_progress
 from naru.bench.record import continues, new_record, read_record, write_record
 from naru.bench.report import format_seconds, remarks, tables
 from naru.bench.rounds import Effort, usable_cores
 from naru.cli.printing import make_table, print_table
+from naru.cli.progress import progress
 from naru.errors import NaruError
 
 RESULTS = ROOT / "bench" / "results"
@@ -70,7 +70,7 @@ def measure(names: Sequence[str], settings: Settings, record: Record, output: Pa
 
 def measure_one(name: str, settings: Settings) -> Record:
     """A case; what it leaves on disk is removed, for a bundle may be large."""
-    with tempfile.TemporaryDirectory() as text, shown_progress(name) as tell:
+    with tempfile.TemporaryDirectory() as text, progress(f"measuring {name}") as tell:
         folder = Path(text)
         return measure_case(make_case(name, folder), settings, folder, tell)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any, cast
 import onnx
 
 from naru.artifact.bundle import Bundle
-from naru.bench.feeds import Feed, feed_count
-from naru.inputs import Array, choose_sizes, inputs_of, random_inputs, symbols_of
+from naru.bench.feeds import Array, Feed, feed_count
+from naru.verify.samples import random_samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,15 @@ def sizes_of(bundle: Bundle, feed: Feed) -> dict[str, int]:
     }
 
 
-def random_feeds(bundle: Bundle, dims: Mapping[str, int], seed: int) -> list[dict[str, Array]]:
-    """Random feeds for a bundle, as many as their size allows. InputError for unknown dims."""
-    specs, symbols = inputs_of(bundle), symbols_of(bundle.manifest)
-    choose_sizes(symbols, dims)
-    first = random_inputs(specs, symbols, dims, seed)
+def random_feeds(
+    bundle: Bundle, model: Path, dims: Mapping[str, int], seed: int
+) -> list[dict[str, Array]]:
+    """Random feeds for a bundle of a model, as many as their size allows. InputError for unknown
+    dims."""
+    samples = random_samples(bundle, model, dims, itertools.count(seed))
+    first = next(samples)
     count = feed_count(sum(a.nbytes for a in first.values()))
-    more = (random_inputs(specs, symbols, dims, seed + k) for k in range(1, count))
-    return [first, *more]
+    return [first, *itertools.islice(samples, count - 1)]
 
 
 def model_files(model: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -19,13 +19,13 @@ from naru.bench.numerics import errors, reference_outputs
 from naru.bench.rounds import Effort, Rounds, Turn, measure_rounds, usable_cores
 from naru.bench.worker import Refused, Worker
 from naru.errors import InputError
+from naru.options import Progress, tell_nobody
 
 REFERENCES = ("float64", "onnxruntime", "none")
 RELOAD_SECONDS = 1.0
 BASE = "naru.call"  # what the others are compared with
 
 Json = dict[str, Any]
-OnProgress = Callable[[str, int, int], None]  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,7 @@ class _Lost(Refused):
 class CaseMeasurement:
     """The workers of a case while they live, and what was found so far (`found`)."""
 
-    def __init__(
-        self, case: Case, settings: Settings, folder: Path, on_progress: OnProgress
-    ) -> None:
+    def __init__(self, case: Case, settings: Settings, folder: Path, on_progress: Progress) -> None:
         self.case, self.settings, self._folder, self._tell = case, settings, folder, on_progress
         self._bundle, self._feeds = folder / f"{case.name}.naru", folder / f"{case.name}.npz"
         self._workers: dict[str, Worker] = {}
@@ -258,7 +256,7 @@ def measure_case(
     case: Case,
     settings: Settings,
     folder: Path,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: Progress = tell_nobody,
 ) -> Json:
     """What the record has of a case. Files are written into `folder`. An engine that cannot be had
     or refuses the model stands under `missing`, with its reason."""

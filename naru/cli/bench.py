@@ -10,8 +10,10 @@ import click
 
 from naru.cli.group import EXISTING, WRITTEN, dims_option, precision_option
 from naru.cli.loading import compile_source, parse_dims
-from naru.cli.printing import print_table
-from naru.errors import InputError
+from naru.cli.printing import print_table, say
+from naru.cli.progress import progress
+from naru.cli.verify import check_names
+from naru.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from naru.bench.case import Case
@@ -25,7 +27,8 @@ def _engine_names(_: click.Context, __: click.Parameter, text: str) -> tuple[str
     names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
     for name in names:
         if name not in ENGINES:
-            raise click.BadParameter(f"unknown engine '{name}'; one of: {', '.join(ENGINES)}")
+            meant = nearest(name, ENGINES) or f"one of: {', '.join(ENGINES)}"
+            raise click.BadParameter(f"unknown engine '{name}'; {meant}")
     return names
 
 
@@ -78,7 +81,6 @@ def bench_command(model: Path, **options: Any) -> None:
 
     from naru.bench.measure import measure_case
     from naru.bench.plot import check_plot, draw
-    from naru.bench.progress import shown_progress
     from naru.bench.record import new_record, write_record
     from naru.bench.report import remarks, tables
 
@@ -88,13 +90,13 @@ def bench_command(model: Path, **options: Any) -> None:
         check_plot(options["plot_file"])
     case = _case(model, options)
     record = new_record(settings)
-    with tempfile.TemporaryDirectory() as folder, shown_progress(case.name) as tell:
+    with tempfile.TemporaryDirectory() as folder, progress(f"measuring {case.name}") as tell:
         record["cases"].append(measure_case(case, settings, Path(folder), tell))
     record["complete"] = True
     for table in tables(record):
         print_table(table)
     for line in remarks(record):
-        click.echo(line)
+        say(line)
     if options["record_file"]:
         write_record(options["record_file"], record)
     if options["plot_file"]:
@@ -128,7 +130,10 @@ def _case(model: Path, options: dict[str, Any]) -> Case:
     if samples and options["dims"]:
         raise click.UsageError("--samples have their own sizes: leave out --dims")
     if samples:
-        feeds = [as_declared(inputs_of(bundle), read_npz(path)) for path in samples]
+        specs = inputs_of(bundle)
+        feeds = [as_declared(specs, read_npz(path)) for path in samples]
+        for path, feed in zip(samples, feeds, strict=True):
+            check_names(path, feed, [s.name for s in specs])
     else:
-        feeds = random_feeds(bundle, parse_dims(options["dims"]), options["seed"])
+        feeds = random_feeds(bundle, model, parse_dims(options["dims"]), options["seed"])
     return Case(model.stem, model.name, model.resolve(), feeds, factory=options["factory"])
