@@ -3,7 +3,7 @@
 #   make demo        compile the digit models and run them
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node)
-#   make bench       measure against ONNX Runtime, in turns, and write JSON to bench/results/
+#   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
@@ -29,7 +29,7 @@ test: check
 test-slow: $(VENV)/.installed-slow qemu node gdb
 	$(PYTEST) -m slow tests
 
-bench: $(VENV)/.installed-test
+bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/run.py
 
 wheels: $(VENV)/.installed-test
@@ -55,6 +55,10 @@ $(VENV)/.installed: $(VENV)/.made $(SOURCES)
 $(VENV)/.installed-test: $(VENV)/.made $(SOURCES)
 	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet -e '.[test,dev,bench]'
+	@touch $@
 
 # Triton's interpreter runs GPU kernels on the CPU; its wheel is large, so only here.
 $(VENV)/.installed-slow: $(VENV)/.installed-test
@@ -92,7 +96,8 @@ clean:
 	find naru packages tests tools bench models -name __pycache__ -type d -prune -exec rm -rf {} +
 	find naru -name '*.so' -delete
 	# The extension is gone: the next target must build it.
-	rm -f $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-slow
+	rm -f $(VENV)/.installed $(VENV)/.installed-test $(VENV)/.installed-bench \
+	  $(VENV)/.installed-slow
 
 clean-all: clean
 	rm -rf $(VENV)

@@ -1,6 +1,6 @@
 """Puts measured figures into README.md, so that it and bench/results cannot disagree.
 
-    python bench/readme.py            fills in the newest results
+    python bench/readme.py            fills in the newest complete record
     python bench/readme.py --check    only says whether it would change something (exit code 1)
 
 A figure stands between `<!-- figure:NAME -->` and `<!-- /figure -->`.
@@ -8,80 +8,99 @@ A figure stands between `<!-- figure:NAME -->` and `<!-- /figure -->`.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import report
+from aims import find_case, load_seconds, seconds
+
+from naru.bench.record import read_record
+from naru.bench.report import LABELS, format_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "bench" / "results"
 FIGURE = re.compile(r"(<!-- figure:(\w+) -->)(.*?)(<!-- /figure -->)", re.DOTALL)
 UNKNOWN = "(not measured yet)"
+BASE = "naru.call"
+SHOWN = ("onnxruntime.run", "openvino.infer", "torch.call", "inductor.call")
+
+Record = dict[str, Any]
 
 
-def _seconds(case: str, call: str) -> Callable[[dict[str, Any]], str]:
-    return lambda results: report.format_seconds(
-        report.find_case(results, case)["seconds"][call]["median"]
-    )
-
-
-def _once(part: str, key: str) -> Callable[[dict[str, Any]], str]:
-    return lambda results: report.format_seconds(results["startup"][part][key]["median"])
-
-
-def machine(results: dict[str, Any]) -> str:
-    m, versions = results["machine"], results["machine"]["versions"]
+def machine(record: Record) -> str:
+    m = record["machine"]
+    first = record["cases"][0]["engines"]
+    versions = (f"{LABELS[k]} {e['version']}" for k, e in first.items() if not k.startswith("naru"))
     return (
-        f"{m['target']}, one core of {m['cpu']}, {m['system']}, "
-        f"ONNX Runtime {versions['onnxruntime']}, {results['date']}"
+        f"{m['target']}, one core of {m['cpu']}, {m['system']}, {', '.join(versions)}, "
+        f"{record['date']}"
     )
 
 
-def comparison(results: dict[str, Any]) -> str:
-    """A Markdown table: every case, also those in which naru is slower."""
-    lines = [
-        "| one thread | naru | ONNX Runtime | naru's time / its |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for c in results["cases"]:
-        ours, theirs = (
-            report.format_seconds(c["seconds"][k]["median"])
-            for k in ("naru.call", "onnxruntime.run")
-        )
-        ratio = c["ratios"]["onnxruntime.run"]["median"]
-        lines.append(f"| {c['about']} | {ours} | {theirs} | {ratio:.2f} |")
+def comparison(record: Record) -> str:
+    """A Markdown table: every case that was measured, also those in which naru is slower. `~`
+    stands before noisy figures."""
+    cases = [c for c in record["cases"] if c.get("seconds")]
+    ways = [w for w in SHOWN if any(w in c["seconds"] for c in cases)]
+    titles = [LABELS[w.partition(".")[0]] for w in ways]
+    ratios = ["naru's time / its"] if len(ways) == 1 else [f"naru's / {t}" for t in titles]
+    head = ["one thread", "naru", *(x for pair in zip(titles, ratios, strict=True) for x in pair)]
+    lines = [_row(head), _row(["---"] + ["---:"] * (len(head) - 1))]
+    for case in cases:
+        mark = "~" * case["rounds"]["hot"]["noisy"]
+        cells = [case["about"], mark + _hot(case, BASE)]
+        for way in ways:
+            known = way in case["seconds"]
+            cells.append(_hot(case, way) if known else "")
+            cells.append(f"{case['ratios'][way]['hot']['median']:.2f}" if known else "")
+        lines.append(_row(cells))
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
-FIGURES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "cnn_before": _seconds("digits_cnn", "onnxruntime.run"),
-    "cnn_after": _seconds("digits_cnn", "naru.call"),
-    "empty_call": _seconds("empty", "naru.call"),
-    "empty_call_before": _seconds("empty", "onnxruntime.run"),
-    "compile_resnet50": _once("compile", "cold"),
-    "compile_cached": _once("compile", "cached"),
-    "load_resnet50": _once("load", "naru"),
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _hot(case: Record, way: str) -> str:
+    return format_seconds(case["seconds"][way]["hot"]["median"])
+
+
+def _time(case: str, way: str) -> Callable[[Record], str]:
+    return lambda record: format_seconds(seconds(record, case, way))
+
+
+def _compile(key: str) -> Callable[[Record], str]:
+    return lambda record: format_seconds(find_case(record, "resnet50")["compile"][key])
+
+
+FIGURES: dict[str, Callable[[Record], str]] = {
+    "cnn_before": _time("digits_cnn", "onnxruntime.run"),
+    "cnn_after": _time("digits_cnn", BASE),
+    "empty_call": _time("empty", BASE),
+    "empty_call_before": _time("empty", "onnxruntime.run"),
+    "compile_resnet50": _compile("cold"),
+    "compile_cached": _compile("cached"),
+    "load_resnet50": lambda record: format_seconds(load_seconds(record, "resnet50")),
     "machine": machine,
     "comparison": comparison,
 }
 
 
-def newest() -> dict[str, Any] | None:
-    """The results of the latest date; None when nothing has been recorded."""
-    files = sorted(RESULTS.glob("*.json"))
-    return json.loads(files[-1].read_text(encoding="utf-8")) if files else None
+def newest(folder: Path = RESULTS) -> Record | None:
+    """The complete record of the latest date; None when there is none."""
+    records = [read_record(path) for path in folder.glob("*.json")]
+    complete = [r for r in records if r["complete"]]
+    return max(complete, key=lambda r: r["date"], default=None)
 
 
-def filled(text: str, results: dict[str, Any] | None) -> str:
-    """The text with every figure as the results say. KeyError for a figure that does not exist."""
+def filled(text: str, record: Record | None) -> str:
+    """The text with every figure as the record says. KeyError for a figure that does not exist."""
 
     def put(m: re.Match[str]) -> str:
         find = FIGURES[m[2]]
-        return f"{m[1]}{UNKNOWN if results is None else find(results)}{m[4]}"
+        return f"{m[1]}{UNKNOWN if record is None else find(record)}{m[4]}"
 
     return FIGURE.sub(put, text)
 

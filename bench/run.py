@@ -1,238 +1,171 @@
-"""Measures naru against ONNX Runtime, in one run.
+"""Measures naru against other engines, on the project's cases.
 
-    python bench/run.py                   everything; writes results/<date>-<target>-<cores>.json
-    python bench/run.py --quick           a few short rounds, to see that it works; records nothing
-    python bench/run.py --only resnet50   one case (repeatable; also compile, load, import)
+    python bench/run.py                       everything; bench/results/<date>-<target>-<cores>.json
+    python bench/run.py --only resnet50,mlp   some cases (also: imports); records nothing
+    python bench/run.py --quick               a few short rounds, to see that it works; nothing kept
 
-Every engine has a process of its own. They take turns on one core, in random order, A B B A …; the
-machine's roofs are probed between the rounds; a round in which they drift, or in which an engine
-had to share its core, is discarded.
-bench/results/README.md says what the figures mean.
+Each finished case is written at once. A run that was interrupted goes on where it stopped, if code,
+settings and machine are the same. docs/benchmarking.md says what the figures mean.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import report
-import startup
-from cases import CASES, ROOT, Case
-from engines import ENGINES, serve, write_feeds
-from estimate import disturbed, errors, summary
-from machine import commit, traits
+from aims import judge
+from cases import NAMES, ROOT, chosen, make_case
+from imports import measure_imports
 
-from naru.runtime import _native
+from naru.bench.engines import ENGINES
+from naru.bench.measure import Settings, measure_case
+from naru.bench.plot import check_plot, draw
+from naru.bench.record import continues, new_record, read_record, write_record
+from naru.bench.report import format_seconds, remarks, tables
+from naru.bench.rounds import Effort, usable_cores
+from naru.cli.printing import make_table, print_table
+from naru.cli.progress import progress
+from naru.errors import NaruError
 
 RESULTS = ROOT / "bench" / "results"
-TIMED = (("naru", "call"), ("onnxruntime", "run"), ("onnxruntime", "io_binding"))
-STARTUP = ("compile", "load", "import")
-READ_PROBE = 1 << 20  # bytes: in the second-level cache, which a neighbour's work disturbs
+# Of 33 cases each at most 2 x 20 s of rounds and about as much for all the rest: half an hour.
+FULL = Effort(rounds=15, budget=20.0, longest=0.1)
+QUICK = Effort(rounds=3, budget=2.0, longest=0.05, repeat=1)
+IMPORTS = "imports"
+
+Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How long to measure: rounds that count, rounds tried at most, seconds a call and round."""
-
-    rounds: int
-    tried: int
-    seconds: float
-    repeat: int  # of what happens once
+def result_file(record: Record) -> Path:
+    machine = record["machine"]
+    return RESULTS / f"{record['date']}-{machine['target']}-{machine['cores']}.json"
 
 
-FULL = Effort(rounds=21, tried=63, seconds=0.4, repeat=9)
-QUICK = Effort(rounds=3, tried=6, seconds=0.05, repeat=2)
+def unfinished(record: Record) -> Record | None:
+    """A record of an interrupted run that this one can go on with."""
+    for path in sorted(RESULTS.glob("*.json"), reverse=True):
+        old = read_record(path)
+        if continues(old, record):
+            return old
+    return None
 
 
-class Worker:
-    """An engine's process. `ask` sends a request and waits for the reply."""
-
-    def __init__(self, engine: str) -> None:
-        env = startup.environment() | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self.engine = engine
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--engine", engine],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
-        )  # fmt: skip
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the process of {self.engine} ended while doing {request['do']}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+def measure(names: Sequence[str], settings: Settings, record: Record, output: Path | None) -> None:
+    """Adds the cases that the record lacks, and writes it after each."""
+    done = {case["name"] for case in record["cases"]}
+    for k, name in enumerate(names, 1):
+        if name in done:
+            continue
+        print(f"{time.strftime('%H:%M:%S')}  {k}/{len(names)} {name}", file=sys.stderr, flush=True)
+        record["cases"].append(measure_one(name, settings))
+        if output:
+            write_record(output, record)
 
 
-def probe(core: int) -> dict[str, float]:
-    """The roofs of a core now: fp32 GFLOP/s of its widest vectors, GB/s from the second level."""
-    usual = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        return {"fma": max(_native.probe_fma().values()), "read": _native.probe_read(READ_PROBE)}
-    finally:
-        os.sched_setaffinity(0, usual)
+def measure_one(name: str, settings: Settings) -> Record:
+    """A case; what it leaves on disk is removed, for a bundle may be large."""
+    with tempfile.TemporaryDirectory() as text, progress(f"measuring {name}") as tell:
+        folder = Path(text)
+        return measure_case(make_case(name, folder), settings, folder, tell)
 
 
-def measure_rounds(
-    workers: dict[str, Worker], core: int, effort: Effort
-) -> tuple[list[dict[str, Any]], int, bool]:
-    """(rounds that count, how many were discarded, whether too few were steady and all count)."""
-    steady: list[dict[str, Any]] = []
-    every: list[dict[str, Any]] = []
-    before = probe(core)
-    while len(steady) < effort.rounds and len(every) < effort.tried:
-        seconds: dict[str, Any] = {}
-        for engine, call in random.sample(TIMED, len(TIMED)):
-            seconds[f"{engine}.{call}"] = workers[engine].ask(
-                do="time", call=call, seconds=effort.seconds
-            )
-        after = probe(core)
-        fma = (before["fma"] + after["fma"]) / 2
-        every.append({"fma": fma, "read": after["read"], "seconds": seconds})
-        if not disturbed(before, after, seconds):
-            steady.append(every[-1])
-        before = after
-    noisy = len(steady) < effort.rounds // 2
-    return (every if noisy else steady), len(every) - len(steady), noisy
-
-
-def measure_case(case: Case, folder: Path, core: int, effort: Effort) -> dict[str, Any]:
-    """Everything about one case: errors first, then memory, then time."""
-    model = case.model()
-    onnx_file, feeds, bundle = (folder / f"{case.name}.{x}" for x in ("onnx", "npz", "naru"))
-    onnx_file.write_bytes(model)
-    write_feeds(feeds, case.inputs(model))
-    startup.compile_bundle(onnx_file, bundle, folder / "cache")
-    workers = {name: Worker(name) for name in ENGINES}
-    try:
-        outputs: dict[str, list[np.ndarray]] = {}
-        found: dict[str, Any] = {"name": case.name, "about": case.about, "memory": {}}
-        for name, worker in workers.items():
-            file = folder / f"{case.name}-{name}.npz"
-            source = bundle if name == "naru" else onnx_file
-            worker.ask(do="load", model=str(source), feeds=str(feeds), core=core)
-            found["memory"][name] = worker.ask(do="run", output=str(file))["memory"]
-            with np.load(file) as data:
-                outputs[name] = list(data.values())
-        reference = outputs.pop("reference")
-        found["memory"].pop("reference")
-        workers.pop("reference").close()
-        found["errors"] = {name: errors(got, reference) for name, got in outputs.items()}
-        rounds, discarded, noisy = measure_rounds(workers, core, effort)
-    finally:
-        for worker in workers.values():
-            worker.close()
-    roofs = {k: float(np.median([r[k] for r in rounds])) for k in ("fma", "read")}
-    found |= {"rounds": len(rounds), "discarded": discarded, "noisy": noisy, "roofs": roofs}
-    return found | summary(rounds, "naru.call", case.flops)
-
-
-def measure_startup(parts: Sequence[str], folder: Path, effort: Effort) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if "import" in parts:
-        tell("import")
-        found["import"] = startup.measure_import(repeat=effort.repeat)
-    if "compile" in parts or "load" in parts:
-        model, bundle = folder / "resnet50.onnx", folder / "resnet50.naru"
-        model.write_bytes(CASES["resnet50"].model())
-        if "compile" in parts:
-            tell("compile")
-            found["compile"] = startup.measure_compile(model, folder, repeat=effort.repeat)
-        else:
-            startup.compile_bundle(model, bundle, folder / "cache0")
-        if "load" in parts:
-            tell("load")
-            found["load"] = startup.measure_load(model, bundle, repeat=effort.repeat)
-    return found
-
-
-def tell(what: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {what}", file=sys.stderr, flush=True)
-
-
-def measure(names: Sequence[str], effort: Effort, core: int) -> dict[str, Any]:
-    """The whole of a run, as values for JSON."""
-    found: dict[str, Any] = {
-        "schema": 1,
-        "date": datetime.date.today().isoformat(),
-        "commit": commit(),
-        "threads": 1,
-        "machine": traits(),
-        "cases": [],
-        "startup": {},
-    }
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for case in CASES.values():
-            if case.name in names:
-                tell(case.name)
-                found["cases"].append(measure_case(case, folder, core, effort))
-        found["startup"] = measure_startup([n for n in names if n in STARTUP], folder, effort)
-    found["aims"] = report.aims(found)
-    return found
-
-
-def result_file(results: dict[str, Any]) -> Path:
-    machine = results["machine"]
-    return RESULTS / f"{results['date']}-{machine['target']}-{machine['cores']}.json"
+def finish(record: Record, output: Path | None) -> None:
+    """Prints all tables, and writes the finished record with its picture."""
+    record |= {"complete": True, "aims": judge(record)}
+    for table in tables(record):
+        print_table(table)
+    if IMPORTS in record:
+        table = make_table("once", ("", "median", "least", "most"), right=range(1, 4))
+        for name, spread in record[IMPORTS].items():
+            figures = (format_seconds(spread[k]) for k in ("median", "least", "most"))
+            table.add_row(f"import {name}", *figures)
+        print_table(table)
+    if record["aims"]:
+        table = make_table("aims", ("", "limit", "found", ""), right=(1, 2))
+        for aim in record["aims"]:
+            met = "met" if aim["met"] else "MISSED"
+            table.add_row(aim["aim"], aim["limit"], aim["found"], met)
+        print_table(table)
+    print("\n".join(remarks(record)))
+    if output:
+        write_record(output, record)
+        draw(record, output.with_suffix(".svg"))
+        print(f"written: {output}")
 
 
 def parse_arguments() -> argparse.Namespace:
-    names = [*CASES, *STARTUP]
-    parser = argparse.ArgumentParser(description="naru against ONNX Runtime")
+    parser = argparse.ArgumentParser(description="naru against other engines")
     parser.add_argument("--quick", action="store_true", help="short rounds; nothing is recorded")
     parser.add_argument(
         "--only",
         action="append",
-        choices=names,
-        metavar="NAME",
-        help=f"one of: {', '.join(names)}; repeatable; nothing is recorded",
+        metavar="NAMES",
+        help=f"cases, or beginnings of their names, with commas: {IMPORTS}, {', '.join(NAMES)}",
     )
-    parser.add_argument("--threads", type=int, choices=[1], default=1, help="of every engine")
     parser.add_argument(
-        "--core",
-        type=int,
-        default=max(os.sched_getaffinity(0)),
-        help="where all engines run (default: the last)",
+        "--against", default="onnxruntime,openvino", help=f"of {', '.join(ENGINES)}"
     )
-    parser.add_argument("--output", type=Path, help="write the results here, whatever was measured")
-    parser.add_argument("--engine", choices=list(ENGINES), help=argparse.SUPPRESS)
-    return parser.parse_args()  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1, help="of every engine")
+    parser.add_argument(
+        "--scaling", type=int, help="naru also with so many threads (default: 2, if there are)"
+    )
+    parser.add_argument("--budget", type=float, help="seconds of rounds, a case and regime")
+    parser.add_argument("--reference", default="float64", help="float64, onnxruntime or none")
+    parser.add_argument("--output", type=Path, help="write the record here, whatever was measured")
+    return parser.parse_args()
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """NaruError for what does not exist or this machine lacks."""
+    against = tuple(name for name in args.against.split(",") if name)
+    unknown = set(against) - set(ENGINES)
+    if unknown:
+        raise NaruError(f"unknown engines: {sorted(unknown)}; there are: {', '.join(ENGINES)}")
+    effort = QUICK if args.quick else FULL
+    if args.budget is not None:
+        effort = replace(effort, budget=args.budget)
+    scaling = args.scaling
+    if scaling is None and args.threads == 1 and len(usable_cores()) > 1:
+        scaling = 2
+    settings = Settings(
+        against, args.threads, scaling, cold=True, reference=args.reference, effort=effort
+    )
+    settings.check()
+    return settings
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = settings_of(args)
+    texts = ",".join(args.only or [*NAMES, IMPORTS]).split(",")
+    names = chosen([text for text in texts if text != IMPORTS])
+    record = new_record(settings)
+    output: Path | None = args.output
+    if not (args.quick or args.only or output):
+        record = unfinished(record) or record
+        output = result_file(record)
+    if output:
+        check_plot(output.with_suffix(".svg"))
+    measure(names, settings, record, output)
+    if IMPORTS in texts:
+        record[IMPORTS] = measure_imports(6 * settings.effort.repeat)
+    finish(record, output)
 
 
 def main() -> int:
-    args = parse_arguments()
-    if args.engine:
-        serve(args.engine)
-        return 0
-    names = args.only or [*CASES, *STARTUP]
-    results = measure(names, QUICK if args.quick else FULL, args.core)
-    print(report.show(results))
-    file = args.output or (None if args.quick or args.only else result_file(results))
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        print(f"\nwritten: {file}")
+    try:
+        run(parse_arguments())
+    except (NaruError, ValueError) as e:
+        print(f"bench: error: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept", file=sys.stderr)
+        return 130
     return 0
 
 

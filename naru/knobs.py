@@ -138,6 +138,11 @@ def read(env: Mapping[str, str]) -> Knobs:
     return Knobs(**values)
 
 
+def child_environment(**variables: str) -> dict[str, str]:
+    """The environment of this process with some variables set, for a process that it starts."""
+    return {**os.environ, **variables}
+
+
 _current: Knobs | None = None
 
 

@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 TOP = (
     "naru",
     "naru.__main__",
+    "naru.bench",
     "naru.cli",
     "naru.compiler",
     "naru.demo",

@@ -14,6 +14,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from naru.cli.bench import bench_command
 from naru.cli.compile import compile_command
 from naru.cli.explain import explain_command
 from naru.cli.failures import report_failure
@@ -30,6 +31,7 @@ VERBS = (
     compile_command,
     run_command,
     verify_command,
+    bench_command,
     explain_command,
     profile_command,
     doctor_command,

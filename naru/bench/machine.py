@@ -10,12 +10,12 @@ import re
 import subprocess
 from typing import Any
 
-from cases import ROOT, identity
-
-import naru
+from naru import demo
+from naru.bench.compiling import ROOT
+from naru.compiler import compile_bundle
 from naru.doctor import examine
 
-VERSIONS = ("naru", "python", "numpy", "llvmlite", "llvm", "onnx", "onnxruntime")
+VERSIONS = ("naru", "python", "numpy", "llvmlite", "llvm", "onnx")  # an engine tells its own
 
 
 def traits() -> dict[str, Any]:
@@ -23,10 +23,12 @@ def traits() -> dict[str, Any]:
     report = examine(probe=False)
     cpu = report["cpu"]
     release = re.match(r"\d+(\.\d+)?", platform.release())
+    # Asked of the compiler: it may not use all that the CPU has.
+    target = compile_bundle(demo.FOLDER / "digits_mlp.onnx").manifest["target"]["name"]
     return {
         "cpu": cpu["name"],
         "architecture": cpu["machine"],
-        "target": naru.compile(identity(), cache=False).manifest["target"]["name"],
+        "target": target,
         "features": cpu["features"],
         "cores": report["threads"]["usable_cores"],
         "caches": cpu["caches"],
@@ -36,12 +38,13 @@ def traits() -> dict[str, Any]:
     }
 
 
-def commit() -> dict[str, Any]:
-    """The commit that was measured, and whether files differed from it."""
-    return {
-        "id": _git("rev-parse", "HEAD") or None,
-        "changed": bool(_git("status", "--porcelain", "--", "naru", "bench")),
-    }
+def commit() -> dict[str, Any] | None:
+    """The commit that is measured, and whether files differ from it; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    identity = _git("rev-parse", "HEAD")
+    changed = bool(_git("status", "--porcelain", "--", "naru", "bench", "models"))
+    return {"id": identity, "changed": changed} if identity else None
 
 
 def _git(*args: str) -> str:

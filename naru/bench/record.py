@@ -1,0 +1,62 @@
+"""The record of a run: plain values for JSON, kept on disk while they grow."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from naru.bench.machine import commit, traits
+from naru.bench.measure import Settings
+from naru.errors import InputError
+
+SCHEMA = 2
+
+Json = dict[str, Any]
+
+
+def new_record(settings: Settings) -> Json:
+    """A record without cases: what is measured, how and where. `complete` when all are in."""
+    return {
+        "schema": SCHEMA,
+        "date": datetime.date.today().isoformat(),
+        "complete": False,
+        "commit": commit(),
+        "settings": settings.as_json(),
+        "machine": traits(),
+        "cases": [],
+    }
+
+
+def write_record(path: Path, record: Json) -> None:
+    """Replaces the file at once, so that an interruption leaves the old or the new one. InputError
+    when it cannot be written."""
+    temporary = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as e:
+        raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None
+
+
+def read_record(path: Path) -> Json:
+    """InputError for a file that is none, or of another form."""
+    try:
+        record: Json = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path}: cannot read it as a record: {e}") from None
+    if record.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path}: expected a record of schema {SCHEMA}, found {record.get('schema')}"
+        )
+    return record
+
+
+def continues(old: Json, new: Json) -> bool:
+    """Whether an unfinished record can go on as `new`: the same code, settings and machine."""
+    alike = ("commit", "settings", "machine")
+    same = json.loads(json.dumps({k: new[k] for k in alike})) == {k: old[k] for k in alike}
+    return same and not old["complete"] and not (new["commit"] and new["commit"]["changed"])
