@@ -175,7 +175,7 @@ def frontend_page(_: Path) -> Blocks:
 
 
 def ops_page(_: Path) -> Blocks:
-    function = group_function(read_graph(RELU, infer=hooks.infer), "relu")
+    function = group_function(read_graph(RELU, infer=hooks.infer), get_target("avx512"), "relu")
     wrong = read_graph(WRONG_GRAPH, infer=hooks.infer)
     return {
         "lowered": print_tensor_function(function),
@@ -194,7 +194,9 @@ def schedules_page(_: Path) -> Blocks:
     assert isinstance(body, Graph)
     (kernel,) = stages.program.kernels
     return {
-        "function": print_tensor_function(prepare(group_function(body, kernel.name))),
+        "function": print_tensor_function(
+            prepare(group_function(body, get_target("avx512"), kernel.name))
+        ),
         "schedule": kernel.schedule,
     }
 
