@@ -14,7 +14,7 @@ import numpy as np
 from naru import knobs
 from naru.artifact.bundle import Bundle
 from naru.bench.worker import Refused, without_paths
-from naru.explain import formula
+from naru.explain.formulas import formula
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # where `naru` is imported from
 
