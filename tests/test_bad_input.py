@@ -450,7 +450,7 @@ def newer_format(data: bytes) -> bytes:
         (lambda d: b"This is text.\n" * 500, ["not a naru bundle"]),
         (lambda d: b"PK\3\4" + d, ["not a naru bundle"]),
         (lambda d: b"\x7fELF" + bytes(9000), ["not a naru bundle"]),
-        (newer_format, ["format 2", "format 1", "compile the model again"]),
+        (newer_format, ["format 2", "format 1", "compile the model with naru"]),
     ],
 )
 def test_files_that_are_no_bundles(

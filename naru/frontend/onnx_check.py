@@ -11,6 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, defs
 
 from naru.errors import ModelError
 from naru.frontend.onnx_node import KIND_NAMES
+from naru.ir.expr import INT_MAX
 from naru.ir.graph import Node
 
 # As the standard writes element types: f32 -> "tensor(float)".
@@ -43,7 +44,7 @@ def find_schema(op: str, version: int, domain: str) -> defs.OpSchema | None:
     """The standard's schema of an op at an opset, or None if it has no such op. (Deprecated ones
     are as good as others: they say what the op means at that opset.)"""
     try:
-        return defs.get_schema(op, version, domain)
+        return defs.get_schema(op, min(version, INT_MAX), domain)
     except defs.SchemaError:
         return None
 
