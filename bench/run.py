@@ -34,8 +34,8 @@ from naru.cli.progress import progress
 from naru.errors import NaruError
 
 RESULTS = ROOT / "bench" / "results"
-# Of 33 cases each at most 2 x 20 s of rounds and about as much for all the rest: half an hour.
-FULL = Effort(rounds=15, budget=20.0, longest=0.1)
+# Of 31 cases each at most 2 x 10 s of rounds and about as much for all the rest: a quarter of an hour.
+FULL = Effort(rounds=15, budget=10.0, longest=0.1)
 QUICK = Effort(rounds=3, budget=2.0, longest=0.05, repeat=1)
 IMPORTS = "imports"
 
