@@ -34,7 +34,8 @@ from naru.cli.progress import progress
 from naru.errors import NaruError
 
 RESULTS = ROOT / "bench" / "results"
-# Of 31 cases each at most 2 x 10 s of rounds and about as much for all the rest: a quarter of an hour.
+# Of 31 cases each at most 2 x 10 s of rounds and about as much for all the rest: a third of an
+# hour.
 FULL = Effort(rounds=15, budget=10.0, longest=0.1)
 QUICK = Effort(rounds=3, budget=2.0, longest=0.05, repeat=1)
 IMPORTS = "imports"
