@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from naru.errors import IRError
 from naru.ir.graph import Graph, Node, get_output, make_input, make_node, toposort, users
 from naru.ir.simplify import known
+from naru.ops.operands import sizes as dims_of
 from naru.ops.registry import OPS
 from naru.passes.registry import graph_pass
 
@@ -70,8 +71,12 @@ def is_frame(n: Node) -> bool:
     """Does the node put a border of numbers around its operand? What computes the operand can then
     write it into its place (see schedule/regions.py)."""
     sizes = (*n.type.shape, *(d for x in n.inputs if x is not None for d in x.type.shape))
-    constant = n.op == "pad" and n.attr("mode", "constant") == "constant"
-    return constant and all(known(d) is not None for d in sizes[1:])
+    if n.op != "pad" or n.attr("mode", "constant") != "constant":
+        return False
+    # What crops needs some of its operand only.
+    widths = [known(p) for p in dims_of(dict(n.attrs), "pads")]
+    grows = all(p is not None and p >= 0 for p in widths)
+    return grows and all(known(d) is not None for d in sizes[1:])
 
 
 def shared_reason(p: Node) -> str:

@@ -14,6 +14,7 @@ from naru.targets import Target
 # Of reductions: the same on every target, so that results are too (classes strict and portable).
 VIRTUAL_LANES = 16
 EVEN_FROM = 12  # iterations from which on a few threads get nearly equal parts
+FEW = 4  # fewer are worth less than a loop of unknown length
 
 
 def access(r: Read, axis: Var, lanes: int) -> str:
@@ -59,25 +60,29 @@ def lane_sizes(extent: int | None, tile: int, lanes: int) -> tuple[int, ...]:
 
 def share(out: Stage, loops: list[str], steps: list[Step]) -> list[Step]:
     """The loop of the result that threads share, of `loops` from outermost to innermost: the first
-    that runs often enough to be divided evenly, else the one that runs most often."""
+    that runs often enough to be divided evenly, else the one that runs most often. How often a
+    loop over a size that is not known runs (a batch, say) is worth little beside that."""
     trips = [(_trips(out, loop, steps), loop) for loop in loops]
-    often = [loop for count, loop in trips if count >= EVEN_FROM]
-    most = max(trips, key=lambda t: t[0], default=(1, ""))
+    often = [loop for count, loop in trips if count is not None and count >= EVEN_FROM]
+    unknown = [loop for count, loop in trips if count is None]
+    most = max(((count or 1, loop) for count, loop in trips), default=(1, ""), key=lambda t: t[0])
     if often:
         return [Parallel(out.tensor.name, often[0])]
+    if unknown and most[0] < FEW:
+        return [Parallel(out.tensor.name, unknown[0])]
     return [Parallel(out.tensor.name, most[1])] if most[0] > 1 else []
 
 
-def _trips(out: Stage, loop: str, steps: list[Step]) -> int:
-    """How often a loop runs; a size that is not known counts as large."""
+def _trips(out: Stage, loop: str, steps: list[Step]) -> int | None:
+    """How often a loop runs; None where a size is not known."""
     extents = {a.var.name: known(a.extent) for a in out.axes}
     splits = {s.axis: s for s in steps if isinstance(s, Split)}
     axis = loop.removesuffix(".o")
     if loop == axis:
-        return extents[axis] or EVEN_FROM
+        return extents[axis]
     split = splits[axis]
     if split.counts:
         return max(split.counts)
     inner = axis.removesuffix(".i")
     extent = extents[axis] if axis in extents else splits[inner].sizes[0]
-    return EVEN_FROM if extent is None else max(1, extent // split.sizes[0])
+    return None if extent is None else max(1, extent // split.sizes[0])

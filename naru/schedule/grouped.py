@@ -66,7 +66,13 @@ def _concerned(tf: TensorFunction, tensor: Tensor, dim: int) -> Dims | None:
             for r in reads(s.value):
                 if r.tensor is not t:
                     continue
-                places = [k for k, a in enumerate(s.axes) if a.var is r.index[at]]
+                # A reader of some of the elements only would end inside of a group.
+                extent = t.shape[at]
+                places = [
+                    k
+                    for k, a in enumerate(s.axes)
+                    if a.var is r.index[at] and known(a.extent) == known(extent)
+                ]
                 if not places:
                     return None
                 if dims.get(s.tensor) != places[0]:

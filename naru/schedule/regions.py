@@ -37,13 +37,21 @@ class Region:
 
 def find_regions(tf: TensorFunction) -> tuple[Region, ...]:
     """The regions of a prepared function's result; none where it is made in one way, or in too
-    many."""
+    many, or where a region would need a reduction at places that are not its own (the rows of a
+    concatenation, normalised)."""
     found: list[Region] = []
     for region in _cut(tf, tuple(Const(0) for _ in tf.outputs[0].shape)):
         found.append(region)
-        if len(found) > MOST:
+        if len(found) > MOST or not _is_plain(region.tf):
             return ()
     return tuple(found) if len(found) > 1 else ()
+
+
+def _is_plain(tf: TensorFunction) -> bool:
+    """Does the result read reductions at its own axes only?"""
+    made = {s.tensor for s in tf.stages}
+    found = [r for t in tf.outputs if (s := tf.stage_of(t)) for r in reads(s.value)]
+    return all(isinstance(i, Var) for r in found if r.tensor in made for i in r.index)
 
 
 def _cut(tf: TensorFunction, origin: Origin) -> Iterator[Region]:
