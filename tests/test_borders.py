@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import parser
+from onnx import ValueInfoProto, parser
 
 import naru
 
@@ -16,6 +16,10 @@ GROUPED = "g (float[1,12,4,9] a, float[60,1,1,1] w) => (float[1,c,h,v] y) "
 HALVES = "g (float[1,4,5,5] a, float[32,2,3,3] w) => (float[1,c,h,v] y) "
 TWO = "g (float[2,4] a, float[3,4] b) => (float[5,4] y) "
 IMAGES = "g (float[1,8,6,6] a, float[20,8,3,3] w) => (float[1,c,h,v] y) "
+ANY_BATCH = (
+    "g (float[n,8,6,6] a, float[20,8,3,3] w, float[3,21,3,3] u, float[12,5,3,3] k)"
+    " => (float[n,c,h,v] y) "
+)
 CASES = {
     f"grouped, channels {p}": GROUPED
     + PADS4 % f"0,{b},0,0,0,{e},0,0"
@@ -33,12 +37,22 @@ CASES = {
     "{ c = Conv(a, w) y = ConvTranspose<pads = [1,1,1,1]>(c, w) }",
     "image in a border": IMAGES + PADS4 % "0,0,1,2,0,0,0,3"
     + "{ c = Conv(a, w) r = Relu(c) y = Pad(r, p) }",
+    "images in a border": ANY_BATCH + PADS4 % "0,0,2,1,0,1,1,2"
+    + "{ c = Conv(a, w) r = Relu(c) p1 = Pad(r, p) y = Conv(p1, u) }",
+    "grouped images in a border": ANY_BATCH + PADS4 % "0,0,1,1,0,0,1,1"
+    + "{ c = Conv(a, w) p1 = Pad(c, p) y = Conv<group = 4>(p1, k) }",
     "image cut in front": IMAGES + PADS4 % "0,0,-1,0,0,0,1,-1" + "{ c = Conv(a, w) y = Pad(c, p) }",
     "product cut in front": "g (float[4,5] a, float[5,5] w) => (float[3,5] y) "
     + PADS2 % "-1,0,0,0" + "{ c = MatMul(a, w) y = Pad(c, p) }",
     "rows of a concatenation": TWO + "{ c = Concat<axis = 0>(a, b) y = Softmax<axis = -1>(c) }",
     "rows of a border": "g (float[2,4] a) => (float[5,4] y) " + PADS2 % "1,0,2,0"
     + "{ c = Pad(a, p) y = LogSoftmax<axis = -1>(c) }",
+    "rows in a border, of a concatenation": "g (float[1,3,4] a, float[1,2,4] b) "
+    "=> (float[1,c,h] y) <int64[6] p = {0,0,1,0,1,2}> "
+    "{ c = Concat<axis = 1>(a, b) r = Softmax<axis = 2>(c) y = Pad(r, p) }",
+    "sum with a concatenation, in a border": "g (float[1,8,6,6] a, float[20,8,3,3] w, "
+    "float[1,7,4,4] b, float[1,13,4,4] d) => (float[1,c,h,v] y) " + PADS4 % "0,0,1,1,0,0,1,1"
+    + "{ c = Conv(a, w) k = Concat<axis = 1>(b, d) s = Add(c, k) r = Relu(s) y = Pad(r, p) }",
     "rows cut in front": "g (float[4,6] a) => (float[3,6] y) " + PADS2 % "-1,0,0,0"
     + "{ c = Softmax<axis = 1>(a) y = Pad(c, p) }",
     "concatenated images": IMAGES + "{ c = Conv(a, w) r = Relu(c) "
@@ -52,15 +66,16 @@ CASES = {
 @pytest.mark.parametrize("target", ["host", "baseline"])
 def test_agrees_with_onnxruntime(name: str, target: str) -> None:
     model = parser.parse_model(HEAD + CASES[name])
-    rng = np.random.default_rng(7)
-    feeds = {
-        i.name: rng.standard_normal([d.dim_value for d in i.type.tensor_type.shape.dim]).astype(
-            np.float32
-        )
-        for i in model.graph.input
-    }
     data = model.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    (want,) = session.run(None, feeds)
-    got = naru.compile(data, target=target, cache=False)(feeds)
-    np.testing.assert_allclose(got, np.asarray(want), rtol=1e-4, atol=1e-5)
+    compiled = naru.compile(data, target=target, cache=False)
+    for batch in (1, 3):
+        feeds = {i.name: random_array(i, batch) for i in model.graph.input}
+        (want,) = session.run(None, feeds)
+        np.testing.assert_allclose(compiled(feeds), np.asarray(want), rtol=1e-4, atol=1e-5)
+
+
+def random_array(info: ValueInfoProto, batch: int) -> np.ndarray:
+    """Normal values of the declared shape, with `batch` for a size that is a name."""
+    shape = [batch if d.dim_param else d.dim_value for d in info.type.tensor_type.shape.dim]
+    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)

@@ -31,10 +31,8 @@ def way_title(way: str) -> str:
 
 def format_seconds(seconds: float) -> str:
     """Three digits, and a unit that suits them: 0.123 µs, 12.3 ms, 1.23 s."""
-    size = 1.0
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):  # noqa: B007
-        if seconds >= size:
-            break
+    units = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+    unit, size = next((u for u in units if seconds >= u[1]), units[-1])
     value = seconds / size
     digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:.{digits}f} {unit}"

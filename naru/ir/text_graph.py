@@ -302,8 +302,7 @@ def _contents(data: Data, shape: tuple[Expr, ...] | None = None) -> str:
         return digest
     if not array.size:
         return "[]"
-    rows = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(array.size, -1)
-    uniform = bool((rows == rows[0]).all())
+    uniform = _is_uniform(array.reshape(-1)[:INLINE]) and _is_uniform(array)  # few tell of most
     if array.size > INLINE and not uniform:
         return digest
     some = array.reshape(-1)[: 1 if uniform else INLINE]
@@ -312,6 +311,12 @@ def _contents(data: Data, shape: tuple[Expr, ...] | None = None) -> str:
         if _from_items(texts, array.dtype).tobytes() == some.tobytes():
             return texts[0] if uniform else f"[{', '.join(texts)}]"
     return digest  # a NaN with a message
+
+
+def _is_uniform(array: np.ndarray) -> bool:
+    """Are all elements the same, bit by bit?"""
+    rows = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(array.size, -1)
+    return bool((rows == rows[0]).all())
 
 
 def _implied_value(array: np.ndarray) -> tuple[Expr, ...] | None:

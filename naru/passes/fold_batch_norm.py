@@ -25,6 +25,7 @@ def fold_batch_norm(g: Graph) -> Graph:
     float64. Normalisations whose parameters are computed stay for `decompose`.
     """
     origin: dict[Node, Node] = {}
+    replaced: dict[Node, Node] = {}  # convolutions with new weights -> those of g
     readers = count_readers(g)
 
     def alone(n: Node) -> bool:
@@ -35,9 +36,20 @@ def fold_batch_norm(g: Graph) -> Graph:
         x = n.inputs[0] if affine else None
         if affine is None or x is None:
             return n
-        return _into_conv(x, *affine, alone) or scale_and_shift(x, *affine)
+        merged = _into_conv(x, *affine, alone)
+        if merged is None:
+            return scale_and_shift(x, *affine)
+        conv, old = merged.inputs[0], split_bias(x)[0]
+        if conv is not None:
+            replaced[conv] = origin.get(old, old)
+        return merged
 
-    return rewrite(g, fold, origin=origin)
+    new = rewrite(g, fold, origin=origin)
+    if new is g:
+        return g
+    # What is left of the normalisation bears its name; the convolution keeps its own.
+    names = {conv: g.notes[old] for conv, old in replaced.items() if old in g.notes}
+    return new.with_outputs(new.outputs, {**names, **new.notes})
 
 
 def count_readers(g: Graph) -> Counter[Node]:

@@ -70,13 +70,13 @@ def keeps_lanes(n: Node) -> bool:
 def is_frame(n: Node) -> bool:
     """Does the node put a border of numbers around its operand? What computes the operand can then
     write it into its place (see schedule/regions.py)."""
-    sizes = (*n.type.shape, *(d for x in n.inputs if x is not None for d in x.type.shape))
     if n.op != "pad" or n.attr("mode", "constant") != "constant":
         return False
     # What crops needs some of its operand only.
     widths = [known(p) for p in dims_of(dict(n.attrs), "pads")]
     grows = all(p is not None and p >= 0 for p in widths)
-    return grows and all(known(d) is not None for d in sizes[1:])
+    # The batch may be any; where an image lies in its border must be known.
+    return grows and all(known(d) is not None for d in n.type.shape[1:])
 
 
 def shared_reason(p: Node) -> str:
@@ -182,8 +182,18 @@ class _Fusion:
         if found.anchor and n.type.shape != p.type.shape:
             if not is_frame(n) or p not in n.inputs:
                 return "the next step broadcasts the result"
-            if any(m.op == "phase_conv" for m in found.nodes):
-                return "a border would shift its phases"
+            return self.refuse_border(found)
+        return ""
+
+    def refuse_border(self, found: Group) -> str:
+        """Why what a group makes can't be written into a border: each region must need the group's
+        contraction at places of its own."""
+        if found.anchor != "contraction":
+            return "a border would move what it reduces"
+        if any(m.op == "phase_conv" for m in found.nodes):
+            return "a border would shift its phases"
+        if any(m.op in ("concat", "pad") for m in found.nodes):
+            return "its result is made in several ways already"
         return ""
 
     def join_prologue(self, n: Node, mine: Group) -> None:

@@ -50,9 +50,9 @@ class Kernel:
 
     @property
     def algorithm(self) -> str:
-        """The rewrites on the schedule's first line, or "by hand"."""
-        line = self.schedule.partition("\n")[0]
-        return ", ".join(re.findall(r"'(\w+)'", line)) or line
+        """The rewrites that the schedule (of its first nest) begins with, or "by hand"."""
+        found = re.search(r"^algorithm\((.*)\)$", self.schedule, re.MULTILINE)
+        return ", ".join(re.findall(r"'(\w+)'", found[1])) if found else self.schedule
 
 
 @dataclass
@@ -152,15 +152,7 @@ def hot_size(tf: TensorFunction) -> Var | None:
 def label(body: Graph) -> str:
     """The op that names a kernel: its contraction or reduction, else its last one."""
     nodes = _computing(body)
-    for op in (
-        "conv",
-        "phase_conv",
-        "matmul",
-        "softmax",
-        "layer_normalization",
-        "max_pool",
-        "average_pool",
-    ):
+    for op in ANCHORS:
         if any(n.op == op for n in nodes):
             return op
     return nodes[-1].op if nodes else "copy"

@@ -92,11 +92,11 @@ def test_page_is_whole_and_alone() -> None:
 def test_page_holds_what_explain_found() -> None:
     data = Reader(page_of(FOLDER / "digits_cnn.onnx")).data
     assert data["timed"]
-    assert len(data["steps"]) == len(data["rows"]) == 9
+    assert len(data["steps"]) == len(data["rows"]) == 8
     assert sum(s["ns"] for s in data["steps"]) == pytest.approx(data["total"])
     assert all(data["rows"][s["row"]]["name"] == s["name"] for s in data["steps"])
     drawn = [n["step"] for n in data["drawing"]["nodes"] if "step" in n]
-    assert sorted(drawn) == list(range(9))
+    assert sorted(drawn) == list(range(8))
     names = [
         data["tensors"][n["tensor"]]["name"] for n in data["drawing"]["nodes"] if "tensor" in n
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import itertools
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from targets.machine import need
 
 from naru import knobs
 from naru.artifact.bundle import Bundle, read_bundle
@@ -122,11 +122,12 @@ def test_elf_has_the_symbols() -> None:
     assert found == wanted
 
 
-@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs binutils")
 def test_readelf_accepts_the_image(tmp_path: Path) -> None:
     path = tmp_path / "image.elf"
     path.write_bytes(symbols.make_elf(62, 0x1000, 256, [symbols.Symbol("m.k0", 0x1040, 64)]))
-    done = subprocess.run(["readelf", "-WhSs", path], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [need("readelf", "binutils"), "-WhSs", path], capture_output=True, text=True, check=True
+    )
     assert "m.k0" in done.stdout
     assert not done.stderr
 
@@ -145,12 +146,17 @@ def test_announcements_end_with_the_model(bundle: Bundle) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb: make test-slow installs it")
 def test_gdb_stops_in_a_kernel_by_its_name(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.naru").write_bytes(data)
     kernel = f"digits_mlp.{read_bundle(data).manifest['kernels'][0]['name']}"
     script = ["set breakpoint pending on", f"break {kernel}", "run", "info symbol $pc", "kill"]
-    command = ["gdb", "-nx", "-batch", *(x for s in script for x in ("-ex", s)), "--args"]
+    command = [
+        need("gdb", "gdb"),
+        "-nx",
+        "-batch",
+        *(x for s in script for x in ("-ex", s)),
+        "--args",
+    ]
     done = subprocess.run(
         [*command, sys.executable, "-c", PROGRAM, tmp_path / "m.naru"],
         env={**os.environ, "NARU_GDB": "1", "NARU_THREADS": "1"},
