@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from naru.artifact.bundle import Bundle, read_bundle
-from naru.artifact.cache import compiler_version, make_key, open_cache
+from naru.artifact.bundle import Bundle, BundleParts, make_bundle, read_bundle, write_bundle
+from naru.artifact.cache import Cache, compiler_version, make_key, open_cache
 from naru.errors import InputError, NaruError
 from naru.options import Options, Progress
 from naru.runtime.session import Model
@@ -66,25 +66,35 @@ def compile_bundle(
         raise InputError(f"name: expected a text, got {type(name).__name__}")
     options = Options(choose_target(target), precision)
     store = open_cache() if cache else None
-    key = _bundle_key(source, options, name) if store else ""
+    digest = _digest(source) if store else None
+    key = _bundle_key(source, digest, options, name) if digest else ""
     if store and key:
         path = store.path_of(key, check=False)
         if path is not None:
             # A damaged entry is made again below, and replaced.
             with suppress(NaruError):
                 return read_bundle(path)
-    from naru.pipeline import build
+    from naru.pipeline import build_parts
 
     try:
-        bundle = build(source, options, name, store, on_progress)
+        parts = build_parts(source, options, name, store, on_progress, digest=digest)
+        if store and key:
+            with suppress(NaruError):  # a full disk, say: then the bundle stays in memory
+                path = _store_bundle(store, key, parts)
+                if path is not None:
+                    return read_bundle(path, verify=False)
+        return make_bundle(*parts)
     except MemoryError:
         raise NaruError(
             "there is not enough memory to compile this model",
             hint="smaller fixed dims, or a machine with more memory",
         ) from None
-    if store and key:
-        store.put(key, bytes(bundle.data))
-    return bundle
+
+
+def _store_bundle(store: Cache, key: str, parts: BundleParts) -> Path | None:
+    """Writes a bundle straight to the cache; None when that is too small or cannot be written."""
+    size = sum(len(memoryview(s)) for s in parts[1].values())
+    return store.put_made(key, size, lambda path: write_bundle(path, *parts))
 
 
 def choose_target(target: str | Target | None) -> Target:
@@ -111,16 +121,23 @@ def _as_source(source: object) -> str | os.PathLike[str] | bytes:
     )
 
 
-def _bundle_key(source: str | os.PathLike[str] | bytes, options: Options, name: str | None) -> str:
-    """The cache key of a bundle; empty where external data make the file alone insufficient."""
+def _digest(source: str | os.PathLike[str] | bytes) -> str | None:
+    """SHA-256 of the model's file; None where external data make the file alone insufficient, or
+    where it cannot be read."""
     try:
         data = source if isinstance(source, bytes) else _map_file(source)
     except (OSError, ValueError):
-        return ""  # missing or empty: the front end says so
+        return None  # missing or empty: the front end says so
     if data.find(b"location") >= 0:
-        return ""  # external data, it seems: weights in other files are read anew each time
+        return None  # external data, it seems: weights in other files are read anew each time
+    return hashlib.sha256(data).hexdigest()
+
+
+def _bundle_key(
+    source: str | os.PathLike[str] | bytes, digest: str, options: Options, name: str | None
+) -> str:
+    """The cache key of a bundle. The name of the file is in the bundle too."""
     label = name or ("" if isinstance(source, bytes) else Path(source).stem)
-    digest = hashlib.sha256(data).digest()
     return make_key("bundle", digest, repr(options), label, compiler_version())
 
 

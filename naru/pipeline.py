@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from naru import knobs
-from naru.artifact.bundle import Bundle, make_bundle, pack_golden
+from naru.artifact.bundle import Bundle, BundleParts, make_bundle, pack_golden
 from naru.artifact.cache import Cache
 from naru.artifact.contents import make_golden, make_manifest, pack_weights
 from naru.artifact.link import link
@@ -120,12 +120,26 @@ def build(
     options: Options,
     name: str | None = None,
     store: Cache | None = None,
-    on_progress: Progress | None = None,
     *,
     tested: bool = True,
 ) -> Bundle:
-    """The bundle of a model (or the graph of one). The same source, options and version give the
-    same bytes. `tested`: with a golden vector, whose outputs take the reference a while."""
+    """The bundle of `build_parts`, in memory."""
+    return make_bundle(*build_parts(source, options, name, store, tested=tested))
+
+
+def build_parts(
+    source: str | os.PathLike[str] | bytes | Graph,
+    options: Options,
+    name: str | None = None,
+    store: Cache | None = None,
+    on_progress: Progress | None = None,
+    *,
+    tested: bool = True,
+    digest: str | None = None,
+) -> BundleParts:
+    """Manifest and sections of the bundle of a model (or the graph of one). The same source,
+    options and version give the same bytes. `tested`: with a golden vector, whose outputs take the
+    reference a while. `digest`: SHA-256 of the source, where that is known already."""
     if options.target.arch not in BUNDLED:
         raise TargetError(
             f"bundles hold code for {' and '.join(BUNDLED)}; "
@@ -155,7 +169,7 @@ def build(
         linked,
         options.target,
         options={"precision": options.precision},
-        source_digest=_digest(source),
+        source_digest=digest or _digest(source),
     )
     program = stages.program
     del stages  # and with it the weights in the layout of the model file
@@ -164,7 +178,7 @@ def build(
         "weights": pack_weights(program),
         "golden": golden,
     }
-    return make_bundle(manifest, sections)
+    return manifest, sections
 
 
 def _digest(source: str | os.PathLike[str] | bytes | Graph) -> str:

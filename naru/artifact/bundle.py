@@ -66,7 +66,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,6 +96,7 @@ _SAFE_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,63}")
 
 Json = dict[str, Any]
 Bytes = bytes | bytearray | memoryview
+BundleParts: TypeAlias = tuple[Mapping[str, Any], Mapping[str, Bytes]]  # manifest, sections
 Source = str | os.PathLike[str] | Bytes | IO[bytes]
 
 

@@ -164,15 +164,21 @@ class Cache:
             return None
         return self._store(key, digest, size, lambda to: shutil.copyfile(path, to))
 
+    def put_made(self, key: str, size: int, write: Callable[[Path], object]) -> Path | None:
+        """Stores what `write` puts into the file it is given, about `size` bytes; the entry's file,
+        or None when the cache cannot be written. A large entry is so written once, and not first
+        made in memory. Errors of `write` other than OSError are the caller's."""
+        return self._store(key, None, size, write) if size <= self.limit else None
+
     def _store(
-        self, key: str, digest: str, size: int, write: Callable[[Path], object]
+        self, key: str, digest: str | None, size: int, write: Callable[[Path], object]
     ) -> Path | None:
-        final = self._shard(key) / f"{key}.{digest}"
         temporary = self._shard(key) / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
         try:
             self._shard(key).mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 write(temporary)
+                final = self._shard(key) / f"{key}.{digest or _digest_of_file(temporary)}"
                 temporary.replace(final)
             finally:
                 with contextlib.suppress(OSError):
