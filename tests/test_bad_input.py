@@ -30,7 +30,7 @@ from naru.errors import (
     TargetError,
     UnsupportedError,
 )
-from naru.runtime import _native
+from naru.runtime import _native, session
 from naru.runtime.session import Model
 from tests.fuzz.bundle_mutations import parts_of, seal
 
@@ -508,6 +508,33 @@ def test_features_that_this_cpu_lacks() -> None:
 def test_an_unknown_abi() -> None:
     with pytest.raises(BundleError, match=r"with ABI 2; naru .* takes ABI 1"):
         naru.load(patched(lambda m: m.update(abi=2)))
+
+
+@pytest.mark.parametrize("use", ["call", "entry", "save", "call without the thread"])
+def test_damaged_weights_are_noticed_before_they_are_used(
+    use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large ones are checked after loading, by a thread that a fork leaves behind."""
+    monkeypatch.setattr(session, "LATER_FROM", 1)
+    if use == "call without the thread":
+        monkeypatch.setattr(session.WeightsCheck, "start", lambda self: self)
+    data = bytearray(good_bundle())
+    weights = read_bundle(bytes(data)).sections["weights"]
+    data[weights.offset + weights.size // 2] ^= 1
+    path, copy = tmp_path / "m.naru", tmp_path / "copy.naru"
+    path.write_bytes(data)
+    model = naru.load(path)
+    x = np.zeros([d if isinstance(d, int) else 2 for d in model.inputs[0].shape], np.float32)
+    uses: dict[str, Callable[[], object]] = {
+        "entry": lambda: model.profile(x),
+        "save": lambda: model.save(copy),
+    }
+    for _ in range(2):
+        with pytest.raises(BundleError, match="'weights' does not match its digest") as caught:
+            uses.get(use, lambda: model(x))()
+        assert str(path) in str(caught.value)
+    assert not copy.exists()
+    assert naru.load(path, verify=False)(x) is not None
 
 
 def test_a_flipped_byte_anywhere_is_noticed() -> None:

@@ -19,7 +19,7 @@ class Image:
     def code_address(self) -> int: ...
 
 class Program:
-    """One entry of a bundle. Subclasses define `_convert` and `_failure`."""
+    """One entry of a bundle. Subclasses define `_ready`, `_convert` and `_failure`."""
 
     def __init__(
         self,

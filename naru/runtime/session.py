@@ -25,6 +25,7 @@ from ..artifact.bundle import (
     Bundle,
     Bytes,
     Entry,
+    Section,
     Source,
     TensorSpec,
     check_range,
@@ -83,18 +84,63 @@ class StepTime:
 
 # ---- loading ----
 
+LATER_FROM = 32 << 20  # bytes of weights that are checked while the program goes on
+
 
 def load(source: Source, *, verify: bool = True, threads: int | None = None) -> Model:
     """Loads a bundle from a path, bytes or an open file.
 
-    `verify=False` skips the digests of large sections, not the checks of the manifest. `threads`
-    limits this model below the process's setting. The file is mapped: replace it, but do not
+    `verify=False` skips the digests of the sections, not the checks of the manifest. Weights of
+    more than 32 MiB are compared with their digest while the program goes on; the first call waits
+    for that, and raises BundleError where they are damaged. `threads` limits this model below the
+    process's setting. The file is mapped: replace it, but do not
     overwrite it in place while a model uses it. Raises BundleError, or TargetError when this CPU
     lacks a feature that the code needs. A bundle is machine code: load only what you trust.
     """
     if threads is not None and not isinstance(cast(object, threads), int):
         raise InputError(f"threads: expected a number, got {threads!r}")
-    return Model(read_bundle(source, verify=verify), threads=threads)
+    bundle = read_bundle(source, verify=verify, but="weights")
+    model = Model(bundle, threads=threads)
+    weights = bundle.sections.get("weights")
+    if verify and weights is not None:
+        where = str(source) if isinstance(source, (str, os.PathLike)) else None
+        check = WeightsCheck(bundle, weights, where)
+        if weights.size < LATER_FROM:
+            check.wait()
+        else:
+            model._weights = check.start()  # pyright: ignore[reportPrivateUsage]
+    return model
+
+
+class WeightsCheck:
+    """The comparison of a bundle's weights with their digest, in a thread of its own."""
+
+    def __init__(self, bundle: Bundle, weights: Section, where: str | None) -> None:
+        self._bundle, self._section, self._where = bundle, weights, where
+        self._thread: threading.Thread | None = None
+        self._found: BundleError | bool = False  # what is wrong; True: nothing
+
+    def start(self) -> WeightsCheck:
+        """Begins, and does not wait."""
+        self._thread = threading.Thread(target=self._compare, name="naru-weights", daemon=True)
+        self._thread.start()
+        return self
+
+    def wait(self) -> None:
+        """Raises BundleError where the weights are damaged."""
+        if self._thread is not None:
+            self._thread.join()
+        if self._found is False:  # not begun, or a fork has left the thread behind
+            self._compare()
+        if isinstance(self._found, BundleError):
+            raise BundleError(self._found.message, where=self._where)
+
+    def _compare(self) -> None:
+        try:
+            self._section.check(self._bundle.data)
+            self._found = True
+        except BundleError as error:
+            self._found = error
 
 
 def assemble(
@@ -155,6 +201,13 @@ class EntryProgram(_native.Program):
             _result_type(entry.outputs) if len(entry.outputs) > 1 else None,
             entry.pointers,
         )
+
+    _weights: WeightsCheck | None = None
+
+    def _ready(self) -> None:
+        """Asked once, by the first call. Raises BundleError where the weights are damaged."""
+        if self._weights is not None:
+            self._weights.wait()
 
     def _convert(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Array, ...]:
         """What the fast path did not take, as arrays that it takes. Raises InputError."""
@@ -306,11 +359,14 @@ class Model(EntryProgram):
                 entry = next((e for e in self._bundle.entries if e.name == name), None)
                 if entry is None:
                     raise InputError(f"the model has no entry '{name}'; it has {self.entries}")
-                self._made[name] = EntryProgram(self._bundle, entry, threads=self._threads)
+                made = EntryProgram(self._bundle, entry, threads=self._threads)
+                made._weights = self._weights
+                self._made[name] = made
             return self._made[name]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the bundle to a file. Raises BundleError when it cannot be written."""
+        self._ready()
         self._bundle.save(path)
 
     def selftest(self) -> SelfTest:

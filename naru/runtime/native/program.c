@@ -2,7 +2,7 @@
  *
  * The fast path takes exactly what the entry declares. Whatever it does not accept goes to the method
  * _convert(args, kwargs) of the Python subclass, which answers with a tuple of arrays that the fast
- * path accepts or raises; failures of a run go to _failure(code, a, b, c), which answers with the
+ * path accepts or raises; the first call asks _ready() before; failures of a run go to _failure(code, a, b, c), which answers with the
  * exception to raise.
  */
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
@@ -366,6 +366,19 @@ static PyObject *program_call(PyObject *self, PyObject *const *args, size_t flag
     return call_traced((program *)self, args, flags, names, NULL);
 }
 
+/* The first call asks the Python subclass whether all is well; the others go straight on. */
+static PyObject *first_call(PyObject *self, PyObject *const *args, size_t flags, PyObject *names)
+{
+    if (((program *)self)->run) { /* it is initialised */
+        PyObject *asked = PyObject_CallMethod(self, "_ready", NULL);
+        if (!asked)
+            return NULL;
+        Py_DECREF(asked);
+        ((program *)self)->vectorcall = program_call;
+    }
+    return program_call(self, args, flags, names);
+}
+
 static PyObject *program_traced(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
     PyObject *trace = NULL;
@@ -510,7 +523,7 @@ static PyObject *program_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     program *self = (program *)type->tp_alloc(type, 0);
     if (!self)
         return NULL;
-    self->vectorcall = program_call;
+    self->vectorcall = first_call;
 #if PY_VERSION_HEX < 0x030C0000
     /* Before 3.12 a Python subclass does not inherit the flag, although it inherits all the rest. */
     if (type->tp_call == PyVectorcall_Call)
@@ -563,7 +576,7 @@ static PyMethodDef program_methods[] = {
 PyTypeObject naru_program_type = {
     PyVarObject_HEAD_INIT(NULL, 0)
     .tp_name = NARU_MODULE ".Program",
-    .tp_doc = "One entry of a bundle, callable with numpy arrays. Subclasses define _convert and _failure.",
+    .tp_doc = "One entry of a bundle, callable with numpy arrays. Subclasses define _ready, _convert and _failure.",
     .tp_basicsize = sizeof(program),
     .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
                 | Py_TPFLAGS_HAVE_VECTORCALL,
