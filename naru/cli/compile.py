@@ -36,7 +36,7 @@ def compile_command(
     """Compiles an ONNX MODEL into a bundle.
 
     \b
-      naru compile model.onnx                        writes model.for this CPU
+      naru compile model.onnx                        writes model.naru, for this CPU
       naru compile model.onnx -o m.naru --isa avx2   for any CPU with AVX2
       naru compile model.onnx --precision strict     bit-equal on all FMA targets
     """
