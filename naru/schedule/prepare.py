@@ -4,8 +4,6 @@ needs."""
 from __future__ import annotations
 
 from naru.ir.tensor import TensorFunction
-from naru.schedule.grouped import split_groups
-from naru.schedule.phases import split_phases
 from naru.schedule.rewrites import (
     align_reductions,
     collapse_axes,
@@ -15,6 +13,7 @@ from naru.schedule.rewrites import (
     name_axes,
     use_layouts,
 )
+from naru.schedule.split_axes import split_groups, split_phases
 
 # Order matters; each line is one rewrite.
 PREPARE = (
