@@ -2,8 +2,8 @@
  *
  * The fast path takes exactly what the entry declares. Whatever it does not accept goes to the method
  * _convert(args, kwargs) of the Python subclass, which answers with a tuple of arrays that the fast
- * path accepts or raises; the first call asks _ready() before; failures of a run go to _failure(code, a, b, c), which answers with the
- * exception to raise.
+ * path accepts or raises; failures of a run go to _failure(code, a, b, c), which answers with the
+ * exception to raise. The first call asks _ready(), which raises where the model must not run.
  */
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #define NPY_TARGET_VERSION NPY_2_0_API_VERSION
