@@ -180,10 +180,13 @@ def typed_field(t: TensorProto, dtype: str, shape: Sequence[int], what: str) -> 
 
 
 def warn_unless_finite(array: np.ndarray, dtype: str, what: str) -> None:
-    """Warns of a NaN or an infinity among weights, in blocks so that nothing large is allocated."""
+    """Warns of a NaN or an infinity among weights, in blocks so that nothing large is allocated. An
+    infinity alone is meant: it masks, or bounds."""
     if DTYPES[dtype].kind != "f":
         return
     flat = array.reshape(-1)
+    if flat.size == 1 and not np.isnan(flat[0]):
+        return
     for at in range(0, flat.size, 1 << 20):
         block = flat[at : at + (1 << 20)]
         bad = ~np.isfinite(block)

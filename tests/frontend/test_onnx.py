@@ -327,6 +327,17 @@ def test_mixed_case_warning_names_the_tensor() -> None:
         read_onnx(model)
 
 
+@pytest.mark.parametrize(
+    ("values", "warned"), [([-np.inf], False), ([np.nan], True), ([-np.inf, 1], True)]
+)
+def test_one_infinity_is_a_mask(values: list[float], warned: bool) -> None:
+    model = text("(float[n,2] x) => (float[n,2] y) { y = Add(x, w) }", {"w": f32(values)})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", NaruWarning)
+        read_onnx(model)
+    assert bool(told) == warned
+
+
 def info(name: str, shape: tuple[int | str, ...] = (3,)) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape))
 
