@@ -77,12 +77,16 @@ qemu:
 	  echo "  try: sudo apt-get install qemu-user" >&2; exit 1; \
 	fi
 
-# A test stops in a kernel by its name; where gdb cannot be installed it is skipped.
+# A test stops in a kernel by its name.
 gdb:
-	@if ! command -v gdb >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	@if command -v gdb >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "installing gdb"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -y -qq --no-install-recommends gdb; \
+	else \
+	  echo "gdb is missing: expected the Debian package gdb" >&2; \
+	  echo "  try: sudo apt-get install gdb" >&2; exit 1; \
 	fi
 
 # WebAssembly runs in Node; nothing is installed for it.
