@@ -6,8 +6,12 @@ A hit loads neither the pipeline nor onnx and llvmlite: it costs little more tha
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +25,9 @@ from naru.targets import Target, get_target, host_target
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+# One model at a time: the table of nodes is shared, and Python threads would not be faster.
+_one_at_a_time = threading.RLock()
 
 
 def compile(
@@ -66,10 +73,11 @@ def compile_bundle(
         raise InputError(f"name: expected a text, got {type(name).__name__}")
     options = Options(choose_target(target), precision)
     store = open_cache() if cache else None
+    start = time.time()
     digest = _digest(source) if store else None
-    key = _bundle_key(source, digest, options, name) if digest else ""
-    if store and key:
-        path = store.path_of(key, check=False)
+    if store and digest:
+        files = _side_files(store, source, digest)
+        path = store.path_of(_bundle_key(source, digest, files, options, name))
         if path is not None:
             # A damaged entry is made again below, and replaced.
             with suppress(NaruError):
@@ -77,9 +85,14 @@ def compile_bundle(
     from naru.pipeline import build_parts
 
     try:
-        parts = build_parts(source, options, name, store, on_progress, digest=digest)
-        if store and key:
+        with _one_at_a_time:
+            parts = build_parts(source, options, name, store, on_progress, digest=digest)
+        files = parts[0]["source"].get("files", {})
+        if store and digest and not _touched_since(start, source, files):
+            if files:
+                store.put(_files_key(digest), json.dumps(list(files)).encode())
             with suppress(NaruError):  # a full disk, say: then the bundle stays in memory
+                key = _bundle_key(source, digest, files, options, name)
                 path = _store_bundle(store, key, parts)
                 if path is not None:
                     return read_bundle(path, verify=False)
@@ -122,23 +135,55 @@ def _as_source(source: object) -> str | os.PathLike[str] | bytes:
 
 
 def _digest(source: str | os.PathLike[str] | bytes) -> str | None:
-    """SHA-256 of the model's file; None where external data make the file alone insufficient, or
-    where it cannot be read."""
+    """SHA-256 of the model's file; None where it cannot be read."""
     try:
         data = source if isinstance(source, bytes) else _map_file(source)
     except (OSError, ValueError):
         return None  # missing or empty: the front end says so
-    if data.find(b"location") >= 0:
-        return None  # external data, it seems: weights in other files are read anew each time
     return hashlib.sha256(data).hexdigest()
 
 
+def _side_files(
+    store: Cache, source: str | os.PathLike[str] | bytes, digest: str
+) -> dict[str, str | None]:
+    """Digests of the side files that this model was once seen to read; which those are stands in
+    the cache, so that nothing need be parsed. A model never seen has none, and is not found."""
+    names = json.loads(store.get(_files_key(digest)) or b"[]")
+    if isinstance(source, bytes):
+        return dict.fromkeys(names)
+    folder = Path(source).parent
+    return {n: _digest(folder / n) for n in names}
+
+
+def _files_key(digest: str) -> str:
+    return make_key("side files", digest)
+
+
+def _touched_since(
+    start: float, source: str | os.PathLike[str] | bytes, files: Iterable[str]
+) -> bool:
+    """Whether a file of the model was written after `start`, or is gone: then what its digest says
+    and what was read may differ."""
+    if isinstance(source, bytes):
+        return False
+    paths = [Path(source), *(Path(source).parent / f for f in files)]
+    try:
+        return any(start < p.stat().st_mtime <= time.time() for p in paths)
+    except OSError:
+        return True
+
+
 def _bundle_key(
-    source: str | os.PathLike[str] | bytes, digest: str, options: Options, name: str | None
+    source: str | os.PathLike[str] | bytes,
+    digest: str,
+    files: Mapping[str, str | None],
+    options: Options,
+    name: str | None,
 ) -> str:
     """The cache key of a bundle. The name of the file is in the bundle too."""
     label = name or ("" if isinstance(source, bytes) else Path(source).stem)
-    return make_key("bundle", digest, repr(options), label, compiler_version())
+    sides = json.dumps(sorted(files.items()))
+    return make_key("bundle", digest, sides, repr(options), label, compiler_version())
 
 
 def _map_file(path: str | os.PathLike[str]) -> mmap.mmap:

@@ -163,13 +163,17 @@ def build_parts(
         cases = [make_golden(stages.graph, stages.program.requires)] if tested else []
         golden = pack_golden(cases)
     tell("bundle", 0, 1)
+    read: dict[str, Any] = {"sha256": digest or _digest(source)}
+    if stages.graph.files and isinstance(source, str | os.PathLike):
+        folder = Path(source).parent.resolve()
+        read["files"] = {f.relative_to(folder).as_posix(): _digest(f) for f in stages.graph.files}
     manifest = make_manifest(
         stages.graph,
         stages.program,
         linked,
         options.target,
         options={"precision": options.precision},
-        source_digest=digest or _digest(source),
+        source=read,
     )
     program = stages.program
     del stages  # and with it the weights in the layout of the model file

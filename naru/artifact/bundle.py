@@ -18,7 +18,7 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     format, abi     ints; naru: the version that wrote it
     needs?          [names of features without which the bundle must not be run]
     target          {name, triple, features: [LLVM names that the CPU must have]}
-    source          {name, sha256?, ...}            options: {...}
+    source          {name, sha256?, files?, ...}            options: {...}
     symbols         [{name, lo, hi, kind: "input" | "kernel"}], inputs first; a dim of an input
                     binds an input symbol, a kernel symbol gets its value during the run
     entries         [{name, run, plan, dynamic, inputs, outputs, steps?, pointers?, requires?}]

@@ -1,9 +1,9 @@
 """A content-addressed store of compiled objects and bundles, shared by concurrent processes.
 
 An entry is one file, named by its key and by a digest of its contents, so that a damaged one is
-noticed and dropped, and a bundle can be linked or mapped as it is. Files appear by rename, whole or
-not at all. The least recently used go when the size limit is passed. A cache that cannot be read or
-written is no error: things are compiled again, and one warning says so.
+noticed and dropped; a bundle, which has checksums of its own, is mapped as it is. Files appear by
+rename, whole or not at all. The least recently used go when the size limit is passed. A cache that
+cannot be read or written is no error: things are compiled again, and one warning says so.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import os
 import secrets
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ _TEMPORARY = "tmp-"
 _STALE_SECONDS = 3600
 # Eviction frees some room at once instead of a little at every store.
 _KEEP = 0.9
+_OWN = "own"  # stands in place of a digest
 
 
 class CacheWarning(UserWarning):
@@ -107,39 +107,13 @@ class Cache:
         self._touch(found)
         return data
 
-    def path_of(self, key: str, *, check: bool = True) -> Path | None:
-        """The file of an entry, or None. Its contents must not be changed, and it may be evicted:
-        open it at once. `check=False` trusts a file that carries checksums of its own."""
+    def path_of(self, key: str) -> Path | None:
+        """The file of an entry of `put_made`, or None. Its contents must not be changed, and it may
+        be evicted: open it at once."""
         found = self._find(key)
-        if found is None:
-            return None
-        if check and _digest_of_file(found) != found.suffix[1:]:
-            self._drop(found)
-            return None
-        self._touch(found)
+        if found is not None:
+            self._touch(found)
         return found
-
-    def copy_to(self, key: str, path: Path) -> bool:
-        """Puts a copy of an entry at `path` (replacing it, atomically); whether there was one.
-
-        Errors of writing `path` are the caller's (OSError).
-        """
-        found = self.path_of(key)
-        if found is None:
-            return False
-        temporary = path.with_name(f"{path.name}.{_TEMPORARY}{secrets.token_hex(4)}")
-        try:
-            # A copy and no link: who edits the file at `path` must not change the cache.
-            shutil.copyfile(found, temporary)
-            temporary.replace(path)
-        except FileNotFoundError:
-            if not found.exists():
-                return False
-            raise
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        return True
 
     # ---- writing ----
 
@@ -149,36 +123,22 @@ class Cache:
             return None
         return self._store(key, _digest(data), len(data), lambda path: path.write_bytes(data))
 
-    def put_file(self, key: str, path: Path) -> Path | None:
-        """Stores the contents of a file under a key, by a copy (which shares blocks where the file
-        system can); None when that fails."""
-        try:
-            size = path.stat().st_size
-            if size > self.limit:
-                return None
-            digest = _digest_of_file(path)
-        except OSError as e:
-            self._warn(e)
-            return None
-        if digest is None:
-            return None
-        return self._store(key, digest, size, lambda to: shutil.copyfile(path, to))
-
     def put_made(self, key: str, size: int, write: Callable[[Path], object]) -> Path | None:
-        """Stores what `write` puts into the file it is given, about `size` bytes; the entry's file,
-        or None when the cache cannot be written. A large entry is so written once, and not first
-        made in memory. Errors of `write` other than OSError are the caller's."""
-        return self._store(key, None, size, write) if size <= self.limit else None
+        """Stores what `write` puts into the file it is given, about `size` bytes that carry
+        checksums of their own; the entry's file, or None when the cache cannot be written. A large
+        entry is so written once, and not first made in memory. Errors of `write` other than OSError
+        are the caller's."""
+        return self._store(key, _OWN, size, write) if size <= self.limit else None
 
     def _store(
-        self, key: str, digest: str | None, size: int, write: Callable[[Path], object]
+        self, key: str, digest: str, size: int, write: Callable[[Path], object]
     ) -> Path | None:
         temporary = self._shard(key) / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
+        final = self._shard(key) / f"{key}.{digest}"
         try:
             self._shard(key).mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 write(temporary)
-                final = self._shard(key) / f"{key}.{digest or _digest_of_file(temporary)}"
                 temporary.replace(final)
             finally:
                 with contextlib.suppress(OSError):
@@ -284,18 +244,6 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _digest_of_file(path: Path) -> str | None:
-    """The digest of a file's contents; None when it cannot be read."""
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError:
-        return None
-    return digest.hexdigest()
 
 
 @cache

@@ -105,7 +105,7 @@ def make_manifest(
     target: Target,
     *,
     options: Mapping[str, Any],
-    source_digest: str,
+    source: Mapping[str, Any],
 ) -> dict[str, Any]:
     """See artifact/bundle.py for the schema."""
     offsets = linked.offsets
@@ -131,7 +131,7 @@ def make_manifest(
             "triple": target.triple,
             "features": list(target.features),
         },
-        "source": {"name": g.name, "sha256": source_digest},
+        "source": {"name": g.name, **source},
         "options": dict(options),
         "symbols": [
             {

@@ -132,7 +132,8 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
         _check_output(o, n)
     graph_name = identifier(name if name is not None else g.name, "model")
     made = importer.graph(graph_name, inputs, nodes, names)
-    return replace(made, operators=importer.operators)
+    files = tuple(sorted(importer.tensors.files))
+    return replace(made, operators=importer.operators, files=files)
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:

@@ -10,6 +10,7 @@ import hashlib
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -68,7 +69,7 @@ def make_data(array: np.ndarray) -> Data:
     """The Data of an array's content."""
     array = np.ascontiguousarray(array).reshape(array.shape)
     head = f"{array.dtype.str}{array.dtype.name}{array.shape}".encode()
-    digest = hashlib.blake2b(head, digest_size=20)
+    digest = hashlib.sha256(head)  # which CPUs have instructions for
     digest.update(array.reshape(-1).view(np.uint8).data)
     key = digest.hexdigest()
     found = _data.get(key)
@@ -153,7 +154,8 @@ def get_output(n: Node, i: int) -> Node:
 class Graph:
     """A function of tensors. `symbols` are the dims of the inputs (and those that nodes define).
     Bodies of control flow are Graphs in attributes; what they capture is passed in explicitly.
-    `operators`: the operator of the file that a name in `notes` belongs to, in the file's order."""
+    `operators`: the operator of the file that a name in `notes` belongs to, in the file's order.
+    `files`: the side files that constants were read from."""
 
     name: str
     inputs: tuple[Node, ...]
@@ -161,6 +163,7 @@ class Graph:
     output_names: tuple[str, ...]
     notes: Mapping[Node, str] = field(default_factory=dict[Node, str])
     operators: Mapping[str, str] = field(default_factory=dict[str, str])
+    files: tuple[Path, ...] = ()
 
     @property
     def symbols(self) -> tuple[Var, ...]:

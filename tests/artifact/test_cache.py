@@ -73,33 +73,17 @@ def test_damaged_entry_is_dropped(store: Cache, damage: bytes) -> None:
     path.write_bytes(damage)
     assert store.get(key) is None
     assert not path.exists()
-    store.put(key, b"code")
-    path.write_bytes(damage)
+
+
+def test_files(store: Cache) -> None:
+    key = make_key("bundle", "model")
     assert store.path_of(key) is None
-
-
-def test_files(store: Cache, tmp_path: Path) -> None:
-    key = make_key("bundle", "model")
-    made = tmp_path / "made.naru"
-    made.write_bytes(b"bundle" * 1000)
-    assert store.put_file(key, made) is not None
-    made.write_bytes(b"changed")  # the cache holds a copy
-    found = store.path_of(key)
-    assert found is not None
-    assert found.read_bytes() == b"bundle" * 1000
-    out = tmp_path / "out.naru"
-    out.write_bytes(b"old")
-    assert store.copy_to(key, out)
-    assert out.read_bytes() == b"bundle" * 1000
-    assert not store.copy_to(make_key("bundle", "other"), out)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "made.naru", "out.naru"]
-
-
-def test_copy_to_an_unwritable_place_is_the_callers_error(store: Cache, tmp_path: Path) -> None:
-    key = make_key("bundle", "model")
-    store.put(key, b"bundle")
-    with pytest.raises(FileNotFoundError):
-        store.copy_to(key, tmp_path / "missing" / "out.naru")
+    for contents in (b"bundle" * 1000, b"another"):
+        made = store.put_made(key, len(contents), lambda path, c=contents: path.write_bytes(c))
+        assert made is not None
+        assert store.path_of(key) == made
+        assert made.read_bytes() == contents
+    assert store.usage() == (1, len(b"another"))
 
 
 def test_least_recently_used_go(tmp_path: Path) -> None:
