@@ -28,6 +28,7 @@ from naru.codegen.objects import compile_modules
 from naru.errors import TargetError
 from naru.frontend.onnx import read_onnx
 from naru.ir.graph import Graph
+from naru.ir.intern import sweep
 from naru.ir.text import print_func, print_graph
 from naru.ir.verify import check
 from naru.options import Options, Progress, tell_nobody
@@ -177,6 +178,7 @@ def build_parts(
     )
     program = stages.program
     del stages  # and with it the weights in the layout of the model file
+    sweep()
     sections: dict[str, Any] = {
         "code": linked.code,
         "weights": pack_weights(program),

@@ -19,7 +19,7 @@ from naru.ir.text_expr import print_expr
 from naru.ops.evaluate import evaluate as evaluate_graph
 from naru.schedule.driver import Program
 from naru.schedule.requirements import Requirement
-from naru.schedule.weights import pack
+from naru.schedule.weights import pack_into, packed_bytes
 from naru.targets import Target
 from naru.version import VERSION
 
@@ -31,10 +31,10 @@ SEARCHED = 4096  # combinations of sizes tried where conditions tie them togethe
 def pack_weights(program: Program) -> bytearray:
     """The weights section: every constant in its layout at its offset."""
     out = bytearray(program.weight_bytes)
-    view = np.frombuffer(out, np.uint8)
     for w in program.weights:
-        data = pack(w.data.array, w.layout)
-        view[w.offset : w.offset + data.nbytes] = data.reshape(-1).view(np.uint8)
+        array = w.data.array
+        count = packed_bytes(array, w.layout) // array.itemsize
+        pack_into(np.frombuffer(out, array.dtype, count, w.offset), array, w.layout)
     return out
 
 

@@ -62,12 +62,25 @@ class Data:
         return make_data, (self.array,)
 
 
+_STRIP = 32  # columns: two lines of f32
+
 _data: weakref.WeakValueDictionary[str, Data] = weakref.WeakValueDictionary()
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    """A row-major copy, or the array itself. A transposed matrix goes strip by strip: numpy alone
+    misses the cache at every element, and takes seconds for the weights of a large network."""
+    if array.ndim != 2 or array.flags.c_contiguous or array.dtype.hasobject:
+        return np.ascontiguousarray(array).reshape(array.shape)
+    out = np.empty(array.shape, array.dtype)
+    for k in range(0, array.shape[1], _STRIP):
+        out[:, k : k + _STRIP] = array[:, k : k + _STRIP]
+    return out
 
 
 def make_data(array: np.ndarray) -> Data:
     """The Data of an array's content."""
-    array = np.ascontiguousarray(array).reshape(array.shape)
+    array = _contiguous(array)
     head = f"{array.dtype.str}{array.dtype.name}{array.shape}".encode()
     digest = hashlib.sha256(head)  # which CPUs have instructions for
     digest.update(array.reshape(-1).view(np.uint8).data)

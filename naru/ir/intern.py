@@ -23,11 +23,13 @@ _table: dict[tuple[Any, ...], _Ref] = {}
 _dead: list[_Ref] = []
 
 
-def _sweep() -> None:
+def sweep() -> None:
+    """Lets go of dead nodes, and with them of their constants, now: else the next new node does."""
     while _dead:
         ref = _dead.pop()
         if _table.get(ref.key) is ref:
             del _table[ref.key]
+        del ref  # holds the key, and so the children, whose turn is next
 
 
 def _identity(value: Any) -> Any:
@@ -54,7 +56,7 @@ class Interned(type):
         if kwargs or len(args) < _field_count(cls):
             args = cls._all_fields(args, kwargs)
         if _dead:
-            _sweep()
+            sweep()
         key = (cls, *map(_identity, args))
         ref = _table.get(key)
         if ref is not None:

@@ -20,6 +20,7 @@ Env = dict[Var, int]
 MOST_ROUNDS = 20_000  # of a loop: one that never ends must not hang the compiler
 # Elements from which on the f32 of a constant stay: what they meet is f64, and so is the result.
 LARGE = 1 << 22
+_KEPT = ("constant", "transpose", "reshape")  # and what only looks at one another way
 _EXPR = (Const, Var, Binary, Select, Cast, Unary)
 
 
@@ -127,7 +128,7 @@ def _outputs(
     elif n.op == "loop" and attrs.get("rounds") is not None:
         env[attrs["rounds"]] = len(outs[-1])
     _check(n, outs, env, float64)
-    if not float64 or (n.op == "constant" and outs[0].size >= LARGE and outs[0].dtype.itemsize > 2):
+    if not float64 or (n.op in _KEPT and outs[0].size >= LARGE and outs[0].dtype.itemsize > 2):
         return tuple(outs)
     return tuple(_widened(a) for a in outs)
 

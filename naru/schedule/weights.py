@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from naru.ir.graph import Data, Layout
+
+_STRIP_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -21,25 +24,45 @@ class Packed:
 
 def packed_bytes(array: np.ndarray, layout: Layout | None) -> int:
     """Bytes of a constant in its layout."""
-    if layout is None or layout.block is None:
-        return array.nbytes
+    return math.prod(_packed_shape(array.shape, layout)) * array.itemsize
+
+
+def _packed_shape(shape: tuple[int, ...], layout: Layout | None) -> tuple[int, ...]:
+    if layout is None:
+        return shape
+    if layout.block is None:
+        return tuple(shape[a] for a in layout.order)
     axis, size = layout.block
-    blocks = -(-array.shape[axis] // size) * size
-    return array.nbytes // max(array.shape[axis], 1) * blocks
+    blocks = (*shape[:axis], -(-shape[axis] // size), *shape[axis + 1 :])
+    return (*(blocks[a] for a in layout.order), size)
 
 
 def pack(array: np.ndarray, layout: Layout | None) -> np.ndarray:
     """A constant in its physical form: axes in order, the blocked axis padded with zeros."""
+    out = np.empty(_packed_shape(array.shape, layout), array.dtype)
+    pack_into(out.reshape(-1), array, layout)
+    return out
+
+
+def pack_into(out: np.ndarray, array: np.ndarray, layout: Layout | None) -> None:
+    """Puts the physical form of a constant into `out`, its elements in a row: weights may fill half
+    of the memory, and there is no room for a copy between."""
+    out = out.reshape(_packed_shape(array.shape, layout))
     if layout is None:
-        return np.ascontiguousarray(array)
-    if layout.block is None:
-        return np.ascontiguousarray(array.transpose(layout.order))
-    axis, size = layout.block
-    missing = -array.shape[axis] % size
-    if missing:
-        widths = [(0, missing if a == axis else 0) for a in range(array.ndim)]
-        array = np.pad(array, widths)
-    shape = list(array.shape)
-    blocked = array.reshape(*shape[:axis], shape[axis] // size, size, *shape[axis + 1 :])
-    order = [a if a <= axis else a + 1 for a in layout.order]
-    return np.ascontiguousarray(blocked.transpose(*order, axis + 1))
+        out[...] = array
+        return
+    order = layout.order
+    if layout.block is not None:
+        axis, size = layout.block
+        missing = -array.shape[axis] % size
+        if missing:
+            widths = [(0, missing if a == axis else 0) for a in range(array.ndim)]
+            array = np.pad(array, widths)
+        shape = array.shape
+        array = array.reshape(*shape[:axis], shape[axis] // size, size, *shape[axis + 1 :])
+        order = (*(a if a <= axis else a + 1 for a in order), axis + 1)
+    out = out.transpose(np.argsort(order))
+    # Strips that fit a cache: one side is read, or written, far from in a row.
+    rows = max(1, _STRIP_BYTES * len(array) // max(array.nbytes, 1))
+    for k in range(0, len(array), rows):
+        out[k : k + rows] = array[k : k + rows]

@@ -9,12 +9,13 @@ import struct
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 
 from naru.ir import intern
 from naru.ir.expr import Binary, Const, Expr, Unary, Var, walk
-from naru.ir.graph import TensorType, make_constant, make_input, make_node, toposort
+from naru.ir.graph import TensorType, make_constant, make_data, make_input, make_node, toposort
 from naru.ir.text import print_expr
 
 DEEP = 10_000
@@ -63,6 +64,17 @@ def test_dead_nodes_leave_the_table() -> None:
     del made
     Const(-2)  # sweeps
     assert entries() == 0
+
+
+def test_a_sweep_frees_a_whole_chain() -> None:
+    data = make_data(np.arange(1000.0))
+    n = make_constant(data.array)
+    alive = weakref.ref(data)
+    for _ in range(5):
+        n = make_node("relu", [n], None, n.type)
+    del data, n
+    intern.sweep()
+    assert alive() is None
 
 
 def chain(depth: int) -> Expr:
