@@ -237,7 +237,9 @@ def write_bundle(
     breaks that schema or the file cannot be written; then no partial file is left.
     """
     head, table = _layout(manifest, sections)
-    _check_manifest(json.loads(head[_HEADER_SIZE:]), FORMAT, _file_size(table, len(head)))
+    written = json.loads(head[_HEADER_SIZE:])
+    _check_manifest(written, FORMAT, _file_size(table, len(head)))
+    check_records(written)
     if isinstance(dest, (str, os.PathLike)):
         with _replacing(dest) as file:
             _write_parts(file, head, table, sections)
@@ -385,11 +387,14 @@ def _sync_folder(folder: Path) -> None:
 # ---- reading ----
 
 
-def read_bundle(source: Source, *, verify: bool = True, but: str | None = None) -> Bundle:
+def read_bundle(
+    source: Source, *, verify: bool = True, but: str | None = None, records: bool = True
+) -> Bundle:
     """Maps a bundle from a path or an open file, or copies it from bytes, and checks all of it.
 
     `verify=False` skips the digests of the sections (a large file is then read only where used);
-    `but` names one section to skip (Section.check does it later).
+    `but` names one section to skip (Section.check does it later), `records=False` leaves to
+    `check_records` what it checks.
     Raises BundleError, which says what is wrong: not a bundle, another version, damaged.
     """
     where = str(source) if isinstance(source, (str, os.PathLike)) else None
@@ -399,6 +404,8 @@ def read_bundle(source: Source, *, verify: bool = True, but: str | None = None) 
         version, manifest = _read_manifest(data)
         _check_versions(version, manifest)
         symbols, entries, sections = _check_manifest(manifest, version, len(data))
+        if records:
+            check_records(manifest)
         _check_layout(data, sections)
         for section in sections:
             if verify and section.name != but:
@@ -589,9 +596,6 @@ def _check_manifest(
     for key in ("source", "options"):
         root.object(key)
     _check_memory(root.object("memory"))
-    for kernel in root.objects("kernels"):
-        _check_kernel(kernel)
-    _check_steps(root)
     if root.items("states"):
         raise root.fail("states", "[] (this naru keeps no states)")
     if "tolerance" in manifest:
@@ -607,6 +611,15 @@ def _check_manifest(
     if not entries:
         raise root.fail("entries", "at least one entry")
     return symbols, entries, sections
+
+
+def check_records(manifest: Json) -> None:
+    """Checks what the manifest tells people about kernels and steps, and no run needs. Raises
+    BundleError."""
+    root = _Reader(manifest, "$")
+    for kernel in root.objects("kernels"):
+        _check_kernel(kernel)
+    _check_steps(root)
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from naru.artifact.bundle import Bundle
+from naru.artifact.bundle import Bundle, check_records
 from naru.errors import TargetError
 from naru.explain.formulas import formula
 from naru.inputs import Array
@@ -171,6 +171,7 @@ def describe(
 ) -> Explanation:
     """What the manifest says at the sizes of these inputs, with these times of a run on `threads`
     threads (none: only what is predicted)."""
+    check_records(bundle.manifest)
     sizes = sizes_of(bundle, inputs)
     roofs = measure(frozenset(bundle.manifest["target"]["features"])) if times else None
     steps: Sequence[Json] = bundle.manifest.get("steps", [])

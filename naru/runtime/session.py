@@ -84,14 +84,14 @@ class StepTime:
 
 # ---- loading ----
 
-LATER_FROM = 32 << 20  # bytes of weights that are checked while the program goes on
+LATER_FROM = 4 << 20  # bytes of weights that are checked while the program goes on
 
 
 def load(source: Source, *, verify: bool = True, threads: int | None = None) -> Model:
     """Loads a bundle from a path, bytes or an open file.
 
     `verify=False` skips the digests of the sections, not the checks of the manifest. Weights of
-    more than 32 MiB are compared with their digest while the program goes on; the first call waits
+    more than 4 MiB are compared with their digest while the program goes on; the first call waits
     for that, and raises BundleError where they are damaged. `threads` limits this model below the
     process's setting. The file is mapped: replace it, but do not
     overwrite it in place while a model uses it. Raises BundleError, or TargetError when this CPU
@@ -99,7 +99,7 @@ def load(source: Source, *, verify: bool = True, threads: int | None = None) -> 
     """
     if threads is not None and not isinstance(cast(object, threads), int):
         raise InputError(f"threads: expected a number, got {threads!r}")
-    bundle = read_bundle(source, verify=verify, but="weights")
+    bundle = read_bundle(source, verify=verify, but="weights", records=False)
     model = Model(bundle, threads=threads)
     weights = bundle.sections.get("weights")
     if verify and weights is not None:

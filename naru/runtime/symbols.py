@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import knobs
-from ..artifact.bundle import Bundle
+from ..artifact.bundle import Bundle, check_records
 from ..errors import RunError
 from . import _native
 
@@ -59,6 +59,7 @@ def symbols_of(bundle: Bundle) -> tuple[Symbol, ...]:
     for e in bundle.entries:
         starts[e.plan] = ("plan", size)
         starts[e.run] = (e.name, size)
+    check_records(bundle.manifest)
     for k in bundle.manifest["kernels"]:
         if 0 <= k.get("offset", -1) < size:
             starts[k["offset"]] = (str(k.get("name", "kernel")), int(k.get("size", size)))

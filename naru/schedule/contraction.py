@@ -19,6 +19,7 @@ from naru.schedule.analysis import (
     lane_sizes,
     share,
 )
+from naru.schedule.split_sums import split_sum
 from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Unroll, Vectorize
 from naru.targets import Target
 
@@ -194,8 +195,17 @@ def schedule_contraction(
     outside = [x for x in order if not _in_tile(x, out, plan, columns)]
     steps += share(out, outside, steps)
     steps.append(ComputeAt(stage.tensor.name, out.tensor.name, outside[-1]))
-    steps += _tile_steps(out, stage, plan, tile, lanes)
-    return tf, Schedule(tuple(steps))
+    lane, rows = _tile_axes(out, stage, plan, tile)
+    split = split_sum(tf, stage) if plan.product else None
+    if split is None:
+        steps += _tile_steps(stage, lane, rows, lanes, *_sum_loops(stage, product=plan.product))
+        return tf, Schedule(tuple(steps))
+    new, whole, parts = split
+    passes = [a.var.name for a in whole.reduction]
+    steps += _tile_steps(whole, lane, rows, lanes, passes, [])
+    steps.append(ComputeAt(parts.tensor.name, whole.tensor.name, passes[-1]))
+    steps += _tile_steps(parts, lane, rows, lanes, *_sum_loops(parts, product=True))
+    return new, Schedule(tuple(steps), ("direct", f"parts {stage.tensor.name}"))
 
 
 def _names(out: Stage, plan: Contraction, columns: int | None) -> tuple[str, str, str]:
@@ -254,23 +264,37 @@ def cascade(rows: int) -> tuple[int, ...]:
     return (rows, *middle, 1) if rows > 1 else (1,)
 
 
-def _tile_steps(out: Stage, stage: Stage, plan: Contraction, tile: Tile, lanes: int) -> list[Step]:
-    """Inside: the reduction's loops, then the rows and vectors of the tile, all unrolled."""
-    inner = stage.tensor.name
-    n = _stage_axis(stage, out, plan.n)
+def _tile_axes(out: Stage, stage: Stage, plan: Contraction, tile: Tile) -> tuple[str, list[str]]:
+    """Names of the reduction's axes in the lanes and in the rows of the tile."""
     rows = [_stage_axis(stage, out, plan.p if tile.lines > 1 else None)]
     rows = [x for x in (*rows, _stage_axis(stage, out, plan.m)) if x is not None]
-    fixed = [a.var.name for a in stage.axes if a.var.name not in (n, *rows)]
-    loops = [a.var.name for a in stage.reduction]
-    steps: list[Step] = [Split(inner, str(n), (lanes,)), Unroll(inner, f"{n}.o")]
-    steps.append(Vectorize(inner, f"{n}.i"))
+    return str(_stage_axis(stage, out, plan.n)), rows
+
+
+def _tile_steps(
+    stage: Stage, lane: str, rows: list[str], lanes: int, loops: list[str], unrolled: list[Step]
+) -> list[Step]:
+    """Inside: the reduction's loops, then the rows and vectors of the tile, all unrolled."""
+    inner = stage.tensor.name
+    fixed = [a.var.name for a in stage.axes if a.var.name not in (lane, *rows)]
+    steps: list[Step] = [Split(inner, lane, (lanes,)), Unroll(inner, f"{lane}.o")]
+    steps.append(Vectorize(inner, f"{lane}.i"))
     steps += [Unroll(inner, x) for x in rows]
+    order = (*fixed, *loops, *rows, f"{lane}.o", f"{lane}.i")
+    return [*steps, *unrolled, Order(inner, order)]
+
+
+def _sum_loops(stage: Stage, *, product: bool) -> tuple[list[str], list[Step]]:
+    """The reduction's loops, and the steps that unroll short ones."""
+    inner = stage.tensor.name
+    loops = [a.var.name for a in stage.reduction]
     last = known(stage.reduction[-1].extent)
     if last is not None and last <= UNROLL_LIMIT:
-        steps += [Unroll(inner, loops[-1])] if len(loops) > 1 else []
-    elif last is not None and plan.product:
-        # Two steps of k a round: a taken branch every dozen cycles costs the front end one of them.
-        k = loops.pop()
-        steps += [Split(inner, k, (2, 1) if last % 2 else (2,)), Unroll(inner, f"{k}.i")]
-        loops += [f"{k}.o", f"{k}.i"]
-    return [*steps, Order(inner, (*fixed, *loops, *rows, f"{n}.o", f"{n}.i"))]
+        return loops, [Unroll(inner, loops[-1])] if len(loops) > 1 else []
+    if last is None or not product:
+        return loops, []
+    # Two steps of k a round: a taken branch every dozen cycles costs the front end one of them.
+    k = loops.pop()
+    steps: list[Step] = [Split(inner, k, (2, 1) if last % 2 else (2,))]
+    steps.append(Unroll(inner, f"{k}.i"))
+    return [*loops, f"{k}.o", f"{k}.i"], steps

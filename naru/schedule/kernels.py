@@ -52,7 +52,7 @@ class Kernel:
     def algorithm(self) -> str:
         """The rewrites that the schedule (of its first nest) begins with, or "by hand"."""
         found = re.search(r"^algorithm\((.*)\)$", self.schedule, re.MULTILINE)
-        return ", ".join(re.findall(r"'(\w+)'", found[1])) if found else self.schedule
+        return ", ".join(re.findall(r"'(\w+)[^']*'", found[1])) if found else self.schedule
 
 
 @dataclass

@@ -227,11 +227,15 @@ def _check_place(nest: Nest, nests: Mapping[str, Nest], results: set[str]) -> No
         raise ScheduleError(f"stage {nest.name!r} is placed nowhere", hint="add a compute_at step")
     name, loop = nest.at
     place = f"compute_at({nest.name!r}, {name!r}, {loop!r})"
-    if name not in results:
+    reductions = {n.name for n in nests.values() if n.stage.combine is not None and n is not nest}
+    if name not in results | reductions:
         raise ScheduleError(
-            f"{place}: {name!r} is not the stage of a result", hint=f"one of {sorted(results)}"
+            f"{place}: {name!r} is neither the stage of a result nor a reduction",
+            hint=f"one of {sorted(results | reductions)}",
         )
     consumer = nests[name]
+    if consumer.rfactor is not None or consumer.tensorize is not None:
+        raise ScheduleError(f"{place}: its loops are those of an rfactor or a tensorize step")
     if loop and loop not in consumer.order:
         raise ScheduleError(
             f"{place}: there is no loop {loop!r}",

@@ -40,12 +40,14 @@ from naru.schedule.vector import Grid, Lane, contiguous_base, join, vectorize
 class Env:
     """Where we stand in a nest. All maps go by loop name: `extent` of every loop that can be opened
     now, `value` of the open ones without split, `base` (where the tile begins) of those whose loop
-    over tiles is open, `valid` (how many iterations count) of those under a mask."""
+    over tiles is open, `valid` (how many iterations count) of those under a mask. `origin`: where
+    the part of the stage that the nest computes begins."""
 
     extent: Mapping[str, Expr]
     value: Mapping[str, Expr] = field(default_factory=dict[str, Expr])
     base: Mapping[str, Expr] = field(default_factory=dict[str, Expr])
     valid: Mapping[str, Expr] = field(default_factory=dict[str, Expr])
+    origin: Mapping[str, Expr] = field(default_factory=dict[str, Expr])
     lane: Lane | Grid | None = None
 
 
@@ -130,15 +132,17 @@ class Lowering:
 
     # --- loops ---------------------------------------------------------------------------------
 
-    def open_loops(self, nest: Nest, loops: list[str], env: Env, inner: Body) -> list[Stmt]:
+    def open_loops(
+        self, nest: Nest, loops: list[str], env: Env, inner: Body, *, attached: bool = True
+    ) -> list[Stmt]:
         """The loops from outermost to innermost, with the stages attached to each, around inner."""
         if not loops:
             return inner(env)
         loop, rest = loops[0], loops[1:]
 
         def body(e: Env) -> list[Stmt]:
-            before = self.compute_attached(nest, loop, e)
-            return before + self.open_loops(nest, rest, e, inner)
+            before = self.compute_attached(nest, loop, e) if attached else []
+            return before + self.open_loops(nest, rest, e, inner, attached=attached)
 
         axis = loop[:-2]
         if loop.endswith(".o") and axis in nest.splits:
@@ -216,12 +220,12 @@ class Lowering:
             return self.remaining(nest, f"{loop}.i", env)
         return env.extent[loop], env.valid.get(loop)
 
-    def substitution(self, nest: Nest, env: Env, origin: Mapping[str, Expr]) -> dict[Var, Expr]:
-        zero = Const(0)
-        return {
-            a.var: add(origin.get(name, zero), self.position(nest, name, env))
-            for name, a in nest.axes.items()
-        }
+    def place(self, nest: Nest, axis: str, env: Env) -> Expr:
+        """The index of an axis in the stage's tensor."""
+        return add(env.origin.get(axis, Const(0)), self.position(nest, axis, env))
+
+    def substitution(self, nest: Nest, env: Env) -> dict[Var, Expr]:
+        return {a.var: self.place(nest, name, env) for name, a in nest.axes.items()}
 
     def value(self, e: Expr, at: dict[Var, Expr], lane: Lane | Grid | None) -> Expr:
         """A stage's expression at a place, its reads turned into loads, for all lanes at once."""
@@ -263,7 +267,7 @@ class Lowering:
     # --- stages ----------------------------------------------------------------------------------
 
     def store_result(self, nest: Nest, env: Env) -> list[Stmt]:
-        at = self.substitution(nest, env, {})
+        at = self.substitution(nest, env)
         value = self.value(nest.stage.value, at, env.lane)
         index = tuple(at[a.var] for a in nest.stage.axes) or (Const(0),)
         buffer = self.buffers[nest.stage.tensor]
@@ -291,7 +295,7 @@ class Lowering:
             if at == WHOLE:
                 origin[name], extent[name], count = Const(0), a.extent, None
             else:
-                origin[name] = self.position(consumer, at, env)
+                origin[name] = self.place(consumer, at, env)
                 extent[name], count = self.remaining(consumer, at, env)
             if known(extent[name]) is None:
                 raise ScheduleError(
@@ -300,6 +304,9 @@ class Lowering:
                 )
             if count is not None:
                 valid[name] = count
+        here = Env(extent, valid=valid, origin=origin)
+        at_origin = tuple(origin[a.var.name] for a in stage.axes)
+        self.locals.pop(stage.tensor, None)
         sizes = tuple(extent[a.var.name] for a in stage.axes) or (Const(1),)
         if stage.combine is None:
             sizes = (*sizes[:-1], _skewed(sizes[-1], stage.tensor.dtype))
@@ -311,17 +318,14 @@ class Lowering:
                 hint=f"place it in an inner loop of {consumer.name!r}",
             )
         buffer = Buffer(stage.tensor.name, stage.tensor.dtype, sizes, "stack", 64)
-        self.locals.pop(stage.tensor, None)
-        here = Env(extent, valid=valid)
         if stage.combine is None:
-            body = self.fill_tile(nest, buffer, here, origin)
+            body = self.fill_tile(nest, buffer, here)
         elif nest.tensorize:
-            body = self.reduce_matrix(nest, nest.tensorize, buffer, here, origin)
+            body = self.reduce_matrix(nest, nest.tensorize, buffer, here)
         elif nest.rfactor:
-            body = self.reduce_lanes(nest, nest.rfactor, buffer, here, origin)
+            body = self.reduce_lanes(nest, nest.rfactor, buffer, here)
         else:
-            body = self.reduce_tile(nest, buffer, here, origin)
-        at_origin = tuple(origin[a.var.name] for a in stage.axes)
+            body = self.reduce_tile(nest, buffer, here)
         self.locals[stage.tensor] = Local(buffer, at_origin)
         return [Alloc(buffer), *body]
 
@@ -341,7 +345,8 @@ class Lowering:
         for reader in self.nests.values():
             names = {a.var: name for name, a in reader.axes.items()}
             outer = {x: x for x in names.values()}
-            outer.update(dict.fromkeys(reader.reductions, WHOLE))
+            if reader is not consumer:
+                outer.update(dict.fromkeys(reader.reductions, WHOLE))
             rs = [r for r in reads(reader.stage.value) if r.tensor is tensor]
             if rs and reader is not consumer:
                 through = self._axis_map(reader.stage.tensor, consumer)
@@ -355,22 +360,18 @@ class Lowering:
                 found.append([outer[names[i]] for i in r.index if isinstance(i, Var)])
         return found[0] if found and all(m == found[0] for m in found) else None
 
-    def fill_tile(
-        self, nest: Nest, buffer: Buffer, env: Env, origin: dict[str, Expr]
-    ) -> list[Stmt]:
+    def fill_tile(self, nest: Nest, buffer: Buffer, env: Env) -> list[Stmt]:
         """A plain stage on the stack: a copy of an operand's tile."""
         stage = nest.stage
 
         def fill(e: Env) -> list[Stmt]:
-            value = self.value(stage.value, self.substitution(nest, e, origin), e.lane)
+            value = self.value(stage.value, self.substitution(nest, e), e.lane)
             index = tuple(self.position(nest, a.var.name, e) for a in stage.axes)
             return [self.store(buffer, index, value, e.lane)]
 
         return self.open_loops(nest, nest.order, env, fill)
 
-    def reduce_tile(
-        self, nest: Nest, buffer: Buffer, env: Env, origin: dict[str, Expr]
-    ) -> list[Stmt]:
+    def reduce_tile(self, nest: Nest, buffer: Buffer, env: Env) -> list[Stmt]:
         stage = nest.stage
 
         def place(e: Env) -> tuple[Expr, ...]:
@@ -381,14 +382,15 @@ class Lowering:
             return [self.store(buffer, place(e), stage.start, e.lane)]
 
         def update(e: Env) -> list[Stmt]:
-            at = self.substitution(nest, e, origin)
+            at = self.substitution(nest, e)
             value = self.value(stage.value, at, e.lane)
             old = vectorize(Load(buffer, place(e)), e.lane)
             new = self.combine(nest.combine, old, value)
             return [self.store(buffer, place(e), new, e.lane)]
 
         return [
-            *self.open_loops(nest, nest.spatial, env, start),
+            *self.compute_attached(nest, "", env),
+            *self.open_loops(nest, nest.spatial, env, start, attached=False),
             *self.open_loops(nest, nest.order, env, update),
         ]
 
@@ -398,7 +400,6 @@ class Lowering:
         step: Tensorize,
         buffer: Buffer,
         env: Env,
-        origin: dict[str, Expr],
     ) -> list[Stmt]:
         """A sum of products by a matrix instruction; in registers of its own if it has those, from
         where the result is copied to the stack."""
@@ -426,7 +427,7 @@ class Lowering:
             e, grid = open_tile(e)
             k = _lane(step.k, e)
             e = replace(e, value={**e.value, step.k: k.var})
-            value = self.scalar_value(stage.value, self.substitution(nest, e, origin))
+            value = self.scalar_value(stage.value, self.substitution(nest, e))
             loops = Loops(grid.rows, grid.columns, k)
             a, b = match_product(step, value, sums.dtype, loops)
             old = vectorize(Load(sums, place(e)), grid)
@@ -451,7 +452,6 @@ class Lowering:
         factor: Rfactor,
         buffer: Buffer,
         env: Env,
-        origin: dict[str, Expr],
     ) -> list[Stmt]:
         """Partial results in lanes along one reduction axis, then the fixed tree."""
         stage, op, lanes = nest.stage, nest.combine, factor.lanes
@@ -471,7 +471,7 @@ class Lowering:
             return [Store(part, (*place(nest, e), Const(0)), Splat(neutral, (lanes,)))]
 
         def update(e: Env) -> list[Stmt]:
-            at = self.substitution(inner, e, origin)
+            at = self.substitution(inner, e)
             index = (*place(inner, e), Const(0))
             value = _full(self.value(stage.value, at, e.lane), e.lane)
             old = Load(part, index, (lanes,))

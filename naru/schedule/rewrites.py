@@ -15,6 +15,7 @@ from naru.ir.expr import Const, Expr, Read, Var, children, free_vars, walk, with
 from naru.ir.graph import Layout
 from naru.ir.simplify import add, ceildiv, floordiv, free_of, mod, mul, normal, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
+from naru.schedule.split_sums import split_sum
 
 T = TypeVar("T")
 ReadMap = Callable[[Read], Expr]
@@ -395,16 +396,22 @@ def join_dims(tf: TensorFunction, tensor: Tensor) -> TensorFunction:
 
 def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunction:
     """The rewrites that a schedule's first line names, of a prepared function: "direct" is none,
-    "copy A" is `copy_operand`, "join B" is `join_dims`. ScheduleError names what is not known."""
+    "copy A" is `copy_operand`, "join B" is `join_dims`, "parts R" is `split_sum`. ScheduleError
+    names what is not known."""
     for line in algorithm:
         word, _, name = line.partition(" ")
         if line == "direct":
+            continue
+        stage = next((s for s in tf.stages if s.tensor.name == name), None)
+        parts = split_sum(tf, stage) if word == "parts" and stage is not None else None
+        if parts is not None:
+            tf = parts[0]
             continue
         tensor = next((t for t in tf.inputs if t.name == name), None)
         if word not in ("copy", "join") or tensor is None:
             raise ScheduleError(
                 f"algorithm({line!r}): there is no such rewrite of {tf.name!r}",
-                hint="'direct', 'copy INPUT' or 'join INPUT'",
+                hint="'direct', 'copy INPUT', 'join INPUT' or, of a long sum, 'parts STAGE'",
             )
         if word == "join":
             tf = join_dims(tf, tensor)

@@ -94,9 +94,9 @@ def test_malformed_line_is_named(line: str) -> None:
     assert "the steps are split, order, unroll" in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["winograd x", "copy y", "join", "copy"])
+@pytest.mark.parametrize("line", ["winograd x", "copy y", "join", "copy", "parts R", "parts x"])
 def test_unknown_algorithm_is_named(line: str) -> None:
-    with pytest.raises(ScheduleError, match="'direct', 'copy INPUT' or 'join INPUT'"):
+    with pytest.raises(ScheduleError, match="'copy INPUT', 'join INPUT' or, of a long sum, 'parts"):
         apply_algorithm(read_tensor_function(PRODUCT), ("direct", line))
 
 
@@ -208,8 +208,17 @@ REFUSED = [
     ("parallel('R', 'j')", PRODUCT + AT, "each thread computes the stage for itself"),
     # Where a stage is computed.
     ("", PRODUCT, "stage 'R' is placed nowhere\n  try: add a compute_at step"),
-    ("compute_at('R', 'q', 'i')", PRODUCT, "'q' is not the stage of a result\n  try: one of ['y']"),
-    ("compute_at('S', 'y', 'i'); compute_at('M', 'S', 'i')", SOFTMAX, "'S' is not the stage of a"),
+    ("compute_at('R', 'q', 'i')", PRODUCT, "'q' is neither the stage of a result nor a reduction"),
+    (
+        "compute_at('S', 'y', 'i'); compute_at('M', 'S', 'i')",
+        SOFTMAX,
+        "'y' reads it too, and is not",
+    ),
+    (
+        "compute_at('S', 'y', 'i'); rfactor('S', 'k', 8); compute_at('M', 'S', 'i')",
+        SOFTMAX,
+        "its loops are those of an rfactor",
+    ),
     ("compute_at('R', 'y', 'z')", PRODUCT, "there is no loop 'z'\n  try: the loops are ['i', 'j']"),
     (f"{AT}; split('y', 'i', (4,))", PRODUCT, "there is no loop 'i'"),
     ("vectorize('y', 'j'); compute_at('R', 'y', 'j')", PRODUCT, "'j' is vectorised, so a tile"),
