@@ -14,6 +14,7 @@ from naru.frontend import (
     onnx_quantization,
     onnx_recurrent,
     onnx_reductions,
+    onnx_resize,
     onnx_shapes,
 )
 from naru.frontend.onnx_node import OnnxNode
@@ -26,6 +27,7 @@ TABLE: Mapping[str, Handler] = {
     **onnx_contractions.TABLE,
     **onnx_reductions.TABLE,
     **onnx_movement.TABLE,
+    **onnx_resize.TABLE,
     **onnx_shapes.TABLE,
     **onnx_quantization.TABLE,
     **onnx_recurrent.TABLE,

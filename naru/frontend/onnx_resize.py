@@ -1,0 +1,313 @@
+"""Resize and Upsample: along each axis, a result is a weighted sum of a few elements.
+
+Which ones and with which weights follows from the sizes alone, so it is worked out here, in double
+precision, and becomes tables of constants: one `gather` and one product a tap. Whole factors of the
+nearest mode need no tables, and so no known size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from naru.errors import ModelError
+from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
+from naru.ir.expr import Const, Expr
+from naru.ir.graph import Node
+from naru.ir.simplify import floordiv, known, mul
+from naru.ops.operands import dim_text
+from naru.ops.registry import constant
+
+MODES = ("nearest", "linear", "cubic")
+NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+PLACES = (
+    "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric",
+    "tf_crop_and_resize",
+)  # fmt: skip
+POLICIES = ("stretch", "not_larger", "not_smaller")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What happens along one axis. `roi`: start and end of the part that is taken, as fractions."""
+
+    axis: int
+    scale: float
+    before: Expr
+    after: Expr
+    roi: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Of each result the elements it is made of, and their weights [results, taps]; `outside`:
+    results that lie outside of the image (None: there cannot be any)."""
+
+    index: np.ndarray
+    weight: np.ndarray
+    outside: np.ndarray | None = None
+
+
+def resize(c: OnnxNode) -> Node:
+    """Resize of opset 10 (asymmetric coordinates, rounded down) and of 11 to 19."""
+    if c.version < 11:
+        return _resize(c, c[0], _axes(c, _scales(c, 1)), place="asymmetric", rounding="floor")
+    place = c.get_str("coordinate_transformation_mode", "half_pixel", PLACES)
+    rounding = c.get_str("nearest_mode", "round_prefer_floor", NEAREST)
+    return _resize(c, c[0], _axes(c, _scales(c, 2)), place=place, rounding=rounding)
+
+
+def upsample(c: OnnxNode) -> Node:
+    """Upsample of opsets 7 (scales are an attribute) to 9: what Resize of opset 10 does."""
+    scales = c.get_floats("scales") if c.version < 9 else _scales(c, 1)
+    return _resize(c, c[0], _axes(c, scales), place="asymmetric", rounding="floor")
+
+
+def _scales(c: OnnxNode, at: int) -> tuple[float, ...]:
+    """The scales, as f32; none where they are left out (or empty) and sizes are given instead."""
+    if c.find(at) is None:
+        return ()
+    array = c.array(at)
+    if array is None:
+        raise Unsupported(
+            f"the scales (operand {at}) are computed", "make them constants, or give the sizes"
+        )
+    return tuple(float(s) for s in array.reshape(-1))
+
+
+# --- which axes -----------------------------------------------------------------------------------
+
+
+def _axes(c: OnnxNode, scales: tuple[float, ...]) -> list[Axis]:
+    """The axes that change, from scales or sizes."""
+    shape = c[0].type.shape
+    given = c.get_ints("axes") if c.version >= 18 else None
+    axes = tuple(range(len(shape))) if given is None else given
+    axes = tuple(check_axis(a, len(shape)) for a in axes)
+    sizes = () if scales or c.version < 11 else c.sizes(3, "the sizes") or ()
+    if len(scales or sizes) != len(axes):
+        raise ModelError(
+            f"expected {len(axes)} scales or sizes, one an axis, found {len(scales or sizes)}"
+        )
+    if scales and not all(math.isfinite(s) and s > 0 for s in scales):
+        raise ModelError(f"expected scales above 0, found {list(scales)}")
+    if sizes:
+        scales, sizes = _stretch(c, [shape[a] for a in axes], sizes)
+    rois = _rois(c, len(axes))
+    made = [
+        Axis(a, s, shape[a], _scaled(shape[a], s) if not sizes else sizes[k], rois[k])
+        for k, (a, s) in enumerate(zip(axes, scales, strict=True))
+    ]
+    return [m for m in made if m.scale != 1 or m.before is not m.after or m.roi != (0, 1)]
+
+
+def _scaled(size: Expr, scale: float) -> Expr:
+    """floor(size · scale) in f32, as shape inference of the standard has it."""
+    n = known(size)
+    if n is not None:
+        return Const(int(np.float32(n) * np.float32(scale)))
+    if scale == int(scale):
+        return mul(size, int(scale))
+    if (part := 1 / scale) == int(part):
+        return floordiv(size, int(part))
+    raise Unsupported(
+        f"a scale of {scale:g} of {dim_text(size)}, a size that is not known",
+        "fix the input's size",
+    )
+
+
+def _stretch(
+    c: OnnxNode, before: list[Expr], sizes: tuple[Expr, ...]
+) -> tuple[tuple[float, ...], tuple[Expr, ...]]:
+    """Scales of given sizes; and these, made smaller or larger where the aspect ratio is kept."""
+    policy = c.get_str("keep_aspect_ratio_policy", "stretch", POLICIES)
+    scales: list[float] = []
+    for old, new in zip(before, sizes, strict=True):
+        n, m = known(old), known(new)
+        if old is new:
+            scales.append(1.0)
+        elif n is None or m is None or not n:
+            raise Unsupported(
+                f"from {dim_text(old)} to {dim_text(new)} elements, sizes that are not known",
+                "fix the input's size, or give scales",
+            )
+        else:
+            scales.append(m / n)
+    if policy == "stretch":
+        return tuple(scales), sizes
+    one = min(scales) if policy == "not_larger" else max(scales)
+    if any(known(n) is None for n in before):
+        raise Unsupported(f"{policy} of sizes that are not known", "fix the input's size")
+    # Half of an element counts as one.
+    return (one,) * len(scales), tuple(Const(int(one * (known(n) or 0) + 0.5)) for n in before)
+
+
+def _rois(c: OnnxNode, count: int) -> list[tuple[float, float]]:
+    crop = c.version >= 11 and c.get_str("coordinate_transformation_mode", "") == PLACES[-1]
+    if not crop:
+        return [(0.0, 1.0)] * count
+    array = c.array(1)
+    if array is None or array.size != 2 * count:
+        raise Unsupported(f"{PLACES[-1]}: expected a roi (operand 1) of {2 * count} constants")
+    values = [float(v) for v in array.reshape(-1)]
+    return list(zip(values[:count], values[count:], strict=True))
+
+
+# --- one axis after the other ---------------------------------------------------------------------
+
+
+def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str) -> Node:
+    mode = c.get_str("mode", "nearest", MODES)
+    kind = x.type.dtype
+    if mode != "nearest" and kind[0] not in "fb":
+        raise Unsupported(f"{mode} of {kind}", "cast it to float before, and back behind")
+    narrow = mode != "nearest" and kind in ("f16", "bf16")
+    if narrow:
+        x = emit("cast", x, to="f32")
+    for a in axes:
+        factor = _repeats(a, mode, place, rounding)
+        if factor:
+            x = _repeat(x, a, factor)
+            continue
+        before, after = known(a.before), known(a.after)
+        if before is None or after is None:
+            raise Unsupported(
+                f"{mode}, {place} of {dim_text(a.before)}, a size that is not known",
+                "fix the input's size",
+            )
+        if not before and after:
+            raise ModelError(f"expected elements along axis {a.axis}, found none")
+        x = _apply(x, a.axis, _taps(c, a, before, after, mode, place, rounding),
+                   c.get_float("extrapolation_value", 0.0))  # fmt: skip
+    return emit("cast", x, to=kind) if narrow else x
+
+
+def _repeats(a: Axis, mode: str, place: str, rounding: str) -> int:
+    """How often each element is repeated, where that is all; else 0."""
+    factor = int(a.scale)
+    whole = factor == a.scale and a.after is mul(a.before, factor) and mode == "nearest"
+    if place == "asymmetric":
+        return factor if whole and rounding == "floor" else 0
+    halves = place in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel")
+    return factor if whole and halves and rounding.startswith("round") else 0
+
+
+def _repeat(x: Node, a: Axis, factor: int) -> Node:
+    shape = x.type.shape
+    wide = (*shape[: a.axis + 1], Const(factor), *shape[a.axis + 1 :])
+    one = (*shape[: a.axis + 1], Const(1), *shape[a.axis + 1 :])
+    repeated = emit("expand", emit("reshape", x, shape=one), shape=wide)
+    return emit("reshape", repeated, shape=(*shape[: a.axis], a.after, *shape[a.axis + 1 :]))
+
+
+def _apply(x: Node, axis: int, taps: Taps, fill: float) -> Node:
+    """The weighted sum of the elements; `fill` where it lies outside."""
+    behind = (1,) * (x.type.rank - axis - 1)
+    total: Node | None = None
+    plain = taps.index.shape[1] == 1 and bool((taps.weight == 1).all())
+    for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
+        part = emit("gather", x, constant(index, np.int32), axis=axis)
+        if not plain:
+            part = emit("mul", part, _like(weight.reshape(-1, *behind), x))
+        total = part if total is None else emit("add", total, part)
+    assert total is not None
+    if taps.outside is None or not taps.outside.any():
+        return total
+    mask = constant(taps.outside.reshape(-1, *behind), np.bool_)
+    return emit("where", mask, scalar(fill, x), total)
+
+
+def _like(values: np.ndarray, x: Node) -> Node:
+    return constant(values, np.float64 if x.type.dtype == "f64" else np.float32)
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def _taps(
+    c: OnnxNode, a: Axis, before: int, after: int, mode: str, place: str, rounding: str
+) -> Taps:
+    at = positions(place, before, after, a.scale, a.roi)
+    crop = place == PLACES[-1]
+    outside = (at < 0) | (at > before - 1) if crop else None
+    if mode == "nearest":
+        index, weight = round_to(at, rounding)[:, None], np.ones((after, 1))
+    else:
+        smaller = a.scale if c.version >= 18 and c.get_flag("antialias", default=False) else 1.0
+        reach, kernel = 1.0, _triangle
+        if mode == "cubic":
+            reach, kernel = 2.0, partial(_cubic, a=c.get_float("cubic_coeff_a", -0.75))
+        index, weight = neighbours(at, min(smaller, 1.0), reach, kernel)
+        if c.version >= 11 and c.get_flag("exclude_outside", default=False):
+            weight = np.where((index < 0) | (index >= before), 0.0, weight)
+            total = weight.sum(1, keepdims=True)
+            weight = weight / np.where(total == 0, 1.0, total)
+    return Taps(np.clip(index, 0, max(before - 1, 0)), weight, outside)
+
+
+def positions(
+    place: str, before: int, after: int, scale: float, roi: tuple[float, float]
+) -> np.ndarray:
+    """Where results lie among the elements, f64[after]; the formulas of Resize-19."""
+    x = np.arange(after, dtype=np.float64)
+    width = scale * before
+    if place == "align_corners":
+        return x * (before - 1) / (width - 1) if width != 1 else np.zeros(after)
+    if place == "asymmetric":
+        return x / scale
+    if place == PLACES[-1]:
+        start, end = roi
+        inside = x * (end - start) * (before - 1) / (width - 1) if width != 1 else np.full(
+            after, (end - start) * (before - 1) / 2
+        )  # fmt: skip
+        return inside + start * (before - 1)
+    if place == "pytorch_half_pixel" and width == 1:
+        return np.full(after, -0.5)
+    moved = before / 2 * (1 - after / width) if place == "half_pixel_symmetric" else 0.0
+    return moved + (x + 0.5) / scale - 0.5
+
+
+def round_to(at: np.ndarray, rounding: str) -> np.ndarray:
+    """The element that is nearest, i64."""
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "round_prefer_floor": lambda t: np.ceil(t - 0.5),
+        "round_prefer_ceil": lambda t: np.floor(t + 0.5),
+        "floor": np.floor,
+        "ceil": np.ceil,
+    }
+    return ways[rounding](at).astype(np.int64)
+
+
+def neighbours(
+    at: np.ndarray, smaller: float, reach: float, kernel: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(index, weight) [results, taps] of the elements within `reach`, of a kernel made wider by
+    1 / `smaller`; then the weights add up to 1."""
+    first = math.floor(-reach / smaller) + 1
+    base = np.ceil(at) - 1  # at an element itself, that is the last but one
+    index = base[:, None] + np.arange(first, 2 - first)
+    weight = kernel((index - at[:, None]) * smaller)
+    if smaller < 1:
+        weight = weight / weight.sum(1, keepdims=True)
+    keep = (weight != 0).any(0)
+    keep[np.argmax(keep)] = True  # at least one tap, also of no results
+    return index[:, keep].astype(np.int64), weight[:, keep]
+
+
+def _triangle(t: np.ndarray) -> np.ndarray:
+    return np.clip(1 - np.abs(t), 0, 1)
+
+
+def _cubic(t: np.ndarray, a: float) -> np.ndarray:
+    """The kernel of Keys (1981); a is -0.5 there, -0.75 in many libraries."""
+    t = np.abs(t)
+    near = ((a + 2) * t - (a + 3)) * t * t + 1
+    far = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
+    return np.where(t <= 1, near, np.where(t < 2, far, 0.0))
+
+
+TABLE: dict[str, Callable[[OnnxNode], Node]] = {"Resize": resize, "Upsample": upsample}
