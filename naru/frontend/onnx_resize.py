@@ -29,6 +29,8 @@ PLACES = (
     "tf_crop_and_resize",
 )  # fmt: skip
 POLICIES = ("stretch", "not_larger", "not_smaller")
+LARGEST = 2**22  # elements of a table
+FEW_TAPS = 8  # that are written out; more are a reduction
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def _axes(c: OnnxNode, scales: tuple[float, ...]) -> list[Axis]:
         )
     if scales and not all(math.isfinite(s) and s > 0 for s in scales):
         raise ModelError(f"expected scales above 0, found {list(scales)}")
+    if any((known(s) or 0) < 0 for s in sizes):
+        raise ModelError(f"expected sizes of at least 0, found {[known(s) for s in sizes]}")
     if sizes:
         scales, sizes = _stretch(c, [shape[a] for a in axes], sizes)
     rois = _rois(c, len(axes))
@@ -179,8 +183,8 @@ def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str
                 f"{mode}, {place} of {dim_text(a.before)}, a size that is not known",
                 "fix the input's size",
             )
-        if not before and after:
-            raise ModelError(f"expected elements along axis {a.axis}, found none")
+        if after and not before:
+            raise ModelError(f"axis {a.axis}: {before} elements cannot become {after}")
         x = _apply(x, a.axis, _taps(c, a, before, after, mode, place, rounding),
                    c.get_float("extrapolation_value", 0.0))  # fmt: skip
     return emit("cast", x, to=kind) if narrow else x
@@ -207,18 +211,27 @@ def _repeat(x: Node, a: Axis, factor: int) -> Node:
 def _apply(x: Node, axis: int, taps: Taps, fill: float) -> Node:
     """The weighted sum of the elements; `fill` where it lies outside."""
     behind = (1,) * (x.type.rank - axis - 1)
-    total: Node | None = None
+    total = _weighted(x, axis, taps, behind)
+    if taps.outside is None or not taps.outside.any():
+        return total
+    mask = constant(taps.outside.reshape(-1, *behind), np.bool_)
+    return emit("where", mask, scalar(fill, x), total)
+
+
+def _weighted(x: Node, axis: int, taps: Taps, behind: tuple[int, ...]) -> Node:
     plain = taps.index.shape[1] == 1 and bool((taps.weight == 1).all())
+    if taps.index.shape[1] > FEW_TAPS:
+        parts = emit("gather", x, constant(taps.index, np.int32), axis=axis)
+        weights = _like(taps.weight.reshape(*taps.weight.shape, *behind), x)
+        return emit("reduce_sum", emit("mul", parts, weights), axes=(axis + 1,), keepdims=False)
+    total: Node | None = None
     for index, weight in zip(taps.index.T, taps.weight.T, strict=True):
         part = emit("gather", x, constant(index, np.int32), axis=axis)
         if not plain:
             part = emit("mul", part, _like(weight.reshape(-1, *behind), x))
         total = part if total is None else emit("add", total, part)
     assert total is not None
-    if taps.outside is None or not taps.outside.any():
-        return total
-    mask = constant(taps.outside.reshape(-1, *behind), np.bool_)
-    return emit("where", mask, scalar(fill, x), total)
+    return total
 
 
 def _like(values: np.ndarray, x: Node) -> Node:
@@ -231,17 +244,20 @@ def _like(values: np.ndarray, x: Node) -> Node:
 def _taps(
     c: OnnxNode, a: Axis, before: int, after: int, mode: str, place: str, rounding: str
 ) -> Taps:
+    shrinks = mode != "nearest" and c.version >= 18 and c.get_flag("antialias", default=False)
+    smaller = min(a.scale, 1.0) if shrinks else 1.0
+    if 4 * max(after, 1) > LARGEST * smaller:  # at most four taps, or so many times more
+        raise Unsupported(f"{mode} from {before} to {after} elements: its tables are too large")
     at = positions(place, before, after, a.scale, a.roi)
     crop = place == PLACES[-1]
     outside = (at < 0) | (at > before - 1) if crop else None
     if mode == "nearest":
         index, weight = round_to(at, rounding)[:, None], np.ones((after, 1))
     else:
-        smaller = a.scale if c.version >= 18 and c.get_flag("antialias", default=False) else 1.0
         reach, kernel = 1.0, _triangle
         if mode == "cubic":
             reach, kernel = 2.0, partial(_cubic, a=c.get_float("cubic_coeff_a", -0.75))
-        index, weight = neighbours(at, min(smaller, 1.0), reach, kernel)
+        index, weight = neighbours(at, smaller, reach, kernel)
         if c.version >= 11 and c.get_flag("exclude_outside", default=False):
             weight = np.where((index < 0) | (index >= before), 0.0, weight)
             total = weight.sum(1, keepdims=True)

@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from naru.errors import ModelError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.frontend.onnx_resize import NEAREST, PLACES, POLICIES
+from naru.ir.graph import toposort
 from naru.ops.evaluate import evaluate
 
 
@@ -162,6 +163,16 @@ def test_halves_are_computed_in_f32() -> None:
     np.testing.assert_array_equal(run(model, x), want)
 
 
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_many_taps_are_a_reduction(mode: str) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 90, 3), np.float32)
+    scales = np.array([1, 0.1, 1], np.float32)
+    model = model_of(x.shape, {"scales": scales}, mode=mode, antialias=1)
+    want = np.asarray(cast("list[Any]", ReferenceEvaluator(model).run(None, {"x": x}))[0])
+    np.testing.assert_allclose(run(model, x), want, rtol=1e-4, atol=1e-5)
+    assert sum(n.op == "gather" for n in toposort(*read_onnx(model).outputs)) == 1
+
+
 @pytest.mark.parametrize("place", ["asymmetric", "half_pixel"])
 def test_whole_factors_need_no_known_size(place: str) -> None:
     rounding = "floor" if place == "asymmetric" else "round_prefer_floor"
@@ -187,6 +198,21 @@ def test_whole_factors_need_no_known_size(place: str) -> None:
         ((2, 4), {}, {}, ModelError, "expected 2 scales or sizes"),
         ((2, 4), {"scales": [1, 2]}, {"mode": "best"}, ModelError, "expected one of nearest, lin"),
         ((2, 0), {"sizes": [2, 4]}, {}, UnsupportedError, "from 0 to 4"),
+        ((2, 4), {"sizes": [2, -4]}, {}, ModelError, "expected sizes of at least 0"),
+        (
+            (2, 4),
+            {"sizes": [2, 2**40]},
+            {"mode": "cubic"},
+            UnsupportedError,
+            "tables are too large",
+        ),
+        (
+            (2, 4),
+            {"scales": [1, 1e-30]},
+            {"mode": "linear", "antialias": 1},
+            UnsupportedError,
+            "its tables are too large",
+        ),
         (
             (2, 4),
             {"scales": [1, 2]},
