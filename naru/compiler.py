@@ -136,6 +136,8 @@ def _as_source(source: object) -> str | os.PathLike[str] | bytes:
 
 def _digest(source: str | os.PathLike[str] | bytes) -> str | None:
     """SHA-256 of the model's file; None where it cannot be read."""
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        return None
     try:
         data = source if isinstance(source, bytes) else _map_file(source)
     except (OSError, ValueError):
@@ -151,8 +153,10 @@ def _side_files(
     names = json.loads(store.get(_files_key(digest)) or b"[]")
     if isinstance(source, bytes):
         return dict.fromkeys(names)
-    folder = Path(source).parent
-    return {n: _digest(folder / n) for n in names}
+    folder = Path(source).parent.resolve()
+    paths = {n: Path(os.path.realpath(folder / n)) for n in names}
+    # What the front end would refuse is not found, so that it does.
+    return {n: _digest(p) if p.is_relative_to(folder) else None for n, p in paths.items()}
 
 
 def _files_key(digest: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from .artifact.bundle import Bundle, Symbol, dtype_of
 from .errors import InputError, nearest
+from .files import replacing
 from .runtime.session import TensorInfo
 
 Array = NDArray[Any]
@@ -65,7 +65,10 @@ def read_inputs(specs: Sequence[TensorInfo], given: Sequence[str]) -> dict[str, 
 def read_npz(path: Path) -> dict[str, Array]:
     """All arrays of an .npz file. Raises InputError."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        found: Any = np.load(path, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it holds one array, without a name")
+        with found as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as e:
         raise InputError(f"{path}: cannot read it as .npz: {_reason(e)}") from None
@@ -105,18 +108,11 @@ def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
         raise InputError(f"{path}: the output is written as .npy or .npz, got '{path.suffix}'")
     if path.suffix == ".npy" and len(outputs) != 1:
         raise InputError(f"{path}: the model has {len(outputs)} outputs", hint="an .npz file")
-    part = path.with_name(f".{path.name}.{os.getpid()}")  # an old file stays until this is whole
-    try:
-        with part.open("wb") as file:
-            if path.suffix == ".npy":
-                np.save(file, next(iter(outputs.values())))
-            else:
-                _write_npz(file, outputs)
-        part.replace(path)
-    except OSError as e:
-        raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, part.open("wb") as file:
+        if path.suffix == ".npy":
+            np.save(file, next(iter(outputs.values())))
+        else:
+            _write_npz(file, outputs)
 
 
 def _write_npz(file: Any, outputs: Mapping[str, Array]) -> None:

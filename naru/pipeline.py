@@ -25,7 +25,7 @@ from naru.artifact.link import link
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
 from naru.codegen.objects import compile_modules
-from naru.errors import TargetError
+from naru.errors import InputError, TargetError
 from naru.frontend.onnx import read_onnx
 from naru.ir.graph import Graph
 from naru.ir.intern import sweep
@@ -77,6 +77,9 @@ def lower(
     on_progress: Progress = tell_nobody,
 ) -> Stages:
     """A model (or the graph of one) through all its forms, up to the text that LLVM gets."""
+    folder = knobs.current().dump
+    if folder is not None:
+        _make_folder(folder)
     on_progress("import", 0, 1)
     with stage("import"):
         graph = source if isinstance(source, Graph) else read_onnx(source, name=name)
@@ -100,7 +103,6 @@ def lower(
         stages = Stages(graph, fused, program, tuple(emit(program, target)))
     for _, text in stages.modules:
         show(4, lambda text=text: text)
-    folder = knobs.current().dump
     if folder is not None:
         _dump(stages, folder)
     return stages
@@ -231,9 +233,15 @@ def _on_pass() -> hooks.OnPass:
     return hooks.every(*wanted)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"NARU_DUMP={folder}: cannot write there: {e.strerror or e}") from None
+
+
 def _dump(stages: Stages, folder: Path) -> None:
     """Every form as a file of its own; those of the IR can be edited and read back."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "fused.graph.py").write_text(print_graph(stages.fused), encoding="utf-8")
     for k in stages.program.kernels:
         (folder / f"{k.name}.schedule").write_text(k.schedule + "\n", encoding="utf-8")

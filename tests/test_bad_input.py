@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import platform
 import struct
 import subprocess
@@ -510,7 +511,7 @@ def test_an_unknown_abi() -> None:
         naru.load(patched(lambda m: m.update(abi=2)))
 
 
-@pytest.mark.parametrize("use", ["call", "entry", "save", "call without the thread"])
+@pytest.mark.parametrize("use", ["call", "entry", "save", "pickle", "call without the thread"])
 def test_damaged_weights_are_noticed_before_they_are_used(
     use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,6 +529,7 @@ def test_damaged_weights_are_noticed_before_they_are_used(
     uses: dict[str, Callable[[], object]] = {
         "entry": lambda: model.profile(x),
         "save": lambda: model.save(copy),
+        "pickle": lambda: pickle.dumps(model),
     }
     for _ in range(2):
         with pytest.raises(BundleError, match="'weights' does not match its digest") as caught:

@@ -57,6 +57,12 @@ CASES = {
     + "{ c = Softmax<axis = 1>(a) y = Pad(c, p) }",
     "concatenated images": IMAGES + "{ c = Conv(a, w) r = Relu(c) "
     "k = Concat<axis = 1>(r, c, r) y = Sigmoid(k) }",
+    "any rows, one more in front": "g (float[n,64] a, float[64,4] w) => (float[h,v] y) "
+    + PADS2 % "1,0,0,0" + "{ c = MatMul(a, w) y = Pad(c, p) }",
+    "any rows, one more behind": "g (float[n,700] a, float[700,4] w) => (float[h,v] y) "
+    + PADS2 % "0,0,1,0" + "{ c = MatMul(a, w) y = Pad(c, p) }",
+    "any images, one more": ANY_BATCH + PADS4 % "1,0,0,0,0,0,0,0"
+    + "{ c = Conv(a, w) y = Pad(c, p) }",
     "tokens and a class": "g (float[1,1,8] a, float[1,4,8] b, float[8] s) => (float[1,5,8] y) "
     "{ c = Concat<axis = 1>(a, b) y = LayerNormalization(c, s) }",
 }  # fmt: skip

@@ -369,6 +369,7 @@ def test_verify_samples(
         (("--dims", "M=2"), group.USER_ERROR, "there is no dim 'M'"),
         (("--dims", "N=1001"), group.USER_ERROR, "dim 'N' is from 1 to 1000, got 1001"),
         (("--against", "torch"), group.USAGE, "onnxruntime"),
+        (("--tolerance", "nan"), group.USAGE, "nan is not in the range"),
     ],
 )
 def test_verify_refuses(

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import naru
 from naru import compiler, knobs, pipeline
 from naru.demo import FOLDER
-from naru.errors import ModelError, NaruError
+from naru.errors import InputError, ModelError, NaruError
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = FOLDER / "digits_mlp.onnx"
@@ -97,6 +97,29 @@ def test_side_files_are_part_of_the_key(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / "b" / "w.bin").unlink()
         with pytest.raises(ModelError, match="side file"):
             naru.compile(other)
+
+
+def test_the_cache_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    inside = save_with_side_file(tmp_path / "a", np.ones((16, 16), np.float32))
+    with knobs.scope(cache_dir=tmp_path / "cache"):
+        compiler.compile_bundle(inside)
+        linked = tmp_path / "b" / "m.onnx"
+        linked.parent.mkdir()
+        linked.write_bytes(inside.read_bytes())
+        (linked.parent / "w.bin").symlink_to(tmp_path / "a" / "w.bin")
+        with pytest.raises(ModelError, match="leads out of the model's folder"):
+            compiler.compile_bundle(linked)
+
+
+def test_a_device_is_no_model() -> None:
+    with pytest.raises(ModelError, match="found a directory or a device"):
+        compiler.compile_bundle("/dev/zero")
+
+
+def test_a_folder_for_dumps_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with knobs.scope(dump=tmp_path / "file" / "x"), pytest.raises(InputError, match="NARU_DUMP"):
+        compiler.compile_bundle(MODEL, cache=False)
 
 
 def test_a_model_written_to_meanwhile_is_not_kept(

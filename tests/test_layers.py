@@ -46,6 +46,7 @@ TOP = (
     "naru.demo",
     "naru.doctor",
     "naru.explain",
+    "naru.files",
     "naru.index_limits",
     "naru.inputs",
     "naru.options",

@@ -32,6 +32,7 @@ RUNTIME_FILES = (
     "version.py",
     "errors.py",
     "knobs.py",
+    "files.py",
     "inputs.py",
     "artifact/bundle.py",
     "runtime/*.py",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from naru.bench.machine import commit, traits
 from naru.bench.measure import Settings
 from naru.errors import InputError
+from naru.files import write_text
 
 SCHEMA = 2
 
@@ -33,13 +33,11 @@ def new_record(settings: Settings) -> Json:
 def write_record(path: Path, record: Json) -> None:
     """Replaces the file at once, so that an interruption leaves the old or the new one. InputError
     when it cannot be written."""
-    temporary = path.with_name(f".{path.name}.unfinished")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
     except OSError as e:
         raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None
+    write_text(path, json.dumps(record, indent=1) + "\n")
 
 
 def read_record(path: Path) -> Json:

@@ -12,6 +12,7 @@ from naru.cli.explain import given_inputs, inputs_option
 from naru.cli.group import EXISTING, WRITTEN, dims_option
 from naru.cli.loading import open_bundle
 from naru.errors import InputError
+from naru.files import write_text
 
 if TYPE_CHECKING:
     from naru.explain.report import Explanation
@@ -56,7 +57,7 @@ def profile_command(
     found = describe(bundle, arrays, loaded.step_times(times), threads=most)
     _print_profile(found, times)
     if output is not None:
-        _write(output, make_trace(bundle, found.rows, times, most))
+        write_text(output, json.dumps(make_trace(bundle, found.rows, times, most)))
         click.echo(f"\n{output}: {runs} runs; open it in chrome://tracing or ui.perfetto.dev")
 
 
@@ -71,10 +72,3 @@ def _print_profile(found: Explanation, times: Any) -> None:
     lines = ["runs      {}; median {}, fastest {}, slowest {}".format(len(times), *shown)]
     lines += [*text.summary(found), "", *text.table(rows, found)]
     click.echo("\n".join(lines))
-
-
-def _write(path: Path, trace: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(trace), encoding="utf-8")
-    except OSError as e:
-        raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
     Sample = Mapping[str, Array]
 
 
+def _check_number(
+    _ctx: click.Context, _option: click.Parameter, value: float | None
+) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not in the range x>=0.")
+    return value
+
+
 @click.command("verify")
 @click.argument("model", type=EXISTING)
 @click.option(
@@ -51,7 +60,10 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random inputs."
 )
-@click.option("--tolerance", type=click.FloatRange(min=0), help="Relative rms error that passes.")
+@click.option(
+    "--tolerance", type=click.FloatRange(min=0), callback=_check_number,
+    help="Relative rms error that passes.",
+)  # fmt: skip
 @click.option("--no-search", is_flag=True, help="Don't look for the node that differs.")
 @click.option(
     "--save-failing", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),

@@ -14,20 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from naru.artifact.bundle import Bundle
-from naru.errors import InputError
 from naru.explain.drawing import HEIGHT, WIDTH, draw
 from naru.explain.report import Explanation
 from naru.explain.text import heading, summary
+from naru.files import write_text
 
 Json = dict[str, Any]
 
 
 def write_page(path: Path, bundle: Bundle, found: Explanation) -> None:
     """Writes the page to a file. InputError where that is not possible."""
-    try:
-        path.write_text(make_page(bundle, found), encoding="utf-8")
-    except OSError as e:
-        raise InputError(f"{path}: cannot write it: {e.strerror or e}") from None
+    write_text(path, make_page(bundle, found))
 
 
 def make_page(bundle: Bundle, found: Explanation) -> str:

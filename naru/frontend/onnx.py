@@ -79,6 +79,8 @@ def _load(
     if isinstance(source, bytes | bytearray | memoryview):
         return _parse(bytes(source), "model"), None, "model"
     path = Path(source)
+    if path.is_dir() or path.is_char_device() or path.is_block_device():
+        raise ModelError("expected a file, found a directory or a device", where=str(path))
     try:
         data = path.read_bytes()
     except OSError as error:

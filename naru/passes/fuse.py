@@ -76,7 +76,8 @@ def is_frame(n: Node) -> bool:
     widths = [known(p) for p in dims_of(dict(n.attrs), "pads")]
     grows = all(p is not None and p >= 0 for p in widths)
     # The batch may be any; where an image lies in its border must be known.
-    return grows and all(known(d) is not None for d in n.type.shape[1:])
+    still = known(n.type.shape[0]) is not None or widths[0] == widths[n.type.rank] == 0
+    return grows and still and all(known(d) is not None for d in n.type.shape[1:])
 
 
 def shared_reason(p: Node) -> str:

@@ -415,7 +415,9 @@ class Model(EntryProgram):
         return tuple(StepTime(n, float(ns)) for n, ns in zip(steps, medians, strict=True))
 
     def __reduce__(self) -> tuple[Callable[..., Model], tuple[bytes, int | None]]:
-        """Pickles as the whole bundle, so that it works where the file does not exist."""
+        """Pickles as the whole bundle, so that it works where the file does not exist. BundleError
+        where its weights are damaged."""
+        self._ready()
         return _unpickle, (bytes(self._bundle.data), self._threads)
 
     def __repr__(self) -> str:
