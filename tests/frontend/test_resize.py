@@ -3,6 +3,7 @@ known, and what is refused."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import warnings
 from typing import Any, cast
@@ -65,6 +66,7 @@ def standard_cases() -> dict[str, tuple[onnx.ModelProto, np.ndarray, np.ndarray]
         assert model is not None
         assert sets is not None
         inputs, outputs = sets[0]
+        model = copy.deepcopy(model)  # the package's own is everybody's
         for i, value in zip(model.graph.input[1:], inputs[1:], strict=True):
             model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), i.name))
         del model.graph.input[1:]
