@@ -1,12 +1,12 @@
 """A long sum of products in parts: the sum over all k becomes a sum of sums over some of it.
 
     C[m, n] = sum over k of A[m, k] * B[k, n]
-    ->  P[q, m, n] = sum over r of A[m, 256 q + r] * B[256 q + r, n]
+    ->  P[q, m, n] = sum over r of A[m, 384 q + r] * B[384 q + r, n]
         C[m, n]    = sum over q of P[q, m, n]
 
-So a panel of weights of one part stays in the nearest cache while all rows pass, and rounding
-errors grow with the length of a part and the number of parts instead of with their product. Where
-the parts end depends on the shape only: every target adds in the same order.
+Rounding errors then grow with the length of a part and the number of parts instead of with their
+product (blocked summation: Higham, Accuracy and Stability of Numerical Algorithms, section 4.2).
+Where the parts end depends on the shape only: every target adds in the same order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from naru.ir.simplify import add, known, mul, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction
 
 LONG = 640  # products from which on a sum is divided
-PART = 384  # about so many a part: 16 columns of f32 are then 16 KiB, half of a small L1
+PART = 384  # about so many a part: adding one up costs a percent of making it, or less
 
 
 def split_sum(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage, Stage] | None:

@@ -93,7 +93,9 @@ def test_the_standards_own_cases() -> None:
 )
 @given(st.data())
 def test_random_settings_agree_with_the_reference(data: st.DataObject) -> None:
-    pick = lambda *xs: data.draw(st.sampled_from(xs))  # noqa: E731
+    def pick(*choices: Any) -> Any:
+        return data.draw(st.sampled_from(choices))
+
     rank = pick(1, 2, 3)
     shape = tuple(data.draw(st.integers(1, 7)) for _ in range(rank))
     mode = pick("nearest", "linear", "cubic")
