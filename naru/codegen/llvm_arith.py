@@ -75,7 +75,7 @@ class Row:
 
 _INTEGER = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor"}
 _FLOAT = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
-_BOOL = {"add": "or", "sub": "xor", "mul": "and", "min": "and", "max": "or"}
+_BOOL = {"add": "or", "sub": "xor", "mul": "and", "min": "and", "max": "or", "larger": "or"}
 _FLOAT_COMPARE = {"lt": "olt", "le": "ole", "eq": "oeq", "ne": "une", "gt": "ogt", "ge": "oge"}
 
 
@@ -86,13 +86,15 @@ def binary(r: Row, op: str, a: str, b: str) -> str:
     if is_float(r.dtype):
         if op in ("min", "max"):
             return float_extreme(r, op, a, b)
+        if op == "larger":
+            return larger(r, a, b)
         if op == "floordiv":
             return r.rounded(r.call("floor", r.op("fdiv", a, b)))
         return r.rounded(r.op(_FLOAT[op], a, b))
     if op in _INTEGER:
         return r.op(_INTEGER[op], a, b)
-    if op in ("min", "max"):
-        return r.call(f"{'s' if r.signed else 'u'}{op}", a, b)
+    if op in ("min", "max", "larger"):
+        return r.call(f"{'s' if r.signed else 'u'}{'min' if op == 'min' else 'max'}", a, b)
     return _shift(r, op, a, b) if op in ("shl", "shr") else divide(r, op, a, b)
 
 
@@ -114,6 +116,11 @@ def float_extreme(r: Row, op: str, a: str, b: str, number: str = "") -> str:
     if number == "a":
         return best
     return r.select(r.put(f"fcmp uno {r.kind} {a}, {a}"), a, best)
+
+
+def larger(r: Row, a: str, b: str) -> str:
+    """a if a > b else b: max, but that a NaN may get lost. x86 has it as one instruction."""
+    return r.select(r.put(f"fcmp ogt {r.kind} {a}, {b}"), a, b)
 
 
 def _shift(r: Row, op: str, a: str, b: str) -> str:

@@ -89,7 +89,6 @@ class Code:
         self.strides: dict[Buffer, list[Poly]] = {}
         self.offsets: dict[Hashable, tuple[Poly, Poly]] = {}
         self.expansions: dict[Expr, Expr | None] = {}
-        self.exponents: dict[Expr, tuple[Expr, Expr]] = {}
         self._memo: dict[Hashable, Value] = {}
         self._users: dict[Hashable, list[Hashable]] = {}
         self._facts: dict[Expr, Facts] = {}

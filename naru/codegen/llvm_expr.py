@@ -11,6 +11,7 @@ from naru.codegen import llvm_memory as memory
 from naru.codegen import math
 from naru.codegen.llvm_arith import Division, Row
 from naru.codegen.llvm_build import Code, Value
+from naru.codegen.llvm_transpose import transpose
 from naru.codegen.llvm_types import literal, rows_of, scalar_type, splat_literal, vector
 from naru.dtypes import is_float
 from naru.errors import IRError
@@ -60,8 +61,6 @@ def needed(code: Code, e: Expr) -> tuple[Expr, ...]:
         return tuple(address.atoms(address.poly(code, e)))
     if isinstance(e, Load):
         return access_operands(code, e)
-    if _has_scale(code, e):
-        return _exp_parts(code, e)
     expansion = _expansion(code, e)
     return children(e) if expansion is None else (expansion,)
 
@@ -139,44 +138,12 @@ def _lanes(code: Code, e: Lanes) -> Value:
 
 
 def _unary(code: Code, e: Unary) -> Value:
-    if _has_scale(code, e):
-        pairs = zip(*(_known(code, x).rows for x in _exp_parts(code, e)), strict=True)
-        r = _row(code, e, "f32")
-        return Value(tuple(_scale(r, p, k) for p, k in pairs), r.depth)
     expansion = _expansion(code, e)
     if expansion is not None:
         return _known(code, expansion)
     r = _row(code, e, e.x.dtype)
     emit = arith.UNARY[e.op]
     return Value(tuple(emit(r, x) for x in _known(code, e.x).rows), r.depth)
-
-
-def _has_scale(code: Code, e: Expr) -> bool:
-    """Is e an exp whose factor 2^k AVX-512 multiplies in one instruction? The bits are the same."""
-    return (
-        isinstance(e, Unary)
-        and e.op == "exp"
-        and e.dtype == "f32"
-        and e.shape[-1:] in ((16,), (32,), (64,))
-        and code.target.has("avx512f")
-    )
-
-
-def _exp_parts(code: Code, e: Expr) -> tuple[Expr, Expr]:
-    """exp as p·2^k."""
-    if e not in code.exponents:
-        code.exponents[e] = math.exp_as_product(e, code.target)
-    return code.exponents[e]
-
-
-def _scale(r: Row, p: str, k: str) -> str:
-    """p·2^k, rounded once, 16 lanes a time."""
-    if r.shape == (16,):
-        return r.put(
-            f"call {r.kind} @llvm.x86.avx512.mask.scalef.ps.512({r.kind} {p}, {r.kind} {k}, "
-            f"{r.kind} zeroinitializer, i16 -1, i32 4)"
-        )
-    return in_halves(r, _scale, p, k)
 
 
 def in_halves(r: Row, fn: Callable[..., str], *rows: str) -> str:
@@ -310,6 +277,9 @@ def _call(code: Code, e: Call) -> Value:
         r = Row(code, code.depth, e.dtype, e.shape[-1:])
         triples = zip(*(broadcast(code, a, e.shape) for a in e.args), strict=True)
         return Value(tuple(fma(r, *t) for t in triples), r.depth)
+    if e.fn == "transposed":
+        r = Row(code, code.depth, e.dtype, e.args[0].shape[-1:])
+        return Value(tuple(transpose(r, _known(code, e.args[0]).rows)), r.depth)
     return _dot(code, e)
 
 

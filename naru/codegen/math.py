@@ -4,11 +4,12 @@
 equal bit by bit; targets without fused multiply-add get another one, the same for all of them.
 Largest errors in ulp (f32 / f64), measured by tests/codegen/test_math.py:
 
-    exp 1 / 1    log 1 / 1    tanh 2 / 2    erf 1.5 / 1.5    pow 1 / 2
+    exp 1 / 1    log 1 / 1    tanh 7 / 2    erf 7 / 1.5    pow 1 / 2
     sin, cos 2 / 1 for |x| <= 1e6; far beyond, where pi/2 has too few digits here, the result is
     wrong but within [-1, 1] (from about 1e15 with fused multiply-add, 1e7 without)
 
-f16 and bf16 are computed in f32. Coefficients are minimax fits (Remez) made for this project.
+exp of an f32 is 0 where it is below 1.7e-38. f16 and bf16 are computed in f32. Coefficients are
+minimax fits made for this project.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import math
 from collections.abc import Callable
 
 from naru.codegen import math_double as double
-from naru.codegen.math_parts import SCALE, Arithmetic, as_float, bits, copy_sign, polynomial
+from naru.codegen.math_parts import Arithmetic, as_float, bits, copy_sign, polynomial
 from naru.dtypes import DTYPES, is_float
 from naru.ir.expr import Binary, Const, Expr, Splat, Unary
 from naru.ops import formula as f
@@ -61,40 +62,18 @@ _LN2_HIGH = 355 / 512  # 9 bits: a multiple of it by an integer below 2^15 is ex
 _LN2_LOW = LN2 - _LN2_HIGH
 _EXP = (0.4999999403953552, 0.16666515171527863, 0.041668083518743515, 0.00836935080587864,
         0.0013840463943779469)  # fmt: skip
-_EXPM1 = (0.5, 0.1666666567325592, 0.04166646674275398, 0.008333642035722733,
-          0.001393499318510294, 0.0001966573909157887)  # fmt: skip
-
-
-def _reduced(m: Arithmetic, x: Term) -> tuple[Term, Term, Term]:
-    """x = k·ln2 + r with |r| <= ln2/2: (k as float, k as i32, r). |x| <= 2^14."""
-    magic = 1.5 * 2**23
-    t = m.mad(x, _LOG2E, magic)
-    k = t - magic
-    r = m.mad(k, -_LN2_LOW, m.mad(k, -_LN2_HIGH, x))
-    return k, bits(t) - bits(Term(f.number(magic, "f32"))), r
-
-
-def exp_parts(m: Arithmetic, x: Term) -> tuple[Term, Term, Term]:
-    """exp(x) = p·2^k: p in f32, k as float and as i32, within -150..129."""
-    inside = f.minimum(f.maximum(x, -105.0), 90.0)
-    k, whole, r = _reduced(m, inside)
-    p = m.mad(m.mul(r, r), polynomial(m, r, _EXP), r) + 1.0
-    return p, k, whole
-
-
-def exp_as_product(e: Expr, target: Target) -> tuple[Expr, Expr]:
-    """exp of an f32 as p·2^k: p and k, both f32; the product overflows and underflows as exp."""
-    if not isinstance(e, Unary):
-        raise TypeError(f"expected exp, got {type(e).__name__}")
-    p, k, _ = exp_parts(_arithmetic(target), Term(e.x))
-    return p.expr, k.expr
 
 
 def _exp(m: Arithmetic, x: Term) -> Term:
-    p, _, k = exp_parts(m, x)
-    # In two steps: 2^k itself may be no float. p·2^(k/2) is exact, so there is one rounding.
-    half = k >> 1
-    return p * SCALE["f32"](half) * SCALE["f32"](k - half)
+    """2·p·2^(k-1) with x = k·ln2 + r: 2^k is no float for k = 128. Results below 1.7e-38 are 0, for
+    which k is such that the bits of 2^(k-1) are 0."""
+    x = f.minimum(f.maximum(x, -87.6), 89.0)
+    magic = 1.5 * 2**23  # its bits end in 23 zeros; added, it rounds to a whole number
+    t = m.mad(x, _LOG2E, magic)
+    k = t - magic
+    r = m.mad(k, -_LN2_LOW, m.mad(k, -_LN2_HIGH, x))
+    p = m.mad(m.mul(r, r), polynomial(m, r, _EXP), r)
+    return m.mad(p, 2.0, 2.0) * as_float((bits(t) << 23) + (126 << 23))
 
 
 _LOG = (0.3333331346511841, -0.2500017583370209, 0.20002229511737823, -0.16658906638622284,
@@ -120,36 +99,33 @@ def _log_edges(x: Term, result: Term) -> Term:
     return f.where(x > 0.0, result, at_most_zero)
 
 
-_TANH = (-0.33333316445350647, 0.13332544267177582, -0.0538475476205349, 0.02105071395635605,
-         -0.0062428489327430725)  # fmt: skip
+# tanh x / x and erf x / x as quotients of polynomials in x², up to where the result is 1
+_TANH = ((1.7567566633224487, 0.2100788652896881, 0.002938648918643594, -3.414275488466956e-05,
+          -1.873023336429469e-07, 2.675743793201235e-10, -3.4727169057058305e-13),
+         (1.7567567825317383, 0.7956638336181641, 0.03392661362886429, -5.311781023920048e-06,
+          -3.99210466639488e-06))  # fmt: skip
+_ERF = ((1.5553333759307861, 0.2530537545681, 0.07154876738786697, 0.004812123719602823,
+         0.0003886376798618585, 2.956289335998008e-06),
+        (1.3783783912658691, 0.6837224960327148, 0.15347814559936523, 0.019869515672326088,
+         0.0015191311249509454, 5.3645515436073765e-05))  # fmt: skip
+
+
+def _odd(
+    m: Arithmetic, x: Term, top: float, quotient: tuple[tuple[float, ...], tuple[float, ...]]
+) -> Term:
+    """x·P(x²)/Q(x²) within [-1, 1]; from |x| = `top` on it is ±1 (with fused multiply-add)."""
+    t = f.minimum(f.maximum(x, -top), top)
+    square = t * t
+    above, below = (polynomial(m, square, c) for c in quotient)
+    return f.minimum(f.maximum(t * above / below, -1.0), 1.0)
 
 
 def _tanh(m: Arithmetic, x: Term) -> Term:
-    """A polynomial near 0; else tanh |x| = d / (d + 2) with d = exp(2|x|) - 1."""
-    y = f.minimum(f.absolute(x), 9.5) * 2.0
-    _, k, r = _reduced(m, y)
-    small = m.mad(m.mul(r, r), polynomial(m, r, _EXPM1), r)
-    scale = SCALE["f32"](k)
-    d = m.mad(scale, small, scale - 1.0)
-    size = f.absolute(x)
-    square = size * size
-    near = m.mad(size * square, polynomial(m, square, _TANH), size)
-    return copy_sign(f.where(y > 1.1, d / (d + 2.0), near), x)
-
-
-_ERF_SMALL = (0.12837916612625122, -0.3761262893676758, 0.1128363236784935, -0.026856476441025734,
-              0.005195040721446276, -0.0008086567395366728, 8.173375681508332e-05)  # fmt: skip
-# log(erfc t) + t
-_ERF_LARGE = (0.0001764916378306225, -0.1295236051082611, -0.6333293914794922, -0.1082993671298027,
-              0.025131916627287865, -0.004175825044512749, 0.000435451976954937,
-              -2.118144402629696e-05)  # fmt: skip
+    return _odd(m, x, 8.9, _TANH)
 
 
 def _erf(m: Arithmetic, x: Term) -> Term:
-    t = f.minimum(f.absolute(x), 4.0)
-    near = m.mad(x, polynomial(m, x * x, _ERF_SMALL), x)
-    far = 1.0 - f.exp(polynomial(m, t, _ERF_LARGE) - t)
-    return f.where(t > 0.92, copy_sign(far, x), near)
+    return _odd(m, x, 3.88, _ERF)
 
 
 _SIN = (-0.1666666716337204, 0.008333379402756691, -0.00019853064441122115, 2.832509835570818e-06)
@@ -277,4 +253,4 @@ def _modulo(m: Arithmetic, a: Term, b: Term) -> Expr:
     return f.cast(double.modulo(m, f.cast(a, "f64"), f.cast(b, "f64")), a.dtype).expr
 
 
-__all__ = ["exp_as_product", "expansion", "has_rounding"]
+__all__ = ["expansion", "has_rounding"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from naru.codegen.math_parts import SCALE, Arithmetic, as_float, bits, copy_sign, polynomial
+from naru.codegen.math_parts import Arithmetic, as_float, bits, copy_sign, polynomial, scale
 from naru.ops import formula as f
 from naru.ops.formula import Term
 
@@ -38,7 +38,7 @@ def _exp(m: Arithmetic, x: Term) -> Term:
 def _scaled(p: Term, k: Term) -> Term:
     """p·2^k in two steps: 2^k itself may be no float."""
     half = k >> 1
-    return p * SCALE["f64"](half) * SCALE["f64"](k - half)
+    return p * scale(half) * scale(k - half)
 
 
 # atanh series: log(1+d) = 2s + s·z·P(z), s = d/(2+d), z = s²
@@ -75,8 +75,8 @@ def _tanh(m: Arithmetic, x: Term) -> Term:
     y = f.minimum(f.absolute(x), 20.0) * 2.0
     k, r = _reduced(m, y)
     small = m.mad(r * r, polynomial(m, r, _EXPM1), r)
-    scale = SCALE["f64"](k)
-    d = m.mad(scale, small, scale - 1.0)
+    unit = scale(k)
+    d = m.mad(unit, small, unit - 1.0)
     return copy_sign(d / (d + 2.0), x)
 
 
@@ -193,7 +193,7 @@ def power_for_single(m: Arithmetic, x: Term, y: Term) -> Term:
     log = m.mad(k, math.log(2.0), m.mad(s * z, polynomial(m, z, _LOG_SHORT), s * 2.0))
     t = _log_ends(x, log) * y
     k2, r = _reduced(m, f.minimum(f.maximum(t, -160.0), 160.0))
-    return (m.mad(r * r, polynomial(m, r, _EXP_SHORT), r) + 1.0) * SCALE["f64"](k2)
+    return (m.mad(r * r, polynomial(m, r, _EXP_SHORT), r) + 1.0) * scale(k2)
 
 
 def _log_ends(x: Term, log: Term) -> Term:

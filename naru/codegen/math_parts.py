@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from naru.ir.expr import Call, Expr
@@ -71,13 +71,6 @@ def copy_sign(size: Term, x: Term) -> Term:
     return as_float(bits(size) | (bits(x) & top))
 
 
-def _single_scale(k: Term) -> Term:
-    return as_float((k + 127) << 23)
-
-
-def _double_scale(k: Term) -> Term:
+def scale(k: Term) -> Term:
+    """2^k as an f64, k being within the range of normal exponents."""
     return as_float((k + 1023) << 52)
-
-
-# 2^k as a float, k being within the range of normal exponents
-SCALE: dict[str, Callable[[Term], Term]] = {"f32": _single_scale, "f64": _double_scale}

@@ -299,7 +299,7 @@ class _Writer:
                 args = ", ".join(self.text(a) for a in e.args)
                 if e.fn == "dot":
                     return f'tl.dot({args}, input_precision="ieee")'
-                return f"tl.fma({args})"
+                return f"tl.{'trans' if e.fn == 'transposed' else 'fma'}({args})"
             case Load():
                 return self.load(e)
             case Read():

@@ -123,13 +123,20 @@ PYTHON_OPERATORS: dict[str, Callable[[Value, Value], Value]] = {
     "lt": operator.lt, "le": operator.le, "eq": operator.eq,
     "ne": operator.ne, "gt": operator.gt, "ge": operator.ge,
 }  # fmt: skip
+
+
+def _larger(a: Value, b: Value) -> Value:
+    return np.select([a > b], [a], b)[()]
+
+
 FLOAT_BINARY: dict[str, Callable[[Value, Value], Value]] = {
     "div": lambda a, b: a / b, "floordiv": np.floor_divide, "mod": np.mod,
-    "min": np.minimum, "max": np.maximum,
+    "min": np.minimum, "max": np.maximum, "larger": _larger,
 }  # fmt: skip
 INTEGER_BINARY: dict[str, Callable[[np.ndarray, np.ndarray], Value]] = {
     "div": _truncated_div, "floordiv": _floordiv, "mod": _mod, "pow": _integer_power,
-    "min": np.minimum, "max": np.maximum, "shl": np.left_shift, "shr": np.right_shift,
+    "min": np.minimum, "max": np.maximum, "larger": np.maximum,
+    "shl": np.left_shift, "shr": np.right_shift,
 }  # fmt: skip
 
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 Shape: TypeAlias = tuple[int, ...]
 INT_MAX = 2**31 - 1  # an undeclared dim is 0..INT_MAX
 
-ARITHMETIC = ("add", "sub", "mul", "div", "floordiv", "mod", "min", "max", "pow")
+ARITHMETIC = ("add", "sub", "mul", "div", "floordiv", "mod", "min", "max", "larger", "pow")
 BITWISE = ("and", "or", "xor", "shl", "shr")  # on bool: logical
 COMPARE = ("lt", "le", "eq", "ne", "gt", "ge")
 FLOAT_UNARY = ("exp", "log", "tanh", "erf", "sqrt", "sin", "cos", "floor", "ceil", "round", "trunc")
 UNARY = (*FLOAT_UNARY, "neg", "abs", "not", "isnan", "bits")
 # Calls are the instructions that schedules tensorise to: name -> what it means (see interp.py).
-CALLS = ("fma", "dot")
+CALLS = {"fma": 3, "dot": 3, "transposed": 1}  # and how many operands they have
 
 
 def _fail(text: str) -> IRError:
@@ -266,7 +266,8 @@ class Reduce(metaclass=Interned):
 @node
 class Call(metaclass=Interned):
     """An instruction: fma(a, b, c) = a*b + c rounded once; dot(a, b, c) = a @ b + c for rank-2
-    tiles, where b may be in pair-interleaved form ([k/2, 2n]), as AMX and VNNI want it."""
+    tiles, where b may be in pair-interleaved form ([k/2, 2n]), as AMX and VNNI want it;
+    transposed(a) has the rows of a rank-2 tile as columns."""
 
     fn: str
     args: tuple[Expr, ...]
@@ -279,6 +280,8 @@ class Call(metaclass=Interned):
         shape: Shape = ()
         if self.fn == "dot":
             shape = self.args[2].shape
+        elif self.fn == "transposed":
+            shape = self.args[0].shape[::-1]
         else:
             for a in self.args:
                 shape = broadcast(shape, a.shape)

@@ -517,6 +517,8 @@ class Compiler:
                 return f"{tree}({e.op!r}, {e.dtype!r}, {names[e.x]})"
             case Call():
                 args = ", ".join(names[a] for a in e.args)
+                if e.fn == "transposed":
+                    return f"{args}.T.copy()"
                 if e.fn == "fma" and e.dtype == "f32" and not e.shape:
                     return f"{self._global(fma_f32)}({args})"
                 return f"{self._global(fma if e.fn == 'fma' else dot)}({args}, {e.dtype!r})"

@@ -23,7 +23,7 @@ from naru.ir.text_tensor import TensorPrinter
 
 CHUNK = 2**20  # elements that are computed at once, unless the result alone has more
 COMBINE: Mapping[str, np.ufunc] = {
-    "add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum,
+    "add": np.add, "mul": np.multiply, "min": np.minimum, "max": np.maximum, "larger": np.fmax,
     "and": np.bitwise_and, "or": np.bitwise_or,
 }  # fmt: skip
 

@@ -14,9 +14,10 @@ from naru.errors import IRError
 from naru.ir.expr import Const, Expr, Read, Var, free_vars, walk
 from naru.ir.graph import Layout
 
-COMBINE = ("add", "mul", "min", "max", "and", "or")
+COMBINE = ("add", "mul", "min", "max", "larger", "and", "or")
 IDENTITY: dict[str, float | bool] = {
-    "add": 0.0, "mul": 1.0, "min": float("inf"), "max": float("-inf"), "and": True, "or": False,
+    "add": 0.0, "mul": 1.0, "min": float("inf"), "max": float("-inf"),
+    "larger": float("-inf"), "and": True, "or": False,
 }  # fmt: skip
 
 
@@ -81,7 +82,7 @@ class Stage:
 
 def identity(combine: str, dtype: str) -> Const:
     """The neutral element of a reduction in a dtype."""
-    from_kind = {"min": ("hi",), "max": ("lo",)}
+    from_kind = ("min", "max", "larger")
     if dtype == "bool" or combine in ("and", "or"):
         return Const(combine in ("and", "min", "mul"), dtype)
     if dtype in ("f16", "bf16", "f32", "f64"):

@@ -50,11 +50,12 @@ from naru.ir.loop import Buffer
 from naru.ir.simplify import known, normal, sub
 from naru.ir.tensor import Tensor
 
-REDUCTIONS = ("add", "mul", "min", "max", "and", "or")
+REDUCTIONS = ("add", "mul", "min", "max", "larger", "and", "or")
+EXTREMES = ("min", "max", "larger")  # printed as calls
 # Names with a meaning of their own: a variable that is called so is printed as name_1.
 RESERVED = frozenset(
     {
-        *keyword.kwlist, *DTYPES, *UNARY, *CALLS, "min", "max", "select", "splat", "column",
+        *keyword.kwlist, *DTYPES, *UNARY, *CALLS, *EXTREMES, "select", "splat", "column",
         "lanes", "load", "store", "cast", "inf", "nan", "range", "parallel", "unroll", "get",
         "constant", "block",
         *(f"reduce_{op}" for op in REDUCTIONS),
@@ -254,7 +255,7 @@ class ExprPrinter:
 
     def _binary(self, e: Binary, want: str | None) -> tuple[int, list[Piece]]:
         a, b = wants((e.a, e.b), want if e.dtype == e.a.dtype else None)
-        if e.op in ("min", "max"):
+        if e.op in EXTREMES:
             return self._call(e.op, [(e.a, a, 0), (e.b, b, 0)])
         table = LOGICAL if e.dtype == "bool" and e.op in LOGICAL else OPERATORS
         symbol, own, left, right = table[e.op]
@@ -674,6 +675,7 @@ Function: TypeAlias = Callable[[ExprReader, list[ast.expr], "str | None"], Expr]
 FUNCTIONS: Mapping[str, tuple[int | None, Function]] = {
     "min": (2, _fn_extreme("min")),
     "max": (2, _fn_extreme("max")),
+    "larger": (2, _fn_extreme("larger")),
     "select": (3, _fn_select),
     "cast": (2, _fn_cast),
     "splat": (None, _fn_splat),
@@ -682,6 +684,7 @@ FUNCTIONS: Mapping[str, tuple[int | None, Function]] = {
     "load": (2, _fn_load),
     "fma": (3, _fn_instruction("fma")),
     "dot": (3, _fn_instruction("dot")),
+    "transposed": (1, _fn_instruction("transposed")),
 }
 EXPR_HANDLERS: Mapping[type[ast.expr], Callable[[ExprReader, Any, str | None], Expr]] = {
     ast.Constant: _read_number,

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from naru.dtypes import DTYPES, is_float, is_integer
 from naru.ir.expr import (
     BITWISE,
+    CALLS,
     COMPARE,
     Binary,
     Call,
@@ -116,12 +117,14 @@ def _reduce(e: Reduce) -> Iterator[str]:
 
 
 def _call(e: Call) -> Iterator[str]:
-    if len(e.args) != 3:
-        yield f"{e.fn}: expected 3 operands, found {len(e.args)}"
+    if len(e.args) != CALLS[e.fn]:
+        yield f"{e.fn}: expected {CALLS[e.fn]} operands, found {len(e.args)}"
     elif e.fn == "fma" and len({a.dtype for a in e.args}) > 1:
         yield f"fma: operands are {', '.join(a.dtype for a in e.args)}; cast to one dtype"
     elif e.fn == "dot":
         yield from _dot(*e.args)
+    elif e.fn == "transposed" and len(e.args[0].shape) != 2:
+        yield f"transposed: expected a tile of two dims, found {e.args[0].shape}"
 
 
 def _dot(a: Expr, b: Expr, c: Expr) -> Iterator[str]:

@@ -82,11 +82,12 @@ def _row(at: Sequence[Expr], axis: int) -> tuple[Expr, ...]:
 
 
 def lower_softmax(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
-    """Stages: maximum of the row, exp(x - maximum), their sum, the quotient."""
+    """Stages: maximum of the row, exp(x - maximum), their sum, the quotient. A NaN that the maximum
+    loses is in the sum."""
     x = ins[0]
     assert x is not None
     axis = axis_of("softmax", n.attr("axis", -1), len(x.shape))
-    top = reduce_stage(e, "softmax_max", x, (axis,), True, "max")
+    top = reduce_stage(e, "softmax_max", x, (axis,), True, "larger")
     power = e.stage(
         f"softmax_exp_{len(e.stages)}",
         x.shape,
@@ -98,7 +99,8 @@ def lower_softmax(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Te
         x.shape,
         lambda *at: (
             f.cast(
-                Term(Read(power, tuple(at))) / Term(Read(total, _row(at, axis))), n.type.dtype
+                Term(Read(power, tuple(at))) * (1.0 / Term(Read(total, _row(at, axis)))),
+                n.type.dtype,
             ).expr
         ),
     )
@@ -110,7 +112,7 @@ def lower_log_softmax(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequenc
     x = ins[0]
     assert x is not None
     axis = axis_of("log_softmax", n.attr("axis", -1), len(x.shape))
-    top = reduce_stage(e, "log_softmax_max", x, (axis,), True, "max")
+    top = reduce_stage(e, "log_softmax_max", x, (axis,), True, "larger")
     centred = e.stage(
         f"log_softmax_centred_{len(e.stages)}",
         x.shape,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from naru.ir.tensor import TensorFunction
 from naru.schedule.analysis import lanes_of
 from naru.schedule.contraction import find_contraction, schedule_contraction
-from naru.schedule.rows import row_steps
+from naru.schedule.rewrites import keep_terms
+from naru.schedule.rows import row_steps, schedule_terms, turn_steps
 from naru.schedule.steps import Schedule
 from naru.targets import Target
 
@@ -24,4 +25,12 @@ def default_schedule(tf: TensorFunction, target: Target) -> tuple[TensorFunction
         plan = find_contraction(out, reductions[0], lanes)
         if plan is not None:
             return schedule_contraction(tf, out, reductions[0], plan, target, lanes)
-    return tf, Schedule(tuple(row_steps(out, reductions, lanes)))
+    for stage in reductions:
+        found = keep_terms(tf, stage)
+        if found is not None:
+            return schedule_terms(*found, stage.tensor.name, lanes)
+    if not reductions:
+        steps = turn_steps(out, lanes)
+        if steps is not None:
+            return tf, Schedule(tuple(steps))
+    return tf, Schedule(tuple(row_steps(out, [s for s in tf.stages if s is not out], lanes)))

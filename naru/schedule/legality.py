@@ -30,13 +30,15 @@ from naru.schedule.tensorize import get_instruction
 @dataclass
 class Nest:
     """What the schedule says about one stage. `order`: its loops, outermost first; `kinds`: those
-    that are unrolled, vectorised or parallel; `at`: (consumer, loop), None for a result."""
+    that are unrolled, vectorised or parallel; `at`: (consumer, loop), None for a result;
+    `in_result`: it is kept in the consumer's memory."""
 
     stage: Stage
     splits: dict[str, Split] = field(default_factory=dict[str, Split])
     order: list[str] = field(default_factory=list[str])
     kinds: dict[str, str] = field(default_factory=dict[str, str])
     at: tuple[str, str] | None = None
+    in_result: bool = False
     rfactor: Rfactor | None = None
     tensorize: Tensorize | None = None
 
@@ -120,7 +122,9 @@ def _take_step(nest: Nest, step: Step) -> None:
         case Unroll(loop=loop) | Vectorize(loop=loop) | Parallel(loop=loop):
             _take_kind(nest, step, loop)
         case ComputeAt():
-            nest.at = (step.consumer, step.loop)
+            if step.memory not in ("", "result"):
+                raise ScheduleError(f"{step}: expected '' or 'result' for the memory")
+            nest.at, nest.in_result = (step.consumer, step.loop), step.memory == "result"
         case Rfactor(axis=axis):
             _expect_loop(nest, axis, step)
             if axis not in nest.reductions:
@@ -242,6 +246,8 @@ def _check_place(nest: Nest, nests: Mapping[str, Nest], results: set[str]) -> No
             hint=f"the loops are {consumer.order}, and '' stands for all of them",
         )
     depth = _depth(consumer, loop)
+    if nest.in_result:
+        _check_in_result(nest, consumer, results)
     lanes = [x for x in consumer.order[:depth] if consumer.kinds.get(x) == "vectorize"]
     if lanes:
         raise ScheduleError(f"{place}: {lanes[0]!r} is vectorised, so a tile is needed at once")
@@ -253,6 +259,20 @@ def _check_place(nest: Nest, nests: Mapping[str, Nest], results: set[str]) -> No
             raise ScheduleError(
                 f"{place}: {reader.name!r} reads it too, and is not computed inside"
             )
+
+
+def _check_in_result(nest: Nest, consumer: Nest, results: set[str]) -> None:
+    """The result makes each of its elements of the one that stands in its place."""
+    place = f"compute_at({nest.name!r}, {consumer.name!r}, memory 'result')"
+    stage, out = nest.stage, consumer.stage
+    if consumer.name not in results or stage.combine is not None:
+        raise ScheduleError(f"{place}: expected a plain stage and the stage of a result")
+    if stage.tensor.dtype != out.tensor.dtype:
+        raise ScheduleError(f"{place}: {stage.tensor.dtype} in memory of {out.tensor.dtype}")
+    at = tuple(a.var for a in out.axes)
+    same = [a.extent for a in stage.axes] == [a.extent for a in out.axes]
+    if not same or any(r.index != at for r in reads(out.value) if r.tensor is stage.tensor):
+        raise ScheduleError(f"{place}: expected it to be read at the result's own place only")
 
 
 def _depth(nest: Nest, loop: str) -> int:

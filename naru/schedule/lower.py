@@ -53,7 +53,7 @@ class Env:
 
 @dataclass(frozen=True)
 class Local:
-    """A stage computed on the stack: element i of the tensor is buffer[i - origin]."""
+    """A stage on the stack or in a result's memory: element i of it is buffer[i - origin]."""
 
     buffer: Buffer
     origin: tuple[Expr, ...]
@@ -290,14 +290,16 @@ class Lowering:
         origin: dict[str, Expr] = {}
         extent: dict[str, Expr] = {a.var.name: a.extent for a in stage.reduction}
         valid: dict[str, Expr] = {}
-        for a, at in zip(stage.axes, self.axis_map(nest, consumer), strict=True):
+        for k, (a, at) in enumerate(zip(stage.axes, self.axis_map(nest, consumer), strict=True)):
             name = a.var.name
+            if at == WHOLE and nest.in_result:
+                self.check_closed(nest, consumer, consumer.stage.axes[k].var.name, env)
             if at == WHOLE:
                 origin[name], extent[name], count = Const(0), a.extent, None
             else:
                 origin[name] = self.place(consumer, at, env)
                 extent[name], count = self.remaining(consumer, at, env)
-            if known(extent[name]) is None:
+            if known(extent[name]) is None and not nest.in_result:
                 raise ScheduleError(
                     f"compute_at({nest.name!r}): axis {name!r} has no constant extent there",
                     hint=f"split {at!r} of {consumer.name!r} and go inside its outer loop",
@@ -307,6 +309,8 @@ class Lowering:
         here = Env(extent, valid=valid, origin=origin)
         at_origin = tuple(origin[a.var.name] for a in stage.axes)
         self.locals.pop(stage.tensor, None)
+        if nest.in_result:
+            return self.fill_result(nest, consumer, here)
         sizes = tuple(extent[a.var.name] for a in stage.axes) or (Const(1),)
         if stage.combine is None:
             sizes = (*sizes[:-1], _skewed(sizes[-1], stage.tensor.dtype))
@@ -358,7 +362,12 @@ class Lowering:
                 if not all(isinstance(i, Var) and i in names for i in r.index):
                     return None
                 found.append([outer[names[i]] for i in r.index if isinstance(i, Var)])
-        return found[0] if found and all(m == found[0] for m in found) else None
+        if not found or any(m is None for m in found):
+            return None
+        # What one reader needs whole is computed whole.
+        columns = [set(c) for c in zip(*(m for m in found if m is not None), strict=True)]
+        whole = [WHOLE if WHOLE in c else c.pop() if len(c) == 1 else "" for c in columns]
+        return whole if all(whole) else None
 
     def fill_tile(self, nest: Nest, buffer: Buffer, env: Env) -> list[Stmt]:
         """A plain stage on the stack: a copy of an operand's tile."""
@@ -370,6 +379,29 @@ class Lowering:
             return [self.store(buffer, index, value, e.lane)]
 
         return self.open_loops(nest, nest.order, env, fill)
+
+    def check_closed(self, nest: Nest, consumer: Nest, axis: str, env: Env) -> None:
+        """A round of an open loop must not fill again what an earlier one has finished."""
+        if self.remaining(consumer, axis, env)[0] is not consumer.axes[axis].extent:
+            raise ScheduleError(
+                f"compute_at({nest.name!r}): all of {axis!r} is needed there, inside of its loop",
+                hint=f"place it outside of the loops of {axis!r}",
+            )
+
+    def fill_result(self, nest: Nest, consumer: Nest, env: Env) -> list[Stmt]:
+        """A plain stage in the memory of the result that is made of it."""
+        buffer = self.buffers[consumer.stage.tensor]
+        begin = self.origin or (Const(0),) * len(nest.stage.axes)
+
+        def fill(e: Env) -> list[Stmt]:
+            at = self.substitution(nest, e)
+            value = self.value(nest.stage.value, at, e.lane)
+            index = tuple(add(at[a.var], o) for a, o in zip(nest.stage.axes, begin, strict=True))
+            return [self.store(buffer, index, value, e.lane, inside=True)]
+
+        body = self.open_loops(nest, nest.order, env, fill)
+        self.locals[nest.stage.tensor] = Local(buffer, tuple(sub(Const(0), o) for o in begin))
+        return body
 
     def reduce_tile(self, nest: Nest, buffer: Buffer, env: Env) -> list[Stmt]:
         stage = nest.stage

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from naru.ir.simplify import known
-from naru.ir.tensor import Stage, Tensor, reads
+from naru.dtypes import DTYPES
+from naru.ir.expr import Read, Var
+from naru.ir.loop import Buffer
+from naru.ir.simplify import free_of, known
+from naru.ir.tensor import Stage, Tensor, TensorFunction, reads
 from naru.schedule.analysis import (
     VIRTUAL_LANES,
     access,
@@ -11,24 +14,97 @@ from naru.schedule.analysis import (
     lane_sizes,
     share,
 )
-from naru.schedule.steps import ComputeAt, Order, Rfactor, Split, Step, Unroll, Vectorize
+from naru.schedule.steps import ComputeAt, Order, Rfactor, Schedule, Split, Step, Unroll, Vectorize
+from naru.schedule.vector import Grid, Lane, contiguous_base
 
 
-def row_steps(out: Stage, reductions: list[Stage], lanes: int) -> list[Step]:
-    """Lanes along the result's last axis; reductions over contiguous axes in virtual lanes."""
+def schedule_terms(
+    tf: TensorFunction, terms: Stage, name: str, lanes: int
+) -> tuple[TensorFunction, Schedule]:
+    """Rows whose terms (see `keep_terms`) are kept in the result's memory, which is made of them.
+    `name`: the reduction of the terms."""
+    out = next(s for s in tf.stages if s.tensor in tf.outputs)
+    steps = row_steps(out, [s for s in tf.stages if s is not out], lanes)
+    place = next(s for s in steps if isinstance(s, ComputeAt) and s.stage == name)
+    steps.append(ComputeAt(terms.tensor.name, out.tensor.name, place.loop, "result"))
+    steps += _lane_steps(terms, lanes, 4)
+    return tf, Schedule(tuple(steps), ("direct", f"terms {name}"))
+
+
+def _lane_steps(stage: Stage, lanes: int, vectors: int) -> list[Step]:
+    """The stage's last axis in lanes, several vectors a round where it has as many elements."""
+    name, last = stage.tensor.name, stage.axes[-1]
+    n, extent = last.var.name, known(last.extent)
+    width = vectors * lanes if extent is None or extent >= vectors * lanes else lanes
+    return [
+        Split(name, n, lane_sizes(extent, width, lanes)),
+        Split(name, f"{n}.i", (lanes,)),
+        Unroll(name, f"{n}.i.o"),
+        Vectorize(name, f"{n}.i.i"),
+    ]
+
+
+def turn_steps(out: Stage, lanes: int) -> list[Step] | None:
+    """Square tiles of the last two axes where an operand lies the other way round: its rows are
+    loaded and turned in registers. Two tiles side by side, so that they use whole cache lines. None
+    where no operand does."""
     name = out.tensor.name
+    if lanes < 4 or len(out.axes) < 2 or DTYPES[out.tensor.dtype].bits < 32:
+        return None
+    rows, columns = out.axes[-2:]
+    kinds = {turned(r, rows.var, columns.var, lanes) for r in reads(out.value)}
+    if "turned" not in kinds or "gather" in kinds:
+        return None
+    steps: list[Step] = []
+    m, n = rows.var.name, columns.var.name
+    steps.append(Split(name, m, _parts(known(rows.extent), 2 * lanes)))
+    steps.append(Split(name, f"{m}.i", _parts(known(rows.extent), lanes)))
+    steps.append(Split(name, n, _parts(known(columns.extent), lanes)))
+    steps += [Unroll(name, f"{m}.i.o"), Vectorize(name, f"{m}.i.i"), Vectorize(name, f"{n}.i")]
+    order = [*(a.var.name for a in out.axes[:-2]), f"{m}.o", f"{n}.o", f"{m}.i.o", f"{m}.i.i"]
+    steps.append(Order(name, (*order, f"{n}.i")))
+    return [*steps, *share(out, order[:-2], steps)]
+
+
+def _parts(extent: int | None, size: int) -> tuple[int, ...]:
+    """Whole tiles, and one of what is left; of an extent that is not known, tiles of one."""
+    if extent is None:
+        return (size, 1)
+    whole, rest = divmod(extent, size)
+    return (*((size,) if whole or not rest else ()), *((rest,) if rest else ()))
+
+
+def turned(r: Read, row: Var, column: Var, lanes: int) -> str:
+    """How a read moves over a tile: "turned" where neighbours in a column of the tile lie side by
+    side in memory, "gather" where a tile cannot be read at once, else "plain"."""
+    along = [v for v in (row, column) if not all(free_of(i, v) for i in r.index)]
+    if len(along) < 2:
+        return "plain"
+    buffer = Buffer(r.tensor.name, r.tensor.dtype, r.tensor.shape)
+    down, across = Lane(row, lanes), Lane(column, lanes)
+    if contiguous_base(buffer, r.index, Grid(down, across)) is not None:
+        return "plain"
+    turn = contiguous_base(buffer, r.index, Grid(across, down))
+    return "gather" if turn is None else "turned"
+
+
+def row_steps(out: Stage, others: list[Stage], lanes: int) -> list[Step]:
+    """Lanes along the result's last axis; reductions over contiguous axes in virtual lanes.
+    `others`: the stages that the result is made of."""
+    by_tensor = {s.tensor: s for s in others}
+    reductions = [s for s in others if s.combine is not None]
+    positions = [through(s, out, by_tensor) for s in reductions]
     steps: list[Step] = []
     order = [a.var.name for a in out.axes]
     if order:
-        last = out.axes[-1]
-        n, extent = last.var.name, known(last.extent)
-        width = 4 * lanes if not reductions and (extent is None or extent >= 4 * lanes) else lanes
-        steps.append(Split(name, n, lane_sizes(extent, width, lanes)))
-        steps += [Split(name, f"{n}.i", (lanes,)), Unroll(name, f"{n}.i.o")]
-        steps.append(Vectorize(name, f"{n}.i.i"))
+        n = out.axes[-1].var.name
+        # A reduction in the same lanes has its accumulators in registers.
+        steps += _lane_steps(out, lanes, 1 if any(len(order) - 1 in p for p in positions) else 4)
         order = [*order[:-1], f"{n}.o", f"{n}.i.o", f"{n}.i.i"]
-    by_tensor = {s.tensor: s for s in reductions}
-    placed = [_place_reduction(s, out, by_tensor, lanes) for s in reductions]
+    placed = [
+        _place_reduction(s, out, p, by_tensor, lanes)
+        for s, p in zip(reductions, positions, strict=True)
+    ]
     # Inside of the loop that a reduction is computed in, each thread would compute it.
     places = [s.loop for found in placed for s in found if isinstance(s, ComputeAt)]
     depth = min((order.index(x) + 1 if x in order else 0 for x in places), default=len(order) - 2)
@@ -36,9 +112,10 @@ def row_steps(out: Stage, reductions: list[Stage], lanes: int) -> list[Step]:
     return [*steps, *(s for found in placed for s in found)]
 
 
-def _place_reduction(s: Stage, out: Stage, stages: dict[Tensor, Stage], lanes: int) -> list[Step]:
+def _place_reduction(
+    s: Stage, out: Stage, positions: list[int], stages: dict[Tensor, Stage], lanes: int
+) -> list[Step]:
     inner = s.tensor.name
-    positions = through(s, out, stages)
     last = out.axes[-1].var.name if out.axes else ""
     along_lanes = bool(positions) and len(out.axes) - 1 in positions
     at = ""
@@ -56,14 +133,15 @@ def _place_reduction(s: Stage, out: Stage, stages: dict[Tensor, Stage], lanes: i
         steps.append(Order(inner, (*others, *loops, f"{axis}.o", f"{axis}.i")))
         return steps
     innermost = s.reduction[-1]
-    found = [r for r in reads(s.value) if r.tensor not in stages]
+    made = {t for t, other in stages.items() if other.combine is not None}
+    found = [r for r in reads(s.value) if r.tensor not in made]
     if any(access(r, innermost.var, VIRTUAL_LANES) == "contiguous" for r in found) or not found:
         steps.append(Rfactor(inner, innermost.var.name, VIRTUAL_LANES))
     return steps
 
 
 def through(s: Stage, out: Stage, stages: dict[Tensor, Stage]) -> list[int]:
-    """Out's axis for each axis of s, mapped through other reductions where only those read s."""
+    """Out's axis for each axis of s, mapped through other stages where only those read s."""
     direct = axis_positions(s, out)
     if direct is not None:
         return direct

@@ -63,11 +63,13 @@ class Parallel:
 @dataclass(frozen=True)
 class ComputeAt:
     """The stage is computed inside `loop` of `consumer` ('': before all loops), as much of it as is
-    needed there, on the stack."""
+    needed there, on the stack. `memory` "result": in the consumer's own memory, each element where
+    the one stands that the consumer makes of it."""
 
     stage: str
     consumer: str
     loop: str
+    memory: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from naru.errors import ScheduleError
 from naru.ir.expr import (
     Binary,
+    Call,
     Expr,
     Lanes,
     Load,
@@ -171,10 +172,23 @@ class _Rank2:
             if len(self.along[x]) < 2:
                 lane = self.lanes[min(self.along[x], default=0)]
                 self.done[x] = _vector_node(x, self.done, lane)
+            elif (turned := self.turned(x)) is not None:
+                self.done[x] = turned
             else:
                 spread = {c: self.spread(c) for c in children(x)}
                 self.done[x] = _vector_node(x, spread, self.grid)
         return self.spread(e)
+
+    def turned(self, x: Expr) -> Expr | None:
+        """A load whose rows lie where the grid has columns."""
+        if not isinstance(x, Load):
+            return None
+        grid = Grid(self.grid.columns, self.grid.rows)
+        base = contiguous_base(x.buffer, x.index, grid)
+        if base is None:
+            return None
+        mask = grid.mask_for(x.buffer, x.index)
+        return Call("transposed", (Load(x.buffer, base, grid.shape, mask),))
 
     def spread(self, e: Expr) -> Expr:
         """The value of e, one of rank 1 as a tile of rank 2."""

@@ -249,7 +249,7 @@ def test_select(dtype: str, target: Target) -> None:
 @pytest.mark.parametrize("lanes", [2, 8, 16, 32])
 def test_reduce(dtype: str, lanes: int, target: Target) -> None:
     at, buffers, (x,) = operands(dtype, 1, lanes)
-    ops = ("and", "or") if dtype == "bool" else ("add", "mul", "min", "max")
+    ops = ("and", "or") if dtype == "bool" else ("add", "mul", "min", "max", "larger")
     results: list[Expr] = [Splat(Reduce(op, x), (lanes,)) for op in ops]
     check(elementwise("reduce", results, buffers, lanes, at), [values(dtype, 14)], target)
 
@@ -289,6 +289,24 @@ def test_rank_two_tiles(dtype: str, target: Target) -> None:
         Store(y, (index(1), index(2)), Binary(op, tile, Load(x, (index(0), index(0)), (4, 6)))),
     )
     check(Func("tiles", (x, y), body), [values(dtype, 18)], target)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f64", "i8", "bool"])
+@pytest.mark.parametrize(
+    "shape", [(4, 4), (8, 8), (4, 8), (8, 4), (16, 16), (3, 8), (8, 1), (12, 4)]
+)
+def test_transposed(shape: tuple[int, int], dtype: str, target: Target) -> None:
+    rows, columns = shape
+    x = Buffer("x", dtype, (index(rows), index(columns + 3)))
+    y = Buffer("y", dtype, (index(columns), index(rows)))
+    tile = Load(x, (index(0), index(2)), shape)
+    func = Func("turn", (x, y), (Store(y, (index(0), index(0)), Call("transposed", (tile,))),))
+    given = np.resize(values(dtype, 21), (rows, columns + 3))
+    got, want = (np.zeros((columns, rows), given.dtype) for _ in range(2))
+    interp.run(func, [given, want])
+    np.testing.assert_array_equal(want, given[:, 2 : 2 + columns].T)
+    Native(func, target)(given, got)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("group", [1, 2, 4])

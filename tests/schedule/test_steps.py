@@ -136,14 +136,33 @@ def f(x: f32[8, 24]):
 TWO_PLACES = """
 def f(x: f32[8, 8]):
     R[i: 8] = add[k: 8](x[i, k])
-    S[i: 8] = add[k: 8](R[k] * x[i, k])
-    y[i: 8] = R[i] + S[i]
+    y[i: 8, j: 8] = R[i] + R[j]
     return y
 """
 SHIFTED = """
 def f(x: f32[8, 8]):
     R[i: 8] = add[k: 8](x[i, k])
     y[i: 4] = R[i + 1]
+    return y
+"""
+KEPT = """
+def f(x: f32[8, 8]):
+    E[i: 8, j: 8] = exp(x[i, j])
+    S[i: 8] = add[k: 8](E[i, k])
+    y[i: 8, j: 8] = E[i, j] / S[i]
+    return y
+"""
+MOVED = """
+def f(x: f32[8, 8]):
+    E[i: 8, j: 8] = exp(x[i, j])
+    y[i: 8, j: 8] = E[j, i] + E[i, j]
+    return y
+"""
+COLUMNS = """
+def f(x: f32[8, 8]):
+    E[i: 8, j: 8] = exp(x[i, j])
+    S[j: 8] = add[k: 8](E[k, j])
+    y[i: 8, j: 8] = E[i, j] / S[j]
     return y
 """
 LARGE = """
@@ -227,11 +246,19 @@ REFUSED = [
     ("compute_at('R', 'y', 'i')", TWO_RESULTS, "'z' reads it too, and is not computed inside"),
     ("compute_at('R', 'y', '')", SYMBOLIC, "axis 'i' has no constant extent there"),
     (
-        "compute_at('R', 'y', 'i'); compute_at('S', 'y', 'i')",
+        "compute_at('R', 'y', 'i')",
         TWO_PLACES,
         "not read at plain axes of 'y', the same ones wherever it is read",
     ),
     ("compute_at('R', 'y', 'i')", SHIFTED, "it is not read at plain axes of 'y'"),
+    ("compute_at('E', 'y', 'i', 'there')", KEPT, "expected '' or 'result' for the memory"),
+    ("compute_at('R', 'y', 'i', 'result')", PRODUCT, "expected a plain stage and the stage of"),
+    ("compute_at('E', 'y', 'i', 'result')", MOVED, "to be read at the result's own place only"),
+    (
+        "compute_at('E', 'y', 'i', 'result'); compute_at('S', 'y', 'i')",
+        COLUMNS,
+        "all of 'i' is needed there, inside of its loop",
+    ),
     ("compute_at('R', 'y', '')", LARGE, "takes 1200000 bytes of stack, expected at most 1048576"),
     ("", REDUCED_RESULT, "stage 'y' is a result and a reduction\n  try: rewrites.end_plainly"),
     ("", READ_RESULT, "stage 'y' is a result, and 'z' reads it"),
