@@ -29,8 +29,8 @@ class Target:
     """One instruction set with its register file and the cache sizes that schedules assume.
 
     `features` are LLVM's names; `vector_bits` is the width of a vector register, `registers` their
-    number; `l1` and `l2` are bytes of data cache one core has to itself (the smallest among the
-    CPUs the row stands for: a schedule that fits there fits everywhere).
+    number; `l1` and `l2` are bytes of data cache one core has to itself, on nearly all CPUs the row
+    stands for (of those with AVX2, Intel's before 2021 have half of that L2).
     """
 
     name: str
@@ -132,7 +132,7 @@ TARGETS: dict[str, Target] = {
         # Skylake-X has the smallest caches. Of all scheduling models, Sapphire Rapids' is the one
         # under which LLVM keeps 12x2, 14x2 and 9x3 tiles of accumulators free of spills.
         _x86("x86-64-avx512", "x86-64-v4", "sapphirerapids", _AVX512, 512, 32 * _KIB, 1280 * _KIB),
-        _x86("x86-64-avx2", "x86-64-v3", "haswell", _AVX2, 256, 32 * _KIB, 256 * _KIB),
+        _x86("x86-64-avx2", "x86-64-v3", "haswell", _AVX2, 256, 32 * _KIB, 512 * _KIB),
         _x86("x86-64-baseline", "x86-64", "haswell", _SSE2, 128, 32 * _KIB, 256 * _KIB),
         Target(
             name="aarch64-neon",

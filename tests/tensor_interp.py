@@ -157,6 +157,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "mod": _mod,
     "min": np.minimum,
     "max": np.maximum,
+    "larger": np.fmax,
     # On arrays: numpy takes a square root of scalars instead, which is wrong for -inf.
     "pow": lambda a, b: np.power(np.atleast_1d(a), np.atleast_1d(b))[0],
     "and": lambda a, b: a & b,

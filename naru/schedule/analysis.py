@@ -7,7 +7,7 @@ from naru.ir.expr import Expr, Read, Var, walk
 from naru.ir.loop import Buffer
 from naru.ir.simplify import add, free_of, known, mul, substitute
 from naru.ir.tensor import Stage, Tensor, TensorFunction, reads
-from naru.schedule.steps import Parallel, Split, Step
+from naru.schedule.steps import Parallel, Split, Step, Unroll, Vectorize
 from naru.schedule.vector import Lane, contiguous_base
 from naru.targets import Target
 
@@ -56,6 +56,27 @@ def lane_sizes(extent: int | None, tile: int, lanes: int) -> tuple[int, ...]:
     return (
         (tile,) if not rest or covered == tile else (tile, covered) if extent > tile else (covered,)
     )
+
+
+def lane_steps(stage: Stage, lanes: int, vectors: int) -> list[Step]:
+    """The stage's last axis in lanes, several vectors a round where it has as many elements."""
+    name, last = stage.tensor.name, stage.axes[-1]
+    n, extent = last.var.name, known(last.extent)
+    width = vectors * lanes if extent is None or extent >= vectors * lanes else lanes
+    return [
+        Split(name, n, lane_sizes(extent, width, lanes)),
+        Split(name, f"{n}.i", (lanes,)),
+        Unroll(name, f"{n}.i.o"),
+        Vectorize(name, f"{n}.i.i"),
+    ]
+
+
+def whole_and_rest(extent: int | None, size: int) -> tuple[int, ...]:
+    """Whole tiles, and one of what is left; of an extent that is not known, tiles of one."""
+    if extent is None:
+        return (size, 1)
+    whole, rest = divmod(extent, size)
+    return (*((size,) if whole or not rest else ()), *((rest,) if rest else ()))
 
 
 def share(out: Stage, loops: list[str], steps: list[Step]) -> list[Step]:

@@ -2,7 +2,9 @@
 
 A tile of `rows` × `vectors` accumulators lives in registers while the whole reduction passes; rows
 may come from two axes (the pixels of several image lines). Tiles run n.o, then m.o inside, so that
-a panel of weights is fetched once while the rows of the other operand, in L2, pass by.
+a panel of weights is fetched once while the rows of the other operand, in L2, pass by. Where those
+of a matrix product are more than L2 holds, they pass in blocks, for each of which all panels are
+fetched; where the weights are too many for that, in blocks of columns.
 """
 
 from __future__ import annotations
@@ -10,15 +12,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from naru.ir.expr import Binary, Read, Var, walk
-from naru.ir.simplify import free_of, known
+from naru.ir.simplify import free_of, known, prod
 from naru.ir.tensor import Stage, TensorFunction, reads
 from naru.schedule.analysis import (
     VIRTUAL_LANES,
     access,
     axis_positions,
     lane_sizes,
+    lane_steps,
     share,
+    whole_and_rest,
 )
+from naru.schedule.rewrites import copy_operand
 from naru.schedule.split_sums import split_sum
 from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Unroll, Vectorize
 from naru.targets import Target
@@ -28,6 +33,10 @@ UNROLL_LIMIT = 8  # a reduction loop this short is unrolled
 # Cycles that a row of a tile costs for one step of k, beside its multiply-adds: its operand comes
 # from L1, or from far, where fewer rows (wider tiles) keep it in L1 while the columns pass.
 NEAR_ROW, FAR_ROW = 0.06, 0.1
+PAGES = 64  # whose addresses a core has at hand
+COPY_FROM = 96  # rows that use an operand, for which a dense copy of it pays
+MOST_COPIED = 2**19  # bytes of stack
+FEW_WEIGHTS = 8  # times L2: so many may be fetched again for each block of rows
 
 
 @dataclass(frozen=True)
@@ -149,20 +158,72 @@ def rows_are_far(out: Stage, stage: Stage, plan: Contraction, target: Target) ->
     return m * k * 4 > target.l2 * 0.4
 
 
-def block_columns(
+@dataclass(frozen=True)
+class Blocks:
+    """What passes at a time: so many columns, or rows; None where all do."""
+
+    columns: int | None = None
+    rows: int | None = None
+
+
+def choose_blocks(
     out: Stage, stage: Stage, plan: Contraction, tile: Tile, target: Target, lanes: int
-) -> int | None:
-    """Columns whose weights fill L2 while all rows pass, where the rows' operand does not fit there
-    and would have to be fetched again for every panel; None where one pass over n will do."""
+) -> Blocks:
+    """The blocks of a matrix product, such that what is used again stays in L2; all at a time for
+    other sums."""
     if plan.m is None or len(stage.reduction) != 1 or not (plan.shared and plan.product):
-        return None
+        return Blocks()
     m, n = known(out.axes[plan.m].extent), known(out.axes[plan.n].extent)
     k = known(stage.reduction[0].extent)
-    width = tile.vectors * lanes
-    if m is None or n is None or k is None or m < 2 * tile.rows or m * k * 4 <= target.l2 * 0.8:
-        return None
+    if m is None or n is None or k is None or m < 2 * tile.rows:
+        return Blocks()
+    # Bytes: of the rows, of the weights, of a panel of them.
+    taken, weights, width = m * k * 4, n * k * 4, tile.vectors * lanes
+    if known(lane_operand(out, stage, plan).tensor.shape[-1]) != VIRTUAL_LANES:
+        # Not in panels: rows of the lane operand cross all columns, and each may be on a page of
+        # its own, so a few rows of the result meet all of it.
+        if weights <= target.l2 * 0.75:
+            return Blocks(rows=tile.rows if plan.p is None else None)
+        return Blocks(columns=_fitting_columns(n, k, width, target))
+    if taken > target.l2 * 0.8 and weights > target.l2 * FEW_WEIGHTS:
+        return Blocks(columns=_fitting_columns(n, k, width, target))
+    large = weights <= target.l2 * 0.75 and m * (k + n) * 4 > target.l2
+    if plan.p is not None or not (large or taken > target.l2 * 0.8):
+        return Blocks()
+    room = target.l2 * 0.8 - 2 * width * k * 4
+    rows = max(8, int(room / ((k + n) * 4)) // tile.rows) * tile.rows
+    return Blocks(rows=rows if rows < m else None)
+
+
+def _fitting_columns(n: int, k: int, width: int, target: Target) -> int | None:
     columns = max(width, int(target.l2 * 0.4) // (k * 4) // width * width)
     return columns if columns < n else None
+
+
+def lane_operand(out: Stage, stage: Stage, plan: Contraction) -> Read:
+    """The read that moves with the lanes."""
+    name = _stage_axis(stage, out, plan.n)
+    lane = next(a.var for a in stage.axes if a.var.name == name)
+    return next(r for r in reads(stage.value) if not all(free_of(i, lane) for i in r.index))
+
+
+def is_scattered(out: Stage, stage: Stage, plan: Contraction) -> bool:
+    """Do the rows of the lane operand lie so far apart that each is on a page of its own, and is
+    there enough to do with them that a copy, which is dense, is worth it?"""
+    if plan.m is None or len(stage.reduction) != 1 or not (plan.shared and plan.product):
+        return False
+    r = lane_operand(out, stage, plan)
+    k, m = stage.reduction[0], known(out.axes[plan.m].extent)
+    size, n = known(k.extent), known(out.axes[plan.n].extent)
+    plain = all(isinstance(i, Var) for i in r.index) and len(set(r.index)) == len(r.index)
+    once = sum(other.tensor is r.tensor for other in reads(stage.value)) == 1
+    if not (plain and once and k.var in r.index and m and n and size):
+        return False
+    pitch = known(prod(r.tensor.shape[r.index.index(k.var) + 1 :]))
+    if pitch is None or r.index[-1] is k.var:
+        return False
+    far = pitch >= 2 * n and size * pitch * 4 > PAGES * 4096
+    return far and m >= COPY_FROM and size * n * 4 <= MOST_COPIED
 
 
 def _stage_axis(stage: Stage, out: Stage, position: int | None) -> str | None:
@@ -180,6 +241,11 @@ def schedule_contraction(
     tf: TensorFunction, out: Stage, stage: Stage, plan: Contraction, target: Target, lanes: int
 ) -> tuple[TensorFunction, Schedule]:
     """n.o, p.o, m.o around a register tile; the reduction's loops outside the tile's."""
+    copied: tuple[str, ...] = ()
+    if is_scattered(out, stage, plan):
+        operand = lane_operand(out, stage, plan).tensor
+        tf, copied = copy_operand(tf, stage, operand, "A"), (f"copy {operand.name}",)
+        stage = next(s for s in tf.stages if s.tensor is stage.tensor)
     m = 1 if plan.m is None else known(out.axes[plan.m].extent)
     p = None if plan.p is None else known(out.axes[plan.p].extent)
     if plan.product and plan.shared:
@@ -188,59 +254,68 @@ def schedule_contraction(
         tile = choose_tile(m, n, target, lanes, p=p, row_cost=row_cost)
     else:
         tile = Tile(min(4, m or 4), max(1, VIRTUAL_LANES // lanes))
-    columns = block_columns(out, stage, plan, tile, target, lanes)
-    order = _loop_order(out, plan, tile, columns)
-    steps = _result_steps(out, plan, tile, lanes, columns)
+    blocks = choose_blocks(out, stage, plan, tile, target, lanes)
+    order = _loop_order(out, plan, tile, blocks)
+    steps = _result_steps(out, plan, tile, lanes, blocks)
     steps.append(Order(out.tensor.name, tuple(order)))
-    outside = [x for x in order if not _in_tile(x, out, plan, columns)]
+    outside = [x for x in order if not _in_tile(x, out, plan, blocks)]
     steps += share(out, outside, steps)
     steps.append(ComputeAt(stage.tensor.name, out.tensor.name, outside[-1]))
     lane, rows = _tile_axes(out, stage, plan, tile)
+    if copied:
+        made = next(s for s in tf.stages if s.tensor.name == "A")
+        tiled = (plan.n, plan.m, plan.p)
+        around = ["", *(a.var.name for k, a in enumerate(out.axes) if k not in tiled)]
+        steps.append(ComputeAt("A", out.tensor.name, around[-1]))
+        steps += lane_steps(made, lanes, 4)
     split = split_sum(tf, stage) if plan.product else None
     if split is None:
         steps += _tile_steps(stage, lane, rows, lanes, *_sum_loops(stage, product=plan.product))
-        return tf, Schedule(tuple(steps))
+        return tf, Schedule(tuple(steps), copied or ("direct",))
     new, whole, parts = split
     passes = [a.var.name for a in whole.reduction]
     steps += _tile_steps(whole, lane, rows, lanes, passes, [])
     steps.append(ComputeAt(parts.tensor.name, whole.tensor.name, passes[-1]))
     steps += _tile_steps(parts, lane, rows, lanes, *_sum_loops(parts, product=True))
-    return new, Schedule(tuple(steps), ("direct", f"parts {stage.tensor.name}"))
+    return new, Schedule(tuple(steps), (*(copied or ("direct",)), f"parts {stage.tensor.name}"))
 
 
-def _names(out: Stage, plan: Contraction, columns: int | None) -> tuple[str, str, str]:
-    """The result's axes n (inside its block, if blocked), m and p; empty where there is none."""
+def _names(out: Stage, plan: Contraction, blocks: Blocks) -> tuple[str, str, str]:
+    """The result's axes n and m, inside their blocks if blocked, and p; "" where there is none."""
     n = out.axes[plan.n].var.name
     m = "" if plan.m is None else out.axes[plan.m].var.name
     p = "" if plan.p is None else out.axes[plan.p].var.name
-    return f"{n}.i" if columns else n, m, p
+    return f"{n}.i" if blocks.columns else n, f"{m}.i" if blocks.rows else m, p
 
 
-def _in_tile(loop: str, out: Stage, plan: Contraction, columns: int | None) -> bool:
-    n, m, p = _names(out, plan, columns)
+def _in_tile(loop: str, out: Stage, plan: Contraction, blocks: Blocks) -> bool:
+    n, m, p = _names(out, plan, blocks)
     return loop in (f"{n}.i.o", f"{n}.i.i", f"{m}.i", f"{p}.i")
 
 
-def _loop_order(out: Stage, plan: Contraction, tile: Tile, columns: int | None) -> list[str]:
-    n, m, p = _names(out, plan, columns)
+def _loop_order(out: Stage, plan: Contraction, tile: Tile, blocks: Blocks) -> list[str]:
+    n, m, p = _names(out, plan, blocks)
     lined = tile.lines > 1
     # Under a panel of weights all lines of an image pass, not the other way round.
     taken = [plan.n, plan.m, plan.p if plan.shared else None]
     others = [a.var.name for k, a in enumerate(out.axes) if k not in taken]
-    panels = [f"{n[:-2]}.o", f"{n}.o"] if columns else [f"{n}.o"]
+    panels = [f"{n[:-2]}.o", f"{n}.o"] if blocks.columns else [f"{n}.o"]
     lines = [f"{p}.o" if lined else p] if p and plan.shared else []
     rows = [*lines, f"{m}.o"] if m else lines
     inside = [x for x, there in ((f"{p}.i", lined), (f"{m}.i", bool(m))) if there]
     outer = [panels[0], *rows, *panels[1:]] if plan.shared else [*rows, *panels]
+    if blocks.rows:
+        outer = [f"{m[:-2]}.o", *outer]
     return [*others, *outer, *inside, f"{n}.i.o", f"{n}.i.i"]
 
 
 def _result_steps(
-    out: Stage, plan: Contraction, tile: Tile, lanes: int, columns: int | None
+    out: Stage, plan: Contraction, tile: Tile, lanes: int, blocks: Blocks
 ) -> list[Step]:
     name, extent = out.tensor.name, known(out.axes[plan.n].extent)
-    n, m, p = _names(out, plan, columns)
+    n, m, p = _names(out, plan, blocks)
     steps: list[Step] = []
+    columns = blocks.columns
     if columns:
         steps.append(Split(name, n[:-2], lane_sizes(extent, columns, lanes)))
         # Blocks are whole panels but the last: what it leaves decides the panels' own tail.
@@ -254,6 +329,13 @@ def _result_steps(
     if plan.m is not None:
         rows = known(out.axes[plan.m].extent)
         sizes, counts = equal_parts(rows, tile.rows) if rows else (cascade(tile.rows), ())
+        if rows and blocks.rows:
+            # Whole tiles in all blocks but the last.
+            whole = -(-rows // -(-rows // blocks.rows))
+            whole = -(-whole // tile.rows) * tile.rows
+            steps.append(Split(name, m[:-2], whole_and_rest(rows, whole)))
+            rest = rows % whole % tile.rows
+            sizes, counts = ((tile.rows, rest) if rest else (tile.rows,)), ()
         steps += [Split(name, m, sizes, counts), Unroll(name, f"{m}.i")]
     return steps
 

@@ -252,9 +252,11 @@ def _check_place(nest: Nest, nests: Mapping[str, Nest], results: set[str]) -> No
     if lanes:
         raise ScheduleError(f"{place}: {lanes[0]!r} is vectorised, so a tile is needed at once")
     for reader in _readers(nest, nests):
-        inside = reader is consumer
-        if not inside and reader.at is not None and reader.at[0] == name:
-            inside = _depth(consumer, reader.at[1]) >= depth
+        inside, at = reader is consumer, reader.at
+        while at is not None and at[0] != name:  # inside of a stage that is inside
+            at = nests[at[0]].at if at[0] in nests else None
+        if not inside and at is not None:
+            inside = _depth(consumer, at[1]) >= depth
         if not inside:
             raise ScheduleError(
                 f"{place}: {reader.name!r} reads it too, and is not computed inside"

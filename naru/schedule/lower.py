@@ -13,7 +13,18 @@ from dataclasses import dataclass, field, replace
 
 from naru.dtypes import DTYPES, is_float
 from naru.errors import ScheduleError
-from naru.ir.expr import Binary, Call, Const, Expr, Load, Read, Reduce, Splat, Var
+from naru.ir.expr import (
+    Binary,
+    Call,
+    Const,
+    Expr,
+    Load,
+    Read,
+    Reduce,
+    Splat,
+    Var,
+    free_vars,
+)
 from naru.ir.loop import Alloc, Buffer, For, Func, If, Stmt, Store
 from naru.ir.simplify import (
     add,
@@ -359,9 +370,10 @@ class Lowering:
                 spatial = [a.var.name for a in reader.stage.axes]
                 outer.update(zip(spatial, through, strict=True))
             for r in rs:
-                if not all(isinstance(i, Var) and i in names for i in r.index):
+                at = [_one_axis(i, names, outer) for i in r.index]
+                if not all(at):
                     return None
-                found.append([outer[names[i]] for i in r.index if isinstance(i, Var)])
+                found.append(at)
         if not found or any(m is None for m in found):
             return None
         # What one reader needs whole is computed whole.
@@ -532,6 +544,15 @@ class Lowering:
                 case _:
                     pass
         return Binary(op, old, value)
+
+
+def _one_axis(i: Expr, names: Mapping[Var, str], outer: Mapping[str, str]) -> str:
+    """The consumer's axis that an index is; WHOLE of one that is computed of such as are needed
+    whole; else ""."""
+    if isinstance(i, Var):
+        return outer[names[i]] if i in names else ""
+    whole = all(v in names and outer[names[v]] == WHOLE for v in free_vars(i))
+    return WHOLE if whole and not isinstance(i, Const) else ""
 
 
 def _skewed(extent: Expr, dtype: str) -> Expr:

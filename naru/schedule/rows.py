@@ -11,8 +11,9 @@ from naru.schedule.analysis import (
     VIRTUAL_LANES,
     access,
     axis_positions,
-    lane_sizes,
+    lane_steps,
     share,
+    whole_and_rest,
 )
 from naru.schedule.steps import ComputeAt, Order, Rfactor, Schedule, Split, Step, Unroll, Vectorize
 from naru.schedule.vector import Grid, Lane, contiguous_base
@@ -27,21 +28,8 @@ def schedule_terms(
     steps = row_steps(out, [s for s in tf.stages if s is not out], lanes)
     place = next(s for s in steps if isinstance(s, ComputeAt) and s.stage == name)
     steps.append(ComputeAt(terms.tensor.name, out.tensor.name, place.loop, "result"))
-    steps += _lane_steps(terms, lanes, 4)
+    steps += lane_steps(terms, lanes, 4)
     return tf, Schedule(tuple(steps), ("direct", f"terms {name}"))
-
-
-def _lane_steps(stage: Stage, lanes: int, vectors: int) -> list[Step]:
-    """The stage's last axis in lanes, several vectors a round where it has as many elements."""
-    name, last = stage.tensor.name, stage.axes[-1]
-    n, extent = last.var.name, known(last.extent)
-    width = vectors * lanes if extent is None or extent >= vectors * lanes else lanes
-    return [
-        Split(name, n, lane_sizes(extent, width, lanes)),
-        Split(name, f"{n}.i", (lanes,)),
-        Unroll(name, f"{n}.i.o"),
-        Vectorize(name, f"{n}.i.i"),
-    ]
 
 
 def turn_steps(out: Stage, lanes: int) -> list[Step] | None:
@@ -57,21 +45,13 @@ def turn_steps(out: Stage, lanes: int) -> list[Step] | None:
         return None
     steps: list[Step] = []
     m, n = rows.var.name, columns.var.name
-    steps.append(Split(name, m, _parts(known(rows.extent), 2 * lanes)))
-    steps.append(Split(name, f"{m}.i", _parts(known(rows.extent), lanes)))
-    steps.append(Split(name, n, _parts(known(columns.extent), lanes)))
+    steps.append(Split(name, m, whole_and_rest(known(rows.extent), 2 * lanes)))
+    steps.append(Split(name, f"{m}.i", whole_and_rest(known(rows.extent), lanes)))
+    steps.append(Split(name, n, whole_and_rest(known(columns.extent), lanes)))
     steps += [Unroll(name, f"{m}.i.o"), Vectorize(name, f"{m}.i.i"), Vectorize(name, f"{n}.i")]
     order = [*(a.var.name for a in out.axes[:-2]), f"{m}.o", f"{n}.o", f"{m}.i.o", f"{m}.i.i"]
     steps.append(Order(name, (*order, f"{n}.i")))
     return [*steps, *share(out, order[:-2], steps)]
-
-
-def _parts(extent: int | None, size: int) -> tuple[int, ...]:
-    """Whole tiles, and one of what is left; of an extent that is not known, tiles of one."""
-    if extent is None:
-        return (size, 1)
-    whole, rest = divmod(extent, size)
-    return (*((size,) if whole or not rest else ()), *((rest,) if rest else ()))
 
 
 def turned(r: Read, row: Var, column: Var, lanes: int) -> str:
@@ -99,7 +79,7 @@ def row_steps(out: Stage, others: list[Stage], lanes: int) -> list[Step]:
     if order:
         n = out.axes[-1].var.name
         # A reduction in the same lanes has its accumulators in registers.
-        steps += _lane_steps(out, lanes, 1 if any(len(order) - 1 in p for p in positions) else 4)
+        steps += lane_steps(out, lanes, 1 if any(len(order) - 1 in p for p in positions) else 4)
         order = [*order[:-1], f"{n}.o", f"{n}.i.o", f"{n}.i.i"]
     placed = [
         _place_reduction(s, out, p, by_tensor, lanes)
