@@ -114,6 +114,19 @@ def test_agrees_with_onnxruntime(name: str) -> None:
     assert not wrong, f"of {len(errors)} sizes, over {limit}: {wrong}"
 
 
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in MODELS]
+)
+def test_results_do_not_depend_on_threads(name: str, tmp_path: Path) -> None:
+    named = MODELS[name]
+    file = tmp_path / "model.naru"
+    compiled(named.path()).save(file)
+    (feed,) = named.feeds(1)
+    first, *others = (np.array(naru.load(file, threads=n)(feed)) for n in (1, 2, 3))
+    for other in others:
+        np.testing.assert_array_equal(first.view(np.uint32), other.view(np.uint32))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_weights_behave_like_trained_ones(name: str) -> None:

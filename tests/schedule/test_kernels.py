@@ -18,12 +18,18 @@ from naru.schedule.kernels import Kernels
 from naru.schedule.weights import pack
 from naru.targets import get_target
 
-CASES = [
-    pytest.param(op.name, sample, id=f"{op.name}-{k}")
+SAMPLES = [
+    (f"{op.name}-{k}", op.name, sample)
     for op in OPS.values()
     if op.samples and (op.lower or op.opaque)
     if op.kind not in ("control", "view") and op.name != "constant"
     for k, sample in enumerate(op.samples())
+]
+CASES = [pytest.param(name, sample, id=label) for label, name, sample in SAMPLES]
+FLOATS = [
+    pytest.param(name, sample, id=label)
+    for label, name, sample in SAMPLES
+    if any(a is not None and a.dtype.kind in "fV" for a in sample.inputs)
 ]
 
 
@@ -49,19 +55,16 @@ def group_of(name: str, sample: Sample) -> tuple[Graph, list[Node | None]]:
     return Graph("case", given, results, tuple(f"out{k}" for k in range(len(results)))), inputs
 
 
-@pytest.mark.parametrize("target", ["x86-64-avx512", "aarch64-neon"])
-@pytest.mark.parametrize(("name", "sample"), CASES)
-def test_kernel_matches_numpy(name: str, sample: Sample, target: str) -> None:
+def run_kernel(name: str, sample: Sample, target: str) -> list[np.ndarray]:
+    """What the op's kernel for a target computes, in the shapes of its meaning."""
     graph, inputs = group_of(name, sample)
     pairs = zip(inputs, sample.inputs, strict=True)
     arrays = [a for n, a in pairs if a is not None and n is not None and n.op == "input"]
     wanted = OPS[name].ref(sample.inputs, dict(sample.attrs))
     plain = choose_layout(graph)
     kernel = Kernels(get_target(target)).get(plain)
-    root = plain.outputs[0]
-    if root.op == "identity":  # a copy back to row-major order: its kernel alone is looked at
+    if plain.outputs[0].op == "identity":  # a copy back to row-major order: see its kernel alone
         kernel = Kernels(get_target(target)).get(graph)
-        root = graph.outputs[0]
     given = [
         pack(a, n.type.layout).reshape([known(d) or 0 for d in b.shape])
         for a, n, b in zip(arrays, graph.inputs, kernel.func.buffers, strict=False)
@@ -70,11 +73,16 @@ def test_kernel_matches_numpy(name: str, sample: Sample, target: str) -> None:
         np.full([known(d) or 0 for d in b.shape], 7).astype(want.dtype)
         for b, want in zip(kernel.func.buffers[len(given) :], wanted, strict=True)
     ]
-    sizes = [kernel.sizes.index(s) for s in kernel.sizes]
-    assert not sizes
+    assert not kernel.sizes
     interpret(kernel.func, [*(np.ascontiguousarray(g).copy() for g in given), *outs])
-    for out, want in zip(outs, wanted, strict=True):
-        got = out.reshape(want.shape)
+    return [out.reshape(want.shape) for out, want in zip(outs, wanted, strict=True)]
+
+
+@pytest.mark.parametrize("target", ["x86-64-avx512", "aarch64-neon"])
+@pytest.mark.parametrize(("name", "sample"), CASES)
+def test_kernel_matches_numpy(name: str, sample: Sample, target: str) -> None:
+    wanted = OPS[name].ref(sample.inputs, dict(sample.attrs))
+    for got, want in zip(run_kernel(name, sample, target), wanted, strict=True):
         assert got.dtype == want.dtype
         if want.dtype.kind in "fV":
             close = {2: 2e-2, 4: 2e-5, 8: 1e-12}[want.dtype.itemsize]
@@ -83,3 +91,16 @@ def test_kernel_matches_numpy(name: str, sample: Sample, target: str) -> None:
             )
         else:
             np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(("name", "sample"), FLOATS)
+def test_targets_with_fma_agree_bit_by_bit(name: str, sample: Sample) -> None:
+    """Class `strict`: tiles, lanes and blocks differ by target, the order of each sum does not."""
+    first = run_kernel(name, sample, "x86-64-avx512")
+    for target in ("x86-64-avx2", "aarch64-neon"):
+        for a, b in zip(first, run_kernel(name, sample, target), strict=True):
+            if a.dtype.kind in "fV":
+                nan = np.isnan(a.astype(np.float64))
+                np.testing.assert_array_equal(nan, np.isnan(b.astype(np.float64)))
+                a, b = (x[~nan].view(f"u{x.dtype.itemsize}") for x in (a, b))
+            np.testing.assert_array_equal(a, b)
