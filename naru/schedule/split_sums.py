@@ -11,14 +11,18 @@ Where the parts end depends on the shape only: every target adds in the same ord
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from naru.ir.expr import Const, Expr, Read, Var
 from naru.ir.simplify import add, known, mul, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction
 
-LONG = 640  # products from which on a sum is divided
-PART = 384  # about so many a part: adding one up costs a percent of making it, or less
+LONG = 1000  # products: more than so many are divided; for 768, parts would take 2% of the time
+PART, MOST = (
+    384,
+    640,
+)  # about so many a part, and at most: adding one up costs a percent of making it
 
 
 def split_sum(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage, Stage] | None:
@@ -70,12 +74,14 @@ def _cut(stage: Stage) -> tuple[int, int] | None:
     if stage.combine != "add" or None in extents:
         return None
     sizes = [e or 0 for e in extents]
+    if math.prod(sizes) <= LONG:
+        return None
     inner = 1
     for k in reversed(range(len(sizes))):
-        if inner * sizes[k] <= LONG:
+        if inner * sizes[k] <= MOST:
             inner *= sizes[k]
             continue
-        fits = [d for d in range(2, sizes[k]) if sizes[k] % d == 0 and inner * d <= LONG]
+        fits = [d for d in range(2, sizes[k]) if sizes[k] % d == 0 and inner * d <= MOST]
         near = min(fits, key=lambda d, i=inner: (abs(i * d - PART), -d), default=1)
         if abs(inner * near - PART) < abs(inner - PART):
             return k, near

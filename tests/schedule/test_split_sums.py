@@ -56,9 +56,9 @@ def extents(s: Stage) -> tuple[int | None, ...]:
 @pytest.mark.parametrize(
     ("k", "outer", "inner"),
     [
-        ((640,), None, None),  # short
-        ((768,), (2,), (384,)),
-        ((1000,), (2,), (500,)),
+        ((768,), None, None),  # short
+        ((1152,), (3,), (384,)),
+        ((1000,), None, None),
         ((4096,), (8,), (512,)),
         ((25088,), (64,), (392,)),
         ((1021,), None, None),  # a prime
@@ -94,6 +94,7 @@ def test_what_is_no_sum_of_known_length_stays() -> None:
 def test_the_meaning_stays(k: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split_sums, "LONG", 8)
     monkeypatch.setattr(split_sums, "PART", 6)
+    monkeypatch.setattr(split_sums, "MOST", 8)
     tf, stage = product(*k)
     found = split_sum(tf, stage)
     assert found is not None
@@ -107,6 +108,7 @@ def test_default_schedules(
 ) -> None:
     monkeypatch.setattr(split_sums, "LONG", 8)
     monkeypatch.setattr(split_sums, "PART", 6)
+    monkeypatch.setattr(split_sums, "MOST", 8)
     tf = prepare(product(*k)[0])
     new, schedule = default_schedule(tf, get_target(target))
     assert len(new.stages) == 3
@@ -123,6 +125,7 @@ def test_a_stage_in_any_loop_of_a_sum(seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(split_sums, "LONG", 8)
         patch.setattr(split_sums, "PART", 6)
+        patch.setattr(split_sums, "MOST", 8)
         found = split_sum(*product(r.choice((10, 12, 35))))
     assert found is not None
     new, whole, parts = found
