@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from naru.codegen.llvm_arith import Row
+from naru.codegen.llvm_arith import Row, some_lanes
 
 
 def shuffle(r: Row, a: str, b: str, chosen: Sequence[int]) -> str:
@@ -48,10 +48,10 @@ def _transpose_fours(r: Row, rows: Sequence[str]) -> list[str]:
     ]
 
 
-def _gather_fours(r: Row, parts: Sequence[str], chosen: Sequence[int]) -> str:
+def _gather_fours(r: Row, parts: Sequence[str], chosen: range) -> str:
     """The same four lanes of several rows, one after the other."""
     if len(parts) == 1:
-        return shuffle(r, parts[0], "poison", chosen) if r.shape[0] != 4 else parts[0]
+        return some_lanes(r, parts[0], chosen)
     lanes = r.shape[0]
     pairs = [
         shuffle(r, a, b, [*chosen, *(lanes + i for i in chosen)])

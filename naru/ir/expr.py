@@ -102,7 +102,8 @@ class Unary(metaclass=Interned):
 @node
 class Binary(metaclass=Interned):
     """Two operands of one dtype. Integer `floordiv` and `mod` round towards minus infinity; integer
-    `div` towards zero; float `min`/`max` return the NaN if there is one. Integers wrap."""
+    `div` towards zero; float `min`/`max` return the NaN if there is one, `larger` is a if a > b
+    else b. Integers wrap."""
 
     op: str
     a: Expr
@@ -249,8 +250,9 @@ class Lanes(metaclass=Interned):
 
 @node
 class Reduce(metaclass=Interned):
-    """A rank-1 tile (a power of two lanes) to a scalar by op (add, mul, min, max, and, or), in one
-    fixed tree on every target: halves are combined, lane i with lane i + n/2, until one is left."""
+    """A rank-1 tile (a power of two lanes) to a scalar by op (add, mul, min, max, larger, and, or),
+    in one fixed tree on every target: halves are combined, lane i with lane i + n/2, until one is
+    left."""
 
     op: str
     x: Expr

@@ -13,6 +13,7 @@ from naru.targets import Target
 
 # Of reductions: the same on every target, so that results are too (classes strict and portable).
 VIRTUAL_LANES = 16
+SLOW_OPS = ("exp", "log", "tanh", "erf", "sin", "cos")  # tens of instructions each
 EVEN_FROM = 12  # iterations from which on a few threads get nearly equal parts
 FEW = 4  # fewer are worth less than a loop of unknown length
 

@@ -196,6 +196,7 @@ def choose_blocks(
 
 
 def _fitting_columns(n: int, k: int, width: int, target: Target) -> int | None:
+    """Columns whose weights fill L2 while all rows pass; None where one pass over n will do."""
     columns = max(width, int(target.l2 * 0.4) // (k * 4) // width * width)
     return columns if columns < n else None
 

@@ -14,6 +14,7 @@ from naru.ir.simplify import add, compare, floordiv, mul, prod, select
 from naru.ir.tensor import TensorFunction
 from naru.ir.text_loop import read_func
 from naru.ops.registry import OPS
+from naru.schedule.analysis import SLOW_OPS
 from naru.schedule.default import default_schedule
 from naru.schedule.group import group_function, root_of
 from naru.schedule.lower import lower, signature
@@ -30,7 +31,6 @@ BYTES_PER_NS = 16
 ANCHORS = (  # ops that name a kernel
     "conv", "phase_conv", "matmul", "softmax", "layer_normalization", "max_pool", "average_pool",
 )  # fmt: skip
-SLOW_OPS = ("exp", "log", "tanh", "erf", "sin", "cos")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from naru.ir.expr import Const, Expr, Read, Unary, Var, children, free_vars, wal
 from naru.ir.graph import Layout
 from naru.ir.simplify import add, ceildiv, floordiv, free_of, mod, mul, normal, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
+from naru.schedule.analysis import SLOW_OPS
 from naru.schedule.split_sums import split_sum
 
 T = TypeVar("T")
@@ -345,9 +346,6 @@ def copy_operand(tf: TensorFunction, stage: Stage, tensor: Tensor, name: str) ->
     return replace(tf, stages=tuple(stages))
 
 
-SLOW = ("exp", "log", "tanh", "erf", "sin", "cos")  # worth a store and a load
-
-
 def keep_terms(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage] | None:
     """What a reduction over rows of the result reduces, where the result is made of the same, as a
     plain stage that both read: exp(x - max) of a softmax. None where there is no such expression,
@@ -364,7 +362,7 @@ def keep_terms(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage]
     back: dict[Expr, Expr] = {others[0].var: stage.reduction[0].var}
     back.update({v: s.var for v, s in rows.items()})
     terms = substitute(stage.value, {**at, stage.reduction[0].var: others[0].var})
-    slow = any(isinstance(e, Unary) and e.op in SLOW for e in walk(terms))
+    slow = any(isinstance(e, Unary) and e.op in SLOW_OPS for e in walk(terms))
     if not slow or terms.dtype != out.tensor.dtype or terms not in walk(out.value):
         return None
     axes = tuple(Axis(Var(a.var.name, hi=a.var.hi), a.extent) for a in out.axes)

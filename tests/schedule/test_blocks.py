@@ -43,6 +43,15 @@ def f(x: f32[40, 3, 11]):
 """
 
 
+NEEDED_WHOLE = """
+def f(x: f32[8, 8]):
+    R[i: 8] = add[k: 8](x[i, k])
+    S[i: 8] = add[k: 8](R[k] * x[i, k])
+    y[i: 8] = R[i] + S[i]
+    return y
+"""
+
+
 def scheduled(text: str, target: Target) -> Schedule:
     """The default schedule, after the kernel was compared, also as read back from its text."""
     tf = prepare(read_tensor_function(text))
@@ -97,3 +106,9 @@ def test_an_operand_that_is_read_twice_is_not_copied(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(contraction, "PAGES", 0)
     monkeypatch.setattr(contraction, "COPY_FROM", 8)
     assert scheduled(ITSELF, get_target("x86-64-avx2")).algorithm == ("direct",)
+
+
+def test_what_one_reader_needs_whole_is_computed_whole() -> None:
+    tf = read_tensor_function(NEEDED_WHOLE)
+    steps = read_schedule("compute_at('R', 'y', 'i')\ncompute_at('S', 'y', 'i')")
+    check_kernel(tf, lower(tf, steps, "f"), {})
