@@ -8,12 +8,13 @@ from naru.ir.expr import Var, free_vars
 from naru.ir.graph import Graph, Node, toposort
 from naru.ir.simplify import evaluate
 
-# Ops through which an index comes unchanged, and the operands it may come by (None: all of them).
+# Ops through which an index comes unchanged, and the operands it may come by.
+_FIRST = (
+    "identity", "cast", "reshape", "transpose", "expand", "tile", "repeat", "slice", "gather",
+    "clip",
+)  # fmt: skip
 _CARRIES: dict[str, slice] = {
-    **dict.fromkeys(
-        ("identity", "cast", "reshape", "transpose", "expand", "tile", "slice", "gather", "clip"),
-        slice(0, 1),
-    ),
+    **dict.fromkeys(_FIRST, slice(0, 1)),
     **dict.fromkeys(("concat", "min", "max"), slice(None)),
     "where": slice(1, 3),
 }

@@ -175,7 +175,7 @@ def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str
     for a in axes:
         factor = _repeats(a, mode, place, rounding)
         if factor:
-            x = _repeat(x, a, factor)
+            x = emit("repeat", x, axis=a.axis, times=factor)
             continue
         before, after = known(a.before), known(a.after)
         if before is None or after is None:
@@ -198,14 +198,6 @@ def _repeats(a: Axis, mode: str, place: str, rounding: str) -> int:
         return factor if whole and rounding == "floor" else 0
     halves = place in ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel")
     return factor if whole and halves and rounding.startswith("round") else 0
-
-
-def _repeat(x: Node, a: Axis, factor: int) -> Node:
-    shape = x.type.shape
-    wide = (*shape[: a.axis + 1], Const(factor), *shape[a.axis + 1 :])
-    one = (*shape[: a.axis + 1], Const(1), *shape[a.axis + 1 :])
-    repeated = emit("expand", emit("reshape", x, shape=one), shape=wide)
-    return emit("reshape", repeated, shape=(*shape[: a.axis], a.after, *shape[a.axis + 1 :]))
 
 
 def _apply(x: Node, axis: int, taps: Taps, fill: float) -> Node:

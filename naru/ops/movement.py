@@ -22,6 +22,7 @@ from naru.ir.simplify import (
     bounds,
     ceildiv,
     compare,
+    floordiv,
     index,
     known,
     logical_and,
@@ -309,6 +310,44 @@ def _gather_elements_samples() -> Iterable[Sample]:
 
 register(Op("gather_elements", "index", infer_gather_elements, ref_gather_elements,
             lower_gather_elements, samples=_gather_elements_samples))  # fmt: skip
+
+
+# --- repeat ---------------------------------------------------------------------------------------
+
+
+def infer_repeat(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """Each element `times` times in a row along an axis, as numpy.repeat has it."""
+    x = operand("repeat", types, 0)
+    axis, times = axis_of("repeat", attrs.get("axis", 0), x.rank), attrs.get("times")
+    if not isinstance(times, int) or times < 1:
+        raise ModelError(f"repeat: expected times of at least 1, found {times!r}")
+    size = mul(x.shape[axis], times)
+    return (TensorType(x.dtype, (*x.shape[:axis], size, *x.shape[axis + 1 :])),)
+
+
+def ref_repeat(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    return (np.repeat(given(arrays), attrs["times"], attrs.get("axis", 0)),)
+
+
+def lower_repeat(e: Emit, n: Node, ins: Operands) -> Lowered:
+    x = given(ins)
+    axis, times = axis_of("repeat", n.attr("axis", 0), len(x.shape)), n.attr("times")
+    assert isinstance(times, int)
+
+    def value(*at: Expr) -> Expr:
+        return Read(x, (*at[:axis], floordiv(at[axis], times), *at[axis + 1 :]))
+
+    return (e.stage(f"repeat_{len(e.stages)}", n.type.shape, value),)
+
+
+def _repeat_samples() -> Iterable[Sample]:
+    yield Sample((random(2, 3, 4),), {"axis": 1, "times": 2})
+    yield Sample((random(2, 3, 5),), {"axis": -1, "times": 3})
+    yield Sample((random(0, 3, dtype="i64"),), {"axis": 0, "times": 2})
+    yield Sample((random(3, dtype="bool"),), {"axis": 0, "times": 1})
+
+
+register(Op("repeat", "index", infer_repeat, ref_repeat, lower_repeat, samples=_repeat_samples))
 
 
 # --- concat ---------------------------------------------------------------------------------------

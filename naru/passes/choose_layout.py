@@ -17,7 +17,7 @@ from naru.passes.registry import graph_pass
 
 PANEL = 16  # columns of a packed weight panel, the same on every target
 # Operators whose result lies as their operand does.
-FOLLOWING = ("max_pool", "average_pool", "pad", "concat", "slice")
+FOLLOWING = ("max_pool", "average_pool", "pad", "concat", "slice", "repeat", "gather")
 FEW_CHANNELS = 8  # below this an image stays as it came: lanes of channels would be mostly empty
 
 
@@ -37,15 +37,28 @@ def weight_layout(n: Node, operand: int) -> Layout | None:
         rank, filters = w.type.rank, known(w.type.shape[0])
         group = n.attr("group", 1)
         # No panel may hold filters of two groups.
-        if group == 1 or (isinstance(group, int) and filters and filters // group % PANEL == 0):
+        own = filters // group if isinstance(group, int) and filters else 0
+        if group == 1 or (own and own % PANEL == 0):
             return Layout((0, *range(2, rank), 1), (0, PANEL))
+        if own == 8:
+            return Layout((0, *range(2, rank), 1), (0, own))
         return Layout((*range(2, rank), 1, 0))
     return None
 
 
 def is_image_op(n: Node) -> bool:
     """Does the operator take images as it finds them, in whichever layout?"""
+    if n.op == "gather":
+        return _is_resampling(n)
     return n.op in ("conv", "phase_conv", *FOLLOWING)
+
+
+def _is_resampling(n: Node) -> bool:
+    """Does a gather take rows or columns of an image at known places (a resize does)?"""
+    x, at, axis = n.inputs[0], n.inputs[1], n.attr("axis", 0)
+    if x is None or at is None or x.type.rank < 4 or not isinstance(axis, int):
+        return False
+    return at.op == "constant" and at.type.rank == 1 and axis % x.type.rank >= 2
 
 
 def wants_channels_last(n: Node, inputs: list[Node | None]) -> bool:
@@ -62,10 +75,15 @@ def wants_channels_last(n: Node, inputs: list[Node | None]) -> bool:
         x is not None and x.type.layout is not None and x.type.rank == rank and x.op != "constant"
         for x in inputs
     ]
-    if n.op in ("max_pool", "average_pool"):
-        channels = known(n.type.shape[1])
-        return last[0] or channels is None or channels >= FEW_CHANNELS
-    return (OPS[n.op].kind == "elementwise" or n.op in FOLLOWING) and any(last)
+    if n.op in ("max_pool", "average_pool") or (n.op == "gather" and is_image_op(n)):
+        return last[0] or has_channels(n)
+    return (OPS[n.op].kind == "elementwise" or is_image_op(n)) and any(last)
+
+
+def has_channels(n: Node) -> bool:
+    """Are there enough channels for lanes of them?"""
+    channels = known(n.type.shape[1])
+    return channels is None or channels >= FEW_CHANNELS
 
 
 # --- views ----------------------------------------------------------------------------------------
@@ -164,7 +182,21 @@ def _with_layout(n: Node, inputs: list[Node | None]) -> Node:
             inputs[k] = Node(x.op, x.inputs, x.attrs, (_laid(x.type, layout),))
     if not wants_channels_last(n, inputs):
         return Node(n.op, tuple(inputs), n.attrs, n.types)
+    if is_image_op(n) and n.op != "concat" and inputs[0] is not None:
+        inputs[0] = _turned(inputs[0])
     return Node(n.op, tuple(inputs), n.attrs, (_laid(n.type, channels_last(n.type.rank)),))
+
+
+def _turned(x: Node) -> Node:
+    """An image as its reader wants it: channels last, by a copy that is turned in registers, if it
+    is row-major and has channels for whole lanes."""
+    small = all(known(d) == 1 for d in x.type.shape[2:])
+    if x.type.layout is not None or x.type.rank < 3 or small or not has_channels(x):
+        return x
+    laid = _laid(x.type, channels_last(x.type.rank))
+    if x.op == "pad":  # writes its border in the same step
+        return Node(x.op, x.inputs, x.attrs, (laid,))
+    return Node("identity", (x,), (), (laid,))
 
 
 def _laid(t: TensorType, layout: Layout | None) -> TensorType:

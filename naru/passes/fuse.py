@@ -80,6 +80,12 @@ def is_frame(n: Node) -> bool:
     return grows and still and all(known(d) is not None for d in n.type.shape[1:])
 
 
+def turns(n: Node) -> bool:
+    """Does the node only change the layout?"""
+    x = n.inputs[0] if n.op == "identity" else None
+    return x is not None and x.type.layout is not n.type.layout
+
+
 def shared_reason(p: Node) -> str:
     """Why a group ends at a node with several readers."""
     return f"ends at {p.op}: its value is needed by others too"
@@ -180,6 +186,8 @@ class _Fusion:
             )
         if n.type.layout is not p.type.layout:
             return "the next step changes the layout"
+        if turns(p) and any(OPS[u.op].kind != "elementwise" for u in self.users[p]):
+            return "the layout changes there, and not each element is read once"
         if found.anchor and n.type.shape != p.type.shape:
             if not is_frame(n) or p not in n.inputs:
                 return "the next step broadcasts the result"

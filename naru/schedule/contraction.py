@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from naru.ir.expr import Binary, Read, Var, walk
 from naru.ir.simplify import free_of, known, prod
 from naru.ir.tensor import Stage, TensorFunction, reads
+from naru.schedule.algorithms import copy_operand
 from naru.schedule.analysis import (
     VIRTUAL_LANES,
     access,
@@ -23,7 +24,6 @@ from naru.schedule.analysis import (
     share,
     whole_and_rest,
 )
-from naru.schedule.rewrites import copy_operand
 from naru.schedule.split_sums import split_sum
 from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Unroll, Vectorize
 from naru.targets import Target
@@ -122,6 +122,7 @@ def choose_tile(
     operands and one broadcast fit the registers. None for m or n: an extent that is not known."""
     columns = n or 4 * ASSUMED_ROWS
     unit = max(1, VIRTUAL_LANES // lanes)  # packed panels are 16 wide: a tile takes whole ones
+    unit = min(unit, -(-columns // lanes))
     most = 4 if m != 1 or p else 12  # one row needs many columns to hide the latency
     best, chosen = float("inf"), Tile(1, unit)
     for vectors in range(unit, max(most, unit) + 1, unit):
@@ -299,15 +300,26 @@ def _loop_order(out: Stage, plan: Contraction, tile: Tile, blocks: Blocks) -> li
     lined = tile.lines > 1
     # Under a panel of weights all lines of an image pass, not the other way round.
     taken = [plan.n, plan.m, plan.p if plan.shared else None]
-    others = [a.var.name for k, a in enumerate(out.axes) if k not in taken]
+    inner = inner_groups(out, plan)
+    others = [a.var.name for k, a in enumerate(out.axes) if k not in taken and k not in inner]
     panels = [f"{n[:-2]}.o", f"{n}.o"] if blocks.columns else [f"{n}.o"]
     lines = [f"{p}.o" if lined else p] if p and plan.shared else []
     rows = [*lines, f"{m}.o"] if m else lines
     inside = [x for x, there in ((f"{p}.i", lined), (f"{m}.i", bool(m))) if there]
     outer = [panels[0], *rows, *panels[1:]] if plan.shared else [*rows, *panels]
+    if inner:
+        outer = [*rows, *(out.axes[k].var.name for k in inner), *panels]
     if blocks.rows:
         outer = [f"{m[:-2]}.o", *outer]
     return [*others, *outer, *inside, f"{n}.i.o", f"{n}.i.i"]
+
+
+def inner_groups(out: Stage, plan: Contraction) -> list[int]:
+    """Axes that pass inside of the rows' loops: groups so small that several share a cache line."""
+    n = known(out.axes[plan.n].extent)
+    if n is None or n >= VIRTUAL_LANES or plan.m is None or not plan.shared:
+        return []
+    return [k for k in range(plan.m + 1, plan.n) if k not in (plan.m, plan.p)]
 
 
 def _result_steps(

@@ -7,9 +7,9 @@ register file and from how many loads its multiply-adds need (as in oneDNN's brg
 from __future__ import annotations
 
 from naru.ir.tensor import TensorFunction
+from naru.schedule.algorithms import keep_terms
 from naru.schedule.analysis import lanes_of
 from naru.schedule.contraction import find_contraction, schedule_contraction
-from naru.schedule.rewrites import keep_terms
 from naru.schedule.rows import row_steps, schedule_terms, turn_steps
 from naru.schedule.steps import Schedule
 from naru.targets import Target

@@ -10,6 +10,7 @@ from naru.schedule.rewrites import (
     drop_unit_dims,
     end_plainly,
     inline_stages,
+    join_far_dims,
     name_axes,
     use_layouts,
 )
@@ -25,6 +26,7 @@ PREPARE = (
     split_groups,  # the filters of grouped convolutions: groups, and filters of one
     drop_unit_dims,
     collapse_axes,  # axes that always go together become one
+    join_far_dims,  # to matrices that tiles are turned from
     name_axes,
 )
 

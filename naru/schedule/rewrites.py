@@ -1,22 +1,30 @@
 """Algorithm rewrites: TensorFunction -> TensorFunction with the same meaning, before any loop.
 
-Those that every kernel wants are listed in prepare.py; those that a schedule's first line names are
-at the end of this file.
+Those that every kernel wants are listed in prepare.py; those that a schedule names are in
+algorithms.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from naru.errors import ScheduleError
-from naru.ir.expr import Const, Expr, Read, Unary, Var, children, free_vars, walk, with_children
+from naru.ir.expr import Const, Expr, Read, Var, children, free_vars, walk, with_children
 from naru.ir.graph import Layout
-from naru.ir.simplify import add, ceildiv, floordiv, free_of, mod, mul, normal, substitute
+from naru.ir.simplify import (
+    add,
+    ceildiv,
+    floordiv,
+    free_of,
+    known,
+    mod,
+    mul,
+    normal,
+    prod,
+    substitute,
+)
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
-from naru.schedule.analysis import SLOW_OPS
-from naru.schedule.split_sums import split_sum
 
 T = TypeVar("T")
 ReadMap = Callable[[Read], Expr]
@@ -302,6 +310,38 @@ def _last(extent: Expr) -> int:
     return max(int(extent.value) - 1, 0) if isinstance(extent, Const) else 2**31 - 2
 
 
+def join_far_dims(tf: TensorFunction) -> TensorFunction:
+    """Where a plain result's lanes run along one dim of an input and several dims follow it, these
+    count as one: the input becomes a matrix that tiles can be turned from (see rows.py).
+
+        out[y, x, c] = p0[c, y + 1, x]   ->   out[y, x, c] = p0[c, 56 y + x + 56]
+    """
+    if len(tf.stages) != 1 or not tf.stages[0].axes:
+        return tf
+    last = tf.stages[0].axes[-1].var
+    joined: dict[Tensor, Tensor] = {}
+    for t in tf.inputs:
+        found = {r.index for r in reads(tf.stages[0].value) if r.tensor is t}
+        dims = {i.index(last) if last in i else -1 for i in found}
+        d = dims.pop() if len(dims) == 1 else -1
+        apart = all(free_of(e, last) for i in found for k, e in enumerate(i) if k != d)
+        if 0 <= d < len(t.shape) - 2 and apart and all(known(n) for n in t.shape[d + 1 :]):
+            joined[t] = Tensor(t.name, t.dtype, (*t.shape[: d + 1], prod(t.shape[d + 1 :])))
+
+    def read(r: Read) -> Expr:
+        new = joined.get(r.tensor)
+        if new is None:
+            return r
+        kept = len(new.shape) - 1
+        at: Expr = Const(0)
+        for i, size in zip(r.index[kept:], r.tensor.shape[kept:], strict=True):
+            at = add(mul(at, size), i)
+        return Read(new, (*r.index[:kept], at))
+
+    inputs = tuple(joined.get(t, t) for t in tf.inputs)
+    return replace(tf, inputs=inputs, stages=map_stages(tf, read)) if joined else tf
+
+
 def name_axes(tf: TensorFunction) -> TensorFunction:
     """Short names for schedules: axes i0, i1, …, those of reductions k0, k1, …; stages R0, R1, … in
     order, the result `out`."""
@@ -321,74 +361,6 @@ def name_axes(tf: TensorFunction) -> TensorFunction:
         value = map_reads(value, lambda r: Read(renamed.get(r.tensor, r.tensor), r.index))
         stages.append(replace(s, tensor=renamed[s.tensor], axes=axes, reduction=loops, value=value))
     return replace(tf, stages=tuple(stages), outputs=tuple(renamed[t] for t in tf.outputs))
-
-
-def copy_operand(tf: TensorFunction, stage: Stage, tensor: Tensor, name: str) -> TensorFunction:
-    """The stage reads a copy of one of its operands, a new plain stage that a schedule can place:
-    `copy[i, k] = tensor[i, k]` over the Vars at which the stage reads it. ScheduleError where it
-    reads it at other places too."""
-    found = [r for r in reads(stage.value) if r.tensor is tensor]
-    if len(found) != 1 or not all(isinstance(i, Var) for i in found[0].index):
-        raise ScheduleError(
-            f"copy {tensor.name}: expected {stage.tensor.name!r} to read it once, at plain axes"
-        )
-    read = found[0]
-    extents = {a.var: a.extent for a in (*stage.axes, *stage.reduction)}
-    used = [i for i in read.index if isinstance(i, Var)]
-    axes = tuple(Axis(Var(f"c{k}", hi=v.hi), extents[v]) for k, v in enumerate(used))
-    copy = Tensor(name, tensor.dtype, tuple(a.extent for a in axes))
-    at = dict(zip(used, (a.var for a in axes), strict=True))
-    made = Stage(copy, axes, substitute(read, dict(at)))
-    value = map_reads(stage.value, lambda r: Read(copy, tuple(used)) if r is read else r)
-    stages: list[Stage] = []
-    for s in tf.stages:
-        stages += [made, replace(s, value=value)] if s is stage else [s]
-    return replace(tf, stages=tuple(stages))
-
-
-def keep_terms(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage] | None:
-    """What a reduction over rows of the result reduces, where the result is made of the same, as a
-    plain stage that both read: exp(x - max) of a softmax. None where there is no such expression,
-    or it is quickly computed again."""
-    out = next(s for s in tf.stages if s.tensor in tf.outputs)
-    places = {r.index for r in reads(out.value) if r.tensor is stage.tensor}
-    rows = dict(zip(places.pop(), stage.axes, strict=True)) if len(places) == 1 else {}
-    others = [a for a in out.axes if a.var not in rows]
-    if len(stage.reduction) != 1 or not others or others != list(out.axes[-1:]):
-        return None
-    if stage.reduction[0].extent is not others[0].extent:
-        return None
-    at: dict[Var, Expr] = {s.var: v for v, s in rows.items()}
-    back: dict[Expr, Expr] = {others[0].var: stage.reduction[0].var}
-    back.update({v: s.var for v, s in rows.items()})
-    terms = substitute(stage.value, {**at, stage.reduction[0].var: others[0].var})
-    slow = any(isinstance(e, Unary) and e.op in SLOW_OPS for e in walk(terms))
-    if not slow or terms.dtype != out.tensor.dtype or terms not in walk(out.value):
-        return None
-    axes = tuple(Axis(Var(a.var.name, hi=a.var.hi), a.extent) for a in out.axes)
-    kept = Tensor(f"{stage.tensor.name}_terms", terms.dtype, tuple(a.extent for a in axes))
-    value = substitute(terms, {o.var: n.var for o, n in zip(out.axes, axes, strict=True)})
-    made = Stage(kept, axes, value)
-    inside = Read(kept, tuple(back[a.var] for a in out.axes))
-    stages: list[Stage] = []
-    for s in tf.stages:
-        if s is stage:
-            stages += [made, replace(s, value=inside)]
-        elif s is out:
-            read = Read(kept, tuple(a.var for a in out.axes))
-            stages.append(replace(s, value=exchange(s.value, terms, read)))
-        else:
-            stages.append(s)
-    return replace(tf, stages=tuple(stages)), made
-
-
-def exchange(e: Expr, old: Expr, new: Expr) -> Expr:
-    """e with one expression in the place of another."""
-    done: dict[Expr, Expr] = {}
-    for x in walk(e):
-        parts = tuple(done[c] for c in children(x))
-        done[x] = new if x is old else normal(with_children(x, parts)) if parts else x
-    return done[e]
 
 
 def at_size(tf: TensorFunction, symbol: Var, size: int) -> TensorFunction:
@@ -422,56 +394,3 @@ def at_size(tf: TensorFunction, symbol: Var, size: int) -> TensorFunction:
         stages=stages,
         outputs=tuple(tensors[t] for t in tf.outputs),
     )
-
-
-def join_dims(tf: TensorFunction, tensor: Tensor) -> TensorFunction:
-    """The last two dims of an input count as one: the same memory, another shape. A layout with a
-    block so becomes a matrix whose rows a matrix instruction takes as they are."""
-    shape = (*tensor.shape[:-2], mul(tensor.shape[-2], tensor.shape[-1]))
-    joined = Tensor(tensor.name, tensor.dtype, shape)
-
-    def read(r: Read) -> Expr:
-        if r.tensor is not tensor:
-            return r
-        last = add(mul(r.index[-2], tensor.shape[-1]), r.index[-1])
-        return Read(joined, (*r.index[:-2], last))
-
-    inputs = tuple(joined if t is tensor else t for t in tf.inputs)
-    return replace(tf, inputs=inputs, stages=map_stages(tf, read))
-
-
-OF_STAGE: dict[str, Callable[[TensorFunction, Stage], Sequence[Any] | None]] = {
-    "parts": split_sum,
-    "terms": keep_terms,
-}
-
-
-def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunction:
-    """The rewrites that a schedule's first line names, of a prepared function: "direct" is none,
-    "copy A" is `copy_operand`, "join B" is `join_dims`, "parts R" is `split_sum`, "terms R" is
-    `keep_terms`. ScheduleError names what is not known."""
-    for line in algorithm:
-        word, _, name = line.partition(" ")
-        if line == "direct":
-            continue
-        stage = next((s for s in tf.stages if s.tensor.name == name), None)
-        rewrite = OF_STAGE.get(word)
-        made = rewrite(tf, stage) if rewrite is not None and stage is not None else None
-        if made is not None:
-            tf = made[0]
-            continue
-        tensor = next((t for t in tf.inputs if t.name == name), None)
-        if word not in ("copy", "join") or tensor is None:
-            raise ScheduleError(
-                f"algorithm({line!r}): there is no such rewrite of {tf.name!r}",
-                hint="'direct', 'copy INPUT', 'join INPUT' or, of a long sum, 'parts STAGE', "
-                "of rows that are made of what it reduces 'terms STAGE'",
-            )
-        if word == "join":
-            tf = join_dims(tf, tensor)
-            continue
-        users = [s for s in tf.stages if any(r.tensor is tensor for r in reads(s.value))]
-        if not users:
-            raise ScheduleError(f"algorithm({line!r}): nothing reads {name!r}")
-        tf = copy_operand(tf, users[0], tensor, "A")
-    return tf

@@ -18,6 +18,8 @@ from naru.schedule.analysis import (
 from naru.schedule.steps import ComputeAt, Order, Rfactor, Schedule, Split, Step, Unroll, Vectorize
 from naru.schedule.vector import Grid, Lane, contiguous_base
 
+STREAMS = 32  # rows that are read side by side: a core fetches ahead for so many
+
 
 def schedule_terms(
     tf: TensorFunction, terms: Stage, name: str, lanes: int
@@ -47,9 +49,13 @@ def turn_steps(out: Stage, lanes: int) -> list[Step] | None:
     m, n = rows.var.name, columns.var.name
     steps.append(Split(name, m, whole_and_rest(known(rows.extent), 2 * lanes)))
     steps.append(Split(name, f"{m}.i", whole_and_rest(known(rows.extent), lanes)))
-    steps.append(Split(name, n, whole_and_rest(known(columns.extent), lanes)))
+    outer, width = [f"{m}.o"], known(columns.extent)
+    if width is not None and width > STREAMS:
+        steps.append(Split(name, n, whole_and_rest(width, STREAMS)))
+        outer, n, width = [f"{n}.o", f"{m}.o"], f"{n}.i", STREAMS
+    steps.append(Split(name, n, whole_and_rest(width, lanes)))
     steps += [Unroll(name, f"{m}.i.o"), Vectorize(name, f"{m}.i.i"), Vectorize(name, f"{n}.i")]
-    order = [*(a.var.name for a in out.axes[:-2]), f"{m}.o", f"{n}.o", f"{m}.i.o", f"{m}.i.i"]
+    order = [*(a.var.name for a in out.axes[:-2]), *outer, f"{n}.o", f"{m}.i.o", f"{m}.i.i"]
     steps.append(Order(name, (*order, f"{n}.i")))
     return [*steps, *share(out, order[:-2], steps)]
 

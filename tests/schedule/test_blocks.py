@@ -9,10 +9,10 @@ from schedule.meaning import check_kernel
 
 from naru.ir.text import read_tensor_function
 from naru.schedule import contraction
+from naru.schedule.algorithms import apply_algorithm
 from naru.schedule.default import default_schedule
 from naru.schedule.lower import lower
 from naru.schedule.prepare import prepare
-from naru.schedule.rewrites import apply_algorithm
 from naru.schedule.steps import Order, Schedule, print_schedule, read_schedule
 from naru.targets import Target, get_target
 

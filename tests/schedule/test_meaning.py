@@ -20,9 +20,10 @@ from naru.ir.loop import Func
 from naru.ir.tensor import TensorFunction, reads
 from naru.ir.text import read_tensor_function
 from naru.ir.verify import check
+from naru.schedule.algorithms import copy_operand
 from naru.schedule.lower import lower
 from naru.schedule.prepare import PREPARE, prepare
-from naru.schedule.rewrites import at_size, copy_operand
+from naru.schedule.rewrites import at_size
 from naru.schedule.steps import print_schedule, read_schedule
 from naru.schedule.weights import pack
 

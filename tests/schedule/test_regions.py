@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from schedule.meaning import check_kernel
 
-from naru.ir.expr import Select, walk
+from naru.ir.expr import Call, Select, walk
 from naru.ir.loop import Func, Store, statements
 from naru.ir.text import read_tensor_function
 from naru.schedule.kernels import Kernels
@@ -29,7 +29,17 @@ def product(x: f32[5, 6, 4], w: f32[2, 4, 16], b: f32[21]):
     out[i: 7, j: 8, m: 21] = select((((i >= 1 and i <= 5) and j >= 1) and j <= 6), max(C[min(max(i - 1, 0), 4), min(max(j - 1, 0), 5), m] + b[m], 0.0), 0.0)
     return out
 """  # noqa: E501
-CASES = {"concat": (CONCAT, 3), "border": (BORDER, 4), "product": (PRODUCT, 5)}
+TURNED = """
+def turned(x: f32[2, 24, 9, 17]):
+    out[b: 2, c: 24, i: 10, j: 19]: f32 @ (0, 2, 3, 1) = select(((i < 9 and j > 0) and j < 18), x[b, c, min(i, 8), min(max(j - 1, 0), 16)], 0.0)
+    return out
+"""  # noqa: E501
+CASES = {
+    "concat": (CONCAT, 3),
+    "border": (BORDER, 4),
+    "product": (PRODUCT, 5),
+    "turned": (TURNED, 4),
+}
 
 
 def kernel(text: str, target: str) -> Func:
@@ -50,6 +60,11 @@ def test_each_region_is_made_in_one_way(name: str) -> None:
     assert len(find_regions(prepare(read_tensor_function(text)))) == count
     stored = [s.value for s in statements(kernel(text, "avx2").body) if isinstance(s, Store)]
     assert not any(isinstance(e, Select) for value in stored for e in walk(value))
+
+
+def test_an_image_is_turned_inside_its_border() -> None:
+    found = [s.value for s in statements(kernel(TURNED, "avx2").body) if isinstance(s, Store)]
+    assert any(isinstance(e, Call) and e.fn == "transposed" for value in found for e in walk(value))
 
 
 def test_a_result_made_in_one_way_is_not_cut() -> None:

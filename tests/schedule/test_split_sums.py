@@ -17,10 +17,10 @@ from naru.ir.simplify import known
 from naru.ir.tensor import Stage, TensorFunction
 from naru.ir.text import read_tensor_function
 from naru.schedule import split_sums
+from naru.schedule.algorithms import apply_algorithm
 from naru.schedule.default import default_schedule
 from naru.schedule.lower import lower
 from naru.schedule.prepare import prepare
-from naru.schedule.rewrites import apply_algorithm
 from naru.schedule.split_sums import split_sum
 from naru.schedule.steps import (
     ComputeAt,

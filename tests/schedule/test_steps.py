@@ -9,8 +9,8 @@ import pytest
 from naru.errors import ScheduleError
 from naru.ir.loop import Func
 from naru.ir.text import read_tensor_function
+from naru.schedule.algorithms import apply_algorithm
 from naru.schedule.lower import lower
-from naru.schedule.rewrites import apply_algorithm
 from naru.schedule.steps import (
     STEPS,
     ComputeAt,

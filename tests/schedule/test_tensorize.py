@@ -15,9 +15,9 @@ from naru.ir.simplify import add, mul
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ir.text_loop import print_func, read_func
 from naru.ops.registry import Emit, dims
+from naru.schedule.algorithms import apply_algorithm
 from naru.schedule.lower import lower
 from naru.schedule.prepare import prepare
-from naru.schedule.rewrites import apply_algorithm
 from naru.schedule.steps import read_schedule
 from naru.schedule.vector import Grid, Lane, join, vectorize
 from naru.schedule.weights import pack

@@ -12,10 +12,10 @@ from naru.ir.graph import Layout
 from naru.ir.loop import Func
 from naru.ir.tensor import Tensor, TensorFunction
 from naru.ops.registry import Emit, dims
+from naru.schedule.algorithms import apply_algorithm
 from naru.schedule.default import default_schedule
 from naru.schedule.lower import lower
 from naru.schedule.prepare import prepare
-from naru.schedule.rewrites import apply_algorithm
 from naru.schedule.steps import Schedule, print_schedule, read_schedule
 from naru.schedule.weights import pack
 from naru.targets import TARGETS
