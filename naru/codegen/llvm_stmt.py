@@ -19,6 +19,7 @@ from naru.ir.loop import (
     If,
     Invoke,
     Let,
+    Ref,
     Stmt,
     Store,
     While,
@@ -243,7 +244,19 @@ def _alloc(code: Code, s: Alloc) -> None:
 
 
 def _invoke(code: Code, s: Invoke) -> None:
-    code.invoke(s)
+    if s.callee == "prefetch":
+        _prefetch(code, s)
+    else:
+        code.invoke(s)
+
+
+def _prefetch(code: Code, s: Invoke) -> None:
+    """Into the second level, from where a loop that passes through it is fed."""
+    for a in s.args:
+        if isinstance(a, Ref):
+            base, offset = code.base(a.buffer).text, value(code, a.offset).text
+            at = code.put(f"getelementptr i8, ptr {base}, {code.index} {offset}")
+            code.do(f"call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 2, i32 1)")
 
 
 _EMIT: dict[type, Callable[[Code, Any], None]] = {

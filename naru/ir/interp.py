@@ -414,6 +414,8 @@ class Compiler:
         args = f"({''.join(v + ', ' for v in values)})"
         if isinstance(s.callee, Func):
             self._emit(depth, f"run.invoke({self._global(s.callee)}, {args}, {next(exprs)})")
+        elif s.callee == "prefetch":
+            self._emit(depth, "pass")
         elif s.callee == "alloc":
             which = known(s.args[0]) if not isinstance(s.args[0], Ref) else None
             if which is None or not 0 <= which < len(self.func.buffers):

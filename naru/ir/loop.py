@@ -127,6 +127,9 @@ class Invoke:
       alloc(k, bytes)                 growable memory; its address becomes pointer k
       fail(code, a, b)                error slot, then return
       mark(k)                         a timestamp (profiling)
+    and one that kernels use too:
+      prefetch(ref)                   a hint that the cache line will be read soon; it means
+                                      nothing, and the address may lie anywhere
     """
 
     callee: Func | str

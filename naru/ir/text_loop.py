@@ -56,7 +56,7 @@ from naru.ir.text_expr import (
     word,
 )
 
-SERVICES = ("barrier", "set_io", "alloc", "fail", "mark")
+SERVICES = ("barrier", "set_io", "alloc", "fail", "mark", "prefetch")
 LOOP_NAMES = {"serial": "range", "parallel": "parallel", "unroll": "unroll"}
 INDENT = "    "
 

@@ -205,7 +205,9 @@ def _argument(p: Buffer | Var, a: Ref | Expr) -> Problems:
 
 
 # What each service takes: n a number, r an address.
-SERVICE_ARGUMENTS = {"barrier": "", "set_io": "nr", "alloc": "nn", "fail": "nnn", "mark": "n"}
+SERVICE_ARGUMENTS = {
+    "barrier": "", "set_io": "nr", "alloc": "nn", "fail": "nnn", "mark": "n", "prefetch": "r",
+}  # fmt: skip
 
 
 def _service(name: str, args: Sequence[Ref | Expr]) -> Problems:
@@ -230,7 +232,7 @@ def _refs(s: Invoke, at: Context) -> Problems:
 
 
 def _invoke_place(s: Invoke, at: Context) -> Problems:
-    if at.parallel:
+    if at.parallel and s.callee != "prefetch":
         yield "a kernel is not invoked inside a parallel loop"
 
 

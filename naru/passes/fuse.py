@@ -19,6 +19,7 @@ from naru.ops.operands import sizes as dims_of
 from naru.ops.registry import OPS
 from naru.passes.registry import graph_pass
 
+SHORT_LINE = 8  # pixels
 INDEX_OPS = ("transpose", "slice")
 
 
@@ -84,6 +85,13 @@ def turns(n: Node) -> bool:
     """Does the node only change the layout?"""
     x = n.inputs[0] if n.op == "identity" else None
     return x is not None and x.type.layout is not n.type.layout
+
+
+def has_short_lines(n: Node) -> bool:
+    """Is it a dense convolution of such a small image that tiles run across its lines?"""
+    width = known(n.type.shape[-1])
+    dense = n.op == "conv" and n.type.rank == 4 and n.attr("group", 1) == 1
+    return dense and width is not None and width < SHORT_LINE
 
 
 def shared_reason(p: Node) -> str:
@@ -201,6 +209,8 @@ class _Fusion:
             return "a border would move what it reduces"
         if any(m.op == "phase_conv" for m in found.nodes):
             return "a border would shift its phases"
+        if any(has_short_lines(m) for m in found.nodes):
+            return "its lines are short, and tiles cross them"
         if any(m.op in ("concat", "pad") for m in found.nodes):
             return "its result is made in several ways already"
         return ""

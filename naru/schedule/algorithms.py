@@ -9,7 +9,7 @@ from typing import Any
 
 from naru.errors import ScheduleError
 from naru.ir.expr import Expr, Read, Unary, Var, children, walk, with_children
-from naru.ir.simplify import add, mul, normal, substitute
+from naru.ir.simplify import add, floordiv, known, mod, mul, normal, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.schedule.analysis import SLOW_OPS
 from naru.schedule.rewrites import map_reads, map_stages
@@ -100,16 +100,49 @@ def join_dims(tf: TensorFunction, tensor: Tensor) -> TensorFunction:
     return replace(tf, inputs=inputs, stages=map_stages(tf, read))
 
 
+def cross_lines(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage] | None:
+    """The lines of an image and the pixels of one count as one axis, so that tiles may cross lines:
+
+        R0[y, x, n] = sum over k of p0[y, x, k] * w[k, n]
+        ->  R0[q, n] = sum over k of p0[q // 7, q % 7, k] * w[k, n]
+
+    None where the stage has no such axes, or the result does not read it at them."""
+    out = next(s for s in tf.stages if s.tensor in tf.outputs)
+    at = tuple(a.var for a in out.axes)
+    found = [r.index for r in reads(out.value) if r.tensor is stage.tensor]
+    if len(at) < 3 or found != [at] or len(tf.stages) != 2:
+        return None
+    made = [_cross(s) for s in (stage, out)]
+    new = {stage.tensor: made[0].tensor, out.tensor: made[1].tensor}
+    read = Read(made[0].tensor, tuple(a.var for a in made[1].axes))
+    value = map_reads(made[1].value, lambda r: read if r.tensor is stage.tensor else r)
+    stages = (made[0], replace(made[1], value=value))
+    outputs = tuple(new.get(t, t) for t in tf.outputs)
+    return replace(tf, stages=stages, outputs=outputs), made[0]
+
+
+def _cross(s: Stage) -> Stage:
+    """A stage of axes (…, y, x, n) as one of (…, q, n)."""
+    *outer, y, x, n = s.axes
+    extent = mul(y.extent, x.extent)
+    q = Axis(Var(y.var.name, hi=int(known(extent) or 2**31 - 1) - 1), extent)
+    at: dict[Var, Expr] = {y.var: floordiv(q.var, x.extent), x.var: mod(q.var, x.extent)}
+    axes = (*outer, q, n)
+    tensor = Tensor(s.tensor.name, s.tensor.dtype, tuple(a.extent for a in axes))
+    return replace(s, tensor=tensor, axes=axes, value=substitute(s.value, at))
+
+
 OF_STAGE: dict[str, Callable[[TensorFunction, Stage], Sequence[Any] | None]] = {
     "parts": split_sum,
     "terms": keep_terms,
+    "lines": cross_lines,
 }
 
 
 def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunction:
     """The rewrites that a schedule's first line names, of a prepared function: "direct" is none,
     "copy A" is `copy_operand`, "join B" is `join_dims`, "parts R" is `split_sum`, "terms R" is
-    `keep_terms`. ScheduleError names what is not known."""
+    `keep_terms`, "lines R" is `cross_lines`. ScheduleError names what is not known."""
     for line in algorithm:
         word, _, name = line.partition(" ")
         if line == "direct":
@@ -125,7 +158,7 @@ def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunct
             raise ScheduleError(
                 f"algorithm({line!r}): there is no such rewrite of {tf.name!r}",
                 hint="'direct', 'copy INPUT', 'join INPUT' or, of a long sum, 'parts STAGE', "
-                "of rows that are made of what it reduces 'terms STAGE'",
+                "of rows that are made of what it reduces 'terms STAGE', of an image 'lines STAGE'",
             )
         if word == "join":
             tf = join_dims(tf, tensor)

@@ -9,12 +9,10 @@ fetched; where the weights are too many for that, in blocks of columns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from naru.ir.expr import Binary, Read, Var, walk
-from naru.ir.simplify import free_of, known, prod
+from naru.ir.simplify import free_of, known
 from naru.ir.tensor import Stage, TensorFunction, reads
-from naru.schedule.algorithms import copy_operand
+from naru.schedule.algorithms import copy_operand, cross_lines
 from naru.schedule.analysis import (
     VIRTUAL_LANES,
     access,
@@ -25,40 +23,24 @@ from naru.schedule.analysis import (
     whole_and_rest,
 )
 from naru.schedule.split_sums import split_sum
-from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Unroll, Vectorize
+from naru.schedule.steps import ComputeAt, Order, Prefetch, Schedule, Split, Step, Unroll, Vectorize
+from naru.schedule.tiles import (
+    Blocks,
+    Contraction,
+    Tile,
+    cascade,
+    choose_blocks,
+    equal_parts,
+    is_scattered,
+    is_worth_fetching,
+    lane_operand,
+    should_cross,
+    stage_axis,
+    tile_for,
+)
 from naru.targets import Target
 
-ASSUMED_ROWS = 128  # an extent that is not known when the tile is chosen
 UNROLL_LIMIT = 8  # a reduction loop this short is unrolled
-# Cycles that a row of a tile costs for one step of k, beside its multiply-adds: its operand comes
-# from L1, or from far, where fewer rows (wider tiles) keep it in L1 while the columns pass.
-NEAR_ROW, FAR_ROW = 0.06, 0.1
-PAGES = 64  # whose addresses a core has at hand
-COPY_FROM = 96  # rows that use an operand, for which a dense copy of it pays
-MOST_COPIED = 2**19  # bytes of stack
-FEW_WEIGHTS = 8  # times L2: so many may be fetched again for each block of rows
-
-
-@dataclass(frozen=True)
-class Contraction:
-    """Out axes by position: `n` runs in the lanes, `m` in the rows of the register tile, `p` in
-    more of its rows where m is short. None: there is no such axis."""
-
-    n: int
-    m: int | None = None
-    p: int | None = None
-    shared: bool = True  # the lane operand does not move with m and p, so a tile reuses it
-    product: bool = True  # multiply-adds; else a window (pooling)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """(lines · rows) × (vectors · lanes) accumulators; `lines` along p, `rows` along m."""
-
-    rows: int
-    vectors: int
-    lines: int = 1
-
 
 # --- what it is -----------------------------------------------------------------------------------
 
@@ -88,198 +70,77 @@ def _is_free(moving: list[Read], axis: Var) -> bool:
     return all(free_of(i, axis) for r in moving for i in r.index)
 
 
-# --- which tile -----------------------------------------------------------------------------------
-
-
-def tile_cost(rows: int, vectors: int, row_cost: float = NEAR_ROW) -> float:
-    """Cycles for one step of k: two multiply-adds and two loads a cycle, four cycles of latency.
-    The small terms rank tiles that are equal otherwise, by where their operands come from."""
-    loads = rows + vectors
-    return max(rows * vectors / 2, loads / 2, 4.0) + row_cost * rows + 0.25 * vectors
-
-
-def equal_parts(extent: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Divides an extent into tiles of at most `most` whose sizes differ by at most one:
-    49 by 12 -> sizes (10, 9), counts (4, 1)."""
-    tiles = -(-extent // most)
-    size, larger = divmod(extent, tiles)
-    if not larger:
-        return (size,), (tiles,)
-    return (size + 1, size), (larger, tiles - larger)
-
-
-def choose_tile(
-    m: int | None,
-    n: int | None,
-    target: Target,
-    lanes: int,
-    *,
-    shared: bool = True,
-    p: int | None = None,
-    row_cost: float = NEAR_ROW,
-) -> Tile:
-    """The cheapest tile for an m × n result (p times, if p is given) whose accumulators, lane
-    operands and one broadcast fit the registers. None for m or n: an extent that is not known."""
-    columns = n or 4 * ASSUMED_ROWS
-    unit = max(1, VIRTUAL_LANES // lanes)  # packed panels are 16 wide: a tile takes whole ones
-    unit = min(unit, -(-columns // lanes))
-    most = 4 if m != 1 or p else 12  # one row needs many columns to hide the latency
-    best, chosen = float("inf"), Tile(1, unit)
-    for vectors in range(unit, max(most, unit) + 1, unit):
-        free = (target.registers - 1 - (vectors if shared else 2)) // vectors
-        for rows in range(1, free + 1):
-            # Lines are combined only where a whole line is one tile.
-            lines = range(1, free // rows + 1) if m == rows and p else (1,)
-            for some in lines:
-                tile = Tile(rows, vectors, some)
-                cost = _total_cost(tile, m or ASSUMED_ROWS, columns, p or 1, lanes, row_cost)
-                if cost < best * 0.999:
-                    best, chosen = cost, tile
-    return chosen
-
-
-def _total_cost(tile: Tile, m: int, columns: int, p: int, lanes: int, row_cost: float) -> float:
-    whole, rest = divmod(columns, tile.vectors * lanes)
-    total = 0.0
-    for line, lines in zip(*equal_parts(p, tile.lines), strict=True):
-        for size, count in zip(*equal_parts(m, tile.rows), strict=True):
-            cost = whole * tile_cost(line * size, tile.vectors, row_cost)
-            if rest:
-                cost += tile_cost(line * size, -(-rest // lanes), row_cost)
-            total += lines * count * cost
-    return total
-
-
-def rows_are_far(out: Stage, stage: Stage, plan: Contraction, target: Target) -> bool:
-    """Is the rows' operand of a matrix product too large to stay in L2 beside the weights?"""
-    m = None if plan.m is None else known(out.axes[plan.m].extent)
-    k = known(stage.reduction[0].extent)
-    if m is None or k is None or len(stage.reduction) != 1:
-        return False
-    return m * k * 4 > target.l2 * 0.4
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """What passes at a time: so many columns, or rows; None where all do."""
-
-    columns: int | None = None
-    rows: int | None = None
-
-
-def choose_blocks(
-    out: Stage, stage: Stage, plan: Contraction, tile: Tile, target: Target, lanes: int
-) -> Blocks:
-    """The blocks of a matrix product, such that what is used again stays in L2; all at a time for
-    other sums."""
-    if plan.m is None or len(stage.reduction) != 1 or not (plan.shared and plan.product):
-        return Blocks()
-    m, n = known(out.axes[plan.m].extent), known(out.axes[plan.n].extent)
-    k = known(stage.reduction[0].extent)
-    if m is None or n is None or k is None or m < 2 * tile.rows:
-        return Blocks()
-    # Bytes: of the rows, of the weights, of a panel of them.
-    taken, weights, width = m * k * 4, n * k * 4, tile.vectors * lanes
-    if known(lane_operand(out, stage, plan).tensor.shape[-1]) != VIRTUAL_LANES:
-        # Not in panels: rows of the lane operand cross all columns, and each may be on a page of
-        # its own, so a few rows of the result meet all of it.
-        if weights <= target.l2 * 0.75:
-            return Blocks(rows=tile.rows if plan.p is None else None)
-        return Blocks(columns=_fitting_columns(n, k, width, target))
-    if taken > target.l2 * 0.8 and weights > target.l2 * FEW_WEIGHTS:
-        return Blocks(columns=_fitting_columns(n, k, width, target))
-    large = weights <= target.l2 * 0.75 and m * (k + n) * 4 > target.l2
-    if plan.p is not None or not (large or taken > target.l2 * 0.8):
-        return Blocks()
-    room = target.l2 * 0.8 - 2 * width * k * 4
-    rows = max(8, int(room / ((k + n) * 4)) // tile.rows) * tile.rows
-    return Blocks(rows=rows if rows < m else None)
-
-
-def _fitting_columns(n: int, k: int, width: int, target: Target) -> int | None:
-    """Columns whose weights fill L2 while all rows pass; None where one pass over n will do."""
-    columns = max(width, int(target.l2 * 0.4) // (k * 4) // width * width)
-    return columns if columns < n else None
-
-
-def lane_operand(out: Stage, stage: Stage, plan: Contraction) -> Read:
-    """The read that moves with the lanes."""
-    name = _stage_axis(stage, out, plan.n)
-    lane = next(a.var for a in stage.axes if a.var.name == name)
-    return next(r for r in reads(stage.value) if not all(free_of(i, lane) for i in r.index))
-
-
-def is_scattered(out: Stage, stage: Stage, plan: Contraction) -> bool:
-    """Do the rows of the lane operand lie so far apart that each is on a page of its own, and is
-    there enough to do with them that a copy, which is dense, is worth it?"""
-    if plan.m is None or len(stage.reduction) != 1 or not (plan.shared and plan.product):
-        return False
-    r = lane_operand(out, stage, plan)
-    k, m = stage.reduction[0], known(out.axes[plan.m].extent)
-    size, n = known(k.extent), known(out.axes[plan.n].extent)
-    plain = all(isinstance(i, Var) for i in r.index) and len(set(r.index)) == len(r.index)
-    once = sum(other.tensor is r.tensor for other in reads(stage.value)) == 1
-    if not (plain and once and k.var in r.index and m and n and size):
-        return False
-    pitch = known(prod(r.tensor.shape[r.index.index(k.var) + 1 :]))
-    if pitch is None or r.index[-1] is k.var:
-        return False
-    far = pitch >= 2 * n and size * pitch * 4 > PAGES * 4096
-    return far and m >= COPY_FROM and size * n * 4 <= MOST_COPIED
-
-
-def _stage_axis(stage: Stage, out: Stage, position: int | None) -> str | None:
-    """The reduction's name for an axis of the result."""
-    positions = axis_positions(stage, out)
-    if position is None or positions is None or position not in positions:
-        return None
-    return stage.axes[positions.index(position)].var.name
-
-
 # --- the steps ------------------------------------------------------------------------------------
 
 
 def schedule_contraction(
-    tf: TensorFunction, out: Stage, stage: Stage, plan: Contraction, target: Target, lanes: int
+    tf: TensorFunction,
+    out: Stage,
+    stage: Stage,
+    plan: Contraction,
+    target: Target,
+    lanes: int,
+    *,
+    whole: bool = True,
 ) -> tuple[TensorFunction, Schedule]:
-    """n.o, p.o, m.o around a register tile; the reduction's loops outside the tile's."""
-    copied: tuple[str, ...] = ()
-    if is_scattered(out, stage, plan):
+    """n.o, p.o, m.o around a register tile; the reduction's loops outside the tile's. `whole`: the
+    result is all that its memory holds, no region of it."""
+    algorithm: list[str] = []
+    crossed = whole and should_cross(out, stage, plan, target, lanes) and cross_lines(tf, stage)
+    if crossed:
+        tf, stage = crossed
+        out = next(s for s in tf.stages if s.tensor in tf.outputs)
+        plan = Contraction(plan.n - 1, plan.n - 2)
+        algorithm.append(f"lines {stage.tensor.name}")
+    copied = is_scattered(out, stage, plan)
+    if copied:
         operand = lane_operand(out, stage, plan).tensor
-        tf, copied = copy_operand(tf, stage, operand, "A"), (f"copy {operand.name}",)
+        tf = copy_operand(tf, stage, operand, "A")
         stage = next(s for s in tf.stages if s.tensor is stage.tensor)
-    m = 1 if plan.m is None else known(out.axes[plan.m].extent)
-    p = None if plan.p is None else known(out.axes[plan.p].extent)
-    if plan.product and plan.shared:
-        n = known(out.axes[plan.n].extent)
-        row_cost = FAR_ROW if rows_are_far(out, stage, plan, target) else NEAR_ROW
-        tile = choose_tile(m, n, target, lanes, p=p, row_cost=row_cost)
-    else:
-        tile = Tile(min(4, m or 4), max(1, VIRTUAL_LANES // lanes))
+        algorithm.append(f"copy {operand.name}")
+    tile = tile_for(out, stage, plan, target, lanes)
     blocks = choose_blocks(out, stage, plan, tile, target, lanes)
     order = _loop_order(out, plan, tile, blocks)
     steps = _result_steps(out, plan, tile, lanes, blocks)
     steps.append(Order(out.tensor.name, tuple(order)))
     outside = [x for x in order if not _in_tile(x, out, plan, blocks)]
-    steps += share(out, outside, steps)
+    steps += share(out, outside[:-1] if crossed else outside, steps)
+    if crossed:  # so that where a line begins is known in each tile
+        steps.append(Unroll(out.tensor.name, outside[-1]))
     steps.append(ComputeAt(stage.tensor.name, out.tensor.name, outside[-1]))
     lane, rows = _tile_axes(out, stage, plan, tile)
     if copied:
-        made = next(s for s in tf.stages if s.tensor.name == "A")
-        tiled = (plan.n, plan.m, plan.p)
-        around = ["", *(a.var.name for k, a in enumerate(out.axes) if k not in tiled)]
-        steps.append(ComputeAt("A", out.tensor.name, around[-1]))
-        steps += lane_steps(made, lanes, 4)
+        steps += _copy_steps(tf, out, plan, lanes)
     split = split_sum(tf, stage) if plan.product else None
-    if split is None:
-        steps += _tile_steps(stage, lane, rows, lanes, *_sum_loops(stage, product=plan.product))
-        return tf, Schedule(tuple(steps), copied or ("direct",))
-    new, whole, parts = split
-    passes = [a.var.name for a in whole.reduction]
-    steps += _tile_steps(whole, lane, rows, lanes, passes, [])
-    steps.append(ComputeAt(parts.tensor.name, whole.tensor.name, passes[-1]))
-    steps += _tile_steps(parts, lane, rows, lanes, *_sum_loops(parts, product=True))
-    return new, Schedule(tuple(steps), (*(copied or ("direct",)), f"parts {stage.tensor.name}"))
+    if split is not None:
+        tf, sums, parts = split
+        passes = [a.var.name for a in sums.reduction]
+        steps += _tile_steps(sums, lane, rows, lanes, passes, [])
+        steps.append(ComputeAt(parts.tensor.name, sums.tensor.name, passes[-1]))
+        algorithm.append(f"parts {stage.tensor.name}")
+    inner = stage if split is None else split[2]
+    loops, unrolled = _sum_loops(inner, product=plan.product)
+    wide = tile.vectors > tile.rows * tile.lines
+    steps += _tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=wide)
+    if is_worth_fetching(out, stage, plan, tile, target) and not blocks.rows:
+        loop = loops[-2] if loops[-1].endswith(".i") else loops[-1]
+        panels = -(-tile.vectors * lanes // VIRTUAL_LANES)
+        ahead = blocks.columns // VIRTUAL_LANES if blocks.columns else panels
+        counted = [stage_axis(stage, out, x) for x in (plan.p, plan.m)]
+        names = tuple(x for x in counted if x is not None)
+        operand = lane_operand(out, stage, plan).tensor.name
+        steps.append(Prefetch(inner.tensor.name, loop, operand, names, panels, ahead))
+    if not algorithm or algorithm[0].startswith("parts"):
+        algorithm.insert(0, "direct")
+    return tf, Schedule(tuple(steps), tuple(algorithm))
+
+
+def _copy_steps(tf: TensorFunction, out: Stage, plan: Contraction, lanes: int) -> list[Step]:
+    """The copy of the lane operand is made once for each round of the loops around the tiles'."""
+    made = next(s for s in tf.stages if s.tensor.name == "A")
+    tiled = (plan.n, plan.m, plan.p)
+    around = ["", *(a.var.name for k, a in enumerate(out.axes) if k not in tiled)]
+    return [ComputeAt("A", out.tensor.name, around[-1]), *lane_steps(made, lanes, 4)]
 
 
 def _names(out: Stage, plan: Contraction, blocks: Blocks) -> tuple[str, str, str]:
@@ -353,29 +214,32 @@ def _result_steps(
     return steps
 
 
-def cascade(rows: int) -> tuple[int, ...]:
-    """Tiles for an extent that is not known: full ones, then smaller ones, down to one row."""
-    middle = (max(2, rows // 3),) if rows > 4 else ()
-    return (rows, *middle, 1) if rows > 1 else (1,)
-
-
 def _tile_axes(out: Stage, stage: Stage, plan: Contraction, tile: Tile) -> tuple[str, list[str]]:
     """Names of the reduction's axes in the lanes and in the rows of the tile."""
-    rows = [_stage_axis(stage, out, plan.p if tile.lines > 1 else None)]
-    rows = [x for x in (*rows, _stage_axis(stage, out, plan.m)) if x is not None]
-    return str(_stage_axis(stage, out, plan.n)), rows
+    rows = [stage_axis(stage, out, plan.p if tile.lines > 1 else None)]
+    rows = [x for x in (*rows, stage_axis(stage, out, plan.m)) if x is not None]
+    return str(stage_axis(stage, out, plan.n)), rows
 
 
 def _tile_steps(
-    stage: Stage, lane: str, rows: list[str], lanes: int, loops: list[str], unrolled: list[Step]
+    stage: Stage,
+    lane: str,
+    rows: list[str],
+    lanes: int,
+    loops: list[str],
+    unrolled: list[Step],
+    *,
+    wide: bool = False,
 ) -> list[Step]:
-    """Inside: the reduction's loops, then the rows and vectors of the tile, all unrolled."""
+    """Inside: the reduction's loops, then the rows and vectors of the tile, all unrolled. Vectors
+    stand outside in a `wide` tile: the operands of its few rows stay in registers."""
     inner = stage.tensor.name
     fixed = [a.var.name for a in stage.axes if a.var.name not in (lane, *rows)]
     steps: list[Step] = [Split(inner, lane, (lanes,)), Unroll(inner, f"{lane}.o")]
     steps.append(Vectorize(inner, f"{lane}.i"))
     steps += [Unroll(inner, x) for x in rows]
-    order = (*fixed, *loops, *rows, f"{lane}.o", f"{lane}.i")
+    tile = [*rows, f"{lane}.o"] if not wide else [f"{lane}.o", *rows]
+    order = (*fixed, *loops, *tile, f"{lane}.i")
     return [*steps, *unrolled, Order(inner, order)]
 
 

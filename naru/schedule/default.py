@@ -15,16 +15,18 @@ from naru.schedule.steps import Schedule
 from naru.targets import Target
 
 
-def default_schedule(tf: TensorFunction, target: Target) -> tuple[TensorFunction, Schedule]:
+def default_schedule(
+    tf: TensorFunction, target: Target, *, whole: bool = True
+) -> tuple[TensorFunction, Schedule]:
     """The default for a prepared TensorFunction (see prepare.py) of one output: the function
-    after the algorithm's rewrites, and the steps."""
+    after the algorithm's rewrites, and the steps. `whole`: it is not the function of a region."""
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     reductions = [s for s in tf.stages if s.combine is not None]
     lanes = lanes_of(tf, target)
     if len(reductions) == 1:
         plan = find_contraction(out, reductions[0], lanes)
         if plan is not None:
-            return schedule_contraction(tf, out, reductions[0], plan, target, lanes)
+            return schedule_contraction(tf, out, reductions[0], plan, target, lanes, whole=whole)
     for stage in reductions:
         found = keep_terms(tf, stage)
         if found is not None:

@@ -128,15 +128,17 @@ class Kernels:
         body: list[Stmt] = []
         notes: list[str] = []
         for region in regions:
-            new, schedule = self.schedule(region.tf)
+            new, schedule = self.schedule(region.tf, whole=False)
             nest = lower(new, schedule, name, fma=self.fma, like=whole, origin=region.origin)
             body += nest.body
             notes.append(f"where {region}:\n{print_schedule(schedule)}")
         return Func(name, whole.params, tuple(body)), "\n".join(notes)
 
-    def schedule(self, tf: TensorFunction) -> tuple[TensorFunction, Schedule]:
+    def schedule(
+        self, tf: TensorFunction, *, whole: bool = True
+    ) -> tuple[TensorFunction, Schedule]:
         """The schedule of a prepared function; records of a tuner would be looked up here."""
-        return default_schedule(tf, self.target)
+        return default_schedule(tf, self.target, whole=whole)
 
 
 def hot_size(tf: TensorFunction) -> Var | None:

@@ -16,6 +16,7 @@ from naru.schedule.steps import (
     ComputeAt,
     Order,
     Parallel,
+    Prefetch,
     Rfactor,
     Schedule,
     Split,
@@ -41,6 +42,7 @@ class Nest:
     in_result: bool = False
     rfactor: Rfactor | None = None
     tensorize: Tensorize | None = None
+    prefetch: Prefetch | None = None
 
     @property
     def name(self) -> str:
@@ -134,6 +136,8 @@ def _take_step(nest: Nest, step: Step) -> None:
             nest.rfactor = step
         case Tensorize():
             _take_tensorize(nest, step)
+        case Prefetch():
+            _take_prefetch(nest, step)
 
 
 def _expect_loop(nest: Nest, loop: str, step: Step) -> None:
@@ -201,6 +205,18 @@ def _take_tensorize(nest: Nest, step: Tensorize) -> None:
         )
     get_instruction(step)
     nest.tensorize = step
+
+
+def _take_prefetch(nest: Nest, step: Prefetch) -> None:
+    _expect_loop(nest, step.loop, step)
+    if root(step.loop) not in nest.reductions:
+        raise ScheduleError(f"{step}: {step.loop!r} is no loop of a reduction")
+    found = [r for r in reads(nest.stage.value) if r.tensor.name == step.operand]
+    if len(found) != 1 or len(found[0].index) < 3:
+        raise ScheduleError(f"{step}: expected the stage to read panels of {step.operand!r}, once")
+    if not set(step.rows) <= {a.var.name for a in nest.stage.axes}:
+        raise ScheduleError(f"{step}: expected axes of the stage for the rows, found {step.rows}")
+    nest.prefetch = step
 
 
 # --- the whole schedule --------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from naru.ir.expr import (
     Var,
     free_vars,
 )
-from naru.ir.loop import Alloc, Buffer, For, Func, If, Stmt, Store
+from naru.ir.loop import Alloc, Buffer, For, Func, If, Invoke, Ref, Stmt, Store
 from naru.ir.simplify import (
     add,
     bounds,
@@ -35,6 +35,7 @@ from naru.ir.simplify import (
     known,
     minimum,
     mul,
+    prod,
     sub,
     substitute,
 )
@@ -42,7 +43,7 @@ from naru.ir.tensor import Tensor, TensorFunction, identity, reads
 from naru.ir.text_expr import print_expr
 from naru.schedule.legality import Nest, read_steps, root
 from naru.schedule.rewrites import map_reads
-from naru.schedule.steps import Rfactor, Schedule, Split, Tensorize
+from naru.schedule.steps import Prefetch, Rfactor, Schedule, Split, Tensorize
 from naru.schedule.tensorize import Loops, get_instruction, match_product
 from naru.schedule.vector import Grid, Lane, contiguous_base, join, vectorize
 
@@ -72,6 +73,7 @@ class Local:
 
 Body = Callable[[Env], list[Stmt]]
 WHOLE = "*"  # in an axis map: all of the axis is needed
+LINE = 64  # bytes that a hint fetches
 STACK_LIMIT = 2**20  # bytes of one stage's tile; a thread has a few MiB of stack
 
 
@@ -153,6 +155,8 @@ class Lowering:
 
         def body(e: Env) -> list[Stmt]:
             before = self.compute_attached(nest, loop, e) if attached else []
+            if nest.prefetch is not None and nest.prefetch.loop == loop:
+                before += self.prefetch(nest, nest.prefetch, e)
             return before + self.open_loops(nest, rest, e, inner, attached=attached)
 
         axis = loop[:-2]
@@ -274,6 +278,32 @@ class Lowering:
             scatter = tuple(vectorize(i, lane) for i in index)
             return Store(buffer, scatter, value, lane.mask())
         return Store(buffer, base, value, lane.mask() if inside else lane.mask_for(buffer, index))
+
+    def prefetch(self, nest: Nest, step: Prefetch, env: Env) -> list[Stmt]:
+        """A part of what later tiles read of an operand in panels."""
+        read = next(r for r in reads(nest.stage.value) if r.tensor.name == step.operand)
+        at = self.substitution(nest, env)
+        panel, *places, _ = (substitute(i, at) for i in read.index)
+        dims = read.tensor.shape[1:-1]
+        row, rows, tile = Const(0), Const(1), Const(1)
+        for name in step.rows:
+            row = add(mul(row, nest.axes[name].extent), self.place(nest, name, env))
+            rows, tile = mul(rows, nest.axes[name].extent), mul(tile, env.extent[name])
+        done, rounds = Const(0), prod(dims)
+        for i, size in zip(places, dims, strict=True):
+            done = add(mul(done, size), i)
+        axis = step.loop.removesuffix(".o")
+        if axis in nest.splits:
+            steps = nest.splits[axis].sizes[0]
+            done, rounds = floordiv(done, steps), ceildiv(rounds, steps)
+        # Evenly: so many elements by this tile's begin, and so many an iteration.
+        size = mul(step.panels, prod(read.tensor.shape[1:]))
+        begin, pace = floordiv(mul(row, size), rows), ceildiv(mul(size, tile), mul(rows, rounds))
+        buffer, width = self.buffers[read.tensor], DTYPES[read.tensor.dtype].bytes
+        panel = mul(add(panel, step.ahead), prod(read.tensor.shape[1:]))
+        at = mul(add(panel, begin, mul(done, pace)), width)
+        count = max(1, -(-(known(pace) or 1) * width // LINE))
+        return [Invoke("prefetch", (Ref(buffer, add(at, k * LINE)),)) for k in range(count)]
 
     # --- stages ----------------------------------------------------------------------------------
 

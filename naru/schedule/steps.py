@@ -93,7 +93,23 @@ class Tensorize:
     instruction: str
 
 
-Step: TypeAlias = Split | Order | Unroll | Vectorize | Parallel | ComputeAt | Rfactor | Tensorize
+@dataclass(frozen=True)
+class Prefetch:
+    """Each iteration of `loop`, one of a reduction, fetches a part of what later tiles will read of
+    an operand that lies in panels [panel, k…, column]: when all rows (those of the axes `rows`)
+    have met the `panels` of this tile, as many have been fetched, `ahead` panels further on."""
+
+    stage: str
+    loop: str
+    operand: str
+    rows: tuple[str, ...]
+    panels: int
+    ahead: int
+
+
+Step: TypeAlias = (
+    Split | Order | Unroll | Vectorize | Parallel | ComputeAt | Rfactor | Tensorize | Prefetch
+)
 STEPS: dict[str, type[Step]] = {
     "split": Split,
     "order": Order,
@@ -103,6 +119,7 @@ STEPS: dict[str, type[Step]] = {
     "compute_at": ComputeAt,
     "rfactor": Rfactor,
     "tensorize": Tensorize,
+    "prefetch": Prefetch,
 }
 _NAMES = {c: name for name, c in STEPS.items()}
 

@@ -56,6 +56,17 @@ def row_sums(x: f32[n, m], y: f32[n], n: index, m: index):
     agree(text, target, floats(5, 0), np.ones(5, np.float32), 5, 0)
 
 
+def test_hints_change_nothing_wherever_they_point(target: Target) -> None:
+    text = """
+def copy(x: f32[n, 8], y: f32[n, 8], n: index):
+    for i in range(n):
+        prefetch(x[i * 32 + 64:])
+        prefetch(x[i * 100000000 - 500:])
+        y[i, 0:8] = x[i, 0:8]
+"""
+    agree(text, target, floats(5, 8), np.zeros((5, 8), np.float32), 5)
+
+
 def test_store_then_load_sees_the_new_value(target: Target) -> None:
     text = """
 def twice(x: f32[8], y: f32[8]):

@@ -111,7 +111,7 @@ def test_invoke() -> None:
         "threads: expected an index, found i32",
     ]
     assert problems(Invoke("relu", ())) == [
-        "relu is neither a kernel nor one of barrier, set_io, alloc, fail, mark"
+        "relu is neither a kernel nor one of barrier, set_io, alloc, fail, mark, prefetch"
     ]
 
 

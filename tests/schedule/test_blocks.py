@@ -8,7 +8,7 @@ import pytest
 from schedule.meaning import check_kernel
 
 from naru.ir.text import read_tensor_function
-from naru.schedule import contraction
+from naru.schedule import tiles
 from naru.schedule.algorithms import apply_algorithm
 from naru.schedule.default import default_schedule
 from naru.schedule.lower import lower
@@ -67,7 +67,7 @@ def order_of(schedule: Schedule) -> tuple[str, ...]:
     return next(s.loops for s in schedule.steps if isinstance(s, Order) and s.stage == "out")
 
 
-@pytest.mark.parametrize("m", [100, 97])
+@pytest.mark.parametrize("m", [150, 147])
 @pytest.mark.parametrize("name", TARGETS)
 def test_rows_in_blocks(name: str, m: int) -> None:
     target = replace(get_target(name), l2=2**12)
@@ -80,7 +80,7 @@ def test_rows_in_blocks(name: str, m: int) -> None:
 def test_columns_in_blocks_where_weights_are_many(
     name: str, m: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contraction, "FEW_WEIGHTS", 0.1)
+    monkeypatch.setattr(tiles, "FEW_WEIGHTS", 0.1)
     target = replace(get_target(name), l2=2**12)
     assert order_of(scheduled(PANELS.format(m=m), target))[:2] == ("i1.o", "i0.o")
 
@@ -96,15 +96,15 @@ def test_rows_meet_all_columns_outside_of_panels(
 @pytest.mark.parametrize("k", [40, 24])
 @pytest.mark.parametrize("name", TARGETS)
 def test_scattered_operands_are_copied(name: str, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contraction, "PAGES", 0)
-    monkeypatch.setattr(contraction, "COPY_FROM", 8)
+    monkeypatch.setattr(tiles, "PAGES", 0)
+    monkeypatch.setattr(tiles, "COPY_FROM", 8)
     schedule = scheduled(HEADS.format(k=k), get_target(name))
     assert schedule.algorithm == ("copy w",)
 
 
 def test_an_operand_that_is_read_twice_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contraction, "PAGES", 0)
-    monkeypatch.setattr(contraction, "COPY_FROM", 8)
+    monkeypatch.setattr(tiles, "PAGES", 0)
+    monkeypatch.setattr(tiles, "COPY_FROM", 8)
     assert scheduled(ITSELF, get_target("x86-64-avx2")).algorithm == ("direct",)
 
 

@@ -16,6 +16,7 @@ from naru.schedule.steps import (
     ComputeAt,
     Order,
     Parallel,
+    Prefetch,
     Rfactor,
     Schedule,
     Split,
@@ -39,6 +40,7 @@ EXAMPLES: tuple[Step, ...] = (
     ComputeAt("R", "C", ""),
     Rfactor("R", "k", 16),
     Tensorize("R", "m", "n", "k", "dot"),
+    Prefetch("R", "k.o", "w", ("i", "j"), 1, 4),
 )
 
 
@@ -105,6 +107,12 @@ def test_unknown_algorithm_is_named(line: str) -> None:
 PRODUCT = """
 def f(x: f32[8, 24], w: f32[24, 32]):
     R[i: 8, j: 32] = add[k: 24](x[i, k] * w[k, j])
+    y[i: 8, j: 32] = max(R[i, j], 0.0)
+    return y
+"""
+PANELS = """
+def f(x: f32[8, 24], w: f32[2, 24, 16]):
+    R[i: 8, j: 32] = add[k: 24](x[i, k] * w[j // 16, k, j % 16])
     y[i: 8, j: 32] = max(R[i, j], 0.0)
     return y
 """
@@ -241,6 +249,11 @@ REFUSED = [
     ("compute_at('R', 'y', 'z')", PRODUCT, "there is no loop 'z'\n  try: the loops are ['i', 'j']"),
     (f"{AT}; split('y', 'i', (4,))", PRODUCT, "there is no loop 'i'"),
     ("vectorize('y', 'j'); compute_at('R', 'y', 'j')", PRODUCT, "'j' is vectorised, so a tile"),
+    ("prefetch('R', 'i', 'w', ('i',), 1, 1)", PRODUCT, "'i' is no loop of a reduction"),
+    ("prefetch('R', 'k', 'v', ('i',), 1, 1)", PRODUCT, "to read panels of 'v', once"),
+    ("prefetch('R', 'k', 'w', ('i',), 1, 1)", PRODUCT, "to read panels of 'w', once"),
+    ("prefetch('R', 'k.o', 'w', ('i',), 1, 1)", PRODUCT, "there is no loop 'k.o'"),
+    ("prefetch('R', 'k', 'w', ('q',), 1, 1)", PANELS, "expected axes of the stage for the rows"),
     ("compute_at('y', 'y', 'i')", PLAIN, "it is a result, which has a nest of its own"),
     ("compute_at('M', 'y', 'j'); compute_at('S', 'y', 'i')", SOFTMAX, "'S' reads it too"),
     ("compute_at('R', 'y', 'i')", TWO_RESULTS, "'z' reads it too, and is not computed inside"),
