@@ -104,6 +104,12 @@ class Knobs:
             "most threads of a run (default: the usable cores)",
         ),
     )
+    hugepages: int = field(
+        default=0,
+        metadata=_about(
+            _level(0, 1), "0 or 1", "1 copies the weights of loaded models into large pages"
+        ),
+    )
     perf: int = field(
         default=0,
         metadata=_about(

@@ -34,6 +34,7 @@ class Worker:
             OMP_NUM_THREADS=count,
             OPENBLAS_NUM_THREADS=count,
             MKL_NUM_THREADS=count,
+            **({knobs.variable("hugepages"): "1"} if knobs.current().hugepages else {}),
             PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path),
         )
         command = [sys.executable, "-m", "naru.bench.serve", adapter, count]

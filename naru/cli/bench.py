@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from naru.cli.group import EXISTING, WRITTEN, dims_option, precision_option
+from naru.cli.group import EXISTING, WRITTEN, dims_option, hugepages_option, precision_option
 from naru.cli.loading import compile_source, parse_dims
 from naru.cli.printing import print_table, say
 from naru.cli.progress import progress
@@ -67,6 +67,7 @@ def _engine_names(_: click.Context, __: click.Parameter, text: str) -> tuple[str
     show_default=True, help="What errors are against; float64 is slow the first time.",
 )  # fmt: skip
 @precision_option
+@hugepages_option
 @click.option("--json", "record_file", type=WRITTEN, help="Write the record here.")
 @click.option("--plot", "plot_file", type=WRITTEN, help="Draw the ratios: .png, .svg or .pdf.")
 def bench_command(model: Path, **options: Any) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from naru import knobs
 from naru.cli.printing import output
 from naru.errors import nearest
 from naru.version import VERSION
@@ -99,6 +100,17 @@ precision_option = click.option(
 )  # fmt: skip
 no_cache_option = click.option("--no-cache", is_flag=True, help="Compile anew, and store nothing.")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _use_hugepages(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.with_resource(knobs.scope(hugepages=1))
+
+
+hugepages_option = click.option(
+    "--hugepages", is_flag=True, expose_value=False, callback=_use_hugepages,
+    help="Copy the weights into memory in large pages.",
+)  # fmt: skip
 dims_option = click.option(
     "--dims", metavar="NAME=N", multiple=True, help="Size of a symbolic dim; repeatable."
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from naru.cli.explain import given_inputs, inputs_option
-from naru.cli.group import EXISTING, WRITTEN, dims_option
+from naru.cli.group import EXISTING, WRITTEN, dims_option, hugepages_option
 from naru.cli.loading import open_bundle
 from naru.errors import InputError
 from naru.files import write_text
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @inputs_option
 @dims_option
+@hugepages_option
 def profile_command(
     model: Path,
     output: Path | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from naru.cli.group import EXISTING, WRITTEN, as_json_option, no_cache_option
+from naru.cli.group import EXISTING, WRITTEN, as_json_option, hugepages_option, no_cache_option
 from naru.cli.loading import load_model
 from naru.cli.printing import print_json
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     help="An .npy (in the order of the inputs, or by name) or an .npz with names; repeatable.",
 )  # fmt: skip
 @click.option("-o", "--output", type=WRITTEN, help="An .npz, or an .npy for a single output.")
+@hugepages_option
 @no_cache_option
 @as_json_option
 def run_command(

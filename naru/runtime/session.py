@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
@@ -87,20 +88,29 @@ class StepTime:
 LATER_FROM = 4 << 20  # bytes of weights that are checked while the program goes on
 
 
-def load(source: Source, *, verify: bool = True, threads: int | None = None) -> Model:
+def load(
+    source: Source,
+    *,
+    verify: bool = True,
+    threads: int | None = None,
+    hugepages: bool | None = None,
+) -> Model:
     """Loads a bundle from a path, bytes or an open file.
 
     `verify=False` skips the digests of the sections, not the checks of the manifest. Weights of
     more than 4 MiB are compared with their digest while the program goes on; the first call waits
     for that, and raises BundleError where they are damaged. `threads` limits this model below the
-    process's setting. The file is mapped: replace it, but do not
-    overwrite it in place while a model uses it. Raises BundleError, or TargetError when this CPU
-    lacks a feature that the code needs. A bundle is machine code: load only what you trust.
+    process's setting. The file is mapped: replace it, but do not overwrite it in place while a
+    model uses it. `hugepages` copies the weights into memory in large pages, of this process alone
+    (default: NARU_HUGEPAGES).
+
+    Raises BundleError, RunError without memory for a copy, or TargetError when this CPU lacks a
+    feature that the code needs. A bundle is machine code: load only what you trust.
     """
     if threads is not None and not isinstance(cast(object, threads), int):
         raise InputError(f"threads: expected a number, got {threads!r}")
     bundle = read_bundle(source, verify=verify, but="weights", records=False)
-    model = Model(bundle, threads=threads)
+    model = Model(bundle, threads=threads, hugepages=hugepages)
     weights = bundle.sections.get("weights")
     if verify and weights is not None:
         where = str(source) if isinstance(source, (str, os.PathLike)) else None
@@ -200,6 +210,7 @@ class EntryProgram(_native.Program):
             threads or knobs.current().threads or 0,
             _result_type(entry.outputs) if len(entry.outputs) > 1 else None,
             entry.pointers,
+            tuple(sys.intern(t.name) for t in entry.inputs),
         )
 
     _weights: WeightsCheck | None = None
@@ -301,6 +312,17 @@ _FAILURES: dict[int, Callable[[Entry, int, int, int], NaruError]] = {
 }
 
 
+def _copy_weights(bundle: Bundle, weights: Section) -> None:
+    """From the mapped file into large pages. Raises RunError where there is no memory for it."""
+    try:
+        bundle.image.copy_weights(weights.offset, weights.size)
+    except MemoryError:
+        raise RunError(
+            f"there is no memory for a copy of {weights.size} bytes of weights",
+            hint="load the model without hugepages",
+        ) from None
+
+
 # ---- models ----
 
 
@@ -313,7 +335,9 @@ class Model(EntryProgram):
     InputError for what does not fit and RunError for what goes wrong inside.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, threads: int | None = None, hugepages: bool | None = None
+    ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
         _check_target(bundle)
@@ -327,6 +351,9 @@ class Model(EntryProgram):
             raise TargetError(
                 f"this system does not let the process make code executable ({error.strerror})"
             ) from error
+        weights = bundle.sections.get("weights")
+        if weights is not None and (knobs.current().hugepages if hugepages is None else hugepages):
+            _copy_weights(bundle, weights)
         self._bundle, self._threads = bundle, threads
         self._symbols_told = symbols.tell(bundle)
         self._made: dict[str, EntryProgram] = {}

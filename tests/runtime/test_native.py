@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from llvmlite.binding.targets import get_host_cpu_features
 
+from naru import knobs
 from naru.artifact import bundle
 from naru.artifact.bundle import GoldenCase, pack_golden
 from naru.errors import BundleError, InputError, RunError, TargetError
@@ -240,6 +242,44 @@ def test_wrong_names_and_counts() -> None:
     for args, kwargs, message in cases:
         with pytest.raises(InputError, match=message):
             model(*args, **kwargs)
+
+
+def test_inputs_by_name() -> None:
+    """From one dict, from keywords in any order, with some by position: all the same."""
+    inputs = [tensor(n, [4], "float32") for n in "abc"]
+    model = make_model(programs.DIAGONAL, inputs, [tensor("y", [3], "float32")], [3])
+
+    class Sub(dict[str, Any]):
+        pass
+
+    b, c = VALUES + 10, VALUES + 20
+    given = {"b": b, "c": c, "a": VALUES}
+    expected = np.array([VALUES[0], b[1], c[2]])
+    renamed = {"".join(["", name]): value for name, value in given.items()}  # names of our own
+    for made in (
+        model(given), model(dict(given)), model(Sub(given)), model(renamed), model(**given),
+        model(**renamed), model(VALUES, c=c, b=b), model(VALUES, b, c=c),
+        model({**given, "a": [float(v) for v in VALUES]}),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(made, expected)
+    with pytest.raises(InputError, match="input 'c' is missing"):
+        model({"a": VALUES, "b": b})
+    with pytest.raises(InputError, match="there is no input 'd'"):
+        model({"a": VALUES, "b": b, "d": c})
+    with pytest.raises(InputError, match="input 'a' was given twice"):
+        model(VALUES, b=b, a=VALUES)
+    with pytest.raises(InputError, match="input 'b': expected dtype float32"):
+        model({**given, "b": VALUES.astype(np.float64)})
+
+
+def test_calls_by_name_keep_no_references() -> None:
+    model, x = scale_fixed(), VALUES.copy()
+    before = sys.getrefcount(x)
+    for _ in range(10):
+        model({"x": x})
+        model(x=x)
+    after = sys.getrefcount(x)
+    assert after == before
 
 
 def test_ranges_and_equal_sizes_of_symbols() -> None:
@@ -498,6 +538,35 @@ def test_load_save_and_pickle(tmp_path: Path) -> None:
     for each in (model, again, load((tmp_path / "copy.naru").read_bytes())):
         np.testing.assert_array_equal(each(VALUES), 2 * VALUES + 0.5)
         assert each.manifest["source"] == {"name": "tiny"}
+
+
+def test_weights_in_large_pages(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.naru")
+    for model in (load(path, hugepages=True), load(path, hugepages=False)):
+        np.testing.assert_array_equal(model(VALUES), 2 * VALUES + 0.5)
+    with knobs.scope(hugepages=1):
+        np.testing.assert_array_equal(load(path)(VALUES), 2 * VALUES + 0.5)
+
+
+def test_a_copy_of_weights_lies_in_the_image() -> None:
+    image = _native.Image(bytes(8192))
+    for offset, size in ((0, 8193), (8193, 0), (-1, 1), (0, -1)):
+        with pytest.raises(ValueError, match="the weights lie outside the image"):
+            image.copy_weights(offset, size)
+    image.copy_weights(64, 128)
+    image.copy_weights(64, 128)
+
+
+def test_no_memory_for_a_copy_of_weights(tmp_path: Path) -> None:
+    class Full:
+        """An image of a machine without memory."""
+
+        def copy_weights(self, offset: int, size: int) -> None:
+            raise MemoryError
+
+    whole = bundle.read_bundle(saved(tmp_path / "m.naru"))
+    with pytest.raises(RunError, match="there is no memory for a copy of 64 bytes of weights"):
+        session._copy_weights(replace(whole, image=Full()), whole.sections["weights"])
 
 
 def test_a_mount_that_forbids_execution() -> None:

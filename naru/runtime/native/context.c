@@ -15,7 +15,7 @@ static size_t rounded(size_t bytes)
                           : (bytes + HUGE_PAGE - 1) & ~(size_t)(HUGE_PAGE - 1);
 }
 
-static void *take_memory(size_t bytes)
+void *naru_take_memory(size_t bytes)
 {
     bytes = rounded(bytes);
     if (bytes < MAPPED)
@@ -35,7 +35,7 @@ static void *take_memory(size_t bytes)
     return start;
 }
 
-static void give_memory(void *memory, size_t bytes)
+void naru_give_memory(void *memory, size_t bytes)
 {
     bytes = rounded(bytes);
     if (!memory)
@@ -66,7 +66,7 @@ static void *context_alloc(naru_ctx *abi, int64_t bytes)
         int64_t grown = ctx->chunk_total < FIRST_CHUNK ? FIRST_CHUNK : ctx->chunk_total;
         if (size < grown)
             size = grown; /* doubling: a loop of small requests stays linear */
-        chunk = take_memory((size_t)size);
+        chunk = naru_take_memory((size_t)size);
         if (!chunk)
             return NULL;
         *chunk = (naru_chunk){ctx->chunks, size, sizeof *chunk};
@@ -81,7 +81,7 @@ static void free_chunks(naru_context *ctx)
 {
     for (naru_chunk *chunk = ctx->chunks, *next; chunk; chunk = next) {
         next = chunk->next;
-        give_memory(chunk, (size_t)chunk->size);
+        naru_give_memory(chunk, (size_t)chunk->size);
     }
     ctx->chunks = NULL, ctx->chunk_total = 0;
 }
@@ -121,14 +121,14 @@ naru_context *naru_context_new(const naru_shape *shape, const uint8_t *weights)
 void naru_context_free(naru_context *ctx)
 {
     free_chunks(ctx);
-    give_memory(ctx->abi.arena, (size_t)ctx->arena_size);
+    naru_give_memory(ctx->abi.arena, (size_t)ctx->arena_size);
     free(ctx);
 }
 
 int naru_context_grow(naru_context *ctx, int64_t bytes)
 {
-    give_memory(ctx->abi.arena, (size_t)ctx->arena_size);
-    ctx->abi.arena = take_memory((size_t)bytes);
+    naru_give_memory(ctx->abi.arena, (size_t)ctx->arena_size);
+    ctx->abi.arena = naru_take_memory((size_t)bytes);
     ctx->arena_size = ctx->abi.arena ? bytes : 0;
     return ctx->abi.arena != NULL;
 }

@@ -76,6 +76,7 @@ static void image_dealloc(PyObject *object)
         munmap(self->code, self->copied);
     if (self->base)
         munmap(self->base, self->mapped);
+    naru_give_memory(self->weights, self->weights_size);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -128,6 +129,41 @@ static PyObject *image_enable_code(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Pages of files are small, and a core knows few of them at a time: weights that are read from end
+ * to end in each run come faster from large ones. */
+static PyObject *image_copy_weights(PyObject *object, PyObject *args)
+{
+    naru_image *self = (naru_image *)object;
+    Py_ssize_t offset, size;
+    if (!PyArg_ParseTuple(args, "nn:copy_weights", &offset, &size))
+        return NULL;
+    if (offset < 0 || size < 0 || (size_t)offset > self->size
+        || (size_t)size > self->size - (size_t)offset)
+        return PyErr_SetString(PyExc_ValueError, "the weights lie outside the image"), NULL;
+    if (self->weights || !size)
+        Py_RETURN_NONE;
+    uint8_t *copy = naru_take_memory((size_t)size);
+    if (!copy)
+        return PyErr_NoMemory();
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(copy, self->base + offset, (size_t)size);
+    Py_END_ALLOW_THREADS
+    if (self->weights) { /* another thread was faster */
+        naru_give_memory(copy, (size_t)size);
+        Py_RETURN_NONE;
+    }
+    self->weights_offset = (size_t)offset, self->weights_size = (size_t)size;
+    self->weights = copy;
+    Py_RETURN_NONE;
+}
+
+const uint8_t *naru_image_at(const naru_image *image, size_t offset)
+{
+    if (image->weights && offset == image->weights_offset)
+        return image->weights;
+    return image->base + offset;
+}
+
 static int image_getbuffer(PyObject *object, Py_buffer *view, int flags)
 {
     naru_image *self = (naru_image *)object;
@@ -140,6 +176,9 @@ static PyMethodDef image_methods[] = {
     {"enable_code", image_enable_code, METH_VARARGS,
      "enable_code(offset, size, copy=False): makes that part executable, or a copy of it in memory "
      "without a file; Programs' offsets count from it."},
+    {"copy_weights", image_copy_weights, METH_VARARGS,
+     "copy_weights(offset, size): Programs made from now on read that part from a copy in large "
+     "pages."},
     {0},
 };
 

@@ -70,6 +70,9 @@ typedef struct naru_shape {
     int inputs, outputs, pointers, symbols, plan, trace;
 } naru_shape;
 
+/* Memory of so many bytes, in large pages where it is long enough for them; NULL: there is none. */
+void *naru_take_memory(size_t bytes);
+void naru_give_memory(void *memory, size_t bytes);
 naru_context *naru_context_new(const naru_shape *shape, const uint8_t *weights);
 void naru_context_free(naru_context *ctx);
 /* Makes the arena at least `bytes` long; its contents are lost. 0 when there is no memory. */
@@ -86,7 +89,12 @@ typedef struct naru_image {
     uint8_t *code; /* inside base, or a copy where the file system forbids executing */
     Py_ssize_t code_offset;
     size_t code_size, copied;
+    uint8_t *weights; /* a copy in large pages, or NULL */
+    size_t weights_offset, weights_size;
 } naru_image;
+
+/* Where what lies at an offset is read from: in the copy, if it has one. */
+const uint8_t *naru_image_at(const naru_image *image, size_t offset);
 
 extern PyTypeObject naru_image_type;
 

@@ -32,6 +32,7 @@ typedef struct {
     naru_run_fn run;
     naru_plan_fn plan;
     const uint8_t *weights;
+    PyObject *names; /* of the inputs, interned; NULL: only by position */
     naru_shape shape;
     int bound;             /* symbols that inputs bind; the rest are kernel-defined */
     int late;              /* whether any output is */
@@ -330,6 +331,41 @@ static PyObject *convert(program *self, PyObject *const *args, Py_ssize_t count,
     return result;
 }
 
+/* The value of an input among keywords, whose names are interned as ours are; NULL: it is not there,
+ * or has a name that is equal but not the same. Borrowed. */
+static PyObject *keyword(PyObject *name, PyObject *const *values, PyObject *names)
+{
+    for (Py_ssize_t k = 0; k < PyTuple_GET_SIZE(names); k++)
+        if (PyTuple_GET_ITEM(names, k) == name)
+            return values[k];
+    return NULL;
+}
+
+/* The arguments in the order of the inputs, from one dict or from keywords, as a tuple that keeps
+ * them alive. New reference; NULL without an exception where they are not all there and nothing else
+ * is: _convert says what is wrong. */
+static PyObject *by_name(program *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    int inputs = self->shape.inputs;
+    PyObject *dict = !names && count == 1 && PyDict_CheckExact(args[0]) ? args[0] : NULL;
+    if (!self->names || (dict ? PyDict_GET_SIZE(dict) != inputs
+                              : !names || count + PyTuple_GET_SIZE(names) != inputs))
+        return NULL;
+    PyObject *found = PyTuple_New(inputs);
+    for (int k = 0; found && k < inputs; k++) {
+        PyObject *name = PyTuple_GET_ITEM(self->names, k);
+        PyObject *value = dict        ? PyDict_GetItemWithError(dict, name)
+                          : k < count ? args[k]
+                                      : keyword(name, args + count, names);
+        if (value)
+            PyTuple_SET_ITEM(found, k, Py_NewRef(value));
+        else
+            Py_CLEAR(found);
+    }
+    PyErr_Clear();
+    return found;
+}
+
 static PyObject *call_traced(program *self, PyObject *const *args, size_t flags, PyObject *names,
                              PyObject **trace)
 {
@@ -340,8 +376,14 @@ static PyObject *call_traced(program *self, PyObject *const *args, size_t flags,
         return NULL;
     Py_ssize_t count = PyVectorcall_NARGS(flags);
     PyObject *converted = NULL, *result = NULL;
-    int bound = !names && count == self->shape.inputs && bind(self, ctx, args);
-    if (!bound && (converted = convert(self, args, count, names))) {
+    int bound = 0;
+    if ((converted = by_name(self, args, count, names)))
+        bound = bind(self, ctx, ((PyTupleObject *)converted)->ob_item);
+    else
+        bound = !names && count == self->shape.inputs && bind(self, ctx, args);
+    if (!bound)
+        Py_XSETREF(converted, convert(self, args, count, names));
+    if (!bound && converted) {
         bound = bind(self, ctx, ((PyTupleObject *)converted)->ob_item);
         if (!bound)
             fail(self, NOT_CONVERTED, 0, 0, 0);
@@ -475,17 +517,18 @@ static int set_addresses(program *self, Py_ssize_t run, Py_ssize_t plan)
 static int program_init(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"image",  "weights", "run",   "plan",    "inputs", "outputs",
-                            "ranges", "symbols", "trace", "threads", "result", "pointers", NULL};
+                            "ranges", "symbols", "trace", "threads", "result", "pointers", "names",
+                            NULL};
     program *self = (program *)object;
-    PyObject *image, *inputs, *outputs, *ranges, *result = Py_None;
+    PyObject *image, *inputs, *outputs, *ranges, *result = Py_None, *input_names = NULL;
     Py_ssize_t weights, run, plan;
     int symbols, trace, threads, pointers = 0;
     if (self->image)
         return PyErr_SetString(PyExc_RuntimeError, "the program is initialised already"), -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!nnnO!O!O!iii|Oi:Program", names, &naru_image_type,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!nnnO!O!O!iii|OiO!:Program", names, &naru_image_type,
                                      &image, &weights, &run, &plan, &PyTuple_Type, &inputs,
                                      &PyTuple_Type, &outputs, &PyTuple_Type, &ranges, &symbols,
-                                     &trace, &threads, &result, &pointers))
+                                     &trace, &threads, &result, &pointers, &PyTuple_Type, &input_names))
         return -1;
     self->image = (naru_image *)Py_NewRef(image);
     self->shape.inputs = (int)PyTuple_GET_SIZE(inputs);
@@ -500,7 +543,10 @@ static int program_init(PyObject *object, PyObject *args, PyObject *kwargs)
                                                  || !PyType_IsSubtype((PyTypeObject *)result,
                                                                       &PyTuple_Type)))
         return PyErr_SetString(PyExc_ValueError, "inconsistent arguments for a program"), -1;
-    self->weights = self->image->base + weights;
+    self->weights = naru_image_at(self->image, (size_t)weights);
+    if (input_names && PyTuple_GET_SIZE(input_names) != self->shape.inputs)
+        return PyErr_SetString(PyExc_ValueError, "expected a name for each input"), -1;
+    self->names = Py_XNewRef(input_names);
     if (result != Py_None)
         self->result = (PyTypeObject *)Py_NewRef(result);
     self->inputs = read_tensors(inputs, self->shape.inputs);
@@ -563,6 +609,7 @@ static void program_dealloc(PyObject *object)
     PyMem_Free(self->high);
     PyMem_Free(self->static_plan);
     Py_XDECREF(self->result);
+    Py_XDECREF(self->names);
     Py_XDECREF(self->image);
     Py_TYPE(object)->tp_free(object);
 }
