@@ -120,6 +120,47 @@ def split(p: Poly) -> Offset:
     return Offset({m: c for m, c in p.items() if m not in lanes}, lanes)
 
 
+def lane_values(lanes: Poly, count: int) -> list[int] | None:
+    """The part of an offset that differs from lane to lane, as numbers; None where it depends on
+    more than the lane."""
+    total = [0] * count
+    for m, c in lanes.items():
+        values = [c] * count
+        for atom in m:
+            found = _lane_numbers(atom, count)
+            if found is None:
+                return None
+            values = [a * b for a, b in zip(values, found, strict=True)]
+        total = [a + b for a, b in zip(total, values, strict=True)]
+    return total
+
+
+def _lane_numbers(e: Expr, count: int) -> list[int] | None:
+    if isinstance(e, Lanes):
+        return list(range(count))
+    if isinstance(e, Const) and e.dtype == "index":
+        return [int(e.value)] * count
+    if isinstance(e, Splat):
+        return _lane_numbers(e.x, count)
+    if not isinstance(e, Binary):
+        return None
+    a, b = _lane_numbers(e.a, count), _lane_numbers(e.b, count)
+    if a is None or b is None:
+        return None
+    pairs = list(zip(a, b, strict=True))
+    match e.op:
+        case "floordiv" if 0 not in b:
+            return [x // y for x, y in pairs]
+        case "mod" if 0 not in b:
+            return [x % y for x, y in pairs]
+        case "add":
+            return [x + y for x, y in pairs]
+        case "mul":
+            return [x * y for x, y in pairs]
+        case _:
+            return None
+
+
 def lane_step(lanes: Poly) -> Poly | None:
     """The distance between neighbouring lanes where it is the same everywhere, else None."""
     out: Poly = {}

@@ -14,6 +14,7 @@ from naru.codegen.llvm_types import NARROW, memory_bytes, memory_type, rows_of, 
 from naru.errors import IRError
 from naru.ir.expr import Expr, Load, Shape
 from naru.ir.loop import Buffer
+from naru.ir.simplify import known
 
 
 class Access:
@@ -84,7 +85,7 @@ def load(code: Code, e: Load, mask: Value | None) -> tuple[str, ...]:
     """The rows that a Load reads, in register form."""
     access = Access(code, e.buffer, e.index, e.shape, mask)
     if not access.is_contiguous():
-        raw = [_gather(access)]
+        raw = [_block(access) or _gather(access)]
     elif mask is not None:
         raw = [_masked_load(access, r) for r in range(rows_of(e.shape))]
     else:
@@ -103,6 +104,27 @@ def _masked_load(a: Access, r: int) -> str:
         f"<{count} x i1> {a.masks()[r]}, {kind} zeroinitializer)"
     )
     return out if a.shape else a.code.put(f"extractelement {kind} {out}, i64 0")
+
+
+def _block(a: Access) -> str | None:
+    """All lanes from one block of as many neighbours, in any order: a load and a shuffle, as for
+    channels of small groups (`x[lane // 4 * 4 + c]`). None where it cannot be known that the block
+    lies in the buffer: its size divides all strides, and the last dim."""
+    count, last = a.shape[0], known(a.buffer.shape[-1])
+    places = address.lane_values(a.at.lanes, count)
+    scalar = dict(a.at.scalar)
+    constant = scalar.pop((), 0)
+    fits = last is not None and last % count == 0 and all(c % count == 0 for c in scalar.values())
+    if a.mask is not None or places is None or not fits:
+        return None
+    first = constant % count
+    chosen = [first + p for p in places]
+    if min(chosen) < 0 or max(chosen) >= count:
+        return None
+    base = a.element(address.plus(a.at.scalar, {(): -first}))
+    block = a.code.put(f"load {a.kind}, ptr {base}, {a.align}")
+    order = ", ".join(f"i32 {k}" for k in chosen)
+    return a.code.put(f"shufflevector {a.kind} {block}, {a.kind} poison, <{count} x i32> <{order}>")
 
 
 def _gather(a: Access) -> str:

@@ -36,12 +36,10 @@ def weight_layout(n: Node, operand: int) -> Layout | None:
     if n.op in ("conv", "phase_conv"):
         rank, filters = w.type.rank, known(w.type.shape[0])
         group = n.attr("group", 1)
-        # No panel may hold filters of two groups.
+        # A panel holds filters of one group, or whole groups.
         own = filters // group if isinstance(group, int) and filters else 0
-        if group == 1 or (own and own % PANEL == 0):
+        if group == 1 or (own > 1 and (own % PANEL == 0 or PANEL % own == 0)):
             return Layout((0, *range(2, rank), 1), (0, PANEL))
-        if own == 8:
-            return Layout((0, *range(2, rank), 1), (0, own))
         return Layout((*range(2, rank), 1, 0))
     return None
 

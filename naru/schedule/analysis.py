@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from naru.dtypes import DTYPES
-from naru.ir.expr import Expr, Read, Var, walk
+from naru.ir.expr import Const, Expr, Read, Var, walk
 from naru.ir.loop import Buffer
-from naru.ir.simplify import add, free_of, known, mul, substitute
+from naru.ir.simplify import add, free_of, known, mul, substitute, to_poly
 from naru.ir.tensor import Stage, Tensor, TensorFunction, reads
 from naru.schedule.steps import Parallel, Split, Step, Unroll, Vectorize
 from naru.schedule.vector import Lane, contiguous_base
@@ -19,14 +19,33 @@ FEW = 4  # fewer are worth less than a loop of unknown length
 
 
 def access(r: Read, axis: Var, lanes: int) -> str:
-    """How a read moves with an axis: uniform, contiguous (in aligned runs of lanes), or gather."""
+    """How a read moves with an axis: uniform, contiguous (in aligned runs of lanes), block (lanes
+    come from one aligned run, in another order), or gather."""
     if all(free_of(i, axis) for i in r.index):
         return "uniform"
     lane = Lane(Var("lane", hi=lanes - 1), lanes)
     at: Expr = add(mul(Var("q"), lanes), lane.var)
     index = tuple(substitute(i, {axis: at}) for i in r.index)
     buffer = Buffer(r.tensor.name, r.tensor.dtype, r.tensor.shape)
-    return "gather" if contiguous_base(buffer, index, lane) is None else "contiguous"
+    if contiguous_base(buffer, index, lane) is not None:
+        return "contiguous"
+    return "block" if _in_block(r.tensor, index, lane) else "gather"
+
+
+def _in_block(t: Tensor, index: tuple[Expr, ...], lane: Lane) -> bool:
+    """See llvm_memory._block, which makes it a load and a shuffle."""
+    if any(not free_of(i, lane.var) for i in index[:-1]) or (known(t.shape[-1]) or 1) % lane.count:
+        return False
+    places = [to_poly(substitute(index[-1], {lane.var: Const(k)})) for k in range(lane.count)]
+    starts = [p.pop((), 0) for p in places]
+    if any(p != places[0] for p in places):
+        return False
+    low, high = min(starts), max(starts)
+    for m, c in places[0].items():  # a short loop, such as that over the channels of a group
+        if c % lane.count:
+            span = (m[0].lo * c, m[0].hi * c) if len(m) == 1 and isinstance(m[0], Var) else (-1, 0)
+            low, high = low + min(span), high + max(span)
+    return low // lane.count == high // lane.count
 
 
 def lanes_of(tf: TensorFunction, target: Target) -> int:

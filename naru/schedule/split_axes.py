@@ -15,6 +15,7 @@ from dataclasses import replace
 from naru.ir.expr import Binary, Const, Expr, Read, Var, walk
 from naru.ir.simplify import add, floordiv, known, mul, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
+from naru.schedule.analysis import VIRTUAL_LANES
 from naru.schedule.rewrites import map_reads
 
 FEWEST = 4  # filters of a group from which on a vector of them is worth having
@@ -82,7 +83,9 @@ def _group_size(s: Stage, axis: Axis) -> int | None:
     found = [_divisors(r, axis.var) for r in reads(s.value)]
     # A panel of packed weights is read at its number and at the place in it, a group by its number.
     size = max((max(by["floordiv"]) for by in found if by["floordiv"] and not by["mod"]), default=0)
-    fits = FEWEST <= size < extent and extent % size == 0
+    # Smaller groups, a few of which fill the lanes, stay side by side: see analysis.access.
+    several = 0 < size < VIRTUAL_LANES and VIRTUAL_LANES % size == 0
+    fits = FEWEST <= size < extent and extent % size == 0 and not several
     parts = {d for by in found for d in (*by["floordiv"], *by["mod"])}
     return size if fits and all(size % d == 0 for d in parts) else None
 

@@ -215,9 +215,15 @@ def _fitting_columns(n: int, k: int, width: int, target: Target) -> int | None:
 
 def lane_operand(out: Stage, stage: Stage, plan: Contraction) -> Read:
     """The read that moves with the lanes."""
-    name = stage_axis(stage, out, plan.n)
-    lane = next(a.var for a in stage.axes if a.var.name == name)
-    return next(r for r in reads(stage.value) if not all(free_of(i, lane) for i in r.index))
+    lane, row = (stage_axis(stage, out, x) for x in (plan.n, plan.m))
+    axes = {a.var.name: a.var for a in stage.axes}
+    moving = [r for r in reads(stage.value) if _moves(r, axes[str(lane)])]
+    # Where both move, the rows' operand is the one that moves with the rows too.
+    return next((r for r in moving if row is None or not _moves(r, axes[row])), moving[0])
+
+
+def _moves(r: Read, axis: Var) -> bool:
+    return any(not free_of(i, axis) for i in r.index)
 
 
 def is_worth_fetching(

@@ -56,6 +56,30 @@ def row_sums(x: f32[n, m], y: f32[n], n: index, m: index):
     agree(text, target, floats(5, 0), np.ones(5, np.float32), 5, 0)
 
 
+@pytest.mark.parametrize(
+    ("width", "at", "shuffled"),
+    [
+        (16, "lanes(8) // splat(4, 8) * splat(4, 8) + splat(j * 8 + c, 8)", True),
+        (16, "splat(7, 8) - lanes(8) + splat(j * 8, 8)", True),
+        (16, "lanes(8) // splat(2, 8) % splat(2, 8) + splat(j * 8 + c, 8)", True),
+        (24, "lanes(8) // splat(4, 8) + splat(j * 8 + c * 2 + 1, 8)", False),  # c = 3: two blocks
+        (20, "lanes(8) // splat(4, 8) * splat(4, 8) + splat(j * 8 + c, 8)", False),  # rows differ
+        (16, "lanes(8) // splat(4, 8) + splat(j * 3 + c, 8)", False),  # no block
+    ],
+)
+def test_lanes_from_one_block(target: Target, width: int, at: str, shuffled: bool) -> None:
+    text = f"""
+def pick(x: f32[n, {width}], y: f32[n, 4, 16], n: index):
+    for i in range(n):
+        for c in unroll(4):
+            for j in range(2):
+                y[i, c, j * 8:j * 8 + 8] = x[i, {at}]
+"""
+    agree(text, target, floats(3, width), np.zeros((3, 4, 16), np.float32), 3)
+    made = emit_kernel(read_func(text), target)
+    assert ("insertelement" not in made) == shuffled
+
+
 def test_hints_change_nothing_wherever_they_point(target: Target) -> None:
     text = """
 def copy(x: f32[n, 8], y: f32[n, 8], n: index):

@@ -18,7 +18,7 @@ from naru.schedule.default import default_schedule
 from naru.schedule.kernels import Kernels
 from naru.schedule.lower import lower
 from naru.schedule.prepare import prepare
-from naru.schedule.steps import Prefetch, Schedule, print_schedule, read_schedule
+from naru.schedule.steps import Prefetch, Schedule, Split, Vectorize, print_schedule, read_schedule
 from naru.schedule.tiles import choose_tile
 from naru.targets import Target, get_target
 
@@ -111,6 +111,33 @@ def test_tile_fits_the_registers(m: int | None, lanes: int) -> None:
             t = choose_tile(m, n, target, lanes, p=p)
             taken = t.rows * t.lines * t.vectors + min(t.vectors, t.rows * t.lines) + 1
             assert taken <= target.registers
+
+
+# --- small groups ---------------------------------------------------------------------------------
+
+GROUPED = """
+def f(x: f32[5, 6, {c}], w: f32[{n}, 2, {c_group}, 16]):
+    R[i: 5, j: 5, n: {c}] = add[v: 2, k: {c_group}](x[i, j + v, n // {c_group} * {c_group} + k] * w[n // 16, v, k, n % 16])
+    y[i: 5, j: 5, n: {c}] = max(R[i, j, n], 0.0)
+    return y
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+@pytest.mark.parametrize("name", [*TARGETS, "wasm32-simd128", "x86-64-baseline"])
+def test_small_groups_share_the_lanes(name: str, size: int) -> None:
+    text = GROUPED.format(c=48, n=3, c_group=size)
+    schedule, func = scheduled(text, get_target(name))
+    assert any(isinstance(s, Vectorize) and s.stage == "R0" for s in schedule.steps)
+    assert any(isinstance(s, Split) and s.axis == "i1" for s in schedule.steps)  # rows of a tile
+    assert all(len(b.shape) == 3 for b in func.buffers if b.name != "w")  # groups are no axis
+
+
+@pytest.mark.parametrize("size", [3, 6, 12])
+def test_other_groups_are_an_axis(size: int) -> None:
+    text = GROUPED.replace("w[n // 16, v, k, n % 16]", "w[v, k, n]")
+    text = text.replace("w: f32[{n}, 2, {c_group}, 16]", "w: f32[2, {c_group}, {c}]")
+    scheduled(text.format(c=48, c_group=size), get_target("x86-64-avx2"))
 
 
 # --- fetching ahead -------------------------------------------------------------------------------
