@@ -34,6 +34,7 @@ class Settings:
 
     `against`: names of engines. `threads`: of every engine; `scaling`: naru also with this many.
     `cold`: also with the caches swept before each call. `reference`: what errors are against.
+    `hugepages`: naru's weights are copied into large pages.
     """
 
     against: Sequence[str] = ("onnxruntime", "openvino")
@@ -42,6 +43,7 @@ class Settings:
     cold: bool = False
     precision: str = "fp32"
     reference: str = "float64"
+    hugepages: bool = False
     effort: Effort = field(default=Effort())
 
     def check(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from naru import knobs
 from naru.cli.group import EXISTING, WRITTEN, dims_option, hugepages_option, precision_option
 from naru.cli.loading import compile_source, parse_dims
 from naru.cli.printing import print_table, say
@@ -115,6 +116,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         cold=options["cold"],
         precision=options["precision"],
         reference=options["reference"],
+        hugepages=bool(knobs.current().hugepages),
         effort=Effort(rounds=options["rounds"], budget=options["budget"]),
     )
 

@@ -194,6 +194,8 @@ class _Fusion:
             )
         if n.type.layout is not p.type.layout:
             return "the next step changes the layout"
+        if found.anchor and any(u.op in ("gather", "repeat") for u in self.users[p]):
+            return "the next step reads it at other places"
         if turns(p) and any(OPS[u.op].kind != "elementwise" for u in self.users[p]):
             return "the layout changes there, and not each element is read once"
         if found.anchor and n.type.shape != p.type.shape:

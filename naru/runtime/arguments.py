@@ -71,7 +71,8 @@ def _by_position(
     missing = [s for s in specs if s.name not in values]
     if missing:
         listed = ", ".join(f"'{s.name}'" for s in missing)
-        raise InputError(f"input {listed} is missing; expected {_expected(specs)}")
+        verb = "is" if len(missing) == 1 else "are"
+        raise InputError(f"input {listed} {verb} missing; expected {_expected(specs)}")
     return [values[name] for name in names]
 
 

@@ -109,6 +109,8 @@ def load(
     """
     if threads is not None and not isinstance(cast(object, threads), int):
         raise InputError(f"threads: expected a number, got {threads!r}")
+    if hugepages is not None and not isinstance(cast(object, hugepages), bool):
+        raise InputError(f"hugepages: expected True, False or None, got {hugepages!r}")
     bundle = read_bundle(source, verify=verify, but="weights", records=False)
     model = Model(bundle, threads=threads, hugepages=hugepages)
     weights = bundle.sections.get("weights")
@@ -351,8 +353,9 @@ class Model(EntryProgram):
             raise TargetError(
                 f"this system does not let the process make code executable ({error.strerror})"
             ) from error
+        self._hugepages = bool(knobs.current().hugepages) if hugepages is None else hugepages
         weights = bundle.sections.get("weights")
-        if weights is not None and (knobs.current().hugepages if hugepages is None else hugepages):
+        if weights is not None and self._hugepages:
             _copy_weights(bundle, weights)
         self._bundle, self._threads = bundle, threads
         self._symbols_told = symbols.tell(bundle)
@@ -441,19 +444,19 @@ class Model(EntryProgram):
         steps = next(e for e in self._bundle.entries if e.name == "profile").steps
         return tuple(StepTime(n, float(ns)) for n, ns in zip(steps, medians, strict=True))
 
-    def __reduce__(self) -> tuple[Callable[..., Model], tuple[bytes, int | None]]:
+    def __reduce__(self) -> tuple[Callable[..., Model], tuple[bytes, int | None, bool]]:
         """Pickles as the whole bundle, so that it works where the file does not exist. BundleError
         where its weights are damaged."""
         self._ready()
-        return _unpickle, (bytes(self._bundle.data), self._threads)
+        return _unpickle, (bytes(self._bundle.data), self._threads, self._hugepages)
 
     def __repr__(self) -> str:
         inputs = ", ".join(map(str, self.inputs))
         return f"<naru model ({inputs}) -> {', '.join(map(str, self.outputs))}>"
 
 
-def _unpickle(data: bytes, threads: int | None) -> Model:
-    return load(data, verify=False, threads=threads)
+def _unpickle(data: bytes, threads: int | None, hugepages: bool = False) -> Model:
+    return load(data, verify=False, threads=threads, hugepages=hugepages)
 
 
 def _distance(got: Array, want: Array, rtol: float, atol: float) -> tuple[float, float]:

@@ -262,6 +262,8 @@ def test_inputs_by_name() -> None:
         model({**given, "a": [float(v) for v in VALUES]}),
     ):  # fmt: skip
         np.testing.assert_array_equal(made, expected)
+    with pytest.raises(InputError, match="input 'b', 'c' are missing"):
+        model(VALUES)
     with pytest.raises(InputError, match="input 'c' is missing"):
         model({"a": VALUES, "b": b})
     with pytest.raises(InputError, match="there is no input 'd'"):
@@ -270,6 +272,20 @@ def test_inputs_by_name() -> None:
         model(VALUES, b=b, a=VALUES)
     with pytest.raises(InputError, match="input 'b': expected dtype float32"):
         model({**given, "b": VALUES.astype(np.float64)})
+
+
+def test_an_exception_of_a_name_comes_through() -> None:
+    class Name(str):
+        """A key that cannot be compared."""
+
+        def __eq__(self, other: object) -> bool:
+            raise ZeroDivisionError
+
+        __hash__ = str.__hash__
+
+    model = scale_fixed()
+    with pytest.raises(ZeroDivisionError):
+        model({Name("x"): VALUES})
 
 
 def test_calls_by_name_keep_no_references() -> None:
@@ -544,6 +560,11 @@ def test_weights_in_large_pages(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.naru")
     for model in (load(path, hugepages=True), load(path, hugepages=False)):
         np.testing.assert_array_equal(model(VALUES), 2 * VALUES + 0.5)
+    again = pickle.loads(pickle.dumps(load(path, hugepages=True)))
+    assert again._hugepages
+    for wrong in ("yes", 1, []):
+        with pytest.raises(InputError, match="hugepages: expected True, False or None"):
+            load(path, hugepages=wrong)  # pyright: ignore[reportArgumentType]
     with knobs.scope(hugepages=1):
         np.testing.assert_array_equal(load(path)(VALUES), 2 * VALUES + 0.5)
 

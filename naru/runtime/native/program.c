@@ -342,8 +342,8 @@ static PyObject *keyword(PyObject *name, PyObject *const *values, PyObject *name
 }
 
 /* The arguments in the order of the inputs, from one dict or from keywords, as a tuple that keeps
- * them alive. New reference; NULL without an exception where they are not all there and nothing else
- * is: _convert says what is wrong. */
+ * them alive. New reference; NULL without an exception where they are not these: _convert says what is
+ * wrong. NULL with one where looking for a name raised it. */
 static PyObject *by_name(program *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     int inputs = self->shape.inputs;
@@ -362,7 +362,6 @@ static PyObject *by_name(program *self, PyObject *const *args, Py_ssize_t count,
         else
             Py_CLEAR(found);
     }
-    PyErr_Clear();
     return found;
 }
 
@@ -379,11 +378,11 @@ static PyObject *call_traced(program *self, PyObject *const *args, size_t flags,
     int bound = 0;
     if ((converted = by_name(self, args, count, names)))
         bound = bind(self, ctx, ((PyTupleObject *)converted)->ob_item);
-    else
+    else if (!PyErr_Occurred())
         bound = !names && count == self->shape.inputs && bind(self, ctx, args);
-    if (!bound)
+    if (!bound && !PyErr_Occurred())
         Py_XSETREF(converted, convert(self, args, count, names));
-    if (!bound && converted) {
+    if (!bound && converted && !PyErr_Occurred()) {
         bound = bind(self, ctx, ((PyTupleObject *)converted)->ob_item);
         if (!bound)
             fail(self, NOT_CONVERTED, 0, 0, 0);
