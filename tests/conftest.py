@@ -22,3 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the code prints into the pages of docs/; then read the diff like code",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two processes that write one file would leave half of it."""
+    updates = config.getoption("--update-golden") or config.getoption("--update-docs")
+    if updates and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--update-golden and --update-docs want one process: leave -n out")
