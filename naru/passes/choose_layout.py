@@ -192,8 +192,11 @@ def _turned(x: Node) -> Node:
     if x.type.layout is not None or x.type.rank < 3 or small or not has_channels(x):
         return x
     laid = _laid(x.type, channels_last(x.type.rank))
-    if x.op == "pad":  # writes its border in the same step
-        return Node(x.op, x.inputs, x.attrs, (laid,))
+    if x.op == "pad":  # a border of numbers is written in the same step; others read the image
+        image = x.inputs[0]
+        if image is not None and x.attr("mode", "constant") != "constant":
+            image = _turned(image)
+        return Node(x.op, (image, *x.inputs[1:]), x.attrs, (laid,))
     return Node("identity", (x,), (), (laid,))
 
 
