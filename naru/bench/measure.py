@@ -162,7 +162,12 @@ class CaseMeasurement:
 
     def _load(self, entrant: Entrant, stack: ExitStack) -> None:
         label, settings = entrant.label, self.settings
-        worker = Worker(entrant.engine.adapter, entrant.threads, settings.cores(entrant.threads))
+        worker = Worker(
+            entrant.engine.adapter,
+            entrant.threads,
+            settings.cores(entrant.threads),
+            hugepages=settings.hugepages,
+        )
         stack.callback(worker.close)
         files = Files(str(self.case.model), str(self._bundle), self.case.factory)
         loaded = worker.ask("load", files=asdict(files), feeds=str(self._feeds))

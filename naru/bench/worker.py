@@ -28,14 +28,16 @@ class Refused(NaruError):
 class Worker:
     """A process with an engine. It is on `cores` (none: wherever the system puts it)."""
 
-    def __init__(self, adapter: str, threads: int, cores: Sequence[int]) -> None:
+    def __init__(
+        self, adapter: str, threads: int, cores: Sequence[int], *, hugepages: bool = False
+    ) -> None:
         count = str(threads)
         env = knobs.child_environment(
             OMP_NUM_THREADS=count,
             OPENBLAS_NUM_THREADS=count,
             MKL_NUM_THREADS=count,
-            **({knobs.variable("hugepages"): "1"} if knobs.current().hugepages else {}),
             PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path),
+            **{knobs.variable("hugepages"): str(int(hugepages))},
         )
         command = [sys.executable, "-m", "naru.bench.serve", adapter, count]
         if cores:

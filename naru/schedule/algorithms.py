@@ -9,10 +9,10 @@ from typing import Any
 
 from naru.errors import ScheduleError
 from naru.ir.expr import Expr, Read, Unary, Var, children, walk, with_children
-from naru.ir.simplify import add, floordiv, known, mod, mul, normal, substitute
+from naru.ir.simplify import floordiv, known, mod, mul, normal, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.schedule.analysis import SLOW_OPS
-from naru.schedule.rewrites import map_reads, map_stages
+from naru.schedule.rewrites import join_last_dims, map_reads
 from naru.schedule.split_sums import split_sum
 
 
@@ -87,17 +87,7 @@ def exchange(e: Expr, old: Expr, new: Expr) -> Expr:
 def join_dims(tf: TensorFunction, tensor: Tensor) -> TensorFunction:
     """The last two dims of an input count as one: the same memory, another shape. A layout with a
     block so becomes a matrix whose rows a matrix instruction takes as they are."""
-    shape = (*tensor.shape[:-2], mul(tensor.shape[-2], tensor.shape[-1]))
-    joined = Tensor(tensor.name, tensor.dtype, shape)
-
-    def read(r: Read) -> Expr:
-        if r.tensor is not tensor:
-            return r
-        last = add(mul(r.index[-2], tensor.shape[-1]), r.index[-1])
-        return Read(joined, (*r.index[:-2], last))
-
-    inputs = tuple(joined if t is tensor else t for t in tf.inputs)
-    return replace(tf, inputs=inputs, stages=map_stages(tf, read))
+    return join_last_dims(tf, {tensor: len(tensor.shape) - 2})
 
 
 def cross_lines(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage] | None:

@@ -296,7 +296,8 @@ class Lowering:
         if axis in nest.splits:
             steps = nest.splits[axis].sizes[0]
             done, rounds = floordiv(done, steps), ceildiv(rounds, steps)
-        # Evenly: so many elements by this tile's begin, and so many an iteration.
+        # Evenly: so many elements by this tile's begin, and so many an iteration: several lines
+        # where that is known to be more than one (of rows that are not known, one).
         size = mul(step.panels, prod(read.tensor.shape[1:]))
         begin, pace = floordiv(mul(row, size), rows), ceildiv(mul(size, tile), mul(rows, rounds))
         buffer, width = self.buffers[read.tensor], DTYPES[read.tensor.dtype].bytes

@@ -6,7 +6,7 @@ algorithms.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -319,24 +319,33 @@ def join_far_dims(tf: TensorFunction) -> TensorFunction:
     if len(tf.stages) != 1 or not tf.stages[0].axes:
         return tf
     last = tf.stages[0].axes[-1].var
-    joined: dict[Tensor, Tensor] = {}
+    joined: dict[Tensor, int] = {}
     for t in tf.inputs:
         found = {r.index for r in reads(tf.stages[0].value) if r.tensor is t}
         dims = {i.index(last) if last in i else -1 for i in found}
         d = dims.pop() if len(dims) == 1 else -1
         apart = all(free_of(e, last) for i in found for k, e in enumerate(i) if k != d)
         if 0 <= d < len(t.shape) - 2 and apart and all(known(n) for n in t.shape[d + 1 :]):
-            joined[t] = Tensor(t.name, t.dtype, (*t.shape[: d + 1], prod(t.shape[d + 1 :])))
+            joined[t] = d + 1
+    return join_last_dims(tf, joined)
+
+
+def join_last_dims(tf: TensorFunction, first: Mapping[Tensor, int]) -> TensorFunction:
+    """The dims of some inputs, from the `first` of each on, count as one: the same memory, another
+    shape."""
+    joined = {
+        t: Tensor(t.name, t.dtype, (*t.shape[:d], prod(t.shape[d:]))) for t, d in first.items()
+    }
 
     def read(r: Read) -> Expr:
         new = joined.get(r.tensor)
         if new is None:
             return r
-        kept = len(new.shape) - 1
+        d = first[r.tensor]
         at: Expr = Const(0)
-        for i, size in zip(r.index[kept:], r.tensor.shape[kept:], strict=True):
+        for i, size in zip(r.index[d:], r.tensor.shape[d:], strict=True):
             at = add(mul(at, size), i)
-        return Read(new, (*r.index[:kept], at))
+        return Read(new, (*r.index[:d], at))
 
     inputs = tuple(joined.get(t, t) for t in tf.inputs)
     return replace(tf, inputs=inputs, stages=map_stages(tf, read)) if joined else tf

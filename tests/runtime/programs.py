@@ -193,30 +193,23 @@ TRACE = """
   ret void
 """
 
-# out[k] = input k, element k, of three inputs.
-DIAGONAL = """
-  %to_p = getelementptr ptr, ptr %io, i64 3
-  %to = load ptr, ptr %to_p
-  %from0_p = getelementptr ptr, ptr %io, i64 0
-  %from0 = load ptr, ptr %from0_p
-  %x0_p = getelementptr float, ptr %from0, i64 0
-  %x0 = load float, ptr %x0_p
-  %to0 = getelementptr float, ptr %to, i64 0
-  store float %x0, ptr %to0
-  %from1_p = getelementptr ptr, ptr %io, i64 1
-  %from1 = load ptr, ptr %from1_p
-  %x1_p = getelementptr float, ptr %from1, i64 1
-  %x1 = load float, ptr %x1_p
-  %to1 = getelementptr float, ptr %to, i64 1
-  store float %x1, ptr %to1
-  %from2_p = getelementptr ptr, ptr %io, i64 2
-  %from2 = load ptr, ptr %from2_p
-  %x2_p = getelementptr float, ptr %from2, i64 2
-  %x2 = load float, ptr %x2_p
-  %to2 = getelementptr float, ptr %to, i64 2
-  store float %x2, ptr %to2
-  ret void
+_MOVE = """
+  %from{0}_p = getelementptr ptr, ptr %io, i64 {0}
+  %from{0} = load ptr, ptr %from{0}_p
+  %x{0}_p = getelementptr float, ptr %from{0}, i64 {0}
+  %x{0} = load float, ptr %x{0}_p
+  %to{0} = getelementptr float, ptr %to, i64 {0}
+  store float %x{0}, ptr %to{0}
 """
+# out[k] = input k, element k, of three inputs.
+DIAGONAL = "\n".join(
+    [
+        "  %to_p = getelementptr ptr, ptr %io, i64 3",
+        "  %to = load ptr, ptr %to_p",
+        *(_MOVE.format(k) for k in range(3)),
+        "  ret void",
+    ]
+)
 
 NOTHING = "  ret void\n"
 
