@@ -163,8 +163,8 @@ def build_parts(
     linked = link(list(zip(names, objects, strict=True)), [*ENTRIES, *functions])
     tell("golden vector", 0, 1)
     with stage("golden vector"):
-        cases = [make_golden(stages.graph, stages.program.requires)] if tested else []
-        golden = pack_golden(cases)
+        case = make_golden(stages.graph, stages.program.requires) if tested else None
+        golden = pack_golden([case] if case else [])
     tell("bundle", 0, 1)
     read: dict[str, Any] = {"sha256": digest or _digest(source)}
     if stages.graph.files and isinstance(source, str | os.PathLike):

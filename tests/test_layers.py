@@ -49,6 +49,7 @@ TOP = (
     "naru.files",
     "naru.index_limits",
     "naru.inputs",
+    "naru.onnx_backend",
     "naru.options",
     "naru.pipeline",
     "naru.roofs",

@@ -692,7 +692,7 @@ def _read_symbols(root: _Reader) -> tuple[Symbol, ...]:
             raise reader.fail("kind", "'input' or 'kernel'")
         if kind == "input" and symbols and symbols[-1].kind == "kernel":
             raise reader.fail("kind", "symbols of inputs before those of kernels")
-        lo = reader.number("lo", 0, _MAX_DIM)
+        lo = reader.number("lo", 0 if kind == "input" else -_MAX_DIM, _MAX_DIM)
         symbols.append(Symbol(reader.text("name"), lo, reader.number("hi", lo, _MAX_DIM), kind))
     _check_unique("symbol", [s.name for s in symbols])
     return tuple(symbols)

@@ -19,11 +19,19 @@ from naru.errors import IRError, ModelError, NaruError, UnsupportedError
 from naru.frontend import onnx_check as check
 from naru.frontend.onnx_constants import Constants
 from naru.frontend.onnx_data import MAX_RANK, Tensors
-from naru.frontend.onnx_node import AlreadyReported, OnnxNode, Unsupported, type_text
-from naru.frontend.onnx_scope import Missing, Scope, Symbols, Value
-from naru.frontend.onnx_tables import find_handler
-from naru.ir.expr import Const
-from naru.ir.graph import Graph, Node, TensorType, make_constant, toposort
+from naru.frontend.onnx_node import (
+    AlreadyReported,
+    DependsOnData,
+    OnnxNode,
+    Unsupported,
+    type_text,
+)
+from naru.frontend.onnx_scope import Missing, Scope, Symbols, Value, identifier
+from naru.frontend.onnx_tables import Handler, find_handler
+from naru.ir.expr import INT_MAX, Const
+from naru.ir.graph import Attr, Graph, Node, TensorType, make_constant, toposort
+from naru.ir.simplify import known, prod
+from naru.ops.registry import apply
 
 MAX_DEPTH = 40  # of functions in functions and of bodies in bodies
 MAX_NODES = 2_000_000  # after inlining; functions that call functions multiply
@@ -199,10 +207,53 @@ class Importer:
             attrs = {a.name: a for a in node.attribute}
             if any(a.ref_attr_name for a in node.attribute):
                 raise ModelError("it refers to an attribute of a function, but is in none")
-            seen = OnnxNode(node.op_type, label, version, inputs, node.output, attrs, self, scope)
-            made = handler(seen)
-            return made if isinstance(made, Sequence) else (made,)
+            return self.handle(handler, node, label, version, inputs, attrs, scope)
         return self.call(self.schema_function(node, schema, version, inputs), node, scope, inputs)
+
+    def handle(
+        self,
+        handler: Handler,
+        node: NodeProto,
+        label: str,
+        version: int,
+        inputs: Sequence[Node | None],
+        attrs: Mapping[str, AttributeProto],
+        scope: Scope,
+    ) -> Sequence[Value]:
+        """What a handler makes of a node; called again with symbols for numbers that it needs and
+        only data tell."""
+        while True:
+            seen = OnnxNode(node.op_type, label, version, inputs, node.output, attrs, self, scope)
+            try:
+                made = handler(seen)
+                return made if isinstance(made, Sequence) else (made,)
+            except DependsOnData as needed:
+                inputs = self.bind(node.output, inputs, needed)
+
+    def bind(
+        self, outputs: Sequence[str], inputs: Sequence[Node | None], needed: DependsOnData
+    ) -> list[Node | None]:
+        """The operands of a node with the numbers that it needs bound to symbols. The others are
+        held back until then."""
+        numbers = inputs[needed.at]
+        assert numbers is not None
+        if numbers.type.dtype not in ("i64", "i32"):
+            numbers = apply("cast", numbers, to="i64")
+        stem = identifier(next((o for o in outputs if o), needed.what), "size")
+        count = known(prod(numbers.type.shape)) or 0
+        low = needed.least if needed.resolve is None else -INT_MAX
+        raw = tuple(self.symbols.fresh(f"{stem}_{k}", low) for k in range(count))
+        attrs: dict[str, Attr] = {"symbols": raw, "example": needed.example}
+        if needed.resolve is not None:
+            exprs = tuple(needed.resolve(raw))
+            symbols = [self.symbols.fresh(f"{stem}_size", needed.least) for _ in exprs]
+            attrs |= {"symbols": tuple(symbols), "raw": raw, "exprs": exprs}
+        bound = apply("bind_dim", numbers, **attrs)
+        held: list[Node | None] = [
+            n if n is None or n.op == "bind_dim" else apply("with_sizes", n, bound) for n in inputs
+        ]
+        held[needed.at] = bound
+        return held
 
     def only_check(self, node: NodeProto, scope: Scope, label: str) -> Sequence[Value]:
         """For a node whose operands could not be made: is it itself supported?"""

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from naru.errors import ModelError
-from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit
-from naru.ir.expr import Const, Expr
+from naru.frontend.onnx_node import OnnxNode, check_axis, emit, scalar
+from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import ZERO, add, ceildiv, floordiv, known, minimum, mul
+from naru.ir.simplify import (
+    ONE,
+    ZERO,
+    add,
+    ceildiv,
+    compare,
+    floordiv,
+    known,
+    logical_or,
+    minimum,
+    mul,
+    prod,
+    select,
+)
+from naru.ops.registry import constant
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
@@ -32,23 +48,58 @@ def slice_axis(x: Node, axis: int, start: Expr, size: Expr) -> Node:
 def slice_(c: OnnxNode) -> Node:
     """Bounds are operands since opset 10, attributes before."""
     x = c[0]
-    steps: tuple[int, ...] | None = None
-    if c.version >= 10:
-        starts, ends = c.sizes(1, "the starts") or (), c.sizes(2, "the ends") or ()
-        axes, steps = c.fixed(3, "the axes"), c.fixed(4, "the steps")
-    else:
+    if c.version < 10:
         starts = tuple(map(Const, c.get_ints("starts") or ()))
         ends = tuple(map(Const, c.get_ints("ends") or ()))
-        axes = c.get_ints("axes")
-    axes = tuple(range(len(starts))) if axes is None else axes
-    steps = (1,) * len(starts) if steps is None else steps
-    if not len(starts) == len(ends) == len(axes) == len(steps):
+        return _sliced(x, starts, ends, c.get_ints("axes"), None)
+    starts = c.sizes(1, "the starts", example=[0] * x.type.rank) or ()
+    ends = c.sizes(2, "the ends", example=[INT_MAX] * x.type.rank) or ()
+    steps = c.sizes(4, "the steps", example=[1] * x.type.rank)
+    if c.is_fixed(3):
+        return _sliced(x, starts, ends, c.fixed(3, "the axes"), steps)
+    axes = c.sizes(3, "the axes", example=range(x.type.rank)) or ()
+    steps = (ONE,) * len(starts) if steps is None else steps
+    _check_slice(starts, ends, axes, steps)
+
+    def spread(values: Sequence[Expr], default: Expr) -> tuple[Expr, ...]:
+        return tuple(at_axis(axes, values, k, x.type.rank, default) for k in range(x.type.rank))
+
+    whole = spread(starts, ZERO), spread(ends, Const(INT_MAX)), spread(steps, ONE)
+    return _sliced(x, whole[0], whole[1], None, whole[2])
+
+
+def at_axis(
+    axes: Sequence[Expr], values: Sequence[Expr], axis: int, rank: int, default: Expr
+) -> Expr:
+    """The value that belongs to an axis, where data tell which axis each value belongs to."""
+    found = default
+    for a, value in zip(axes, values, strict=True):
+        here = logical_or(compare("eq", a, axis), compare("eq", a, axis - rank))
+        found = select(here, value, found)
+    return found
+
+
+def _check_slice(*parts: Sequence[object]) -> None:
+    if len({len(p) for p in parts}) != 1:
         raise ModelError(
             "expected starts, ends, axes and steps of one length, found "
-            f"{len(starts)}, {len(ends)}, {len(axes)} and {len(steps)}"
+            f"{', '.join(str(len(p)) for p in parts[:-1])} and {len(parts[-1])}"
         )
+
+
+def _sliced(
+    x: Node,
+    starts: Sequence[Expr],
+    ends: Sequence[Expr],
+    axes: Sequence[int] | None,
+    steps: Sequence[Expr] | None,
+) -> Node:
+    axes = tuple(range(len(starts))) if axes is None else axes
+    steps = (ONE,) * len(starts) if steps is None else steps
+    _check_slice(starts, ends, axes, steps)
     found = tuple(check_axis(a, x.type.rank) for a in axes)
-    return emit("slice", x, starts=tuple(starts), ends=tuple(ends), axes=found, steps=steps)
+    plain = tuple(s if (n := known(s)) is None else n for s in steps)
+    return emit("slice", x, starts=tuple(starts), ends=tuple(ends), axes=found, steps=plain)
 
 
 def split(c: OnnxNode) -> Sequence[Node]:
@@ -58,7 +109,9 @@ def split(c: OnnxNode) -> Sequence[Node]:
     axis = c.axis(0, x.type.rank)
     size, count = x.type.shape[axis], len(c.outputs)
     given = c.get_ints("split")
-    parts = tuple(map(Const, given)) if given is not None else c.sizes(1, "the sizes of the parts")
+    parts = None if given is None else tuple(map(Const, given))
+    if given is None:
+        parts = c.sizes(1, "the sizes of the parts", least=0, example=[size, *[0] * (count - 1)])
     if parts is not None and len(parts) != count:
         raise ModelError(f"expected {count} sizes, one an output, found {len(parts)}")
     if parts is None:
@@ -112,26 +165,43 @@ def pad(c: OnnxNode) -> Node:
     """Pads and value are operands since opset 11, attributes before."""
     x, rank = c[0], c[0].type.rank
     mode = c.get_str("mode", "constant", ("constant", "reflect", "edge", "wrap"))
-    value: object = 0
+    fill: Node | None = None
     if c.version >= 11:
-        pads = c.sizes(1, "the pads") or ()
-        if c.find(2) is not None and mode == "constant":
-            array = c.array(2)
-            if array is None:
-                raise Unsupported("the value (operand 2) is computed", "make it a constant")
-            value = array.reshape(-1)[0].item() if array.size else 0
+        pads = c.sizes(1, "the pads", example=[1] * (2 * rank)) or ()
+        fill = c.find(2) if mode == "constant" else None
+        if fill is not None and fill.type.rank:
+            fill = emit("reshape", fill, shape=()) if known(prod(fill.type.shape)) else None
     else:
         pads = tuple(map(Const, c.get_ints("pads") or ()))
-        value = c.get_float("value", 0.0)
-    axes = c.fixed(3, "the axes") if c.version >= 18 else None
-    axes = tuple(range(rank)) if axes is None else tuple(check_axis(a, rank) for a in axes)
-    if len(pads) != 2 * len(axes):
-        raise ModelError(f"expected {2 * len(axes)} pads, found {len(pads)}")
-    spread: list[Expr] = [ZERO] * (2 * rank)
-    for k, axis in enumerate(axes):
-        spread[axis], spread[rank + axis] = pads[k], pads[len(axes) + k]
-    number = _number(value, x)
-    return emit("pad", x, pads=tuple(spread), mode=mode, value=number)
+        fill = scalar(c.get_float("value", 0.0), x) if mode == "constant" else None
+    count = rank if c.version < 18 or c.find(3) is None else known(prod(c[3].type.shape)) or 0
+    if len(pads) != 2 * count:
+        raise ModelError(f"expected {2 * count} pads, found {len(pads)}")
+    spread = _spread_pads(c, pads, rank, count)
+    number = None if fill is None else c.importer.constants.find(fill)
+    if fill is None or number is not None:
+        value = 0 if number is None else number.reshape(-1)[0].item()
+        return emit("pad", x, pads=spread, mode=mode, value=_number(value, x))
+    # A number that only data tell goes where the border of an image of ones has its zeros.
+    zero = _number(0, x)
+    padded = emit("pad", x, pads=spread, mode=mode, value=zero)
+    ones = emit("expand", c.held(constant(True, np.bool_)), shape=x.type.shape)
+    inside = emit("pad", ones, pads=spread, mode=mode, value=False)
+    return emit("where", inside, padded, fill)
+
+
+def _spread_pads(c: OnnxNode, pads: Sequence[Expr], rank: int, count: int) -> tuple[Expr, ...]:
+    """Pads of all axes, from those of the axes that operand 3 names."""
+    before, after = pads[:count], pads[count:]
+    if c.version < 18 or c.find(3) is None:
+        return tuple(pads)
+    if c.is_fixed(3):
+        axes = [Const(check_axis(a, rank)) for a in c.fixed(3, "the axes") or ()]
+    else:
+        axes = c.sizes(3, "the axes", example=range(count)) or ()
+    return tuple(
+        at_axis(axes, side, k, rank, ZERO) for side in (before, after) for k in range(rank)
+    )
 
 
 def _number(value: object, x: Node) -> int | float | bool:

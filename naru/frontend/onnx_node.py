@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from onnx import AttributeProto
 
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
-from naru.ir.expr import Const, Expr
+from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Attr, Node
+from naru.ir.simplify import index, known, prod
 from naru.ops.operands import shape_text
 from naru.ops.registry import OPS, apply, constant
 
@@ -30,6 +31,23 @@ class Unsupported(Exception):
     def __init__(self, reason: str, hint: str | None = None) -> None:
         self.reason, self.hint = reason, hint
         super().__init__(reason)
+
+
+Resolve: TypeAlias = Callable[[tuple[Expr, ...]], Sequence[Expr]]
+
+
+class DependsOnData(Exception):
+    """A handler needs numbers (operand `at`) that are known only at run time. The importer binds
+    them to symbols and calls the handler again, which then finds symbols: one a number, or what
+    `resolve` makes of the numbers (sizes, none below `least`). `example`: numbers that make sense.
+    """
+
+    def __init__(
+        self, at: int, what: str, resolve: Resolve | None, least: int, example: Sequence[Expr]
+    ) -> None:
+        self.at, self.what, self.resolve, self.least = at, what, resolve, least
+        self.example = tuple(example)
+        super().__init__(what)
 
 
 class AlreadyReported(Unsupported):
@@ -132,29 +150,59 @@ class OnnxNode:
         n = self.find(i)
         return None if n is None else self.importer.constants.find(n)
 
-    def sizes(self, i: int, what: str) -> tuple[Expr, ...] | None:
+    def sizes(
+        self,
+        i: int,
+        what: str,
+        resolve: Resolve | None = None,
+        *,
+        least: int = -INT_MAX,
+        example: Sequence[Expr | int] = (),
+    ) -> tuple[Expr, ...] | None:
         """Operand i, an integer vector or scalar, as index expressions; None where it is left out.
-        Unsupported where it depends on data and not on sizes alone."""
+        Where it depends on data, these are symbols from `least` on: one an element, or what
+        `resolve` makes of the elements (see DependsOnData)."""
         n = self.find(i)
         if n is None:
             return None
-        if n.type.value is not None:
-            return n.type.value
         array = self.importer.constants.find(n)
-        if array is None:
+        values = n.type.value
+        if array is not None:
+            values = tuple(Const(int(v)) for v in array.reshape(-1))
+        if values is None and known(prod(n.type.shape)) == 0:
+            values = ()
+        if values is None:
+            if known(prod(n.type.shape)) is None:
+                raise Unsupported(f"{what} (operand {i}) are of unknown number")
+            raise DependsOnData(i, what, resolve, least, tuple(map(index, example)))
+        bound = n.op == "bind_dim"  # it was resolved when it was bound
+        return values if bound or resolve is None else tuple(resolve(values))
+
+    def fixed(self, i: int, what: str) -> tuple[int, ...] | None:
+        """Operand i as plain ints, for what no symbol can stand for; None where it is left out."""
+        n = self.find(i)
+        if n is None:
+            return None
+        if n.type.value is None and self.importer.constants.find(n) is None:
             raise Unsupported(
                 f"{what} (operand {i}) is computed from the values of tensors",
                 "make it a constant, or compute it from shapes only",
             )
-        return tuple(Const(int(v)) for v in array.reshape(-1))
-
-    def fixed(self, i: int, what: str) -> tuple[int, ...] | None:
-        """Operand i as plain ints (axes, split sizes); None where it is left out."""
-        found = self.sizes(i, what)
-        values = [e.value for e in found or () if isinstance(e, Const)]
-        if found is not None and len(values) != len(found):
+        found = self.sizes(i, what) or ()
+        values = [e.value for e in found if isinstance(e, Const)]
+        if len(values) != len(found):
             raise Unsupported(f"{what} (operand {i}) depends on the size of an input")
-        return None if found is None else tuple(int(v) for v in values)
+        return tuple(int(v) for v in values)
+
+    def held(self, n: Node) -> Node:
+        """n, for readers whose sizes are operands of this node that only data tell."""
+        bound = [x for x in self.inputs if x is not None and x.op == "bind_dim"]
+        return emit("with_sizes", n, *bound) if bound else n
+
+    def is_fixed(self, i: int) -> bool:
+        """Is operand i left out, or known as plain numbers?"""
+        n = self.find(i)
+        return n is None or self.importer.constants.find(n) is not None
 
     def axis(self, default: int, rank: int, name: str = "axis") -> int:
         """The attribute `axis`, brought into 0..rank-1."""

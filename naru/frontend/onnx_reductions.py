@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from naru.errors import ModelError
 from naru.frontend.onnx_movement import slice_axis
-from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
-from naru.frontend.onnx_shapes import iota
-from naru.ir.expr import Const
+from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar, type_text
+from naru.frontend.onnx_shapes import axis_flags, iota, kept_places, pick
+from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, prod
+from naru.ir.simplify import ONE, add, compare, known, logical_or, prod, select
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
@@ -28,18 +28,48 @@ def _reduction(name: str) -> Handler:
 
 def reduce_axes(c: OnnxNode, name: str) -> Node:
     """Axes are an operand since opset 18 (ReduceSum: 13), an attribute before."""
-    x = c[0]
+    x, keepdims = c[0], c.get_flag("keepdims", True)
+    if not c.has("axes") and not c.is_fixed(1):
+        return _reduce_computed(c, name, keepdims)
     axes = c.get_ints("axes") if c.has("axes") else c.fixed(1, "axes")
     if not axes:
         axes = () if c.get_flag("noop_with_empty_axes", False) else range(x.type.rank)
     found = tuple(sorted({check_axis(a, x.type.rank) for a in axes}))
     if len(found) != len(axes):
         raise ModelError(f"expected different axes, found {list(axes)}")
-    keepdims = c.get_flag("keepdims", True)
+    return reduced(name, x, found, keepdims)
+
+
+def reduced(name: str, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    """A reduction; of bools by way of small integers."""
     if x.type.dtype == "bool":
-        small = emit(name, emit("cast", x, to="u8"), axes=found, keepdims=keepdims)
+        small = emit(name, emit("cast", x, to="u8"), axes=axes, keepdims=keepdims)
         return emit("cast", small, to="bool")
-    return emit(name, x, axes=found, keepdims=keepdims)
+    return emit(name, x, axes=axes, keepdims=keepdims)
+
+
+def _reduce_computed(c: OnnxNode, name: str, keepdims: bool) -> Node:
+    """Over axes that only data tell. Each axis is seen as two, what stays and what is reduced, one
+    of which has size 1: then the axes to reduce over are known."""
+    shape = c[0].type.shape
+    rank, count = len(shape), known(prod(c[1].type.shape))
+    if count == 0:
+        axes = () if c.get_flag("noop_with_empty_axes", False) else tuple(range(rank))
+        return reduced(name, c[0], axes, keepdims)
+
+    def resolve(raw: Sequence[Expr]) -> list[Expr]:
+        flags = axis_flags(raw, rank)
+        stay = [select(flag, ONE, d) for flag, d in zip(flags, shape, strict=True)]
+        gone = [select(flag, d, ONE) for flag, d in zip(flags, shape, strict=True)]
+        kept = [pick(kept_places(flags), k, shape) for k in range(rank - len(raw))]
+        return [*stay, *gone, *kept]
+
+    sizes = c.sizes(1, "axes", resolve, least=0, example=range(count or 0)) or ()
+    stay, gone, kept = sizes[:rank], sizes[rank : 2 * rank], sizes[2 * rank :]
+    pairs = tuple(d for pair in zip(stay, gone, strict=True) for d in pair)
+    axes = tuple(range(1, 2 * rank, 2))
+    out = reduced(name, emit("reshape", c[0], shape=pairs), axes, False)
+    return out if keepdims else emit("reshape", out, shape=kept)
 
 
 def _arg(name: str) -> Handler:
@@ -87,16 +117,27 @@ def hardmax(c: OnnxNode) -> Node:
 
 
 def cumsum(c: OnnxNode) -> Node:
-    axes = c.fixed(1, "the axis")
-    if axes is None or len(axes) != 1:
-        raise ModelError(f"expected one axis, found {axes}")
-    return emit(
-        "cumsum",
-        c[0],
-        axis=check_axis(axes[0], c[0].type.rank),
-        exclusive=c.get_flag("exclusive", False),
-        reverse=c.get_flag("reverse", False),
-    )
+    """Along an axis that is an operand: x is seen as [before, along, behind]."""
+    x, exclusive, reverse = c[0], c.get_flag("exclusive", False), c.get_flag("reverse", False)
+    shape, rank = x.type.shape, x.type.rank
+    if c[1].op != "bind_dim" and known(prod(c[1].type.shape)) != 1:
+        raise ModelError(f"expected one axis, found {type_text(c[1])}")
+    if c.is_fixed(1):
+        axis = check_axis((c.fixed(1, "the axis") or (0,))[0], rank)
+        return emit("cumsum", x, axis=axis, exclusive=exclusive, reverse=reverse)
+
+    def resolve(raw: Sequence[Expr]) -> list[Expr]:
+        at = select(compare("lt", raw[0], 0), add(raw[0], rank), raw[0])
+        parts = [(compare("gt", at, k), compare("eq", at, k), d) for k, d in enumerate(shape)]
+        before = prod(select(first, d, ONE) for first, _, d in parts)
+        along = prod(select(here, d, ONE) for _, here, d in parts)
+        behind = prod(select(logical_or(first, here), ONE, d) for first, here, d in parts)
+        return [before, along, behind]
+
+    sizes = c.sizes(1, "the axis", resolve, least=0, example=[0]) or ()
+    lines = emit("reshape", c[0], shape=sizes)
+    sums = emit("cumsum", lines, axis=1, exclusive=exclusive, reverse=reverse)
+    return emit("reshape", sums, shape=shape)
 
 
 def layer_normalization(c: OnnxNode) -> Sequence[Node]:

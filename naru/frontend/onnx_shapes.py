@@ -1,7 +1,7 @@
 """ONNX operators about shapes: views, sizes as tensors, constants, and tensors made from sizes.
 
 What ONNX passes as small integer tensors (target shapes, axes, repeats) becomes index expressions
-in attributes; a value that depends on data, not on sizes alone, is unsupported.
+in attributes. Values that depend on data are bound to symbols first (OnnxNode.sizes).
 """
 
 from __future__ import annotations
@@ -16,7 +16,23 @@ from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
 from naru.ir.expr import Const, Expr, free_vars
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, bounds, ceildiv, evaluate, index, known, maximum, mul, prod, sub
+from naru.ir.simplify import (
+    FALSE,
+    ONE,
+    add,
+    bounds,
+    ceildiv,
+    compare,
+    evaluate,
+    index,
+    known,
+    logical_or,
+    maximum,
+    mul,
+    prod,
+    select,
+    sub,
+)
 from naru.ops.operands import dim_text, shape_text
 from naru.ops.registry import constant
 from naru.ops.shape import resolve_shape
@@ -28,15 +44,27 @@ DIVISIBLE = 2**4 * 3**2 * 5 * 7 * 11 * 13 * 17  # a size by which that of a dim 
 
 def reshape(c: OnnxNode) -> Node:
     """The target is an operand since opset 5, an attribute before."""
+    before, zero = c[0].type.shape, c.get_flag("allowzero", False)
+
+    def resolve(target: Sequence[Expr]) -> tuple[Expr, ...]:
+        return resolve_shape(before, target, zero)
+
     if c.has("shape"):
-        target = tuple(map(index, c.get_ints("shape") or ()))
+        shape = resolve(tuple(map(index, c.get_ints("shape") or ())))
     else:
-        target = c.sizes(1, "the target shape") or ()
-    zero = c.get_flag("allowzero", False)
-    shape = resolve_shape(c[0].type.shape, target, zero)
-    if not any(known(t) == -1 for t in target):
-        _check_elements(c[0].type.shape, shape)
+        shape = c.sizes(1, "the target shape", resolve, least=0, example=_flat(before, c.find(1)))
+        assert shape is not None
+        if c[1].op == "bind_dim":  # what it must satisfy is checked when it is known
+            return emit("reshape", c[0], shape=shape)
+    if not any(known(t) is None for t in shape) or prod(before) is not prod(shape):
+        _check_elements(before, shape)
     return emit("reshape", c[0], shape=shape)
+
+
+def _flat(shape: Sequence[Expr], target: Node | None) -> tuple[Expr, ...]:
+    """A target that fits any shape: all elements, then ones."""
+    count = 0 if target is None else known(prod(target.type.shape)) or 0
+    return (prod(shape), *[ONE] * (count - 1)) if count else ()
 
 
 def _check_elements(before: Sequence[Expr], after: Sequence[Expr]) -> None:
@@ -67,6 +95,8 @@ def _axes(c: OnnxNode, rank: int) -> tuple[int, ...] | None:
 
 def squeeze(c: OnnxNode) -> Node:
     shape = c[0].type.shape
+    if not c.has("axes") and not c.is_fixed(1):
+        return _squeeze_computed(c, shape)
     axes = _axes(c, len(shape))
     if axes is None:
         axes = tuple(k for k, d in enumerate(shape) if d is ONE)
@@ -77,21 +107,81 @@ def squeeze(c: OnnxNode) -> Node:
     for k in axes:
         if known(shape[k]) not in (1, None):
             raise ModelError(f"expected size 1 of axis {k}, found {dim_text(shape[k])}")
-        if shape[k] is not ONE:
-            raise Unsupported(
-                f"axis {k} has size {dim_text(shape[k])}, which need not be 1",
-                "give that dim of the input the fixed size 1",
-            )
+    # Where a size need not be 1, the check of the elements at run time says so.
     return emit("reshape", c[0], shape=tuple(d for k, d in enumerate(shape) if k not in axes))
+
+
+def _squeeze_computed(c: OnnxNode, shape: Sequence[Expr]) -> Node:
+    """Axes that only data tell: the dims that stay move up."""
+
+    def resolve(raw: Sequence[Expr]) -> list[Expr]:
+        gone = axis_flags(raw, len(shape))
+        return [pick(kept_places(gone), k, shape) for k in range(len(shape) - len(raw))]
+
+    dims = c.sizes(1, "axes", resolve, least=0)
+    return emit("reshape", c[0], shape=tuple(dims or ()))
+
+
+def kept_places(gone: Sequence[Expr]) -> list[Expr]:
+    """For each axis, how many axes before it stay; -1 for one that is gone."""
+    places: list[Expr] = []
+    before: Expr = Const(0)
+    for flag in gone:
+        places.append(select(flag, Const(-1), before))
+        before = select(flag, before, add(before, 1))
+    return places
+
+
+def pick(places: Sequence[Expr], place: int, values: Sequence[Expr]) -> Expr:
+    """The value whose place is `place`; 1 if there is none."""
+    found: Expr = ONE
+    for at, value in zip(places, values, strict=True):
+        found = select(compare("eq", at, place), value, found)
+    return found
+
+
+def axis_flags(raw: Sequence[Expr], rank: int) -> list[Expr]:
+    """For each axis, whether it is one of the (possibly negative) axes."""
+
+    def flag(axis: int) -> Expr:
+        found: Expr = FALSE
+        for r in raw:
+            for value in (axis, axis - rank):
+                found = logical_or(found, compare("eq", r, value))
+        return found
+
+    return [flag(axis) for axis in range(rank)]
 
 
 def unsqueeze(c: OnnxNode) -> Node:
     shape = c[0].type.shape
+    if not c.has("axes") and not c.is_fixed(1):
+
+        def resolve(raw: Sequence[Expr]) -> list[Expr]:
+            new = axis_flags(raw, len(shape) + len(raw))
+            return _spread(new, shape)
+
+        example = tuple(range(known(prod(c[1].type.shape)) or 0))
+        dims = c.sizes(1, "axes", resolve, least=0, example=example)
+        return emit("reshape", c[0], shape=tuple(dims or ()))
     given = c.get_ints("axes") if c.has("axes") else c.fixed(1, "axes")
     rank = len(shape) + len(given or ())
     axes = _axes(c, rank) or ()
     rest = iter(shape)
     return emit("reshape", c[0], shape=tuple(ONE if k in axes else next(rest) for k in range(rank)))
+
+
+def _spread(new: Sequence[Expr], shape: Sequence[Expr]) -> list[Expr]:
+    """The dims of a shape with a 1 at each new axis."""
+    dims: list[Expr] = []
+    before: Expr = Const(0)  # axes of the old shape so far
+    for flag in new:
+        old: Expr = ONE
+        for k, d in enumerate(shape):
+            old = select(compare("eq", before, k), d, old)
+        dims.append(select(flag, ONE, old))
+        before = select(flag, before, add(before, 1))
+    return dims
 
 
 def flatten(c: OnnxNode) -> Node:
@@ -109,22 +199,39 @@ def shape(c: OnnxNode) -> Node:
 
 
 def expand(c: OnnxNode) -> Node:
-    target = c.sizes(1, "the target shape") or ()
-    return emit("expand", c[0], shape=tuple(target))
+    """The target's dims, or those of x where they are larger. A target that only data tell: what
+    the result's dims are."""
+    shape = c[0].type.shape
+
+    def resolve(target: Sequence[Expr]) -> list[Expr]:
+        rank = max(len(shape), len(target))
+        a = [*[ONE] * (rank - len(shape)), *shape]
+        b = [*[ONE] * (rank - len(target)), *target]
+        return [select(compare("eq", n, 1), m, n) for m, n in zip(a, b, strict=True)]
+
+    if c.find(1) is None or c[1].type.value is not None or c.is_fixed(1):
+        return emit("expand", c[0], shape=c.sizes(1, "the target shape") or ())
+    count = known(prod(c[1].type.shape)) or 0
+    example = (*[ONE] * max(count - len(shape), 0), *shape[max(len(shape) - count, 0) :])
+    dims = c.sizes(1, "the target shape", resolve, least=0, example=example)
+    return emit("expand", c[0], shape=tuple(dims or ()))
 
 
 def tile(c: OnnxNode) -> Node:
-    return emit("tile", c[0], repeats=c.sizes(1, "the repeats") or ())
+    repeats = c.sizes(1, "the repeats", least=0, example=[2] * c[0].type.rank)
+    return emit("tile", c[0], repeats=repeats or ())
 
 
 def constant_of_shape(c: OnnxNode) -> Node:
-    target = c.sizes(0, "the shape") or ()
+    count = known(prod(c[0].type.shape)) or 0
+    target = c.sizes(0, "the shape", least=0, example=[2] * count) or ()
     value = np.zeros(1, np.float32)
     if c.has("value"):
         value = c.importer.tensors.read(c.attrs["value"].t, f"{c.label}, attribute 'value'")
     if value.size != 1:
         raise ModelError(f"attribute 'value': expected one element, found {value.size}")
-    return emit("expand", constant(value.reshape(()), value.dtype), shape=tuple(target))
+    fill = c.held(constant(value.reshape(()), value.dtype))
+    return emit("expand", fill, shape=tuple(target))
 
 
 def constant_node(c: OnnxNode) -> Node:
@@ -162,15 +269,37 @@ def range_(c: OnnxNode) -> Node:
         count = max(int(np.ceil((last - first) / step)), 0)
         return emit("range", start, limit, delta, length=index(count))
     values = [_known_size(n, a) for n, a in zip((start, limit, delta), arrays, strict=True)]
-    if values[0] is None or values[1] is None or values[2] is None or known(values[2]) is None:
-        raise Unsupported(
-            "its length is computed from the values of tensors",
-            "make start, limit and delta constants, or compute them from shapes only",
-        )
-    step = known(values[2]) or 1
-    far, near = (values[1], values[0]) if step > 0 else (values[0], values[1])
-    length = maximum(ceildiv(sub(far, near), abs(step)), 0)
+    if start.type.dtype[0] == "f" or any(v is None for v in values):
+        return _computed_range(c, start, limit, delta)
+    first, last, by = (v for v in values if v is not None)
+    length = _range_length(first, last, by)
     return emit("range", start, limit, delta, length=length)
+
+
+def _range_length(start: Expr, limit: Expr, delta: Expr) -> Expr:
+    """max(ceil((limit - start) / delta), 0)."""
+    step = known(delta)
+    if step == 0:
+        raise ModelError("expected a delta other than 0")
+    up = ceildiv(sub(limit, start), maximum(delta, 1))
+    down = ceildiv(sub(start, limit), maximum(mul(delta, -1), 1))
+    return maximum(select(compare("gt", delta, 0), up, down), 0)
+
+
+def _computed_range(c: OnnxNode, start: Node, limit: Node, delta: Node) -> Node:
+    """A range whose length only data tell: it is computed first, as the standard has it."""
+    if start.type.dtype[0] == "f":
+        steps = emit("ceil", emit("div", emit("sub", limit, start), delta))
+    else:
+        # Integers: towards plus infinity, whatever the signs are.
+        away = emit("neg", emit("sub", limit, start))
+        low = emit("mod", away, delta)
+        steps = emit("neg", emit("div", emit("sub", away, low), delta))
+    count = emit("cast", steps, to="i64")
+    count = emit("max", count, constant(0, np.int64))
+    symbol = c.importer.symbols.fresh(f"{next((o for o in c.outputs if o), 'range')}_length")
+    bound = emit("bind_dim", count, symbols=(symbol,))
+    return emit("range", emit("with_sizes", start, bound), limit, delta, length=symbol)
 
 
 def _known_size(n: Node, array: np.ndarray | None) -> Expr | None:
@@ -201,11 +330,11 @@ def size_of(x: Node, axis: int) -> Node:
 
 
 def one_hot(c: OnnxNode) -> Node:
-    depth = c.fixed(1, "the depth")
+    depth = c.sizes(1, "the depth", least=0, example=[3])
     if depth is None or len(depth) != 1:
-        raise ModelError(f"expected one number as the depth, found {depth}")
+        raise ModelError(f"expected one number as the depth, found {len(depth or ())}")
     axis = check_axis(c.get_int("axis", -1), c[0].type.rank + 1)
-    return emit("one_hot", c[0], c[2], depth=Const(depth[0]), axis=axis)
+    return emit("one_hot", c[0], c[2], depth=depth[0], axis=axis)
 
 
 def eye_like(c: OnnxNode) -> Node:
@@ -220,7 +349,9 @@ def eye_like(c: OnnxNode) -> Node:
 
 
 def trilu(c: OnnxNode) -> Node:
-    k = c.fixed(1, "the diagonal") or (0,)
+    k = c.sizes(1, "the diagonal", example=[0]) or (Const(0),)
+    if len(k) != 1:
+        raise ModelError(f"expected one number as the diagonal, found {len(k)}")
     return emit("trilu", c[0], upper=c.get_int("upper", 1), k=k[0])
 
 
@@ -229,7 +360,7 @@ def nonzero_positions(c: OnnxNode, x: Node) -> Node:
     at most the number of elements."""
     count = emit("nonzero_count", x)
     symbol = c.importer.symbols.fresh(f"{next((o for o in c.outputs if o), 'nonzero')}_count")
-    bound = emit("bind_dim", count, symbol=symbol, bound=prod(x.type.shape))
+    bound = emit("bind_dim", count, symbols=(symbol,), bounds=(prod(x.type.shape),))
     return emit("nonzero_fill", x, bound)
 
 

@@ -345,6 +345,13 @@ def logical_and(a: Expr, b: Expr) -> Expr:
     return b if a is TRUE else a if b is TRUE else Binary("and", a, b)
 
 
+def logical_or(a: Expr, b: Expr) -> Expr:
+    """a or b, without the constants."""
+    if a is TRUE or b is TRUE:
+        return TRUE
+    return b if a is FALSE else a if b is FALSE else Binary("or", a, b)
+
+
 def select(cond: Expr, a: Expr, b: Expr) -> Expr:
     """a where cond else b, folded when the condition is known."""
     return a if cond is TRUE or a is b else b if cond is FALSE else Select(cond, a, b)
@@ -426,6 +433,8 @@ def normal(e: Expr) -> Expr:
         return select(e.cond, e.a, e.b)
     if isinstance(e, Binary) and e.op == "and" and e.dtype == "bool":
         return logical_and(e.a, e.b)
+    if isinstance(e, Binary) and e.op == "or" and e.dtype == "bool":
+        return logical_or(e.a, e.b)
     return e
 
 

@@ -166,8 +166,11 @@ def verify_graph(g: Graph, infer: Infer | None = None) -> list[str]:
     def visit(g: Graph, outer: frozenset[Var]) -> None:
         order = toposort(*g.inputs, *g.outputs)
         given = {v for n in g.inputs for d in n.type.shape for v in free_vars(d)}
-        names = ("symbol", "rounds")  # of bind_dim, of loop
-        defined = {v for n in order for k in names if isinstance(v := n.attr(k), Var)}
+        names = ("symbols", "raw", "rounds")  # of bind_dim, of loop
+        found = [n.attr(k) for n in order for k in names]
+        defined = {
+            v for f in found for v in (f if isinstance(f, tuple) else (f,)) if isinstance(v, Var)
+        }
         inside = Inside(frozenset(g.inputs), outer | given | defined, infer)
         for n in order:
             line = line_of.get(n, 1)

@@ -1,7 +1,9 @@
 """Control flow, data-dependent sizes, and the leaves of a graph.
 
-Sizes that only data tell are made by three nodes: nonzero_count(x) counts, bind_dim(count) gives
-the count a symbol, nonzero_fill(x, bound) writes a tensor of that size.
+Sizes that only data tell: bind_dim gives numbers that lie in memory to symbols, and with_sizes
+holds a tensor back until that has happened. Where results are counted first, nonzero_count(x)
+counts, bind_dim(count) gives the count a symbol, nonzero_fill(x, bound) writes a tensor of that
+size.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy as np
 from naru.errors import IRError, ModelError, UnsupportedError
 from naru.ir.expr import Expr, Var
 from naru.ir.graph import Data, Graph, Node, TensorType, make_constant, make_data
-from naru.ir.simplify import ONE, index, known, maximum
+from naru.ir.simplify import ONE, index, known, maximum, prod
 from naru.ir.tensor import Tensor
 from naru.ops import formula as f
 from naru.ops.evaluate import run_if, run_loop
@@ -226,20 +228,36 @@ def ref_nonzero_count(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
 
 
 def infer_bind_dim(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """count (one i64) -> i64[] of value attr `symbol` (a Var); attr `bound` is its maximum."""
-    count = operand("bind_dim", types, 0)
-    if count.dtype != "i64" or any(d is not ONE for d in count.shape):
-        raise ModelError(f"bind_dim: expected one i64, got {count.dtype}{shape_text(count.shape)}")
-    symbol = attrs["symbol"]
-    if not isinstance(symbol, Var):
-        raise ModelError(f"bind_dim: symbol is {symbol!r}, expected a Var")
-    index(attrs["bound"])
-    return (TensorType("i64", (), None, (symbol,)),)
+    """x (i64 or i32, a known number of elements) -> i64 of attr `symbols` (a tuple of Vars).
+
+    One symbol an element, in the shape of x; or, with attr `raw`, those Vars are the elements and
+    the symbols are what attr `exprs` (index expressions over them) say, a vector. attr `bounds`:
+    the maximum of each symbol, or nothing. attr `example`: elements that make sense (index
+    expressions over the sizes of inputs), for test vectors."""
+    x = operand("bind_dim", types, 0)
+    check_kind("bind_dim", x.dtype, "i")
+    symbols, raw, exprs = attrs["symbols"], attrs.get("raw", ()), attrs.get("exprs", ())
+    if not all(isinstance(v, Var) for v in (*symbols, *raw)):
+        raise ModelError(f"bind_dim: expected Vars, got {(*symbols, *raw)}")
+    count, elements = known(prod(x.shape)), len(raw if raw else symbols)
+    if count != elements or (raw and len(symbols) != len(exprs)):
+        raise ModelError(f"bind_dim: {x.dtype}{shape_text(x.shape)} does not fit {elements} names")
+    shape = (index(len(symbols)),) if raw else x.shape
+    return (TensorType("i64", shape, None, tuple(symbols)),)
 
 
 def ref_bind_dim(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
-    """The count, as a scalar. (`evaluate` gives it to the symbol.)"""
-    return (_given(arrays[0]).reshape(()).astype(np.int64),)
+    """The numbers themselves. (`evaluate` gives them to the symbols.)"""
+    return (_given(arrays[0]).astype(np.int64),)
+
+
+def infer_with_sizes(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x, and results of bind_dim -> x: what reads it comes after the symbols are bound."""
+    return (operand("with_sizes", types, 0),)
+
+
+def ref_with_sizes(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    return (_given(arrays[0]),)
 
 
 def infer_nonzero_fill(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
@@ -321,6 +339,7 @@ def _nonzero_samples() -> Iterable[Sample]:
 register(Op("nonzero_count", "opaque", infer_nonzero_count, ref_nonzero_count,
             opaque=opaque_nonzero_count, samples=_nonzero_samples))  # fmt: skip
 register(Op("bind_dim", "control", infer_bind_dim, ref_bind_dim))
+register(Op("with_sizes", "control", infer_with_sizes, ref_with_sizes))
 register(Op("nonzero_fill", "opaque", infer_nonzero_fill, ref_nonzero_fill,
             opaque=opaque_nonzero_fill))  # fmt: skip
 

@@ -10,7 +10,7 @@ import numpy as np
 from naru.dtypes import DTYPES, is_float
 from naru.errors import InputError, IRError, UnsupportedError
 from naru.ir import simplify
-from naru.ir.expr import Binary, Cast, Const, Select, Unary, Var, free_vars
+from naru.ir.expr import INT_MAX, Binary, Cast, Const, Select, Unary, Var, free_vars
 from naru.ir.graph import Graph, Node, TensorType, toposort
 from naru.ops.operands import shape_text
 from naru.ops.registry import OPS, Arrays, Attrs
@@ -124,13 +124,28 @@ def _outputs(
         else:
             outs = OPS[n.op].ref(arrays, attrs)
     if n.op == "bind_dim":
-        env[attrs["symbol"]] = int(outs[0])
+        outs = _bound(n, outs[0], env)
     elif n.op == "loop" and attrs.get("rounds") is not None:
         env[attrs["rounds"]] = len(outs[-1])
     _check(n, outs, env, float64)
     if not float64 or (n.op in _KEPT and outs[0].size >= LARGE and outs[0].dtype.itemsize > 2):
         return tuple(outs)
     return tuple(_widened(a) for a in outs)
+
+
+def _bound(n: Node, elements: Array, env: Env) -> tuple[Array, ...]:
+    """Gives the symbols of a bind_dim their values, as the driver does."""
+    attrs: dict[str, Any] = dict(n.attrs)
+    symbols: tuple[Var, ...] = attrs["symbols"]
+    raw: tuple[Var, ...] = attrs.get("raw", ())
+    numbers = [min(max(int(e), -INT_MAX), INT_MAX) for e in elements.reshape(-1)]
+    if not raw:
+        env.update(zip(symbols, numbers, strict=True))
+        return (np.array(numbers, np.int64).reshape(elements.shape),)
+    env.update(zip(raw, numbers, strict=True))
+    for symbol, e in zip(symbols, attrs["exprs"], strict=True):
+        env[symbol] = simplify.evaluate(e, env)
+    return (np.array([env[v] for v in symbols], np.int64),)
 
 
 def _widened(a: Array) -> Array:
@@ -142,7 +157,7 @@ def _concrete(n: Node, env: Env, float64: bool) -> dict[str, Any]:
     """Attributes with index expressions replaced by numbers."""
     attrs: dict[str, Any] = dict(n.attrs)
     for name, value in attrs.items():
-        if (n.op, name) not in (("bind_dim", "symbol"), ("loop", "rounds")):
+        if n.op != "bind_dim" and (n.op, name) != ("loop", "rounds"):
             attrs[name] = _number(value, env)
     if float64 and n.op == "cast" and attrs["to"] == "f32":  # narrower ones round, as they say
         attrs["to"] = "f64"

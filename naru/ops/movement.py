@@ -15,6 +15,7 @@ from naru.errors import ModelError
 from naru.ir.expr import Cast, Expr, Read, Select
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import (
+    FALSE,
     ONE,
     TRUE,
     ZERO,
@@ -101,32 +102,39 @@ register(Op("transpose_view", "view", infer_transpose, ref_transpose, lower_tran
 # --- slice ----------------------------------------------------------------------------------------
 
 
-def slice_bounds(size: Expr, start: Expr, end: Expr, step: int) -> tuple[Expr, Expr]:
-    """(first index, number of elements) of Python's slice, for sizes known or not."""
+def slice_bounds(size: Expr, start: Expr, end: Expr, step: Expr) -> tuple[Expr, Expr]:
+    """(first index, number of elements) of Python's slice, for numbers known or not."""
 
     def wrap(v: Expr) -> Expr:
         return select(compare("lt", v, 0), add(v, size), v)
 
-    if step > 0:
+    def upwards() -> tuple[Expr, Expr]:
         first = minimum(maximum(wrap(start), 0), size)
         last = minimum(maximum(wrap(end), 0), size)
-        return first, maximum(ceildiv(sub(last, first), index(step)), 0)
-    first = minimum(maximum(wrap(start), -1), sub(size, 1))
-    last = minimum(maximum(wrap(end), -1), sub(size, 1))
-    return first, maximum(ceildiv(sub(first, last), index(-step)), 0)
+        return first, maximum(ceildiv(sub(last, first), maximum(step, 1)), 0)
+
+    def downwards() -> tuple[Expr, Expr]:
+        first = minimum(maximum(wrap(start), -1), sub(size, 1))
+        last = minimum(maximum(wrap(end), -1), sub(size, 1))
+        return first, maximum(ceildiv(sub(first, last), maximum(mul(step, -1), 1)), 0)
+
+    up = compare("gt", step, 0)
+    if up is TRUE or up is FALSE:
+        return upwards() if up is TRUE else downwards()
+    return tuple(select(up, a, b) for a, b in zip(upwards(), downwards(), strict=True))  # pyright: ignore[reportReturnType]
 
 
-def _slices(attrs: Attrs, shape: Dims) -> dict[int, tuple[Expr, Expr, int]]:
+def _slices(attrs: Attrs, shape: Dims) -> dict[int, tuple[Expr, Expr, Expr]]:
     """For each sliced axis: (first index, number of elements, step)."""
     starts, ends = sizes(attrs, "starts"), sizes(attrs, "ends")
     axes = attrs.get("axes")
     axes = range(len(starts)) if axes is None else ints(attrs, "axes")
-    steps = (1,) * len(starts) if attrs.get("steps") is None else ints(attrs, "steps")
+    steps = (ONE,) * len(starts) if attrs.get("steps") is None else sizes(attrs, "steps")
     if not len(starts) == len(ends) == len(axes) == len(steps):
         raise ModelError("slice: starts, ends, axes and steps have different lengths")
-    if 0 in steps:
+    if ZERO in steps:
         raise ModelError("slice: a step is 0")
-    out: dict[int, tuple[Expr, Expr, int]] = {}
+    out: dict[int, tuple[Expr, Expr, Expr]] = {}
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         k = axis_of("slice", axis, len(shape))
         if k in out:
@@ -136,11 +144,12 @@ def _slices(attrs: Attrs, shape: Dims) -> dict[int, tuple[Expr, Expr, int]]:
 
 
 def infer_slice(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """attrs starts, ends (index expressions), axes, steps (ints)."""
+    """attrs starts, ends, steps (index expressions), axes (ints)."""
     x = operand("slice", types, 0)
     cuts = _slices(attrs, x.shape)
     out = TensorType(x.dtype, tuple(cuts[k][1] if k in cuts else d for k, d in enumerate(x.shape)))
-    if x.value is None or not all_known((*sizes(attrs, "starts"), *sizes(attrs, "ends"))):
+    numbers = [sizes(attrs, name) for name in ("starts", "ends", "steps") if attrs.get(name)]
+    if x.value is None or not all_known(e for some in numbers for e in some):
         return (out,)
     return (with_value(out, moved(ref_slice, [x], attrs)),)
 

@@ -19,6 +19,7 @@ from naru.ir.simplify import (
     ONE,
     ZERO,
     add,
+    bounds,
     ceildiv,
     compare,
     floordiv,
@@ -28,6 +29,7 @@ from naru.ir.simplify import (
     mod,
     mul,
     prod,
+    select,
     sub,
     to_poly,
 )
@@ -83,6 +85,8 @@ def resolve_shape(shape: Dims, target: Sequence[int | Expr], allow_zero: bool = 
 
     Raises ModelError where the sizes cannot fit."""
     wanted = [index(t) for t in target]
+    if any(bounds(t)[0] < 0 and known(t) is None for t in wanted):
+        return _resolve_at_run(shape, wanted, allow_zero)
     for k, t in enumerate(wanted):
         if known(t) == 0 and not allow_zero:
             if k >= len(shape):
@@ -103,6 +107,20 @@ def resolve_shape(shape: Dims, target: Sequence[int | Expr], allow_zero: bool = 
         size = floordiv(total, rest)
     wanted[holes[0]] = size
     return tuple(wanted)
+
+
+def _resolve_at_run(shape: Dims, wanted: Sequence[Expr], allow_zero: bool) -> Dims:
+    """The same for a target of which any number may turn out to be 0 or -1."""
+    kept = list(wanted)
+    if not allow_zero:
+        kept = [
+            select(compare("eq", t, 0), shape[k] if k < len(shape) else ZERO, t)
+            for k, t in enumerate(wanted)
+        ]
+    holes = [compare("eq", t, -1) for t in kept]
+    rest = prod(select(hole, ONE, t) for hole, t in zip(holes, kept, strict=True))
+    size = floordiv(prod(shape), maximum(rest, 1))
+    return tuple(select(hole, size, t) for hole, t in zip(holes, kept, strict=True))
 
 
 def infer_reshape(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:

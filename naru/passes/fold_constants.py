@@ -27,7 +27,7 @@ def fold_constants(g: Graph, *, limit: int = LIMIT) -> Graph:
 
 
 def _fold(n: Node, limit: int) -> Node:
-    if n.op in ("constant", "input"):
+    if n.op in ("constant", "input", "bind_dim", "with_sizes"):
         return n
     if len(n.types) == 1 and n.type.value is not None:
         known = value_array(n.type)

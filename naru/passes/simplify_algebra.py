@@ -161,7 +161,7 @@ def expand_of_expand(n: Node) -> Node | None:
 def whole_slice(n: Node) -> Node | None:
     """Step 1 and as many elements as there are."""
     steps = n.attr("steps")
-    ones = steps is None or all(s == 1 for s in _axes(n, "steps"))
+    ones = not isinstance(steps, tuple) or all(s == 1 for s in steps)
     return operand(n) if ones and _same_type(n, operand(n)) else None
 
 

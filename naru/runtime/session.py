@@ -294,6 +294,10 @@ _FAILURES: dict[int, Callable[[Entry, int, int, int], NaruError]] = {
     1: lambda e, a, b, c: RunError(f"{_step(e, a)}: index {b} is out of range for a size of {c}"),
     2: lambda e, a, b, c: RunError(f"{_step(e, a)}: no memory for {_size(b)}"),
     3: lambda e, a, b, c: RunError(f"{_step(e, a)}: got a size of {b}, the most is {c}"),
+    5: lambda e, a, b, c: RunError(f"{_step(e, a)}: got a size of {b}, the least is {c}"),
+    4: lambda e, a, b, c: RunError(
+        f"the values of these inputs do not fit the model: {_requirement(e, a)}",
+    ),
     -1: lambda e, a, b, c: RunError(
         f"these input sizes need {_size(a)} of memory, the machine has {_size(b)}",
         hint="smaller inputs",

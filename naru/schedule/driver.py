@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from naru.dtypes import DTYPES
 from naru.errors import IRError, UnsupportedError
-from naru.ir.expr import Binary, Cast, Const, Expr, Load, Select, Unary, Var, free_vars
+from naru.ir.expr import INT_MAX, Binary, Cast, Const, Expr, Load, Select, Unary, Var, free_vars
 from naru.ir.graph import (
     Data,
     Graph,
@@ -34,6 +34,7 @@ from naru.schedule.requirements import Requirement
 from naru.schedule.storage import Role, Scope, Step, Storage
 from naru.schedule.weights import Packed, packed_bytes
 
+BROKEN, TOO_SMALL = 4, 5  # as in abi.h
 FIRST_ROUNDS = 16  # rounds of a loop that the memory of its scan outputs holds at first
 T = TypeVar("T")
 
@@ -81,6 +82,8 @@ class _Builder:
         self.bounds: dict[Var, Expr] = {}
         self.unbounded: set[Var] = set()
         self.pointers = 0
+        self.step = 0  # of the run, where we emit
+        self.live: set[Var] = set()  # symbols that are defined where we emit
         self.defined: list[Var] = []
         self.profiling = False
 
@@ -100,9 +103,9 @@ class _Builder:
     def ref(self, s: Storage) -> Ref:
         return Ref(self.buffer(s.role, "u8"), s.at())
 
-    def element(self, s: Storage, dtype: str) -> Load:
-        """The first element of a tensor, as the driver reads it."""
-        return Load(self.buffer(s.role, dtype), (floordiv(s.at(), DTYPES[dtype].bytes),))
+    def element(self, s: Storage, dtype: str, k: int = 0) -> Load:
+        """Element k of a tensor, as the driver reads it."""
+        return Load(self.buffer(s.role, dtype), (add(floordiv(s.at(), DTYPES[dtype].bytes), k),))
 
     def bounded(self, e: Expr) -> Expr:
         """A size with symbols that kernels define replaced by their upper bounds."""
@@ -204,8 +207,8 @@ class _Builder:
         elif n.op == "loop":
             self.collect_loop(scope, n)
         elif n.op == "bind_dim":
-            self.collect_symbol(scope, n)
-        elif is_view(n):
+            self.collect_symbols(scope, n)
+        elif is_view(n) or n.op == "with_sizes":
             scope.where[n] = self.use(scope, n.inputs[0])
         else:
             raise UnsupportedError([f"{n.op}: the driver has no step for it"])
@@ -239,18 +242,25 @@ class _Builder:
             self.copies[plain] = Graph("copy", (given,), (same,), ("out",))
         return Step(None, self.kernels.get(self.copies[plain]), (source,), (out,))
 
-    def collect_symbol(self, scope: Scope, n: Node) -> None:
-        """A dim that a kernel found: read it and keep it."""
-        symbol, bound = attribute(n, "symbol", Var), n.attr("bound")
-        if isinstance(bound, Const | Binary | Var | Unary | Cast):
-            self.bounds[symbol] = self.bounded(bound)
-        else:
-            self.unbounded.add(symbol)
-        self.defined.append(symbol)
-        count = self.use(scope, n.inputs[0])
-        scope.where[n] = count
-        scope.steps.append(Step(n, None, (count,), ()))
-        count.end = max(count.end, len(scope.steps))
+    def collect_symbols(self, scope: Scope, n: Node) -> None:
+        """Numbers in memory that become dims: read them and keep them."""
+        symbols, raw = variables(n, "symbols"), variables(n, "raw")
+        bounds = n.attr("bounds", ())
+        for k, v in enumerate((*symbols, *raw)):
+            bound = bounds[k] if isinstance(bounds, tuple) and k < len(bounds) else None
+            if isinstance(bound, Expr):
+                self.bounds[v] = self.bounded(bound)
+            else:
+                self.unbounded.add(v)
+        self.defined += [*symbols, *raw]
+        numbers = self.use(scope, n.inputs[0])
+        scope.where[n] = numbers
+        step = Step(n, None, (numbers,), ())
+        if raw:  # readers of the node see what was made of the numbers
+            made = self.new_storage(scope, n.type, len(scope.steps))
+            scope.where[n], step.results = made, (made,)
+        scope.steps.append(step)
+        numbers.end = max(numbers.end, len(scope.steps))
 
     def collect_if(self, scope: Scope, n: Node) -> None:
         """Both branches write to the same results, and share their memory."""
@@ -376,6 +386,7 @@ class _Builder:
         dims = self.buffer("dims", "i64")
         body = self.sizes(dims, self.g.symbols)
         body += [Let(v, e) for v, e in self.lets]
+        self.live = set(self.g.symbols)
         body += self.emit_scope(top, top=True)
         for k, is_late in enumerate(late):
             if is_late:
@@ -393,7 +404,8 @@ class _Builder:
         work, threads = self.total_work(top)
         arena = top.total
         for k, r in reversed(list(enumerate(self.requires))):
-            arena = Select(r.cond, arena, Const(-1 - k))
+            if not r.late:
+                arena = Select(r.cond, arena, Const(-1 - k))
         values = [arena, self.bounded(work), self.bounded(threads), *out_dims]
         body: list[Stmt] = self.sizes(dims, self.symbols)
         body += [Let(v, e) for v, e in self.lets]
@@ -416,13 +428,16 @@ class _Builder:
     def emit_scope(self, scope: Scope, *, top: bool = False) -> list[Stmt]:
         """The steps in order; all threads meet between them."""
         out: list[Stmt] = []
+        outside = set(self.live)
         for k, s in enumerate(scope.steps):
             if k:
                 out.append(Invoke("barrier", ()))
+            self.step = k if top else self.step
             if top and self.profiling:
                 out.append(Invoke("mark", (Const(k),)))
             out += [Invoke("alloc", (Const(k), size)) for k, size in s.allocs]
             out += self.emit_step(s)
+        self.live = set(self.live) if top else outside
         return out
 
     def emit_step(self, s: Step) -> list[Stmt]:
@@ -430,15 +445,50 @@ class _Builder:
             refs = [self.ref(x) for x in (*s.operands, *s.results)]
             return [Invoke(s.kernel.func, (*refs, *s.kernel.sizes), s.kernel.threads)]
         if s.control.op == "bind_dim":
-            return self.emit_symbol(s)
+            return self.emit_symbols(s)
         for inner in s.scopes:
             inner.base = s.arena.at() if s.arena else Const(0)
         return self.emit_if(s) if s.control.op == "if" else self.emit_loop(s)
 
-    def emit_symbol(self, s: Step) -> list[Stmt]:
-        symbol = attribute(s.control, "symbol", Var)
-        count = Cast(self.element(s.operands[0], "i64"), "index")
-        return [Let(symbol, count), self.remember(symbol)]
+    def emit_symbols(self, s: Step) -> list[Stmt]:
+        """Symbols get their values; what must hold of them, and could not be said before, is
+        checked. No number is beyond what a dim can be: a slice to the largest i64 is one."""
+        n = s.control
+        symbols, raw = variables(n, "symbols"), variables(n, "raw")
+        source = n.inputs[0]
+        dtype = "i64" if source is None else source.type.dtype
+        out: list[Stmt] = []
+        for k, v in enumerate(raw or symbols):
+            number = self.element(s.operands[0], dtype, k)
+            if v not in self.bounds and dtype == "i64":
+                low = Binary("max", number, Const(-INT_MAX, "i64"))
+                number = Binary("min", low, Const(INT_MAX, "i64"))
+            out += [Let(v, Cast(number, "index")), *self.at_least(v), self.remember(v)]
+        exprs = n.attr("exprs", ())
+        if raw and isinstance(exprs, tuple):
+            for k, (v, e) in enumerate(zip(symbols, exprs, strict=True)):
+                if isinstance(e, Expr):
+                    out += [Let(v, e), *self.at_least(v), self.remember(v)]
+                    out.append(self.keep(s.results[0], "i64", Cast(v, "i64"), k))
+        return [*out, *self.check_known(*symbols, *raw)]
+
+    def at_least(self, v: Var) -> list[Stmt]:
+        """The check that a number is not below what its symbol may be."""
+        if v in self.bounds or v.lo <= -INT_MAX:
+            return []
+        stop = Invoke("fail", (Const(TOO_SMALL), Const(self.step), v, Const(v.lo)))
+        return [If(Binary("lt", v, Const(v.lo)), (stop,))]
+
+    def check_known(self, *defined: Var) -> list[Stmt]:
+        """The conditions that can be checked now that these symbols are defined too."""
+        self.live.update(defined)
+        out: list[Stmt] = []
+        for k, r in enumerate(self.requires):
+            needed = free_vars(r.cond)
+            if any(v in defined for v in needed) and self.live.issuperset(needed):
+                broken = Invoke("fail", (Const(BROKEN), Const(k)))
+                out.append(If(Unary("not", r.cond), (broken,)))
+        return out
 
     def emit_if(self, s: Step) -> list[Stmt]:
         then, orelse = (tuple(self.emit_scope(b)) for b in s.scopes)
@@ -503,7 +553,7 @@ class _Builder:
     def found(self, s: Step, count: Var) -> list[Stmt]:
         """The number of rounds becomes a dim."""
         rounds = attribute(s.control, "rounds", Var)
-        return [Let(rounds, count), self.remember(rounds)]
+        return [Let(rounds, count), self.remember(rounds), *self.check_known(rounds)]
 
     def allocate(self, s: Storage, size: Expr) -> Stmt:
         """Memory from the host for a storage that has a pointer of its own."""
@@ -539,10 +589,10 @@ class _Builder:
         t = s.scopes[0].graph.outputs[first + k].type
         return mul(DTYPES[t.dtype].bytes, *t.shape)
 
-    def keep(self, s: Storage, dtype: str, value: Expr) -> Stmt:
-        """Writes the only element of a tensor."""
+    def keep(self, s: Storage, dtype: str, value: Expr, k: int = 0) -> Stmt:
+        """Writes element k of a tensor."""
         buffer = self.buffer(s.role, dtype)
-        return Store(buffer, (floordiv(s.at(), DTYPES[dtype].bytes),), value)
+        return Store(buffer, (add(floordiv(s.at(), DTYPES[dtype].bytes), k),), value)
 
 
 def attribute(n: Node, name: str, kind: type[T]) -> T:
@@ -551,6 +601,12 @@ def attribute(n: Node, name: str, kind: type[T]) -> T:
     if not isinstance(value, kind):
         raise IRError([f"{n.op}: expected an attribute {name} of {kind.__name__}, found {value!r}"])
     return value
+
+
+def variables(n: Node, name: str) -> tuple[Var, ...]:
+    """An attribute that is a tuple of Vars, or left out."""
+    found = n.attr(name, ())
+    return tuple(v for v in found if isinstance(v, Var)) if isinstance(found, tuple) else ()
 
 
 def slot_of(s: Storage) -> int:

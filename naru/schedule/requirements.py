@@ -1,14 +1,15 @@
 """What input sizes must satisfy for a graph to make sense, where types could not settle it.
 
-A reshape keeps the number of elements; no size is negative; dims that an operator needs to be equal
-are. Conditions over the dims of the inputs
-are checked by `plan` before each run of new sizes; the manifest holds their texts.
+A reshape keeps the number of elements; no size is negative; dims that an operator needs to be
+equal are. Conditions over the dims of the inputs are checked by `plan` before each run of new
+sizes, those over sizes that data decide by the driver as soon as these are known; the manifest
+holds their texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from naru.errors import UnsupportedError
 from naru.ir.expr import Binary, Const, Expr, free_vars
@@ -23,33 +24,36 @@ MOST = 64  # conditions a plan checks
 
 @dataclass(frozen=True)
 class Requirement:
-    """A condition over input dims, and how to tell a user that it does not hold."""
+    """A condition over dims, and how to tell a user that it does not hold."""
 
     cond: Expr
     text: str
     needed: bool = False  # code would read beyond an operand where it does not hold
+    late: bool = False  # it depends on data
 
 
 def requirements(g: Graph) -> tuple[Requirement, ...]:
-    """The conditions of a graph and its bodies, each once; what ranges decide is left out.
+    """The conditions of a graph and its bodies, each once; what ranges decide is left out. First
+    those over input dims, in the order in which the plan checks them.
 
     Code relies on equal dims, so each such condition must be one that the plan can check: raises
-    UnsupportedError where it depends on data, or where there are more than MOST."""
+    UnsupportedError where there are more than MOST."""
     given = set(g.symbols)
     found: dict[Expr, Requirement] = {}
+    late: dict[Expr, Requirement] = {}
     for r in _conditions(g, g):
         if isinstance(r.cond, Const):
             continue
         if set(free_vars(r.cond)) <= given:
             found.setdefault(r.cond, r)
-        elif r.needed:
-            raise UnsupportedError([f"node {r.text}, which only data tell"])
+        else:
+            late.setdefault(r.cond, replace(r, late=True))
     ordered = sorted(found.values(), key=lambda r: not r.needed)
     if len(ordered) > MOST and ordered[MOST].needed:
         raise UnsupportedError(
             [f"dims must be equal in more than {MOST} ways, as {ordered[0].text}"]
         )
-    return tuple(ordered[:MOST])
+    return (*ordered[:MOST], *late.values())
 
 
 def _conditions(g: Graph, top: Graph) -> Iterator[Requirement]:

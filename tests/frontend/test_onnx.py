@@ -26,10 +26,6 @@ from naru.passes.hooks import infer
 
 # What is not compiled yet, with a word of the reason. A case leaves this list when it works.
 UNSUPPORTED = {
-    **{f"{what}_from_input": "computed from the values" for what in ("reshape", "expand", "range")},
-    "tile_repeats_from_input": "computed from the values",
-    "pad_amounts_from_input": "computed from the values",
-    "slice_bounds_from_inputs": "computed from the values",
     "if_on_data": "shape is known only at run time",
     "loop_growing_state": "shape is known only at run time",
     "non_max_suppression": "NonMaxSuppression",

@@ -191,7 +191,7 @@ def run_lowered(graph: Graph, arrays: list[np.ndarray]) -> np.ndarray:
 
 def test_nonzero_makes_a_size() -> None:
     x, k = tensor("x", B, 3), Var("k")
-    size = apply("bind_dim", apply("nonzero_count", x), symbol=k, bound=mul(B, 3))
+    size = apply("bind_dim", apply("nonzero_count", x), symbols=(k,), bounds=(mul(B, 3),))
     places = apply("nonzero_fill", x, size)
     total = apply("size", places)
     assert shape_text(places.type.shape) == "[2, k]"

@@ -7,7 +7,7 @@ import pytest
 from zoo.build import text, weight
 
 import naru
-from naru.errors import InputError, UnsupportedError
+from naru.errors import InputError, RunError
 from naru.frontend.onnx import read_onnx
 from naru.schedule.requirements import requirements
 
@@ -68,11 +68,27 @@ def test_a_table_of_positions_is_long_enough() -> None:
         model(np.ones((1, 7, 4), np.float32))
 
 
-def test_dims_that_only_data_tell_are_refused() -> None:
+def test_dims_that_only_data_tell_are_checked_when_they_are_known() -> None:
     body = (
         "(float[n] x, float[k] y) => (float[m] z) "
         "{ p = NonZero(x) a = Constant <value_ints = [0]> () f = Cast <to = 1> (p)"
         " q = Squeeze(f, a) z = Add(q, y) }"
     )
-    with pytest.raises(UnsupportedError, match=r"'z' needs .*which only data tell"):
-        naru.compile(text(body).SerializeToString(), cache=False)
+    model = naru.compile(text(body).SerializeToString(), cache=False)
+    x, y = np.array([0, 3, 4], np.float32), np.array([10, 20], np.float32)
+    np.testing.assert_array_equal(model(x, y), [11, 22])
+    with pytest.raises(RunError, match=r"do not fit the model: 'z' needs .* == "):
+        model(np.ones(3, np.float32), y)
+
+
+def test_numbers_that_do_not_fit_are_named() -> None:
+    body = "(float[n,4] x, int64[2] s) => (float[a,b] y) { y = Reshape(x, s) }"
+    model = naru.compile(text(body).SerializeToString(), cache=False)
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(model(x, np.array([-1, 2])), x.reshape(6, 2))
+    np.testing.assert_array_equal(model(x, np.array([0, -1])), x)
+    for wrong in ([5, 2], [-1, 5], [2**40, 1]):
+        with pytest.raises(RunError, match="reshapes n \\* 4 elements to"):
+            model(x, np.array(wrong))
+    with pytest.raises(RunError, match="got a size of -2, the least is 0"):
+        model(x, np.array([-2, -6]))

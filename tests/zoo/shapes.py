@@ -327,3 +327,72 @@ add_text(
     sizes=({"n": 1}, {"n": 3}),
     values={"x": distinct},
 )
+
+
+def computed(name: str, inputs: str, node: str, values: dict[str, object], rank: int = 3) -> None:
+    """A case whose sizes or axes are inputs: only data tell them."""
+    arrays = {k: np.array(v) for k, v in values.items()}
+    makers = {k: lambda rng, shape, a=a: a for k, a in arrays.items()}
+    y = f"float[{','.join('abcdef'[:rank])}] y"
+    body = f"(float[n,3,4] x, {inputs}) => ({y}) {{ {node} }}"
+    add_text(f"computed_{name}", body, opset=18, sizes=({"n": 2}, {"n": 1}), values=makers)
+
+
+for axes in ([1], [0, 2], [-1, -3]):
+    kind = f"int64[{len(axes)}] a"
+    label = "_".join(str(a) for a in axes).replace("-", "m")
+    more = len(axes)
+    computed(f"sum_{label}", kind, "y = ReduceSum(x, a)", {"a": axes})
+    computed(f"max_{label}", kind, "y = ReduceMax <keepdims = 0> (x, a)", {"a": axes}, 3 - more)
+    computed(f"unsqueeze_{label}", kind, "y = Unsqueeze(x, a)", {"a": axes}, 3 + more)
+computed("reduce_nothing", "int64[0] a", "y = ReduceSum(x, a)", {"a": np.zeros(0, np.int64)})
+computed("mean", "int64[2] a", "y = ReduceMean(x, a)", {"a": [2, 1]})
+computed("norm", "int64[1] a", "y = ReduceL2 <keepdims = 0> (x, a)", {"a": [2]}, 2)
+computed("cumsum", "int64 a", "y = CumSum <reverse = 1> (x, a)", {"a": -2})
+computed("cumsum_last", "int64 a", "y = CumSum <exclusive = 1> (x, a)", {"a": 2})
+computed(
+    "slice_axes",
+    "int64[2] s, int64[2] e, int64[2] a, int64[2] t",
+    "y = Slice(x, s, e, a, t)",
+    {"s": [-1, 0], "e": [-100, 3], "a": [2, -2], "t": [-2, 2]},
+)
+computed(
+    "slice_whole",
+    "int64[1] s, int64[1] e",
+    "a = Constant <value_ints = [1]> () y = Slice(x, s, e, a)",
+    {"s": [-(2**63)], "e": [2**63 - 1]},
+)
+computed(
+    "pad_axes",
+    "int64[4] p, float v, int64[2] a",
+    "y = Pad(x, p, v, a)",
+    {"p": [1, 0, 2, -1], "v": np.float32(7.5), "a": [-1, 1]},
+)
+computed("pad_edge", "int64[6] p", 'y = Pad <mode = "edge"> (x, p)', {"p": [0, 1, 2, 1, 0, 3]})
+computed("split", "int64[2] s", "y, z = Split <axis = 2> (x, s)", {"s": [1, 3]})
+computed("trilu", "int64 k", "y = Trilu <upper = 0> (x, k)", {"k": -1})
+computed("expand", "int64[4] s", "y = Expand(x, s)", {"s": [2, 1, 1, 4]}, 4)
+computed("tile", "int64[3] r", "y = Tile(x, r)", {"r": [2, 1, 3]})
+computed("flat", "int64[1] s", "t = Reshape(x, s) y = Relu(t)", {"s": [-1]}, 1)
+computed(
+    "chain",
+    "int64[2] s",
+    "t = Reshape(x, s) w = Transpose(t) y = MatMul(t, w)",
+    {"s": [-1, 4]},
+    2,
+)
+computed(
+    "one_hot",
+    "int64 d",
+    "i = Cast <to = 7> (x) v = Constant <value = float[2] {0.5, 2.0}> () y = OneHot(i, d, v)",
+    {"d": 3},
+    4,
+)
+computed("fill", "int64[2] s", "y = ConstantOfShape <value = float[1] {2.5}> (s)", {"s": [2, 0]}, 2)
+computed(
+    "range",
+    "float b, float d",
+    "a = Constant <value = float {1.0}> () r = Range(a, b, d) y = Mul(r, r)",
+    {"b": np.float32(-2.0), "d": np.float32(-0.5)},
+    1,
+)

@@ -46,7 +46,9 @@ enum {
     NARU_OK = 0,
     NARU_OUT_OF_RANGE = 1, /* step, index, bound */
     NARU_NO_MEMORY = 2,    /* step, bytes */
-    NARU_BAD_DIM = 3       /* step, value, bound */
+    NARU_BAD_DIM = 3,      /* step, value, bound */
+    NARU_BROKEN = 4,       /* condition of the entry's `requires` that data break */
+    NARU_TOO_SMALL = 5     /* step, value, least */
 };
 
 /* Runs the entry. Called by n threads at once with tid 0..n-1 (SPMD); all n must be live. */
