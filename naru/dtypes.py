@@ -43,6 +43,19 @@ DTYPES: dict[str, DType] = dict(
         _row("u32", "u", 32, np.uint32, 12),
         _row("u64", "u", 64, np.uint64, 13),
         _row("bf16", "f", 16, ml_dtypes.bfloat16, 16),
+        # Tiny ones lie in memory a byte each, as ml_dtypes has it, in its low bits.
+        _row("f8e4m3fn", "f", 8, ml_dtypes.float8_e4m3fn, 17),
+        _row("f8e4m3fnuz", "f", 8, ml_dtypes.float8_e4m3fnuz, 18),
+        _row("f8e5m2", "f", 8, ml_dtypes.float8_e5m2, 19),
+        _row("f8e5m2fnuz", "f", 8, ml_dtypes.float8_e5m2fnuz, 20),
+        _row("u4", "u", 4, ml_dtypes.uint4, 21),
+        _row("i4", "i", 4, ml_dtypes.int4, 22),
+        _row("f4e2m1", "f", 4, ml_dtypes.float4_e2m1fn, 23),
+        _row("f8e8m0", "f", 8, ml_dtypes.float8_e8m0fnu, 24),
+        _row("u2", "u", 2, ml_dtypes.uint2, 25),
+        _row("i2", "i", 2, ml_dtypes.int2, 26),
+        _row("f6e2m3", "f", 6, ml_dtypes.float6_e2m3fn, 27),
+        _row("f6e3m2", "f", 6, ml_dtypes.float6_e3m2fn, 28),
         # Sizes and subscripts: the target's pointer width; 64 bits wherever numpy looks at it.
         _row("index", "i", 64, np.int64, 0),
     ]
@@ -52,9 +65,17 @@ FROM_NUMPY = {d.numpy: d.name for d in DTYPES.values() if d.name != "index"}
 FROM_ONNX = {d.onnx: d.name for d in DTYPES.values() if d.onnx}
 
 
+TINY = tuple(d.name for d in DTYPES.values() if d.bits < 8 or (d.bits == 8 and d.kind == "f"))
+
+
 def is_float(name: str) -> bool:
-    """True for f16, bf16, f32, f64."""
+    """True for f16, bf16, f32, f64 and the tiny floats."""
     return DTYPES[name].kind == "f"
+
+
+def is_float_array(dtype: np.dtype) -> bool:
+    """The same of a numpy dtype. (numpy gives those of ml_dtypes no kind of their own.)"""
+    return dtype in FROM_NUMPY and is_float(FROM_NUMPY[dtype])
 
 
 def is_integer(name: str) -> bool:

@@ -11,6 +11,7 @@ from naru.codegen.llvm_address import Offset, Poly
 from naru.codegen.llvm_build import Code, Value
 from naru.codegen.llvm_narrow import from_bits, to_bits
 from naru.codegen.llvm_types import NARROW, memory_bytes, memory_type, rows_of, vector
+from naru.dtypes import DTYPES
 from naru.errors import IRError
 from naru.ir.expr import Expr, Load, Shape
 from naru.ir.loop import Buffer
@@ -196,6 +197,8 @@ def from_memory(code: Code, raw: str, dtype: str, shape: Shape) -> str:
         return code.put(f"icmp ne {vector('i8', shape)} {raw}, {zero}")
     if dtype in NARROW:
         return from_bits(code, raw, dtype, shape)
+    if (bits := DTYPES[dtype].bits) < 8:
+        return code.put(f"trunc {vector('i8', shape)} {raw} to {vector(f'i{bits}', shape)}")
     if dtype == "index" and code.index != "i64":
         return code.put(f"trunc {vector('i64', shape)} {raw} to {vector(code.index, shape)}")
     return raw
@@ -207,6 +210,8 @@ def to_memory(code: Code, x: str, dtype: str, shape: Shape) -> str:
         return code.put(f"zext {vector('i1', shape)} {x} to {vector('i8', shape)}")
     if dtype in NARROW:
         return to_bits(code, x, dtype, shape)
+    if (bits := DTYPES[dtype].bits) < 8:
+        return code.put(f"zext {vector(f'i{bits}', shape)} {x} to {vector('i8', shape)}")
     if dtype == "index" and code.index != "i64":
         return code.put(f"sext {vector(code.index, shape)} {x} to {vector('i64', shape)}")
     return x

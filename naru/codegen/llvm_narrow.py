@@ -1,13 +1,19 @@
-"""f16 and bf16: conversion between their bits in memory and float, on every target alike.
+"""Floats of 16 bits and fewer: conversion between their bits in memory and float, on every target
+alike.
 
 Where the target converts f16 itself (F16C, NEON) LLVM's `half` is used; elsewhere it would become a
-library call, so the bits are moved by integer arithmetic. bf16 is always done so.
+library call, so the bits are moved by integer arithmetic. All others are always done so. Formats of
+8 bits and fewer are those of the OCP specifications (8-bit floating point, 2023; microscaling,
+2023) and of ONNX's "Float stored in 8 bits".
 """
 
 from __future__ import annotations
 
+import struct
+from dataclasses import dataclass
+
 from naru.codegen.llvm_build import Code
-from naru.codegen.llvm_types import vector
+from naru.codegen.llvm_types import memory_type, vector
 from naru.ir.expr import Shape
 from naru.targets import Target
 
@@ -19,13 +25,44 @@ def has_half(target: Target) -> bool:
     return target.arch == "aarch64" or target.has("zfhmin") or target.has("zfh")
 
 
+@dataclass(frozen=True)
+class _Tiny:
+    """A format of at most 8 bits: sign, exponent, mantissa. `largest`: the code of the largest
+    finite number; `over`: what is beyond it becomes; `nan`: the code of NaN; `signed_nan`: such
+    codes keep their sign (where they don't, there is no -0 either)."""
+
+    exponent: int
+    mantissa: int
+    bias: int
+    largest: int
+    over: int
+    nan: int
+    signed_nan: bool = True
+
+    @property
+    def magnitude(self) -> int:
+        return self.exponent + self.mantissa  # bits
+
+
+_TINY = {
+    "f8e4m3fn": _Tiny(4, 3, 7, 0x7E, 0x7F, 0x7F),
+    "f8e4m3fnuz": _Tiny(4, 3, 8, 0x7F, 0x80, 0x80, signed_nan=False),
+    "f8e5m2": _Tiny(5, 2, 15, 0x7B, 0x7C, 0x7E),
+    "f8e5m2fnuz": _Tiny(5, 2, 16, 0x7F, 0x80, 0x80, signed_nan=False),
+    # These have no NaN: it becomes 0, as it does when cast to an integer.
+    "f6e2m3": _Tiny(2, 3, 1, 0x1F, 0x1F, 0),
+    "f6e3m2": _Tiny(3, 2, 3, 0x1F, 0x1F, 0),
+    "f4e2m1": _Tiny(2, 1, 1, 0x7, 0x7, 0),
+}
+
+
 class _Lanes:
     """Writes instructions on rows of i32 and float."""
 
-    def __init__(self, code: Code, shape: Shape) -> None:
+    def __init__(self, code: Code, shape: Shape, dtype: str) -> None:
         self.code = code
         self.half, self.word, self.float, self.bit, self.short = (
-            vector(kind, shape) for kind in ("half", "i32", "float", "i1", "i16")
+            vector(kind, shape) for kind in ("half", "i32", "float", "i1", memory_type(dtype))
         )
         self.shape = shape
 
@@ -47,6 +84,11 @@ class _Lanes:
     def as_bits(self, x: str) -> str:
         return self.code.put(f"bitcast {self.float} {x} to {self.word}")
 
+    def real(self, value: float) -> str:
+        """A float constant, written as the bits of the double of the same value."""
+        text = f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
+        return f"splat (float {text})" if self.shape else text
+
     def widen(self, short: str) -> str:
         return self.code.put(f"zext {self.short} {short} to {self.word}")
 
@@ -55,8 +97,12 @@ class _Lanes:
 
 
 def from_bits(code: Code, raw: str, dtype: str, shape: Shape) -> str:
-    """i16 bits of f16 or bf16 to float."""
-    w = _Lanes(code, shape)
+    """Bits of a float of 16 bits or fewer to float."""
+    w = _Lanes(code, shape, dtype)
+    if dtype == "f8e8m0":
+        return _power_of_two(w, w.widen(raw))
+    if dtype in _TINY:
+        return _tiny_value(w, w.widen(raw), _TINY[dtype])
     if dtype == "bf16":
         return w.as_float(w.op("shl", w.widen(raw), 16))
     if has_half(code.target):
@@ -70,16 +116,18 @@ def from_bits(code: Code, raw: str, dtype: str, shape: Shape) -> str:
     normal = w.choose(special, w.op("add", normal, 112 << 23), normal)
     # A subnormal is a multiple of 2^-24.
     count = code.put(f"uitofp {w.word} {magnitude} to {w.float}")
-    unit = "0x3E70000000000000"
-    factor = f"splat (float {unit})" if shape else unit
-    small = w.as_bits(code.put(f"fmul {w.float} {count}, {factor}"))
+    small = w.as_bits(code.put(f"fmul {w.float} {count}, {w.real(2.0**-24)}"))
     tiny = w.op("icmp ult", magnitude, 0x0400)
     return w.as_float(w.op("or", w.choose(tiny, small, normal), sign))
 
 
 def to_bits(code: Code, x: str, dtype: str, shape: Shape) -> str:
-    """float to the i16 bits of f16 or bf16, to nearest even."""
-    w = _Lanes(code, shape)
+    """float to the bits of a float of 16 bits or fewer, to nearest even."""
+    w = _Lanes(code, shape, dtype)
+    if dtype == "f8e8m0":
+        return w.shorten(_exponent(w, w.as_bits(x)))
+    if dtype in _TINY:
+        return w.shorten(_tiny_bits(w, w.as_bits(x), _TINY[dtype]))
     if dtype == "bf16":
         return w.shorten(w.op("lshr", _bf16_rounded(w, w.as_bits(x)), 16))
     if has_half(code.target):
@@ -104,8 +152,7 @@ def _f16_bits(w: _Lanes, bits: str) -> str:
     rebased = w.op("add", magnitude, (1 << 32) - (112 << 23) + 0xFFF)
     normal = w.op("lshr", w.op("add", rebased, odd), 13)
     # 0.5 has the unit 2^-24 of f16's subnormals: the addition rounds, its low bits are the result.
-    half = "splat (float 0.5)" if w.shape else "0.5"
-    moved = w.code.put(f"fadd {w.float} {w.as_float(magnitude)}, {half}")
+    moved = w.code.put(f"fadd {w.float} {w.as_float(magnitude)}, {w.real(0.5)}")
     small = w.op("sub", w.as_bits(moved), 126 << 23)
     tiny = w.op("icmp ult", magnitude, 113 << 23)
     out = w.choose(tiny, small, normal)
@@ -115,9 +162,68 @@ def _f16_bits(w: _Lanes, bits: str) -> str:
     return w.op("or", w.choose(large, top, out), sign)
 
 
+def _tiny_value(w: _Lanes, word: str, t: _Tiny) -> str:
+    """The float of a code: its exponent and mantissa as those of a float, then scaled."""
+    magnitude = w.op("and", word, (1 << t.magnitude) - 1)
+    sign = w.op("shl", w.op("and", word, 1 << t.magnitude), 31 - t.magnitude)
+    moved = w.op("shl", magnitude, 23 - t.mantissa)
+    scale = w.real(2.0 ** (127 - t.bias))
+    bits = w.as_bits(w.code.put(f"fmul {w.float} {w.as_float(moved)}, {scale}"))
+    if t.over != t.largest and t.signed_nan:  # infinity and NaN, or NaN alone
+        special = w.op("icmp ugt", magnitude, t.largest)
+        nan = 0x7FC00000 if t.over == t.nan else 0x7F800000
+        bits = w.choose(special, w.op("or", moved, nan), bits)
+    bits = w.op("or", bits, sign)
+    if not t.signed_nan:
+        bits = w.choose(w.op("icmp eq", word, t.nan), w.number(0x7FC00000), bits)
+    return w.as_float(bits)
+
+
+def _tiny_bits(w: _Lanes, bits: str, t: _Tiny) -> str:
+    """The code nearest to a float given by its bits."""
+    shift = 23 - t.mantissa
+    magnitude = w.op("and", bits, 0x7FFFFFFF)
+    odd = w.op("and", w.op("lshr", magnitude, shift), 1)
+    rebased = w.op("add", magnitude, 2**32 - ((127 - t.bias) << 23) + (1 << (shift - 1)) - 1)
+    normal = w.op("lshr", w.op("add", rebased, odd), shift)
+    # A float whose unit is that of the subnormals: adding rounds, the low bits are the result.
+    unit = 127 + 1 - t.bias - t.mantissa + 23
+    large = w.real(2.0 ** (unit - 127))
+    moved = w.code.put(f"fadd {w.float} {w.as_float(magnitude)}, {large}")
+    small = w.op("sub", w.as_bits(moved), unit << 23)
+    out = w.choose(w.op("icmp ult", magnitude, (128 - t.bias) << 23), small, normal)
+    over = w.op("icmp ugt", out, t.largest)
+    nan = w.op("icmp ugt", magnitude, 0x7F800000)
+    sign = w.op("lshr", w.op("and", bits, 0x80000000), 31 - t.magnitude)
+    if t.signed_nan:
+        out = w.choose(nan, w.number(t.nan), w.choose(over, w.number(t.over), out))
+        out = w.op("or", out, sign)
+        return w.choose(nan, w.number(0), out) if t.nan == 0 else out
+    zero = w.op("icmp eq", out, 0)
+    out = w.choose(zero, w.number(0), w.op("or", out, sign))
+    return w.choose(nan, w.number(t.nan), w.choose(over, w.number(t.over), out))
+
+
+def _power_of_two(w: _Lanes, word: str) -> str:
+    """The float 2^(code - 127); code 255 is NaN."""
+    bits = w.choose(w.op("icmp eq", word, 0), w.number(0x00400000), w.op("shl", word, 23))
+    return w.as_float(w.choose(w.op("icmp eq", word, 255), w.number(0x7FC00000), bits))
+
+
+def _exponent(w: _Lanes, bits: str) -> str:
+    """The code of the nearest power of two, the larger of two that are as near; NaN for numbers
+    that are not above 0."""
+    normal = w.op("lshr", w.op("add", bits, 0x00400000), 23)
+    half = w.choose(w.op("icmp uge", bits, 0x00600000), w.number(1), 0)
+    out = w.choose(w.op("icmp ult", bits, 0x00800000), half, normal)
+    # As unsigned numbers: 0 wraps around, negative ones and NaN are large already.
+    positive = w.op("icmp ult", w.op("sub", bits, 1), 0x7F400000 - 1)
+    return w.choose(positive, out, 255)
+
+
 def rounded(code: Code, x: str, dtype: str, shape: Shape) -> str:
-    """A float rounded to the values of f16 or bf16."""
-    w = _Lanes(code, shape)
+    """A float rounded to the values of a narrower one."""
+    w = _Lanes(code, shape, dtype)
     if dtype == "bf16":
         bits = _bf16_rounded(w, w.as_bits(x))
         return w.as_float(w.op("and", bits, 0xFFFF0000))

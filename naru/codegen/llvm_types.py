@@ -1,23 +1,22 @@
 """How dtypes and constants are spelled in LLVM IR.
 
-A value in registers may differ from its form in memory: bool is i1 (a byte 0/1 in memory), f16 and
-bf16 are held as float and rounded after each operation, index has the target's pointer width (64
-bits in memory, where numpy looks at it).
+A value in registers may differ from its form in memory: bool is i1 and i4 is i4 (a byte in memory),
+f16, bf16 and tinier floats are held as float and rounded after each operation, index has the
+target's pointer width (64 bits in memory, where numpy looks at it).
 """
 
 from __future__ import annotations
 
 import struct
 
-import ml_dtypes
 import numpy as np
 
 from naru.dtypes import DTYPES
 from naru.ir.expr import Shape
 from naru.targets import Target
 
-_FLOATS = {"f32": "float", "f64": "double", "f16": "float", "bf16": "float"}
-NARROW = ("f16", "bf16")
+NARROW = tuple(d.name for d in DTYPES.values() if d.kind == "f" and d.bits <= 16)
+_FLOATS = {"f32": "float", "f64": "double", **dict.fromkeys(NARROW, "float")}
 
 
 def scalar_type(dtype: str, target: Target) -> str:
@@ -30,10 +29,10 @@ def scalar_type(dtype: str, target: Target) -> str:
 
 
 def memory_type(dtype: str) -> str:
-    """The type of one element in memory; f16 and bf16 as their bits."""
+    """The type of one element in memory; f16 and what is narrower as its bits."""
     if dtype in ("f32", "f64"):
         return _FLOATS[dtype]
-    return f"i{DTYPES[dtype].bits}"
+    return f"i{8 * DTYPES[dtype].bytes}"
 
 
 def memory_bytes(dtype: str) -> int:
@@ -68,10 +67,8 @@ def _float_literal(value: float, dtype: str) -> str:
     with np.errstate(over="ignore"):
         if dtype == "f32":
             value = float(np.float32(value))
-        elif dtype == "f16":
-            value = float(np.float16(value))
-        elif dtype == "bf16":
-            value = float(ml_dtypes.bfloat16(value))
+        elif dtype in NARROW:
+            value = float(np.float32(value).astype(DTYPES[dtype].numpy))
     return f"0x{struct.unpack('<Q', struct.pack('<d', value))[0]:016X}"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto
 
-from naru.dtypes import DTYPES, FROM_ONNX
+from naru.dtypes import DTYPES, FROM_ONNX, TINY
 from naru.errors import ModelError, NaruWarning
 from naru.frontend.onnx_node import Unsupported
 
@@ -80,21 +80,24 @@ class Tensors:
         return array
 
     def contents(self, t: TensorProto, dtype: str, shape: Sequence[int], what: str) -> np.ndarray:
-        count, kind = math.prod(shape), DTYPES[dtype].numpy
+        count, row = math.prod(shape), DTYPES[dtype]
+        bits = 8 if dtype == "bool" else row.bits
+        size = -(-count * bits // 8)
         if t.data_location == TensorProto.EXTERNAL:
-            data = self.external(t, count * kind.itemsize, what)
+            data = self.external(t, size, what)
         elif t.HasField("raw_data"):
             data = np.frombuffer(t.raw_data, np.uint8)
-            if data.size != count * kind.itemsize:
+            if data.size != size:
                 raise ModelError(
-                    f"{dtype}{list(shape)} takes {count * kind.itemsize} bytes, found {data.size}",
+                    f"{dtype}{list(shape)} takes {size} bytes, found {data.size}",
                     where=what,
                     hint="the file may be cut short; save or download it again",
                 )
         else:
             return typed_field(t, dtype, shape, what)
         # ONNX files are little-endian, as is every machine we run on.
-        return data.view(kind).reshape(shape)
+        data = unpacked(data, count, bits) if bits < 8 else data
+        return data.view(row.numpy).reshape(shape)
 
     def external(self, t: TensorProto, size: int, what: str) -> np.ndarray:
         """`size` bytes of a side file, memory-mapped read-only."""
@@ -160,22 +163,32 @@ def _number(text: str, key: str, what: str) -> int:
     return int(text)
 
 
+def unpacked(data: np.ndarray, count: int, bits: int) -> np.ndarray:
+    """Elements of fewer than 8 bits, one behind the other from the lowest bit on, as bytes."""
+    stream = np.unpackbits(data, count=count * bits, bitorder="little").reshape(count, bits)
+    return np.packbits(stream, axis=1, bitorder="little").reshape(-1)
+
+
 def typed_field(t: TensorProto, dtype: str, shape: Sequence[int], what: str) -> np.ndarray:
     """Contents given as numbers, one repeated field for each kind of element type."""
     name, kind = _FIELDS.get(dtype, ("int32_data", np.int32))
     values = getattr(t, name)
-    count = math.prod(shape)
-    if len(values) != count:
+    count, target, bits = math.prod(shape), DTYPES[dtype].numpy, DTYPES[dtype].bits
+    packed = dtype != "bool" and bits in (2, 4)  # then each number is a byte of the packed form
+    if len(values) != (-(-count * bits // 8) if packed else count):
         hint = "the file may be cut short, or its weights may not have been saved with it"
         raise ModelError(
             f"{dtype}{list(shape)} has {count} elements, found {len(values)} in {name}",
             where=what,
             hint=hint,
         )
-    data = np.fromiter(values, kind, count)
-    target = DTYPES[dtype].numpy
+    data = np.fromiter(values, kind, len(values))
+    if packed:
+        return unpacked(data.astype(np.uint8), count, bits).view(target).reshape(shape)
     if dtype in ("f16", "bf16"):
         return data.astype(np.uint16).view(target).reshape(shape)
+    if dtype in TINY:
+        return (data.astype(np.uint8) & (2**bits - 1)).view(target).reshape(shape)
     return data.astype(target).reshape(shape)
 
 

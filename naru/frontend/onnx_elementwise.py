@@ -7,12 +7,14 @@ from functools import reduce
 
 import numpy as np
 
+from naru.dtypes import TINY
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
 from naru.ir.expr import Const
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE
+from naru.ops.cast import MODES
 from naru.ops.registry import constant
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
@@ -91,11 +93,19 @@ def clip(c: OnnxNode) -> Node:
 
 
 def cast(c: OnnxNode) -> Node:
-    return emit("cast", c[0], to=dtype_of(c.get_int("to", 0), "the result"))
+    return cast_to(c, dtype_of(c.get_int("to", 0), "the result"))
 
 
 def cast_like(c: OnnxNode) -> Node:
-    return emit("cast", c[0], to=c[1].type.dtype)
+    return cast_to(c, c[1].type.dtype)
+
+
+def cast_to(c: OnnxNode, to: str) -> Node:
+    """Only narrow floats ask how to round."""
+    if to not in TINY or to[0] != "f":
+        return emit("cast", c[0], to=to)
+    mode = c.get_str("round_mode", "up", MODES)
+    return emit("cast", c[0], to=to, saturate=c.get_flag("saturate", True), round_mode=mode)
 
 
 def is_inf(c: OnnxNode) -> Node:

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 
-from naru.dtypes import DTYPES, is_float
+from naru.dtypes import DTYPES, TINY, is_float
 
 Value: TypeAlias = Any  # a numpy scalar, a numpy array, or an int (index) or a bool
 F64 = np.dtype(np.float64)
@@ -145,7 +146,21 @@ def narrow(x: Value, dtype: str) -> Value:
     x = np.asarray(x, F64)
     if dtype == "bf16":
         return _round_to_odd_f32(x).astype(DTYPES[dtype].numpy)[()]
+    if dtype in TINY:
+        return _narrow_to_tiny(x, dtype)
     return x.astype(DTYPES[dtype].numpy)[()]
+
+
+def _narrow_to_tiny(x: np.ndarray, dtype: str) -> Value:
+    """By way of f32, as every peer does; NaN becomes 0 where there is none."""
+    f, kind = x.astype(np.float32), DTYPES[dtype].numpy
+    if dtype == "f8e8m0":  # the nearest power of two, the larger of two that are as near
+        fraction, exponent = np.frexp(f)
+        code = np.clip(exponent + 126 + (fraction >= 0.75), 0, 255)
+        return np.where((f > 0) & np.isfinite(f), code, 255).astype(np.uint8).view(kind)[()]
+    if dtype in ("f4e2m1", "f6e2m3", "f6e3m2"):
+        f = np.where(np.isnan(f), np.float32(0), f)
+    return f.astype(kind)[()]
 
 
 def _round_to_odd_f32(x: np.ndarray) -> np.ndarray:
@@ -166,7 +181,7 @@ def cast(x: Value, source: str, dtype: str) -> Value:
         return (array != 0)[()]
     if is_float(source) and kind in "iu":
         result = _saturated(array.astype(F64), dtype)
-    elif source == "f64" and is_float(dtype):
+    elif is_float(dtype) and (source == "f64" or dtype in TINY):
         result = narrow(array, dtype)
     else:
         result = array.astype(DTYPES[dtype].numpy)[()]
@@ -176,7 +191,7 @@ def cast(x: Value, source: str, dtype: str) -> Value:
 def _saturated(x: np.ndarray, dtype: str) -> Value:
     row = DTYPES[dtype]
     limit = 2.0 ** (row.bits - (row.kind == "i"))
-    info = np.iinfo(row.numpy)
+    info = ml_dtypes.iinfo(row.numpy)
     whole = np.trunc(x)
     inside = (whole < limit) & (whole >= (-limit if row.kind == "i" else 0.0))
     result = np.where(inside, whole, 0.0).astype(row.numpy)

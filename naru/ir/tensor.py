@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from naru.dtypes import is_float
 from naru.errors import IRError
 from naru.ir.expr import Const, Expr, Read, Var, free_vars, walk
 from naru.ir.graph import Layout
@@ -85,7 +86,7 @@ def identity(combine: str, dtype: str) -> Const:
     from_kind = ("min", "max", "larger")
     if dtype == "bool" or combine in ("and", "or"):
         return Const(combine in ("and", "min", "mul"), dtype)
-    if dtype in ("f16", "bf16", "f32", "f64"):
+    if is_float(dtype):
         return Const(float(IDENTITY[combine]), dtype)
     if combine in from_kind:
         bits, signed = int(dtype.lstrip("iu")), dtype.startswith("i")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from naru.dtypes import DTYPES, is_float
+from naru.dtypes import DTYPES, is_float, is_float_array
 from naru.errors import ModelError
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node, TensorType
@@ -52,9 +52,11 @@ def boolean(types: Sequence[TensorType], attrs: Attrs) -> str:
     return "bool"
 
 
-def _infer(
+def infer_elementwise(
     name: str, arity: int, optional: int, check: DTypesOf, result: ResultDType, defaults: Attrs
 ) -> Callable[[Types, Attrs], tuple[TensorType, ...]]:
+    """infer of an op whose operands broadcast; the last `optional` of them may be left out."""
+
     def infer(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         for i in range(arity - optional):
             operand(name, types, i)
@@ -92,12 +94,14 @@ def _ref(fn: ArrayFn, defaults: Attrs, result: str | None) -> Callable[[Arrays, 
 
 
 def _widen(a: Array) -> Array:
-    return a.astype(np.float32) if a.dtype.kind in "fV" and a.dtype.itemsize == 2 else a
+    return a.astype(np.float32) if is_float_array(a.dtype) and a.dtype.itemsize <= 2 else a
 
 
-def _lower(
+def lower_elementwise(
     name: str, fn: TermFn, defaults: Attrs
 ) -> Callable[[Emit, Node, Sequence[Tensor | None]], Sequence[Tensor]]:
+    """lower of an op that computes element by element."""
+
     def lower(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
         def value(*at: Expr) -> Expr:
             terms = [None if t is None else _term(t, n.inputs[k], at) for k, t in enumerate(ins)]
@@ -136,9 +140,9 @@ def elementwise(
         Op(
             name,
             "elementwise",
-            _infer(name, arity, optional, check, result, defaults),
+            infer_elementwise(name, arity, optional, check, result, defaults),
             _ref(ref, defaults, kept),
-            _lower(name, formula, defaults),
+            lower_elementwise(name, formula, defaults),
             samples=samples,
         )
     )
@@ -399,15 +403,6 @@ def _clip_samples() -> Iterable[Sample]:
     yield Sample((random(4, dtype="f16"), np.array(-1, np.float16)))
 
 
-def _cast_samples() -> Iterable[Sample]:
-    for source in ("f32", "f64", "i64", "i32", "i8", "u8", "bool"):
-        for to in ("f32", "f64", "f16", "bf16", "i64", "i32", "i8", "u8", "u32", "bool"):
-            yield Sample((edges(source),), {"to": to})
-    yield Sample((random(2, 3, dtype="f16"),), {"to": "f32"})
-    yield Sample((np.array(3.7, np.float32),), {"to": "i32"})
-    yield Sample((random(0, 3),), {"to": "i64"})
-
-
 def _where_samples() -> Iterable[Sample]:
     c = random(3, 1, dtype="bool")
     yield Sample((c, random(3, 5), random(5, seed=1)))
@@ -443,24 +438,6 @@ def _check_where(op: str, types: Sequence[TensorType]) -> None:
 def _check_pow(op: str, types: Sequence[TensorType]) -> None:
     for t in types:
         check_kind(op, t.dtype, "fiu")
-
-
-def _check_cast(op: str, types: Sequence[TensorType]) -> None:
-    check_kind(op, types[0].dtype, "fiub")
-
-
-def _cast_dtype(types: Sequence[TensorType], attrs: Attrs) -> str:
-    to = attrs.get("to")
-    if to not in DTYPES or to == "index":
-        raise ModelError(f"cast: unknown dtype {to!r}", hint=f"one of {', '.join(DTYPES)}")
-    return to
-
-
-def _ref_cast(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
-    x = arrays[0]
-    assert x is not None
-    with np.errstate(all="ignore"):
-        return (_np_cast(_widen(x), DTYPES[attrs["to"]].numpy),)
 
 
 def _ref_where(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
@@ -584,21 +561,11 @@ elementwise(
 elementwise("clip", 3, _np_clip, _clip, all_of("fiu"), samples=_clip_samples, optional=2)
 register(
     Op(
-        "cast",
-        "elementwise",
-        _infer("cast", 1, 0, _check_cast, _cast_dtype, {}),
-        _ref_cast,
-        _lower("cast", lambda xs, a: f.cast(xs[0], a["to"]), {}),
-        samples=_cast_samples,
-    )
-)
-register(
-    Op(
         "where",
         "elementwise",
-        _infer("where", 3, 0, _check_where, lambda ts, a: ts[1].dtype, {}),
+        infer_elementwise("where", 3, 0, _check_where, lambda ts, a: ts[1].dtype, {}),
         _ref_where,
-        _lower("where", lambda xs, a: f.where(xs[0], xs[1], xs[2]), {}),
+        lower_elementwise("where", lambda xs, a: f.where(xs[0], xs[1], xs[2]), {}),
         samples=_where_samples,
     )
 )

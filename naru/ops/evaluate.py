@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from naru.dtypes import DTYPES, is_float
+from naru.dtypes import DTYPES, is_float, is_float_array
 from naru.errors import InputError, IRError, UnsupportedError
 from naru.ir import simplify
 from naru.ir.expr import INT_MAX, Binary, Cast, Const, Select, Unary, Var, free_vars
@@ -149,8 +149,8 @@ def _bound(n: Node, elements: Array, env: Env) -> tuple[Array, ...]:
 
 
 def _widened(a: Array) -> Array:
-    """Floats as f64. (bfloat16's kind is V.)"""
-    return a.astype(np.float64) if a.dtype.kind in "fV" else a
+    """Floats as f64."""
+    return a.astype(np.float64) if is_float_array(a.dtype) else a
 
 
 def _concrete(n: Node, env: Env, float64: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from naru.dtypes import DTYPES
+from naru.dtypes import DTYPES, is_float
 from naru.errors import ModelError
 from naru.ir.expr import Cast, Expr, Read, Var
 from naru.ir.graph import TensorType
@@ -142,8 +142,8 @@ def broadcast_read(t: Tensor, at: Sequence[Expr]) -> Read:
 
 
 def compute_dtype(dtype: str) -> str:
-    """The dtype arithmetic is done in: half floats are widened, as every peer does."""
-    return "f32" if dtype in ("f16", "bf16") else dtype
+    """The dtype arithmetic is done in: half and tiny floats are widened, as every peer does."""
+    return "f32" if is_float(dtype) and dtype not in ("f32", "f64") else dtype
 
 
 def element(t: Tensor, at: Sequence[Expr]) -> Term:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from naru.dtypes import DTYPES
+from naru.dtypes import DTYPES, TINY
 from naru.ir.expr import Expr
 from naru.ir.graph import Graph, Node
 from naru.ir.simplify import ONE, ZERO, known
@@ -107,12 +107,14 @@ def holds(wide: str, narrow: str) -> bool:
     a, b = DTYPES[wide], DTYPES[narrow]
     if b.kind == "b":
         return True
+    if b.name in TINY and b.kind == "f" and a is not b:
+        return wide in ("f32", "f64")
     if a.kind == b.kind:
         halves = {wide, narrow} == {"f16", "bf16"}
         return a.bits >= b.bits and not halves
     digits = {"f16": 11, "bf16": 8, "f32": 24, "f64": 53}
     if a.kind == "f":
-        return digits[wide] >= b.bits
+        return digits.get(wide, 0) >= b.bits
     return a.kind == "i" and b.kind == "u" and a.bits > b.bits
 
 
