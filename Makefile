@@ -3,6 +3,7 @@
 #   make demo        compile the digit models and run them
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node)
+#   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
@@ -17,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo test test-slow bench wheels check clean clean-all qemu node gdb
+.PHONY: demo test test-slow onnx-conformance bench wheels check clean clean-all qemu node gdb
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -28,6 +29,9 @@ test: check
 
 test-slow: $(VENV)/.installed-slow qemu node gdb
 	$(PYTEST) -m slow tests
+
+onnx-conformance: $(VENV)/.installed-test
+	$(BIN)/python tools/onnx_conformance.py
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/run.py
