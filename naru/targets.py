@@ -20,7 +20,7 @@ _ELEMENT_BITS = {
     **dict.fromkeys(("f64", "i64", "u64"), 64),
     **dict.fromkeys(("f32", "i32", "u32"), 32),
     **dict.fromkeys(("f16", "bf16", "i16", "u16"), 16),
-    **dict.fromkeys(("i8", "u8", "bool", "i4", "u4", "i2", "u2"), 8),
+    **dict.fromkeys(("i8", "u8", "bool", "int4", "uint4", "int2", "uint2"), 8),
     **dict.fromkeys(("f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "f8e8m0"), 8),
     **dict.fromkeys(("f6e2m3", "f6e3m2", "f4e2m1"), 8),
 }

@@ -15,7 +15,7 @@ from naru.errors import ModelError, NaruWarning, UnsupportedError
 
 # What is not compiled yet must say so, all at once and by name. Whoever adds it removes the line.
 NOT_YET = {
-    "if_on_data", "loop_growing_state", "unique_sorted", "non_max_suppression", "scatter_nd",
+    "loop_growing_state", "unique_sorted", "non_max_suppression", "scatter_nd",
     "scatter_elements", "top_k",
 }  # fmt: skip
 

@@ -1,8 +1,8 @@
 """How dtypes and constants are spelled in LLVM IR.
 
-A value in registers may differ from its form in memory: bool is i1 and i4 is i4 (a byte in memory),
-f16, bf16 and tinier floats are held as float and rounded after each operation, index has the
-target's pointer width (64 bits in memory, where numpy looks at it).
+A value in registers may differ from its form in memory: bool is i1 and int4 is i4 (a byte in
+memory), f16, bf16 and tinier floats are held as float and rounded after each operation, index has
+the target's pointer width (64 bits in memory, where numpy looks at it).
 """
 
 from __future__ import annotations

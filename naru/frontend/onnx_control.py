@@ -18,7 +18,8 @@ from naru.frontend.onnx_node import (
 )
 from naru.frontend.onnx_scope import Missing, Scope
 from naru.frontend.onnx_shapes import size_of
-from naru.ir.graph import Attr, Node, TensorType, get_output, make_input
+from naru.ir.expr import Var, free_vars
+from naru.ir.graph import Attr, Node, TensorType, get_output, make_input, toposort
 from naru.ops.control import rounds_known
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
@@ -64,14 +65,18 @@ def if_(c: OnnxNode) -> Sequence[Node]:
             raise ModelError(
                 f"expected {len(c.outputs)} outputs of {names[k]}, found {len(results[k])}"
             )
-    _check_branches(results["then"], results["orelse"])
+    places = _check_branches(results["then"], results["orelse"])
     captures = {**scopes["then"].captures, **scopes["orelse"].captures}
     inputs = tuple(inner for _, inner in captures.values())
     graphs = {
         k: c.importer.graph(k, inputs, results[k], [o.name for o in g.output])
         for k, g in bodies.items()
     }
-    return outputs_of(emit("if", cond, *(outer for outer, _ in captures.values()), **graphs))
+    attrs: dict[str, Attr] = {**graphs}
+    if places:
+        symbols = [c.importer.symbols.fresh(f"{c.outputs[k]}_{axis}") for k, axis in places]
+        attrs |= {"places": places, "symbols": tuple(symbols)}
+    return outputs_of(emit("if", cond, *(outer for outer, _ in captures.values()), **attrs))
 
 
 def _taken(c: OnnxNode, name: str) -> Sequence[Node]:
@@ -80,19 +85,37 @@ def _taken(c: OnnxNode, name: str) -> Sequence[Node]:
     return made(c, g, c.importer.body(g, c.scope, (), f"{c.label}, {name}", inline=True))
 
 
-def _check_branches(a: Sequence[Node], b: Sequence[Node]) -> None:
+def _check_branches(a: Sequence[Node], b: Sequence[Node]) -> tuple[tuple[int, int], ...]:
+    """The (output, axis) pairs at which sizes differ, or are decided inside a branch."""
+    places: list[tuple[int, int]] = []
     for k, (x, y) in enumerate(zip(a, b, strict=True)):
         if x.type.dtype != y.type.dtype:
             raise ModelError(
                 f"expected one element type of output {k} from both branches, found "
                 f"{type_text(x)} and {type_text(y)}"
             )
-        if x.type.shape != y.type.shape:
+        if x.type.rank != y.type.rank:
             raise Unsupported(
                 f"output {k} is {type_text(x)} in one branch and {type_text(y)} in the other, so "
-                "its shape is known only at run time",
-                "give both branches one shape, or make the condition a constant",
+                "its rank is known only at run time",
+                "give both branches one rank, or make the condition a constant",
             )
+        for axis, (m, n) in enumerate(zip(x.type.shape, y.type.shape, strict=True)):
+            inside = {v for g in (x, y) for v in symbols_defined(g)}
+            if m is not n or inside.intersection(free_vars(m)):
+                places.append((k, axis))
+    return tuple(places)
+
+
+def symbols_defined(root: Node) -> set[Var]:
+    """The symbols that nodes below this one give values to."""
+    found: set[Var] = set()
+    for n in toposort(root):
+        for name in ("symbols", "raw", "rounds"):
+            value = n.attr(name, ())
+            some = value if isinstance(value, tuple) else (value,)
+            found.update(v for v in some if isinstance(v, Var))
+    return found
 
 
 def outputs_of(n: Node) -> list[Node]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from naru.dtypes import is_float
+from naru.dtypes import DTYPES, is_float
 from naru.errors import IRError
 from naru.ir.expr import Const, Expr, Read, Var, free_vars, walk
 from naru.ir.graph import Layout
@@ -89,7 +89,7 @@ def identity(combine: str, dtype: str) -> Const:
     if is_float(dtype):
         return Const(float(IDENTITY[combine]), dtype)
     if combine in from_kind:
-        bits, signed = int(dtype.lstrip("iu")), dtype.startswith("i")
+        bits, signed = DTYPES[dtype].bits, DTYPES[dtype].kind == "i"
         lo = -(2 ** (bits - 1)) if signed else 0
         hi = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
         return Const(hi if combine == "min" else lo, dtype)

@@ -3,7 +3,7 @@ op's business: pass `infer` (ops.registry) to have the types of all nodes comput
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from naru.dtypes import DTYPES, FROM_NUMPY, is_integer
@@ -63,9 +63,24 @@ def _value(t: TensorType) -> Problems:
         yield f"{len(t.value)} elements are known as expressions, the shape says otherwise"
 
 
+def _defined(order: Sequence[Node]) -> set[Var]:
+    """The symbols that nodes give values to: bind_dim, if, loop."""
+    found: set[Var] = set()
+    for n in order:
+        for name in ("symbols", "raw", "rounds"):
+            value = n.attr(name, ())
+            some = value if isinstance(value, tuple) else (value,)
+            found.update(v for v in some if isinstance(v, Var))
+    return found
+
+
 def _symbols(n: Node, g: Inside) -> Problems:
+    own: set[Var] = set()  # what its bodies define is theirs
+    for _, value in n.attrs:
+        for body in bodies_of(value):
+            own |= _defined(toposort(*body.inputs, *body.outputs))
     for v in graph_symbols([n]):
-        if v not in g.symbols:
+        if v not in g.symbols and v not in own:
             yield f"symbol {v.name} is no dim of an input and no node defines it"
 
 
@@ -166,12 +181,7 @@ def verify_graph(g: Graph, infer: Infer | None = None) -> list[str]:
     def visit(g: Graph, outer: frozenset[Var]) -> None:
         order = toposort(*g.inputs, *g.outputs)
         given = {v for n in g.inputs for d in n.type.shape for v in free_vars(d)}
-        names = ("symbols", "raw", "rounds")  # of bind_dim, of loop
-        found = [n.attr(k) for n in order for k in names]
-        defined = {
-            v for f in found for v in (f if isinstance(f, tuple) else (f,)) if isinstance(v, Var)
-        }
-        inside = Inside(frozenset(g.inputs), outer | given | defined, infer)
+        inside = Inside(frozenset(g.inputs), outer | given | _defined(order), infer)
         for n in order:
             line = line_of.get(n, 1)
             found = dict.fromkeys(p for check in NODE_CHECKS for p in check(n, inside))

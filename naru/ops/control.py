@@ -8,7 +8,7 @@ size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,10 @@ def _merge(op: str, a: TensorType, b: TensorType, what: str) -> TensorType:
 
 
 def infer_if(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """cond, *captures; attrs then, orelse: Graphs over the captures with equal output types."""
+    """cond, *captures; attrs then, orelse: Graphs over the captures with equal output types.
+
+    Where sizes differ, or data decide them in a branch, attr `places` ((output, axis) pairs) says
+    so, and attr `symbols` what each of these sizes is called afterwards."""
     _scalar_bool("if", types, 0)
     captures = [operand("if", types, k) for k in range(1, len(types))]
     then, orelse = attrs["then"], attrs["orelse"]
@@ -143,10 +146,20 @@ def infer_if(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         _check_body("if", body, captures)
     if len(then.outputs) != len(orelse.outputs):
         raise ModelError(f"if: branches give {len(then.outputs)} and {len(orelse.outputs)} outputs")
-    return tuple(
-        _merge("if", a.type, b.type, f"outputs {k} of the branches")
-        for k, (a, b) in enumerate(zip(then.outputs, orelse.outputs, strict=True))
-    )
+    named = dict(zip(attrs.get("places", ()), attrs.get("symbols", ()), strict=True))
+    pairs = zip(then.outputs, orelse.outputs, strict=True)
+    return tuple(_merge_named(k, a.type, b.type, named) for k, (a, b) in enumerate(pairs))
+
+
+def _merge_named(
+    k: int, a: TensorType, b: TensorType, named: Mapping[tuple[int, int], Var]
+) -> TensorType:
+    """The type of output k of an `if`, where some of its sizes have names of their own."""
+    if not any(place[0] == k for place in named) or a.rank != b.rank:
+        return _merge("if", a, b, f"outputs {k} of the branches")
+    shapes = [tuple(named.get((k, axis), d) for axis, d in enumerate(t.shape)) for t in (a, b)]
+    plain = [TensorType(t.dtype, s) for t, s in zip((a, b), shapes, strict=True)]
+    return _merge("if", plain[0], plain[1], f"outputs {k} of the branches")
 
 
 def infer_loop(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:

@@ -263,13 +263,22 @@ class _Builder:
         numbers.end = max(numbers.end, len(scope.steps))
 
     def collect_if(self, scope: Scope, n: Node) -> None:
-        """Both branches write to the same results, and share their memory."""
+        """Both branches write to the same results, and share their memory. A result whose size the
+        branch decides is copied at its end to memory of that size."""
         step = len(scope.steps)
         operands = tuple(self.use(scope, x) for x in n.inputs)
-        results = tuple(self.new_storage(scope, t, step) for t in n.types)
-        allocs = self.allocations(*results)
+        symbols = variables(n, "symbols")
+        self.unbounded.update(symbols)
+        self.defined += symbols
+        late = {k for k, _ in places_of(n)}
+        results = tuple(
+            self.new_pointer(bytes_of(t)) if k in late else self.new_storage(scope, t, step)
+            for k, t in enumerate(n.types)
+        )
+        allocs = self.allocations(*(r for k, r in enumerate(results) if k not in late))
+        wanted = [None if k in late else r for k, r in enumerate(results)]
         bodies = [
-            self.collect(attribute(n, name, Graph), list(operands[1:]), list(results))
+            self.collect(attribute(n, name, Graph), list(operands[1:]), list(wanted))
             for name in ("then", "orelse")
         ]
         self.finish_control(scope, n, operands, results, bodies).allocs = allocs
@@ -491,8 +500,35 @@ class _Builder:
         return out
 
     def emit_if(self, s: Step) -> list[Stmt]:
-        then, orelse = (tuple(self.emit_scope(b)) for b in s.scopes)
-        return [If(self.element(s.operands[0], "bool"), then, orelse)]
+        symbols = variables(s.control, "symbols")
+        then, orelse = ((*self.emit_scope(b), *self.hand_over(s, b)) for b in s.scopes)
+        branch = If(self.element(s.operands[0], "bool"), then, orelse)
+        if not symbols:
+            return [branch]
+        dims = self.buffer("dims", "i64")
+        known = [
+            Let(v, Cast(Load(dims, (Const(self.symbols.index(v)),)), "index")) for v in symbols
+        ]
+        return [branch, Invoke("barrier", ()), *known, *self.check_known(*symbols)]
+
+    def hand_over(self, s: Step, branch: Scope) -> list[Stmt]:
+        """The end of a branch: sizes that it has decided, and the results that have them."""
+        dims = self.buffer("dims", "i64")
+        out: list[Stmt] = []
+        done: set[int] = set()
+        named = zip(places_of(s.control), variables(s.control, "symbols"), strict=True)
+        for (k, axis), symbol in named:
+            t, made, result = branch.graph.outputs[k].type, branch.outputs[k], s.results[k]
+            at = (Const(self.symbols.index(symbol)),)
+            out.append(Store(dims, at, Cast(t.shape[axis], "i64")))
+            if k not in done:
+                done.add(k)
+                size = mul(DTYPES[t.dtype].bytes, *t.shape)
+                copy = Invoke(
+                    self.kernels.copy_bytes().func, (self.ref(made), self.ref(result), size)
+                )
+                out += [Invoke("barrier", ()), self.allocate(result, size), copy]
+        return out
 
     def emit_loop(self, s: Step) -> list[Stmt]:
         """`while going and round < trip`; a barrier after each part, as all threads run it."""
@@ -607,6 +643,13 @@ def variables(n: Node, name: str) -> tuple[Var, ...]:
     """An attribute that is a tuple of Vars, or left out."""
     found = n.attr(name, ())
     return tuple(v for v in found if isinstance(v, Var)) if isinstance(found, tuple) else ()
+
+
+def places_of(n: Node) -> list[tuple[int, int]]:
+    """The (output, axis) pairs of an `if` whose sizes its branches decide."""
+    found = n.attr("places", ())
+    pairs = found if isinstance(found, tuple) else ()
+    return [(int(p[0]), int(p[1])) for p in pairs if isinstance(p, tuple)]  # type: ignore[arg-type]
 
 
 def slot_of(s: Storage) -> int:

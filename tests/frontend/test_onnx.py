@@ -26,7 +26,6 @@ from naru.passes.hooks import infer
 
 # What is not compiled yet, with a word of the reason. A case leaves this list when it works.
 UNSUPPORTED = {
-    "if_on_data": "shape is known only at run time",
     "loop_growing_state": "shape is known only at run time",
     "non_max_suppression": "NonMaxSuppression",
     "scatter_elements": "ScatterElements",

@@ -320,3 +320,24 @@ def external_data_model(folder: Path) -> Path:
     path = folder / "external.onnx"
     onnx.save_model(model, path)
     return path
+
+
+add_text(
+    "if_sizes_by_data",
+    # Each branch finds its size only while it runs; what follows uses it.
+    """(float[n] x, bool p) => (int64[k,m] y, float[a,b] z) {
+      i, w = If (p) <
+        then_branch = yes () => (int64[1,q] c, float[n,e] d) {
+          c = NonZero(x) two = Constant <value_ints = [-1, 1]> () d = Reshape(x, two)
+        },
+        else_branch = no () => (int64[1,r] c2, float[g,h] d2) {
+          s = Sign(x) t = Relu(s) c2 = NonZero(t)
+          one = Constant <value_ints = [1, -1]> () u = Gather(x, c2) d2 = Reshape(u, one)
+        }
+      >
+      y = Mul(i, i)
+      z = Transpose(w)
+    }""",
+    sizes=({"n": 5}, {"n": 3}, {"n": 6}, {"n": 1}),
+    values={"p": lambda rng, shape: np.array(bool(rng.integers(2)))},
+)
