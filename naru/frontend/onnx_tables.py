@@ -15,7 +15,9 @@ from naru.frontend import (
     onnx_recurrent,
     onnx_reductions,
     onnx_resize,
+    onnx_scatter,
     onnx_shapes,
+    onnx_sorting,
 )
 from naru.frontend.onnx_node import OnnxNode
 from naru.ir.graph import Node
@@ -29,6 +31,8 @@ TABLE: Mapping[str, Handler] = {
     **onnx_movement.TABLE,
     **onnx_resize.TABLE,
     **onnx_shapes.TABLE,
+    **onnx_scatter.TABLE,
+    **onnx_sorting.TABLE,
     **onnx_quantization.TABLE,
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,

@@ -1,6 +1,7 @@
 """Operators: importing this package fills the registry."""
 
 from naru.ops import (
+    boxes,
     contraction,
     control,
     elementwise,
@@ -9,13 +10,16 @@ from naru.ops import (
     pooling,
     recurrent,
     reduction,
+    scatter,
     shape,
+    sorting,
     transposed,
     trigonometry,
 )
 from naru.ops.evaluate import evaluate
 
 __all__ = [
+    "boxes",
     "contraction",
     "control",
     "elementwise",
@@ -25,7 +29,9 @@ __all__ = [
     "pooling",
     "recurrent",
     "reduction",
+    "scatter",
     "shape",
+    "sorting",
     "transposed",
     "trigonometry",
 ]
