@@ -86,17 +86,20 @@ def hardmax(c: OnnxNode) -> Node:
     return along_axis(c, one_at_maximum)
 
 
-def cumsum(c: OnnxNode) -> Node:
-    axes = c.fixed(1, "the axis")
-    if axes is None or len(axes) != 1:
-        raise ModelError(f"expected one axis, found {axes}")
-    return emit(
-        "cumsum",
-        c[0],
-        axis=check_axis(axes[0], c[0].type.rank),
-        exclusive=c.get_flag("exclusive", False),
-        reverse=c.get_flag("reverse", False),
-    )
+def _cumulative(name: str) -> Handler:
+    def handler(c: OnnxNode) -> Node:
+        axes = c.fixed(1, "the axis")
+        if axes is None or len(axes) != 1:
+            raise ModelError(f"expected one axis, found {axes}")
+        return emit(
+            name,
+            c[0],
+            axis=check_axis(axes[0], c[0].type.rank),
+            exclusive=c.get_flag("exclusive", False),
+            reverse=c.get_flag("reverse", False),
+        )
+
+    return handler
 
 
 def layer_normalization(c: OnnxNode) -> Sequence[Node]:
@@ -175,7 +178,8 @@ TABLE: dict[str, Handler] = {
     **{onnx: _reduction(name) for onnx, name in REDUCTIONS.items()},
     "ArgMax": _arg("arg_max"),
     "ArgMin": _arg("arg_min"),
-    "CumSum": cumsum,
+    "CumProd": _cumulative("cumprod"),
+    "CumSum": _cumulative("cumsum"),
     "Hardmax": hardmax,
     "InstanceNormalization": instance_normalization,
     "LRN": local_response_normalization,

@@ -1,11 +1,16 @@
 """Operators: importing this package fills the registry."""
 
 from naru.ops import (
+    bits,
     boxes,
+    columns,
     contraction,
     control,
+    cumulative,
+    determinant,
     elementwise,
     movement,
+    ngrams,
     norm,
     pooling,
     recurrent,
@@ -19,12 +24,17 @@ from naru.ops import (
 from naru.ops.evaluate import evaluate
 
 __all__ = [
+    "bits",
     "boxes",
+    "columns",
     "contraction",
     "control",
+    "cumulative",
+    "determinant",
     "elementwise",
     "evaluate",
     "movement",
+    "ngrams",
     "norm",
     "pooling",
     "recurrent",

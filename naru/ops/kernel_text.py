@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from naru.ir.expr import Expr, free_vars
 from naru.ir.graph import Node, TensorType
-from naru.ir.simplify import prod
+from naru.ir.simplify import ZERO, prod
 from naru.ir.text_expr import ExprPrinter, Names
 
 TILE = 16  # elements that a loop of `tiled` handles at a time
@@ -86,6 +86,8 @@ def by_hand(
         **dict(zip(results, n.types, strict=True)),
     }
     names = KernelText(*types.values())  # sizes come in the order of the tensors' dims
+    if all(ZERO in t.shape for t in n.types):
+        body = ["pass"]  # (and a buffer without elements has no room for a tile)
     flat = [TensorType(t.dtype, (prod(t.shape),)) for t in types.values()]
     head = names.head(n.op, *(names.buffer(k, t) for k, t in zip(types, flat, strict=True)))
     text = re.sub(r"\b[A-Za-z_]\w*", lambda m: known_as.get(m[0], m[0]), "\n".join(indent(body)))

@@ -202,10 +202,12 @@ def ref_scatter_nd(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     data, at, updates = given(arrays), given(arrays, 1), given(arrays, 2)
     out, fn = data.copy(), MEANINGS[_reduction("scatter_nd", attrs)]
     sizes = np.array(data.shape[:-1], np.int64)
-    for where, row in zip(at, updates, strict=True):
+    for u in range(len(at)):
+        where: Array = at[u]
         if ((where >= -sizes) & (where < sizes)).all():
-            place = tuple(int(i) for i in np.where(where < 0, where + sizes, where))
-            out[place] = fn(out[place], row)
+            wrapped: Array = np.where(where < 0, where + sizes, where)
+            place = tuple(int(i) for i in wrapped)
+            out[place] = fn(out[place], updates[u])
     return (out,)
 
 
@@ -232,7 +234,8 @@ def opaque_scatter_nd(n: Node, target: Target) -> str:
         *indent([f"to: index = ({place}) * WIDTH", "source: index = u * WIDTH", *update]),
     ]
     copy = tiled("ALL", known(sizes["ALL"]), lambda at: f"out[{at('0')}] = data[{at('0')}]")
-    body = [*copy, "for u in range(COUNT):", *indent(rows)]
+    # (Without positions, `updates` has no room for a tile.)
+    body = copy if at.shape[0] is ZERO else [*copy, "for u in range(COUNT):", *indent(rows)]
     return by_hand(n, ("data", "at", "updates"), ("out",), body, sizes)
 
 
