@@ -14,7 +14,7 @@ from naru.dtypes import is_float
 from naru.errors import ModelError
 from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
-from naru.ir.simplify import ONE, ZERO, floordiv, index, known
+from naru.ir.simplify import ONE, ZERO, floordiv, index, known, minimum
 from naru.ops.kernel_text import TILE, by_hand, indent
 from naru.ops.operands import check_equal, check_kind, compute_dtype, given, ints, operand
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
@@ -45,7 +45,8 @@ def _widened(dtype: str, x: str) -> str:
 
 def infer_top_k(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """x [rows, n] -> the k greatest (attr `largest` False: smallest) of each row, the first one in
-    the order first, and their positions (i64), both [rows, k]. attr k: an index expression."""
+    the order first, and their positions (i64), both [rows, k]. attr k: an index expression; where
+    it turns out to be greater than n, zeros follow."""
     x = operand("top_k", types, 0, 2)
     check_kind("top_k", x.dtype, "fiu")
     k = index(attrs["k"])
@@ -65,8 +66,9 @@ def _order(x: Array, largest: bool) -> Array:
 
 def ref_top_k(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     x, (k,) = given(arrays), ints({"k": (attrs["k"],)}, "k")
-    at = _order(x, bool(attrs.get("largest", True)))[:, :k]
-    return np.take_along_axis(x, at, -1), at.astype(np.int64)
+    at = _order(x, bool(attrs.get("largest", True)))[:, :k].astype(np.int64)
+    beyond = ((0, 0), (0, k - at.shape[1]))
+    return np.pad(np.take_along_axis(x, at, -1), beyond), np.pad(at, beyond)
 
 
 def _worse(dtype: str, largest: bool, a: str, ia: str, b: str, ib: str) -> str:
@@ -125,7 +127,7 @@ def opaque_top_k(n: Node, target: Target) -> str:
         f"if {_less(dtype, *_ordered(dtype, largest, 'w', 'v'))}:",
         "    vi: i64 = i64(i)",
         "    hole = 0",
-        *indent(sink("K")),
+        *indent(sink("M")),
     ]
     size = known(x.shape[1])
     tiles = size is None or size >= TILE
@@ -133,27 +135,31 @@ def opaque_top_k(n: Node, target: Target) -> str:
         "for r in parallel(ROWS):",
         "    base: index = r * K",
         "    row: index = r * N",
-        "    for i in range(K):",
-        "        values[base + i] = x[row + min(i, N - 1)]",
+        "    for i in range(M):",
+        "        values[base + i] = x[row + i]",
         "        order[base + i] = i64(i)",
-        "    for j in range(K // 2):",
-        "        start: index = K // 2 - 1 - j",
+        "    for j in range(M // 2):",
+        "        start: index = M // 2 - 1 - j",
         f"        v: {dtype} = values[base + start]",
         "        vi: i64 = order[base + start]",
         "        hole = start",
-        *indent(sink("K"), 2),
-        "    if K > 0:",
+        *indent(sink("M"), 2),
+        "    if M > 0:",
         *indent(_scan(dtype, largest, tiles, visit), 2),
-        "    for j in range(K - 1):",
-        "        last: index = K - 1 - j",
+        "    for j in range(M - 1):",
+        "        last: index = M - 1 - j",
         f"        v: {dtype} = values[base + last]",
         "        vi: i64 = order[base + last]",
         "        values[base + last] = values[base]",
         "        order[base + last] = order[base]",
         "        hole = 0",
         *indent(sink("last"), 2),
+        "    for i in range(M, K):",
+        f"        values[base + i] = {'0.0' if is_float(dtype) else '0'}",
+        "        order[base + i] = 0",
     ]
     sizes: dict[str, Expr] = {"ROWS": x.shape[0], "N": x.shape[1], "K": n.type.shape[1]}
+    sizes["M"] = minimum(sizes["N"], sizes["K"])
     return by_hand(n, ("x",), ("values", "order"), body, sizes)
 
 
@@ -164,22 +170,22 @@ def _ordered(dtype: str, largest: bool, a: str, b: str) -> tuple[str, str]:
 
 
 def _scan(dtype: str, largest: bool, tiles: bool, visit: Sequence[str]) -> list[str]:
-    """Visits the elements from K on, a tile at a time where that pays."""
+    """Visits the elements from M on, a tile at a time where that pays."""
     if not tiles:
-        return ["for i in range(K, N):", *indent(visit)]
+        return ["for i in range(M, N):", *indent(visit)]
     # A NaN, in the tile or at the root, sends the tile to the exact comparison.
     low, high = _widened(dtype, "splat(root, 16)"), _widened(dtype, "x[row + s:row + s + 16]")
     hit = f"{high} {'>' if largest else '<'} {low}"
     if is_float(dtype):
         hit = f"not ({high} {'<=' if largest else '>='} {low})"
     return [
-        f"for t in range((N - K) // {TILE}):",
-        f"    s: index = K + t * {TILE}",
+        f"for t in range((N - M) // {TILE}):",
+        f"    s: index = M + t * {TILE}",
         f"    root: {dtype} = values[base]",
         f"    if reduce_or({hit}):",
         f"        for i in range(s, s + {TILE}):",
         *indent(visit, 3),
-        f"for i in range(N - (N - K) % {TILE}, N):",
+        f"for i in range(N - (N - M) % {TILE}, N):",
         *indent(visit),
     ]
 
