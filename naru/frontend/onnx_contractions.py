@@ -419,15 +419,17 @@ def col2im(c: OnnxNode) -> Node:
     if image is None or kernel is None or len(image) != len(kernel):
         raise ModelError("expected an image and a window of as many axes, found others")
     rank = len(image)
-    return emit(
+    half = c[0].type.dtype in ("f16", "bf16")
+    out = emit(
         "col2im",
-        c[0],
+        emit("cast", c[0], to="f32") if half else c[0],
         image=image,
         kernel_shape=kernel,
         strides=c.get_ints("strides") or (1,) * rank,
         dilations=c.get_ints("dilations") or (1,) * rank,
         pads=c.get_ints("pads") or (0,) * (2 * rank),
     )
+    return emit("cast", out, to=c[0].type.dtype) if half else out
 
 
 TABLE: dict[str, Handler] = {

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from naru.dtypes import is_float
 from naru.errors import ModelError
-from naru.ir.expr import Expr, Var
+from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
-from naru.ir.simplify import (
-    TRUE,
-    ZERO,
-    add,
-    compare,
-    floordiv,
-    index,
-    known,
-    logical_and,
-    maximum,
-    minimum,
-    mod,
-    mul,
-    prod,
-    sub,
+from naru.ir.simplify import ZERO, floordiv, index, known, mul, prod
+from naru.ops.contraction import wide
+from naru.ops.kernel_text import TILE, by_hand, indent, tiled
+from naru.ops.operands import (
+    Dims,
+    check_equal,
+    check_kind,
+    compute_dtype,
+    given,
+    ints,
+    operand,
+    sizes,
 )
-from naru.ir.tensor import Tensor
-from naru.ops import formula as f
-from naru.ops.contraction import narrow, wide
-from naru.ops.formula import Term
-from naru.ops.operands import Dims, check_equal, check_kind, element, given, ints, operand, sizes
 from naru.ops.pooling import Window, windows
-from naru.ops.registry import Arrays, Attrs, Emit, Op, Sample, Types, register
+from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
 from naru.ops.samples import random
+from naru.targets import Target
 
 Array = np.ndarray
 
@@ -46,7 +41,8 @@ def _settings(attrs: Attrs) -> tuple[Dims, tuple[Window, ...]]:
 
 
 def infer_col2im(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """x [N, C · elements of a window, windows] -> [N, C, *image]. attrs image (index expressions),
+    """x [N, C · elements of a window, windows] -> [N, C, *image]. Half floats are rounded after
+    each addition. attrs image (index expressions),
     kernel_shape, strides, dilations, pads."""
     x = operand("col2im", types, 0, 3)
     check_kind("col2im", x.dtype, "fiu")
@@ -80,34 +76,86 @@ def ref_col2im(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     return (out[(slice(None), slice(None), *inside)].astype(x.dtype),)
 
 
-def lower_col2im(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
-    """Each element of the image sums what the taps of windows say of it."""
-    x = given(ins)
+def _add_row(dtype: str, number: int | None, w: Window) -> list[str]:
+    """Adds what one tap of a row of windows says to a row of the image: the windows whose tap lies
+    inside it. `number`: how many elements there are at most, where that is known."""
+    kind = compute_dtype(dtype)
+
+    def total(out: str, x: str) -> str:
+        if kind == dtype:
+            return f"{out} = {out} + {x}"
+        return f"{out} = {dtype}({kind}({out}) + {kind}({x}))"
+
+    lines = [
+        f"shift: index = tap * {w.dilation} - {w.begin}",
+        f"low: index = max(({w.stride - 1} - shift) // {w.stride}, 0)",
+        f"high: index = min((WIDTH + {w.stride - 1} - shift) // {w.stride}, COUNT)",
+    ]
+    if w.stride > 1:
+        statement = total(f"out[to + shift + l * {w.stride}]", "x[source + l]")
+        return [*lines, "for l in range(low, high):", f"    {statement}"]
+    return [
+        *lines,
+        "size: index = max(high - low, 0)",
+        *tiled(
+            "size",
+            number,
+            lambda at: total(f"out[{at('to + shift + low')}]", f"x[{at('source + low')}]"),
+        ),
+    ]
+
+
+def opaque_col2im(n: Node, target: Target) -> str:
+    """Parameters: x, out, sizes. Planes of the image are independent; each starts as zeros, then
+    the rows of every tap are added."""
+    x = given(n.inputs).type
     image, axes = _settings(dict(n.attrs))
-    counts = [w.count(d) for w, d in zip(axes, image, strict=True)]
-
-    def value(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
-        inside: Expr = TRUE
-        channel: Expr = at[1]
-        column: Expr = ZERO
-        for w, o, k, count in zip(axes, at[2:], over, counts, strict=True):
-            first = sub(add(o, w.begin), mul(k, w.dilation))
-            here = floordiv(first, w.stride)
-            inside = logical_and(inside, compare("ge", first, 0))
-            inside = logical_and(inside, compare("lt", here, count))
-            if w.stride > 1:
-                inside = logical_and(inside, compare("eq", mod(first, w.stride), 0))
-            channel = add(mul(channel, w.kernel), k)
-            place = maximum(minimum(here, sub(count, 1)), 0)
-            column = add(mul(column, count), place)
-        part = element(x, (at[0], channel, column))
-        return part.expr if inside is TRUE else f.where(Term(inside), part, 0).expr
-
-    if x.shape[2] is ZERO:
-        return (e.stage(f"col2im_{len(e.stages)}", n.type.shape, lambda *at: f.number(0, x.dtype)),)
-    over = [index(w.kernel) for w in axes]
-    total = e.reduce(f"col2im_{len(e.stages)}", n.type.shape, over, "add", value)
-    return (narrow(e, total, n.type.dtype),)
+    last = len(axes) - 1
+    words: dict[str, Expr] = {f"I{j}": d for j, d in enumerate(image)}
+    words |= {f"C{j}": w.count(d) for j, (w, d) in enumerate(zip(axes, image, strict=True))}
+    words |= {"WIDTH": image[last], "COUNT": words[f"C{last}"], "COLUMNS": x.shape[2]}
+    words |= {"PLANES": mul(*n.type.shape[:2]), "AREA": prod(image)}
+    known_sizes = (known(words["COUNT"]), known(prod(n.type.shape)))
+    most = min((size for size in known_sizes if size is not None), default=None)
+    zero = "0.0" if is_float(x.dtype) else "0"
+    kind = f"{x.dtype}({zero})"
+    clear = tiled(
+        "AREA",
+        known(words["AREA"]),
+        lambda at: f"out[{at('first')}] = " + (f"splat({kind}, {TILE})" if ":" in at("") else kind),
+    )
+    loops: list[str] = [f"for k{j} in range({w.kernel}):" for j, w in enumerate(axes)]
+    nest = [line for j, head in enumerate(loops) for line in indent([head], j)]
+    depth = len(axes)
+    number = "0"
+    for j, w in enumerate(axes):
+        number = f"({number}) * {w.kernel} + k{j}"
+    nest += indent([f"row: index = (plane * {math.prod(w.kernel for w in axes)} + {number})"
+                    " * COLUMNS"], depth)  # fmt: skip
+    line, pixel = "0", "0"
+    for j, w in enumerate(axes[:-1]):
+        nest += indent(
+            [
+                f"for l{j} in range(C{j}):",
+                f"    y{j}: index = l{j} * {w.stride} + k{j} * {w.dilation} - {w.begin}",
+                f"    if y{j} >= 0 and y{j} < I{j}:",
+            ],
+            depth,
+        )
+        depth += 2
+        line, pixel = f"({line}) * C{j} + l{j}", f"({pixel}) * I{j} + y{j}"
+    nest += indent(
+        [
+            f"tap: index = k{last}",
+            f"source: index = row + ({line}) * COUNT",
+            f"to: index = first + ({pixel}) * WIDTH",
+            *_add_row(x.dtype, most, axes[last]),
+        ],
+        depth,
+    )
+    body = ["for plane in parallel(PLANES):", "    first: index = plane * AREA"]
+    empty = x.shape[2] is ZERO
+    return by_hand(n, ("x",), ("out",), [*body, *indent(clear + ([] if empty else nest))], words)
 
 
 def _samples() -> Iterable[Sample]:
@@ -130,5 +178,5 @@ def _samples() -> Iterable[Sample]:
     yield Sample((random(1, 4, 4, dtype="i32"),), {"image": (3, 3), "kernel_shape": (2, 2)})
 
 
-register(Op("col2im", "reduction", infer_col2im, ref_col2im, lower_col2im,
+register(Op("col2im", "opaque", infer_col2im, ref_col2im, opaque=opaque_col2im,
             samples=_samples))  # fmt: skip
