@@ -9,7 +9,7 @@ import numpy as np
 from naru.errors import ModelError
 from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
-from naru.ir.simplify import floordiv, index
+from naru.ir.simplify import ZERO, floordiv, index
 from naru.ops.kernel_text import by_hand, indent
 from naru.ops.operands import check_equal, given, operand, shape_text
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
@@ -182,6 +182,8 @@ def opaque_non_max_suppression(n: Node, target: Target) -> str:
         "            kept[row + i] = -1",
         "        counts[b * C + k] = i64(s)",
     ]
+    if count is ZERO:  # there is no place in `kept` to name
+        body = ["for b in range(B * C):", "    counts[b] = 0"]
     sizes: dict[str, Expr] = {"B": batches, "C": classes, "N": count, "HALF": floordiv(count, 2)}
     roles = ("boxes", "scores", "most", "overlap", "least")
     return by_hand(n, roles, ("kept", "counts"), body, sizes)

@@ -251,6 +251,8 @@ def lower_gather(e: Emit, n: Node, ins: Operands) -> Lowered:
     inner = len(at.shape)
 
     def value(*i: Expr) -> Expr:
+        if x.shape[axis] is ZERO:
+            return f.number(0, x.dtype)  # there is nothing to read
         where = position(at, i[axis : axis + inner], x.shape[axis], n.inputs[1])
         return Read(x, (*i[:axis], where, *i[axis + inner :]))
 
@@ -264,6 +266,7 @@ def _gather_samples() -> Iterable[Sample]:
     yield Sample((random(4, 5, 3), np.array(-2)), {"axis": 1})
     yield Sample((random(4, 5), np.zeros((0,), np.int64)), {"axis": -1})
     yield Sample((random(3, dtype="i64"), np.array([2])), {"axis": 0})
+    yield Sample((random(2, 0), np.array([1, 2])), {"axis": 1})
 
 
 register(Op("gather", "index", infer_gather, ref_gather, lower_gather, samples=_gather_samples))
@@ -296,6 +299,8 @@ def lower_gather_elements(e: Emit, n: Node, ins: Operands) -> Lowered:
     axis = axis_of("gather_elements", n.attr("axis", 0), len(x.shape))
 
     def value(*i: Expr) -> Expr:
+        if x.shape[axis] is ZERO:
+            return f.number(0, x.dtype)
         where = position(at, i, x.shape[axis], n.inputs[1])
         return Read(x, (*i[:axis], where, *i[axis + 1 :]))
 
