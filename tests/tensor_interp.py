@@ -192,6 +192,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "abs": np.abs,
     "not": np.logical_not,
     "isnan": np.isnan,
+    "bits": lambda x: x.view({"f4": "i4", "i4": "f4", "f8": "i8", "i8": "f8"}[x.dtype.str[1:]]),
 }
 
 

@@ -133,14 +133,14 @@ def test_errors_as_json(
     capsys: pytest.CaptureFixture[str], args: tuple[str, ...], code: int, kind: str
 ) -> None:
     """The message stays on stderr; stdout holds one document whatever happens."""
-    save("unknown.onnx", "(float[4] x) => (float[k] y) { y, a, b, c = Unique(x) }")
+    save("unknown.onnx", "(float[4] x) => (float[4] y) { y = Frobnicate(x) }")
     got, out, err = run(capsys, *args, "--json")
     error = json.loads(out)["error"]
     assert got == error["exit_code"] == code
     assert error["kind"] == kind
     assert error["message"].splitlines()[0] in err
     if kind == "UnsupportedError":
-        assert "Unique" in error["problems"][0]
+        assert "Frobnicate" in error["problems"][0]
 
 
 def test_run_as_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,7 @@ def error_texts(folder: Path) -> Blocks:
 def unsupported_model() -> bytes:
     """An operator that does not compile yet, and one of somebody's own."""
     nodes = [
-        helper.make_node("Unique", ["x"], ["u"], name="count"),
+        helper.make_node("ImageDecoder", ["x"], ["u"], name="decode"),
         helper.make_node("MyOp", ["u"], ["y"], domain="com.example"),
     ]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [8])

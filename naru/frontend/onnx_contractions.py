@@ -16,8 +16,8 @@ from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
 from naru.ir.expr import INT_MAX, Const, Expr
-from naru.ir.graph import Node
-from naru.ir.simplify import ONE, ZERO, add, ceildiv, floordiv, known, maximum, mul, sub
+from naru.ir.graph import Node, get_output
+from naru.ir.simplify import ONE, ZERO, add, ceildiv, floordiv, known, maximum, mul, prod, sub
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
@@ -218,10 +218,19 @@ def _fixed_pads(w: Window) -> tuple[int, ...] | None:
     return numbers if len(numbers) == len(w.pads) else None
 
 
-def _pool(name: str, c: OnnxNode, x: Node, w: Window, pads: tuple[int, ...], **more: bool) -> Node:
+def _pool(
+    name: str,
+    c: OnnxNode,
+    x: Node,
+    w: Window,
+    pads: tuple[int, ...],
+    *others: Node,
+    **more: bool,
+) -> Node:
     return emit(
         name,
         x,
+        *others,
         kernel_shape=w.kernel,
         strides=w.strides,
         dilations=w.dilations,
@@ -236,15 +245,21 @@ def _padded(x: Node, w: Window, value: float) -> Node:
     return emit("pad", x, pads=pads, mode="constant", value=value)
 
 
-def max_pool(c: OnnxNode) -> Node:
-    """Without the indices of the maxima: a use of them is reported as unsupported."""
+def max_pool(c: OnnxNode) -> Sequence[Node]:
+    """The maxima, and where asked for their places in x."""
     x, w = c[0], _pool_window(c)
     pads = _fixed_pads(w)
     if pads is None:
+        if c.wants(1):
+            raise Unsupported("places of maxima where the padding depends on an input's size")
         info = DTYPES[x.type.dtype]
         low = -np.inf if info.kind == "f" else int(np.iinfo(info.numpy).min)
-        return _pool("max_pool", c, _padded(x, w, low), w, (0,) * len(w.pads))
-    return _pool("max_pool", c, x, w, pads)
+        return [_pool("max_pool", c, _padded(x, w, low), w, (0,) * len(w.pads))]
+    y = _pool("max_pool", c, x, w, pads)
+    if not c.wants(1):
+        return [y]
+    column_major = c.get_flag("storage_order", False)
+    return [y, _pool("max_pool_places", c, x, w, pads, y, column_major=column_major)]
 
 
 def average_pool(c: OnnxNode) -> Node:
@@ -268,16 +283,34 @@ def averages(c: OnnxNode, x: Node, include_pad: bool) -> Node:
 
 
 def lp_pool(c: OnnxNode) -> Node:
-    """(sum over the window of |x|^p)^(1/p), as an average times the size of the window."""
-    x, p = c[0], c.get_int("p", 2)
-    if c.get_flag("ceil_mode", False):
-        raise Unsupported("LpPool with ceil_mode")
-    if p < 1:
-        raise ModelError(f"attribute 'p': expected at least 1, found {p}")
-    size = float(np.prod(c.get_ints("kernel_shape") or (1,)))
-    powers = emit("pow", emit("abs", x), scalar(p, x))
-    total = emit("mul", averages(c, powers, True), scalar(size, x))
-    return emit("pow", total, scalar(1 / p, x))
+    """(sum over the window of |x|^p)^(1/p)."""
+    w = _pool_window(c)
+    pads = _fixed_pads(w)
+
+    def total(powers: Node) -> Node:
+        if pads is not None:
+            return _pool("sum_pool", c, powers, w, pads)
+        return _pool("sum_pool", c, _padded(powers, w, 0.0), w, (0,) * len(w.pads))
+
+    return _norm(c, total)
+
+
+def _norm(c: OnnxNode, total: Callable[[Node], Node]) -> Node:
+    """The p-norm of what `total` adds up; half floats are widened on the way. p is an integer, in
+    version 1 of the operators a float."""
+    old = c.version < 2 and c.has("p")
+    x, p = c[0], c.get_float("p", 2.0) if old else float(c.get_int("p", 2))
+    if not p > 0:
+        raise ModelError(f"attribute 'p': expected more than 0, found {p:g}")
+    wide = emit("cast", x, to="f32") if x.type.dtype in ("f16", "bf16") else x
+    if p == 1:
+        out = total(emit("abs", wide))
+    elif p == 2:
+        out = emit("sqrt", total(emit("mul", wide, wide)))
+    else:
+        powers = emit("pow", emit("abs", wide), scalar(p, wide))
+        out = emit("pow", total(powers), scalar(1 / p, wide))
+    return out if wide is x else emit("cast", out, to=x.type.dtype)
 
 
 def _global(name: str) -> Callable[[OnnxNode], Node]:
@@ -360,22 +393,52 @@ def _pair(a: Node, la: str, b: Node, lb: str, wanted: set[str]) -> tuple[Node, s
     return emit("reshape", product, shape=tuple(size[s] for s in labels)), labels
 
 
+def det(c: OnnxNode) -> Node:
+    """Of each matrix in the last two axes."""
+    x = c[0]
+    if x.type.rank < 2:
+        raise ModelError(f"expected matrices in the last two axes, found rank {x.type.rank}")
+    batch = x.type.shape[:-2]
+    flat = emit("reshape", x, shape=(prod(batch), *x.type.shape[-2:]))
+    return emit("reshape", get_output(emit("det", flat), 0), shape=batch)
+
+
 def matmul(c: OnnxNode) -> Node:
     return emit("matmul", c[0], c[1])
 
 
 def global_lp_pool(c: OnnxNode) -> Node:
-    p = c.get_int("p", 2)
-    if p not in (1, 2):
-        raise Unsupported(f"GlobalLpPool with p = {p}")
-    return _global("reduce_l1" if p == 1 else "reduce_l2")(c)
+    """The p-norm over all spatial axes."""
+    axes = tuple(range(2, c[0].type.rank))
+    return _norm(c, lambda powers: emit("reduce_sum", powers, axes=axes, keepdims=True))
+
+
+def col2im(c: OnnxNode) -> Node:
+    """Image and window are operands; the windows are added up into the image."""
+    image, kernel = c.sizes(1, "the image's shape"), c.fixed(2, "the window's shape")
+    if image is None or kernel is None or len(image) != len(kernel):
+        raise ModelError("expected an image and a window of as many axes, found others")
+    rank = len(image)
+    half = c[0].type.dtype in ("f16", "bf16")
+    out = emit(
+        "col2im",
+        emit("cast", c[0], to="f32") if half else c[0],
+        image=image,
+        kernel_shape=kernel,
+        strides=c.get_ints("strides") or (1,) * rank,
+        dilations=c.get_ints("dilations") or (1,) * rank,
+        pads=c.get_ints("pads") or (0,) * (2 * rank),
+    )
+    return emit("cast", out, to=c[0].type.dtype) if half else out
 
 
 TABLE: dict[str, Handler] = {
     "AveragePool": average_pool,
     "BatchNormalization": batch_normalization,
+    "Col2Im": col2im,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "Det": det,
     "Einsum": einsum,
     "Gemm": gemm,
     "GlobalAveragePool": _global("reduce_mean"),

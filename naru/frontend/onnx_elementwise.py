@@ -7,7 +7,7 @@ from functools import reduce
 
 import numpy as np
 
-from naru.dtypes import TINY
+from naru.dtypes import DTYPES, TINY
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
@@ -165,11 +165,30 @@ def swish(c: OnnxNode) -> Node:
     return emit("mul", c[0], emit("sigmoid", scaled))
 
 
+def bit_cast(c: OnnxNode) -> Node:
+    """The same bits as another dtype."""
+    to = dtype_of(c.get_int("to", 0), "attribute 'to'")
+    return emit("bit_cast", c[0], source=c[0].type.dtype, to=to)
+
+
+def shrink(c: OnnxNode) -> Node:
+    """x + bias below -lambd, x - bias above lambd, else 0; all in the dtype of x."""
+    x = c[0]
+    zero = scalar(0, x)
+    bias, limit = scalar(c.get_float("bias", 0.0), x), scalar(c.get_float("lambd", 0.5), x)
+    above = emit("where", emit("greater", x, limit), emit("sub", x, bias), zero)
+    if DTYPES[x.type.dtype].kind == "u":  # nothing is below 0
+        return above
+    below = emit("less", x, emit("neg", limit))
+    return emit("where", below, emit("add", x, bias), above)
+
+
 TABLE: dict[str, Handler] = {
     **{onnx: _unary(name) for onnx, name in UNARY.items()},
     **{onnx: _binary(name) for onnx, name in BINARY.items()},
     **{onnx: _with_floats(*row) for onnx, row in WITH_FLOATS.items()},
     **{onnx: _variadic(name) for onnx, name in VARIADIC.items()},
+    "BitCast": bit_cast,
     "BitShift": bit_shift,
     "Cast": cast,
     "CastLike": cast_like,
@@ -178,6 +197,7 @@ TABLE: dict[str, Handler] = {
     "Gelu": gelu,
     "IsInf": is_inf,
     "Mean": mean,
+    "Shrink": shrink,
     "Mod": mod,
     "PRelu": prelu,
     "Swish": swish,

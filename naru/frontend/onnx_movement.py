@@ -23,6 +23,7 @@ from naru.ir.simplify import (
     mul,
     prod,
     select,
+    sub,
 )
 from naru.ops.registry import constant
 
@@ -240,6 +241,31 @@ def space_to_depth(c: OnnxNode) -> Node:
     return emit("reshape", moved, shape=(n, mul(channels, b * b), rows, columns))
 
 
+def reverse_sequence(c: OnnxNode) -> Node:
+    """The first elements of each sample in reverse."""
+    rank = c[0].type.rank
+    axes = {f"{k}_axis": check_axis(c.get_int(f"{k}_axis", d), rank)
+            for k, d in (("batch", 1), ("time", 0))}  # fmt: skip
+    return emit("reverse_sequence", c[0], c[1], **axes)
+
+
+def center_crop_pad(c: OnnxNode) -> Node:
+    """Crops or pads with zeros on both sides, by one more behind where the difference is odd."""
+    x, rank = c[0], c[0].type.rank
+    wanted = c.sizes(1, "the shape") or ()
+    given = c.get_ints("axes")
+    axes = range(rank) if given is None else [check_axis(a, rank) for a in given]
+    if len(wanted) != len(axes) or len(set(axes)) != len(axes):
+        raise ModelError(f"expected a size for each of {len(axes)} axes, found {len(wanted)}")
+    pads: list[Expr] = [ZERO] * (2 * rank)
+    for axis, size in zip(axes, wanted, strict=True):
+        more = sub(size, x.type.shape[axis])
+        less = mul(floordiv(mul(more, -1), 2), -1)
+        pads[axis] = select(compare("ge", more, 0), floordiv(more, 2), less)
+        pads[rank + axis] = sub(more, pads[axis])
+    return emit("pad", x, pads=tuple(pads), mode="constant", value=_number(0, x))
+
+
 def _image(c: OnnxNode) -> tuple[Expr, Expr, Expr, Expr]:
     shape = c[0].type.shape
     if len(shape) != 4 or c.get_int("blocksize", 1) < 1:
@@ -248,11 +274,13 @@ def _image(c: OnnxNode) -> tuple[Expr, Expr, Expr, Expr]:
 
 
 TABLE: dict[str, Handler] = {
+    "CenterCropPad": center_crop_pad,
     "Concat": concat,
     "DepthToSpace": depth_to_space,
     "Gather": gather,
     "GatherElements": gather_elements,
     "Pad": pad,
+    "ReverseSequence": reverse_sequence,
     "Slice": slice_,
     "SpaceToDepth": space_to_depth,
     "Split": split,

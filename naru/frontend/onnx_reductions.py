@@ -116,28 +116,34 @@ def hardmax(c: OnnxNode) -> Node:
     return along_axis(c, one_at_maximum)
 
 
-def cumsum(c: OnnxNode) -> Node:
-    """Along an axis that is an operand: x is seen as [before, along, behind]."""
-    x, exclusive, reverse = c[0], c.get_flag("exclusive", False), c.get_flag("reverse", False)
-    shape, rank = x.type.shape, x.type.rank
-    if c[1].op != "bind_dim" and known(prod(c[1].type.shape)) != 1:
-        raise ModelError(f"expected one axis, found {type_text(c[1])}")
-    if c.is_fixed(1):
-        axis = check_axis((c.fixed(1, "the axis") or (0,))[0], rank)
-        return emit("cumsum", x, axis=axis, exclusive=exclusive, reverse=reverse)
+def _cumulative(name: str) -> Handler:
+    """Along an axis that is an operand. One that only data tell: x is seen as [before, along,
+    behind]."""
 
-    def resolve(raw: Sequence[Expr]) -> list[Expr]:
-        at = select(compare("lt", raw[0], 0), add(raw[0], rank), raw[0])
-        parts = [(compare("gt", at, k), compare("eq", at, k), d) for k, d in enumerate(shape)]
-        before = prod(select(first, d, ONE) for first, _, d in parts)
-        along = prod(select(here, d, ONE) for _, here, d in parts)
-        behind = prod(select(logical_or(first, here), ONE, d) for first, here, d in parts)
-        return [before, along, behind]
+    def handler(c: OnnxNode) -> Node:
+        x, shape, rank = c[0], c[0].type.shape, c[0].type.rank
+        attrs = {k: c.get_flag(k, False) for k in ("exclusive", "reverse")}
+        if c[1].op != "bind_dim" and known(prod(c[1].type.shape)) != 1:
+            raise ModelError(f"expected one axis, found {type_text(c[1])}")
+        if c.is_fixed(1):
+            return emit(
+                name, x, axis=check_axis((c.fixed(1, "the axis") or (0,))[0], rank), **attrs
+            )
+        sizes = c.sizes(1, "the axis", lambda raw: _around(raw[0], shape), least=0, example=[0])
+        lines = emit("reshape", c[0], shape=sizes or ())
+        return emit("reshape", emit(name, lines, axis=1, **attrs), shape=shape)
 
-    sizes = c.sizes(1, "the axis", resolve, least=0, example=[0]) or ()
-    lines = emit("reshape", c[0], shape=sizes)
-    sums = emit("cumsum", lines, axis=1, exclusive=exclusive, reverse=reverse)
-    return emit("reshape", sums, shape=shape)
+    return handler
+
+
+def _around(axis: Expr, shape: Sequence[Expr]) -> list[Expr]:
+    """How many elements lie before an axis that only data tell, along it, and behind it."""
+    at = select(compare("lt", axis, 0), add(axis, len(shape)), axis)
+    parts = [(compare("gt", at, k), compare("eq", at, k), d) for k, d in enumerate(shape)]
+    before = prod(select(first, d, ONE) for first, _, d in parts)
+    along = prod(select(here, d, ONE) for _, here, d in parts)
+    behind = prod(select(logical_or(first, here), ONE, d) for first, here, d in parts)
+    return [before, along, behind]
 
 
 def layer_normalization(c: OnnxNode) -> Sequence[Node]:
@@ -216,7 +222,8 @@ TABLE: dict[str, Handler] = {
     **{onnx: _reduction(name) for onnx, name in REDUCTIONS.items()},
     "ArgMax": _arg("arg_max"),
     "ArgMin": _arg("arg_min"),
-    "CumSum": cumsum,
+    "CumProd": _cumulative("cumprod"),
+    "CumSum": _cumulative("cumsum"),
     "Hardmax": hardmax,
     "InstanceNormalization": instance_normalization,
     "LRN": local_response_normalization,

@@ -19,6 +19,7 @@ from naru.ir.graph import Node
 from naru.ir.simplify import (
     FALSE,
     ONE,
+    ZERO,
     add,
     bounds,
     ceildiv,
@@ -330,22 +331,23 @@ def size_of(x: Node, axis: int) -> Node:
 
 
 def one_hot(c: OnnxNode) -> Node:
+    """Indices of any dtype; one that is out of range gives the off value everywhere."""
     depth = c.sizes(1, "the depth", least=0, example=[3])
     if depth is None or len(depth) != 1:
         raise ModelError(f"expected one number as the depth, found {len(depth or ())}")
     axis = check_axis(c.get_int("axis", -1), c[0].type.rank + 1)
-    return emit("one_hot", c[0], c[2], depth=depth[0], axis=axis)
+    at = c[0] if c[0].type.dtype in ("i32", "i64") else emit("cast", c[0], to="i64")
+    return emit("one_hot", at, c[2], depth=depth[0], axis=axis)
 
 
 def eye_like(c: OnnxNode) -> Node:
-    sizes = [known(d) for d in c[0].type.shape]
-    if len(sizes) != 2:
-        raise ModelError(f"expected a matrix, found rank {len(sizes)}")
-    if sizes[0] is None or sizes[1] is None:
-        raise Unsupported(f"of unknown size {shape_text(c[0].type.shape)}")
-    code = c.get_int("dtype", 0)
-    eye = constant(np.eye(sizes[0], sizes[1], c.get_int("k", 0)), np.float32)
-    return emit("cast", eye, to=dtype_of(code, "the result") if code else c[0].type.dtype)
+    if c[0].type.rank != 2:
+        raise ModelError(f"expected a matrix, found rank {c[0].type.rank}")
+    code, k = c.get_int("dtype", 0), c.get_int("k", 0)
+    rows, columns = (iota(c[0].type.shape[j], c[0], j) for j in range(2))
+    moved = emit("add", _along(rows, 0, 2), constant(k, np.int64))
+    hit = emit("equal", moved, _along(columns, 1, 2))
+    return emit("cast", hit, to=dtype_of(code, "the result") if code else c[0].type.dtype)
 
 
 def trilu(c: OnnxNode) -> Node:
@@ -365,7 +367,11 @@ def nonzero_positions(c: OnnxNode, x: Node) -> Node:
 
 
 def nonzero(c: OnnxNode) -> Node:
-    return nonzero_positions(c, c[0])
+    """Of a scalar: no coordinates, but as many columns as it has elements that are not 0."""
+    if c[0].type.rank:
+        return nonzero_positions(c, c[0])
+    found = nonzero_positions(c, emit("reshape", c[0], shape=(ONE,)))
+    return emit("slice", found, starts=(ZERO,), ends=(ZERO,), axes=(0,), steps=(1,))
 
 
 def compress(c: OnnxNode) -> Node:

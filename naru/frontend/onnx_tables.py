@@ -11,11 +11,14 @@ from naru.frontend import (
     onnx_control,
     onnx_elementwise,
     onnx_movement,
+    onnx_ngrams,
     onnx_quantization,
     onnx_recurrent,
     onnx_reductions,
     onnx_resize,
+    onnx_scatter,
     onnx_shapes,
+    onnx_sorting,
 )
 from naru.frontend.onnx_node import OnnxNode
 from naru.ir.graph import Node
@@ -29,6 +32,9 @@ TABLE: Mapping[str, Handler] = {
     **onnx_movement.TABLE,
     **onnx_resize.TABLE,
     **onnx_shapes.TABLE,
+    **onnx_ngrams.TABLE,
+    **onnx_scatter.TABLE,
+    **onnx_sorting.TABLE,
     **onnx_quantization.TABLE,
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,

@@ -9,7 +9,6 @@ size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,6 @@ from naru.ops import formula as f
 from naru.ops.evaluate import run_if, run_loop
 from naru.ops.kernel_text import KernelText
 from naru.ops.operands import (
-    axis_of,
-    check_kind,
-    compute_dtype,
     operand,
     optional,
     shape_text,
@@ -355,68 +351,3 @@ register(Op("bind_dim", "control", infer_bind_dim, ref_bind_dim))
 register(Op("with_sizes", "control", infer_with_sizes, ref_with_sizes))
 register(Op("nonzero_fill", "opaque", infer_nonzero_fill, ref_nonzero_fill,
             opaque=opaque_nonzero_fill))  # fmt: skip
-
-
-# --- cumsum ---------------------------------------------------------------------------------------
-
-
-def infer_cumsum(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """attrs axis, exclusive, reverse: running sums along the axis."""
-    x = operand("cumsum", types, 0)
-    check_kind("cumsum", x.dtype, "fiu")
-    axis_of("cumsum", attrs.get("axis", 0), x.rank)
-    return (TensorType(x.dtype, x.shape),)
-
-
-def ref_cumsum(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
-    x = _given(arrays[0])
-    axis = int(attrs.get("axis", 0))
-    wide = x.astype(np.float32) if x.dtype.itemsize == 2 and x.dtype.kind in "fV" else x
-    wide = np.flip(wide, axis) if attrs.get("reverse") else wide
-    out = np.cumsum(wide, axis, dtype=wide.dtype)
-    if attrs.get("exclusive"):
-        shape = [1 if k == axis % x.ndim else n for k, n in enumerate(x.shape)]
-        whole = np.concatenate([np.zeros(shape, out.dtype), out], axis)
-        out = np.take(whole, range(x.shape[axis]), axis)
-    out = np.flip(out, axis) if attrs.get("reverse") else out
-    return (out.astype(x.dtype),)
-
-
-def opaque_cumsum(n: Node, target: Target) -> str:
-    """Parameters: x, out, sizes. One running sum a line along the axis, in order."""
-    (x,) = _operand_types(n)
-    names = KernelText(x)
-    axis, wide = axis_of("cumsum", n.attr("axis", 0), x.rank), compute_dtype(x.dtype)
-    total, here, out = names("total"), names("here"), names("out")
-    lines = [names.head("cumsum", names.buffer("x", x), names.buffer("out", x))]
-    others = [k for k in range(x.rank) if k != axis]
-    for depth, k in enumerate(others, 1):
-        lines.append("    " * depth + f"for {names(f'i{k}')} in range({names.size(x.shape[k])}):")
-    pad, size, i = "    " * (len(others) + 1), names.size(x.shape[axis]), names(f"i{axis}")
-    at = ", ".join(here if k == axis else names(f"i{k}") for k in range(x.rank))
-    step = f"{total} = {total} + {wide}({names('x')}[{at}])"
-    store = f"{out}[{at}] = {x.dtype}({total})"
-    where = f"{size} - 1 - {i}" if n.attr("reverse") else i
-    zero = "0.0" if wide[0] == "f" else "0"
-    lines += [
-        f"{pad}{total} = {wide}({zero})",
-        f"{pad}for {i} in range({size}):",
-        f"{pad}    {here}: index = {where}",
-        *(f"{pad}    {s}" for s in ((store, step) if n.attr("exclusive") else (step, store))),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _cumsum_samples() -> Iterable[Sample]:
-    for exclusive in (0, 1):
-        for reverse in (0, 1):
-            attrs: dict[str, Any] = {"exclusive": exclusive, "reverse": reverse}
-            yield Sample((random(3, 4),), {"axis": 0, **attrs})
-            yield Sample((random(2, 3, 2, dtype="i64"),), {"axis": -2, **attrs})
-    yield Sample((random(5, dtype="f16"),), {"axis": 0})
-    yield Sample((random(2, 0),), {"axis": 1})
-
-
-register(Op("cumsum", "opaque", infer_cumsum, ref_cumsum, opaque=opaque_cumsum,
-            samples=_cumsum_samples))  # fmt: skip

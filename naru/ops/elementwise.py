@@ -295,8 +295,13 @@ def _np_isinf(x: Array, a: Attrs) -> Array:
 
 
 def _np_shift(a: Array, b: Array, attrs: Attrs) -> Array:
-    moved = a << b if attrs["direction"] == "LEFT" else a >> b
-    return np.where(b < a.dtype.itemsize * 8, moved, a.dtype.type(0))
+    bits = a.dtype.itemsize * 8
+    inside = (b >= 0) & (b < bits)
+    by = np.where(inside, b, a.dtype.type(0))
+    if attrs["direction"] == "LEFT":
+        return np.where(inside, a << by, a.dtype.type(0))
+    signs = np.where(a < 0, ~np.zeros_like(a), np.zeros_like(a))
+    return np.where(inside, a >> by, signs)
 
 
 # --- formulas longer than a line ------------------------------------------------------------------
@@ -371,10 +376,16 @@ def _hard_swish(x: Term) -> Term:
 
 
 def _shift(a: Term, b: Term, attrs: Attrs) -> Term:
-    """A shift by the width or more gives 0, and is undefined for the machine."""
-    bits = DTYPES[a.dtype].bits
-    by = f.minimum(b, bits - 1)
-    return f.where(b < bits, a << by if attrs["direction"] == "LEFT" else a >> by, 0)
+    """A shift by the width or more, or by less than 0, leaves copies of the sign only."""
+    last = DTYPES[a.dtype].bits - 1
+    inside = b <= last if DTYPES[a.dtype].kind == "u" else (b >= 0) & (b <= last)
+    if attrs["direction"] == "LEFT":
+        return f.where(inside, a << f.where(inside, b, 0), 0)
+    return (
+        a >> f.where(inside, b, last)
+        if DTYPES[a.dtype].kind == "i"
+        else f.where(inside, a >> f.where(inside, b, 0), 0)
+    )
 
 
 def _clip(xs: Sequence[Term | None], attrs: Attrs) -> Term:
@@ -425,9 +436,11 @@ def _pow_samples() -> Iterable[Sample]:
 
 def _shift_samples() -> Iterable[Sample]:
     for direction in ("LEFT", "RIGHT"):
-        for dtype in (np.uint8, np.uint32):
-            a = np.array([[0, 1, 5, 255]], dtype)
-            yield Sample((a, np.array([[0], [1], [7], [8], [40]], dtype)), {"direction": direction})
+        for dtype in (np.uint8, np.uint32, np.int8, np.int64):
+            a = np.array([[0, 1, 5, 255]]).astype(dtype)
+            outside = [-1, -8] if np.issubdtype(dtype, np.signedinteger) else [70]
+            by = np.array([0, 1, 7, 8, 40, *outside])[:, None].astype(dtype)
+            yield Sample((a, by), {"direction": direction})
 
 
 def _check_where(op: str, types: Sequence[TensorType]) -> None:
@@ -554,7 +567,7 @@ elementwise(
     2,
     lambda xs, a: _np_shift(xs[0], xs[1], a),
     lambda xs, a: _shift(xs[0], xs[1], a),
-    all_of("u"),
+    all_of("iu"),
     samples=_shift_samples,
 )
 # --- more -----------------------------------------------------------------------------------------

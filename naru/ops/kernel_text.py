@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from naru.ir.expr import Expr, free_vars
-from naru.ir.graph import TensorType
+from naru.ir.graph import Node, TensorType
+from naru.ir.simplify import ZERO, prod
 from naru.ir.text_expr import ExprPrinter, Names
+
+TILE = 16  # elements that a loop of `tiled` handles at a time
 
 
 class KernelText:
@@ -46,3 +49,46 @@ class KernelText:
             return self(name) if name in self.sizes else name
 
         return re.sub(r"\b[A-Za-z_]\w*", word, text)
+
+
+def indent(lines: Sequence[str], depth: int = 1) -> list[str]:
+    """Lines, further to the right."""
+    return ["    " * depth + line for line in lines]
+
+
+def tiled(size: str, number: int | None, write: Callable[[Callable[[str], str]], str]) -> list[str]:
+    """Loops that visit `size` elements (`number` of them, where that is known), by tiles and then
+    one by one. `write` gives the statement; what it is given makes the subscript, from that of the
+    first element."""
+    one = write(lambda base: f"{base} + i")
+    if number is not None and number < TILE:
+        return [f"for i in range({size}):", f"    {one}"]
+    many = write(lambda base: f"{base} + i:{base} + i + {TILE}")
+    lines = [f"for t in range({size} // {TILE}):", f"    i: index = t * {TILE}", f"    {many}"]
+    if number is None or number % TILE:
+        lines += [f"for i in range({size} // {TILE} * {TILE}, {size}):", f"    {one}"]
+    return lines
+
+
+def by_hand(
+    n: Node,
+    roles: Sequence[str],
+    results: Sequence[str],
+    body: Sequence[str],
+    sizes: Mapping[str, Expr],
+) -> str:
+    """A kernel over flat buffers: `roles` name the operands (one that is given twice is one
+    parameter), `results` the outputs; words of `sizes` stand for index expressions."""
+    taken: dict[Node, str] = {}
+    known_as = {r: taken.setdefault(i, r) for r, i in zip(roles, n.inputs, strict=True) if i}
+    types = {
+        **{name: i.type for i, name in taken.items()},
+        **dict(zip(results, n.types, strict=True)),
+    }
+    names = KernelText(*types.values())  # sizes come in the order of the tensors' dims
+    if all(ZERO in t.shape for t in n.types):
+        body = ["pass"]  # (and a buffer without elements has no room for a tile)
+    flat = [TensorType(t.dtype, (prod(t.shape),)) for t in types.values()]
+    head = names.head(n.op, *(names.buffer(k, t) for k, t in zip(types, flat, strict=True)))
+    text = re.sub(r"\b[A-Za-z_]\w*", lambda m: known_as.get(m[0], m[0]), "\n".join(indent(body)))
+    return f"{head}\n{names.fill(text, sizes)}\n"

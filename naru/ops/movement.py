@@ -260,6 +260,8 @@ def lower_gather(e: Emit, n: Node, ins: Operands) -> Lowered:
     inner = len(at.shape)
 
     def value(*i: Expr) -> Expr:
+        if x.shape[axis] is ZERO:
+            return f.number(0, x.dtype)  # there is nothing to read
         where = position(at, i[axis : axis + inner], x.shape[axis], n.inputs[1])
         return Read(x, (*i[:axis], where, *i[axis + inner :]))
 
@@ -273,6 +275,7 @@ def _gather_samples() -> Iterable[Sample]:
     yield Sample((random(4, 5, 3), np.array(-2)), {"axis": 1})
     yield Sample((random(4, 5), np.zeros((0,), np.int64)), {"axis": -1})
     yield Sample((random(3, dtype="i64"), np.array([2])), {"axis": 0})
+    yield Sample((random(2, 0), np.array([1, 2])), {"axis": 1})
 
 
 register(Op("gather", "index", infer_gather, ref_gather, lower_gather, samples=_gather_samples))
@@ -305,6 +308,8 @@ def lower_gather_elements(e: Emit, n: Node, ins: Operands) -> Lowered:
     axis = axis_of("gather_elements", n.attr("axis", 0), len(x.shape))
 
     def value(*i: Expr) -> Expr:
+        if x.shape[axis] is ZERO:
+            return f.number(0, x.dtype)
         where = position(at, i, x.shape[axis], n.inputs[1])
         return Read(x, (*i[:axis], where, *i[axis + 1 :]))
 
@@ -319,6 +324,57 @@ def _gather_elements_samples() -> Iterable[Sample]:
 
 register(Op("gather_elements", "index", infer_gather_elements, ref_gather_elements,
             lower_gather_elements, samples=_gather_elements_samples))  # fmt: skip
+
+
+# --- reverse_sequence -----------------------------------------------------------------------------
+
+
+def infer_reverse_sequence(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x, lengths (i32 or i64) [size of attr batch_axis] -> x whose first `length` elements along
+    attr time_axis are turned around, of each sample. A length is clamped to the size."""
+    op = "reverse_sequence"
+    x, lengths = operand(op, types, 0), operand(op, types, 1, 1)
+    check_kind(op, lengths.dtype, "i")
+    time, batch = (axis_of(op, attrs[f"{k}_axis"], x.rank) for k in ("time", "batch"))
+    if time == batch:
+        raise ModelError(f"{op}: axis {time} is both time and batch")
+    check_equal(op, "sizes of the batch", x.shape[batch], lengths.shape[0])
+    return (TensorType(x.dtype, x.shape),)
+
+
+def ref_reverse_sequence(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    x, lengths, out = given(arrays), given(arrays, 1), given(arrays).copy()
+    axes = (int(attrs["batch_axis"]), int(attrs["time_axis"]))
+    source, to = (np.moveaxis(a, axes, (0, 1)) for a in (x, out))
+    for b, length in enumerate(np.clip(lengths, 0, x.shape[axes[1]])):
+        to[b, :length] = source[b, :length][::-1]
+    return (out,)
+
+
+def lower_reverse_sequence(e: Emit, n: Node, ins: Operands) -> Lowered:
+    x, lengths = given(ins), given(ins, 1)
+    time, batch = (axis_of(n.op, n.attr(f"{k}_axis"), len(x.shape)) for k in ("time", "batch"))
+
+    def value(*at: Expr) -> Expr:
+        length = minimum(Cast(Read(lengths, (at[batch],)), "index"), x.shape[time])
+        turned = compare("lt", at[time], length)
+        source = select(turned, sub(sub(length, 1), at[time]), at[time])
+        return Read(x, (*at[:time], source, *at[time + 1 :]))
+
+    return (e.stage(f"reverse_sequence_{len(e.stages)}", n.type.shape, value),)
+
+
+def _reverse_sequence_samples() -> Iterable[Sample]:
+    lengths = np.array([4, 0, 9, -3, 2])
+    yield Sample((random(5, 4), lengths), {"batch_axis": 0, "time_axis": 1})
+    yield Sample((random(4, 5, 3), lengths), {"batch_axis": 1, "time_axis": 0})
+    yield Sample((random(2, 5, 3, 6), lengths.astype(np.int32)), {"batch_axis": 1, "time_axis": 3})
+    yield Sample((random(0, 5), lengths), {"batch_axis": 1, "time_axis": 0})
+    yield Sample((random(1, 1, dtype="bool"), lengths[:1]), {"batch_axis": 0, "time_axis": 1})
+
+
+register(Op("reverse_sequence", "index", infer_reverse_sequence, ref_reverse_sequence,
+            lower_reverse_sequence, samples=_reverse_sequence_samples))  # fmt: skip
 
 
 # --- repeat ---------------------------------------------------------------------------------------

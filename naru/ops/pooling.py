@@ -6,6 +6,7 @@ Padding stays inside: a position outside x is clamped and its value replaced."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from naru.dtypes import is_float
 from naru.errors import ModelError
-from naru.ir.expr import Expr, Read, Var
+from naru.ir.expr import Cast, Const, Expr, Read, Var
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import (
     TRUE,
@@ -26,14 +27,16 @@ from naru.ir.simplify import (
     logical_and,
     maximum,
     minimum,
+    mod,
     mul,
+    prod,
     sub,
 )
 from naru.ir.tensor import Tensor, identity
 from naru.ops import formula as f
 from naru.ops.contraction import narrow, wide
 from naru.ops.formula import Term
-from naru.ops.operands import check_kind, element, ints, operand, shape_text, size_as
+from naru.ops.operands import check_kind, element, given, ints, operand, shape_text, size_as
 from naru.ops.registry import Arrays, Attrs, Emit, Op, Sample, Types, apply, register
 from naru.ops.samples import random
 
@@ -120,24 +123,32 @@ def infer_average_pool(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     return _infer("average_pool", types, attrs, "f")
 
 
+def _tap(
+    axes: Sequence[Window], at: Sequence[Expr], over: Sequence[Expr], shape: Sequence[Expr]
+) -> tuple[Expr, list[Expr]]:
+    """Is tap `over` of window `at` in x, and which element it reads: the nearest if it is not."""
+    inside: Expr = TRUE
+    where: list[Expr] = list(at[:2])
+    for w, o, k, d in zip(axes, at[2:], over, shape[2:], strict=True):
+        i = sub(add(mul(o, w.stride), mul(k, w.dilation)), w.begin)
+        before, after = w.leaves
+        if before:
+            inside = logical_and(inside, compare("ge", i, 0))
+        if after:
+            inside = logical_and(inside, compare("lt", i, d))
+            i_last = minimum(i, sub(d, 1))
+        else:
+            i_last = i
+        where.append(maximum(i_last, 0) if before else i_last)
+    return inside, where
+
+
 def _pool_stage(e: Emit, op: str, n: Node, x: Tensor, combine: str) -> Tensor:
     """combine over the taps of each window; a tap outside x gives the neutral element."""
     axes = windows(op, dict(n.attrs), len(x.shape) - 2)
 
     def value(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
-        inside: Expr = TRUE
-        where: list[Expr] = list(at[:2])
-        for w, o, k, d in zip(axes, at[2:], over, x.shape[2:], strict=True):
-            i = sub(add(mul(o, w.stride), mul(k, w.dilation)), w.begin)
-            before, after = w.leaves
-            if before:
-                inside = logical_and(inside, compare("ge", i, 0))
-            if after:
-                inside = logical_and(inside, compare("lt", i, d))
-                i_last = minimum(i, sub(d, 1))
-            else:
-                i_last = i
-            where.append(maximum(i_last, 0) if before else i_last)
+        inside, where = _tap(axes, at, over, x.shape)
         here = element(x, where)
         if inside is TRUE:
             return here.expr
@@ -153,6 +164,66 @@ def lower_max_pool(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[T
     x = ins[0]
     assert x is not None
     return (narrow(e, _pool_stage(e, "max_pool", n, x, "max"), n.type.dtype),)
+
+
+def infer_sum_pool(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x [N, C, *S] -> [N, C, *windows]."""
+    return _infer("sum_pool", types, attrs, "f")
+
+
+def lower_sum_pool(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    """The sum over taps of x."""
+    x = given(ins)
+    return (narrow(e, _pool_stage(e, "sum_pool", n, x, "add"), n.type.dtype),)
+
+
+def infer_max_pool_places(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x [N, C, *S], its maxima [N, C, *windows] (max_pool with the same attributes) -> where each
+    one is first, i64, counted in the whole of x; attr `column_major`: the spatial axes count the
+    first one fastest."""
+    x, y = operand("max_pool_places", types, 0), operand("max_pool_places", types, 1)
+    (found,) = _infer("max_pool_places", [x], attrs, "fiu")
+    if found != TensorType(y.dtype, y.shape):
+        raise ModelError(
+            f"max_pool_places: expected maxima {shape_text(found.shape)} of {found.dtype}, "
+            f"got {shape_text(y.shape)} of {y.dtype}"
+        )
+    return (TensorType("i64", y.shape),)
+
+
+def lower_max_pool_places(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    """The least place in a window that holds its maximum, or a NaN; then its number in x."""
+    x, y = given(ins), given(ins, 1)
+    axes, spatial = windows("max_pool_places", dict(n.attrs), len(x.shape) - 2), x.shape[2:]
+    none = Const(2**63 - 1, "i64")
+
+    def place(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
+        inside, where = _tap(axes, at, over, x.shape)
+        here = Term(Read(x, tuple(where)))
+        hit = here.equals(Term(Read(y, at)))
+        hit = hit | f.isnan(here) if is_float(x.dtype) else hit
+        number: Expr = index(0)
+        for i, d in zip(where[2:], spatial, strict=True):
+            number = add(mul(number, d), i)
+        found = f.where(hit, Term(Cast(number, "i64")), Term(none))
+        return found.expr if inside is TRUE else f.where(Term(inside), found, Term(none)).expr
+
+    over = [index(w.kernel) for w in axes]
+    least = e.reduce(f"max_pool_places_{len(e.stages)}", n.type.shape, over, "min", place, none)
+
+    def number(*at: Expr) -> Expr:
+        found: Expr = Cast(Read(least, at), "index")
+        if n.attr("column_major"):
+            parts: list[Expr] = []
+            for d in reversed(spatial[1:]):
+                parts.append(mod(found, d))
+                found = floordiv(found, d)
+            for k, i in enumerate(reversed(parts), 1):
+                found = add(found, mul(i, prod(spatial[:k])))
+        plane = add(mul(at[0], x.shape[1]), at[1])
+        return Cast(add(mul(plane, prod(spatial)), found), "i64")
+
+    return (e.stage(f"max_pool_places_{len(e.stages)}", n.type.shape, number),)
 
 
 def lower_average_pool(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
@@ -210,6 +281,29 @@ def ref_max_pool(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     return (np.max(np.where(inside, values, np.asarray(least, x.dtype)), 0),)
 
 
+def ref_sum_pool(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    x = given(arrays)
+    values, inside, _ = _taps(wide(x), attrs, "sum_pool")
+    with np.errstate(all="ignore"):
+        return (np.where(inside, values, 0).sum(0, dtype=values.dtype).astype(x.dtype),)
+
+
+def ref_max_pool_places(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    x, y = given(arrays), given(arrays, 1)
+    spatial = x.shape[2:]
+    numbers = np.arange(np.prod(spatial)).reshape(spatial)
+    values, inside, _ = _taps(x, attrs, "max_pool_places")
+    places, _, _ = _taps(numbers[None, None], attrs, "max_pool_places")
+    hit = inside & ((values == y) | (values != values))
+    least = np.where(hit, places, 2**63 - 1).min(0)
+    if attrs.get("column_major"):
+        order = np.unravel_index(np.where(hit.any(0), least, 0), spatial)
+        least = np.ravel_multi_index(order[::-1], spatial[::-1])
+    size = math.prod(spatial)
+    planes = np.arange(x.shape[0] * x.shape[1], dtype=np.int64) * size
+    return (planes.reshape((*x.shape[:2], *(1,) * len(spatial))) + least,)
+
+
 def ref_average_pool(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     x = arrays[0]
     assert x is not None
@@ -247,6 +341,22 @@ def _pool_samples(average: bool) -> Iterable[Sample]:
 
 register(Op("max_pool", "reduction", infer_max_pool, ref_max_pool, lower_max_pool,
             samples=lambda: _pool_samples(False)))  # fmt: skip
+
+
+def _places_samples() -> Iterable[Sample]:
+    for sample in _pool_samples(False):
+        x = given(sample.inputs)
+        for column_major in (0, 1):
+            yield Sample((x, ref_max_pool([x], sample.attrs)[0]),
+                         {**sample.attrs, "column_major": column_major})  # fmt: skip
+    ties = np.ones((1, 2, 4, 6), np.float32)
+    yield Sample((ties, ties[:, :, 1:, 1:].copy()), {"kernel_shape": (2, 2)})
+
+
+register(Op("max_pool_places", "reduction", infer_max_pool_places, ref_max_pool_places,
+            lower_max_pool_places, samples=_places_samples))  # fmt: skip
+register(Op("sum_pool", "reduction", infer_sum_pool, ref_sum_pool, lower_sum_pool,
+            samples=lambda: _pool_samples(True)))  # fmt: skip
 register(Op("average_pool", "reduction", infer_average_pool, ref_average_pool, lower_average_pool,
             samples=lambda: _pool_samples(True)))  # fmt: skip
 

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from . import contractions, recurrent, reductions  # these only register cases
+from . import contractions, indexing, recurrent, reductions  # these only register cases
 from .bad import Bad, bad_models
 from .build import CASES, Case, random_inputs, random_values, text, weight
 from .control import (
@@ -50,6 +50,7 @@ __all__ = [
     "five_d_model",
     "function_model",
     "if_model",
+    "indexing",
     "integer_model",
     "loop_model",
     "nonzero_model",
