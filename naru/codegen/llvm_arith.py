@@ -95,6 +95,8 @@ def binary(r: Row, op: str, a: str, b: str) -> str:
         return r.op(_INTEGER[op], a, b)
     if op in ("min", "max", "larger"):
         return r.call(f"{'s' if r.signed else 'u'}{'min' if op == 'min' else 'max'}", a, b)
+    if op == "dot2":
+        return _dot2(r, a, b)
     return _shift(r, op, a, b) if op in ("shl", "shr") else divide(r, op, a, b)
 
 
@@ -121,6 +123,28 @@ def float_extreme(r: Row, op: str, a: str, b: str, number: str = "") -> str:
 def larger(r: Row, a: str, b: str) -> str:
     """a if a > b else b: max, but that a NaN may get lost. x86 has it as one instruction."""
     return r.select(r.put(f"fcmp ogt {r.kind} {a}, {b}"), a, b)
+
+
+# The instruction of x86 for so many lanes, and what it is a part of.
+_PMADDWD = {
+    4: ("x86.sse2.pmadd.wd", "sse2"),
+    8: ("x86.avx2.pmadd.wd", "avx2"),
+    16: ("x86.avx512.pmaddw.d.512", "avx512bw"),
+}
+
+
+def _dot2(r: Row, a: str, b: str) -> str:
+    """low · low + high · high of the two i16 in each lane."""
+    lanes = r.shape[0] if r.shape else 0
+    name, feature = _PMADDWD.get(lanes, ("", ""))
+    if r.code.target.arch == "x86_64" and (feature == "sse2" or r.code.target.has(feature)):
+        halves = f"<{2 * lanes} x i16>"
+        x, y = (r.put(f"bitcast {r.kind} {v} to {halves}") for v in (a, b))
+        return r.put(f"call {r.kind} @llvm.{name}({halves} {x}, {halves} {y})")
+    by = r.integer(16)
+    low = [r.op("ashr", r.op("shl", v, by), by) for v in (a, b)]
+    high = [r.op("ashr", v, by) for v in (a, b)]
+    return r.op("add", r.op("mul", *low), r.op("mul", *high))
 
 
 def _shift(r: Row, op: str, a: str, b: str) -> str:

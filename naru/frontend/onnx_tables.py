@@ -39,6 +39,7 @@ EXTENSIONS: Mapping[str, Extension] = {
     "com.microsoft": {
         **onnx_quantization.MICROSOFT,
         **onnx_quantized.MICROSOFT,
+        **onnx_integers.MICROSOFT,
     },
 }
 

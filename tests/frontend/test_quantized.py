@@ -146,7 +146,36 @@ def _elementwise() -> list[Case]:
     return found
 
 
-CASES = _elementwise()
+def _products() -> list[Case]:
+    """Products that are in pairs, and such that are not: few, or of one channel."""
+    found: list[Case] = []
+    small = per_tensor("uint8", 0.02, 17)
+    for m, k, n in ((5, 16, 7), (3, 9, 20), (1, 2, 3)):
+        a, b = values("uint8", m, k), values("int8", k, n, seed=1) // 2
+        scales, zeros = np.abs(floats(n)) + np.float32(0.01), values("int8", n, seed=2)
+        bias = values("int16", n).astype(np.int32)
+        one_scale = [b, *per_tensor("int8", 0.03, -5)]
+        found += [
+            ("QGemm", [a, *small, *one_scale, bias, *per_tensor("uint8", 1.7, 90)], {}),
+            ("QGemm", [a.T.copy(), *small, b.T.copy(), scales, zeros], {"transA": 1, "transB": 1}),
+            ("MatMulIntegerToFloat", [a, b, number(0.1), scales, small[1], zeros, floats(n)], {}),
+            ("DynamicQuantizeMatMul", [floats(m, k), b, scales, zeros, floats(n)], {}),
+        ]
+    for shape, window, attrs in (
+        ((2, 5, 6, 4), (6, 4, 3, 3), {"pads": [1, 0, 1, 2], "strides": [2, 1]}),
+        ((1, 7, 6, 3), (2, 3, 2, 3), {"dilations": [2, 1]}),
+        ((1, 6, 5, 6), (6, 1, 3, 3), {"group": 6, "pads": [1, 1, 1, 1]}),
+    ):
+        w = [values("int8", *window, seed=3) // 2, *per_tensor("int8", 0.01, 3)]
+        end = [*per_tensor("uint8", 0.9, 100), values("int16", window[0]).astype(np.int32)]
+        found.append(
+            ("QLinearConv", [values("uint8", *shape), *small, *w, *end],
+             {"channels_last": 1, **attrs})
+        )  # fmt: skip
+    return found
+
+
+CASES = [*_elementwise(), *_products()]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +184,78 @@ CASES = _elementwise()
 def test_microsoft(op: str, operands: Operands, attrs: dict[str, Any]) -> None:
     for got, want in run_both(model_of(op, operands, attrs), operands):
         assert_near(got, want)
+
+
+def _standard() -> list[Case]:
+    found: list[Case] = []
+    a, b = values("uint8", 2, 3, 11), values("int8", 11, 6, seed=1) // 2
+    zeros = values("int8", 6, seed=2)
+    found += [
+        ("MatMulInteger", [a, b], {}),
+        ("MatMulInteger", [a, b, number(9, "uint8"), zeros], {}),
+        ("MatMulInteger", [a, values("int8", 2, 11, 4) // 2, number(9, "uint8")], {}),
+        ("MatMulInteger", [a, values("int8", 11) // 2], {}),
+        ("QLinearMatMul", [a, *per_tensor("uint8", 0.02, 17), b, *per_tensor("int8", 0.03, 2),
+                           *per_tensor("uint8", 0.4, 120)], {}),
+        ("QLinearMatMul", [a[0], *per_tensor("uint8", 0.02, 17), b, np.abs(floats(6)), zeros,
+                           *per_tensor("uint8", 9.0, 120)], {}),
+    ]  # fmt: skip
+    for window, attrs in (
+        ((4, 3, 3, 3), {"pads": [1, 1, 1, 1]}),
+        ((4, 3, 2, 3), {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+        ((6, 2, 3, 3), {"group": 2}),
+        ((8, 1, 3, 3), {"group": 4, "pads": [0, 1, 2, 1]}),
+    ):
+        channels = window[1] * int(attrs.get("group", 1))  # pyright: ignore[reportArgumentType]
+        x, w = values("uint8", 2, channels, 7, 6), values("int8", *window, seed=1) // 2
+        one_zero = [number(3, "uint8"), number(-4, "int8")]
+        found += [
+            ("ConvInteger", [x, w], attrs),
+            ("ConvInteger", [x, w, *one_zero], attrs),
+            ("QLinearConv", [x, number(0.1), one_zero[0], w, np.abs(floats(window[0])),
+                             np.zeros(window[0], np.int8), number(9.0), number(70, "uint8")],
+             attrs),
+        ]  # fmt: skip
+    x = floats(3, 10, 4) * np.float32(30)
+    for dtype in ("uint8", "int8", "uint16", "int16"):
+        zeros = values(dtype, 10)
+        blocks = [np.abs(floats(3, 4, 4)) + np.float32(0.1), values(dtype, 3, 4, 4)]
+        attrs: dict[str, Any] = {"axis": 1, "block_size": 3}
+        for op, source in (("QuantizeLinear", x), ("DequantizeLinear", values(dtype, 3, 10, 4))):
+            found += [
+                (op, [source, number(0.3), number(7, dtype)], {}),
+                (op, [source, np.abs(floats(10)) + np.float32(0.1), zeros], {"axis": -2}),
+                (op, [source, *blocks], attrs),
+                (
+                    op,
+                    [source[:, :8], blocks[0][:, :2], blocks[1][:, :2]],
+                    attrs | {"block_size": 4},
+                ),
+            ]
+    found.append(("QuantizeLinear", [x.astype(np.float16), number(0.25, "float16")], {}))
+    return found
+
+
+STANDARD = _standard()
+
+
+@pytest.mark.parametrize(
+    ("op", "operands", "attrs"), STANDARD, ids=[f"{k}-{c[0]}" for k, c in enumerate(STANDARD)]
+)
+def test_standard(op: str, operands: Operands, attrs: dict[str, Any]) -> None:
+    for got, want in run_both(model_of(op, operands, attrs, domain=""), operands):
+        assert_near(got, want)
+
+
+@pytest.mark.parametrize("x", [floats(3, 5), -np.abs(floats(7)), np.zeros(4, np.float32)])
+def test_dynamic_quantize(x: Array) -> None:
+    """Of zeros, the scale is 0 as the standard has it, where ONNX Runtime says 1."""
+    (y, want), (scale, wanted_scale), (zero, wanted_zero) = run_both(
+        model_of("DynamicQuantizeLinear", [x], {}, domain="", outputs=3), [x]
+    )
+    assert_near(y, want)
+    np.testing.assert_allclose(scale, wanted_scale if x.any() else 0, rtol=1e-6)
+    np.testing.assert_array_equal(zero, wanted_zero)
 
 
 def test_mean_of_quantized_rows() -> None:
