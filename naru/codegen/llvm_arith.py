@@ -283,6 +283,8 @@ def _zero(r: Row) -> str:
 
 
 def _from_float(r: Row, to: Row, x: str) -> str:
+    if to.bits <= 16 and not is_float(to.dtype):
+        return _to_small(r, to, x)
     if not is_float(to.dtype):
         name = "fptosi" if to.signed else "fptoui"
         return r.put(f"call {to.kind} @llvm.{name}.sat({r.kind} {x})")
@@ -291,6 +293,21 @@ def _from_float(r: Row, to: Row, x: str) -> str:
         return x if _holds(to.dtype, r.dtype) else to.rounded(x)
     name = "fpext" if wide else "fptrunc"
     return to.rounded(r.put(f"{name} {r.kind} {x} to {to.kind}"))
+
+
+def _to_small(r: Row, to: Row, x: str) -> str:
+    """Held in the range of 8 or 16 bits first, then by way of i32: `fptoui.sat` of such would be a
+    lane at a time. NaN becomes 0."""
+    low, high = (
+        (-(2 ** (to.bits - 1)), 2 ** (to.bits - 1) - 1) if to.signed else (0, 2**to.bits - 1)
+    )
+    least, most, zero = (f"splat ({r.lane} {v}.0)" if r.shape else f"{v}.0" for v in (low, high, 0))
+    if to.signed:
+        x = r.select(r.put(f"fcmp uno {r.kind} {x}, {x}"), zero, x)
+    x = r.select(r.put(f"fcmp ogt {r.kind} {x}, {least}"), x, least)
+    x = r.select(r.put(f"fcmp olt {r.kind} {x}, {most}"), x, most)
+    whole = vector("i32", r.shape)
+    return r.put(f"trunc {whole} {r.put(f'fptosi {r.kind} {x} to {whole}')} to {to.kind}")
 
 
 def _holds(outer: str, inner: str) -> bool:

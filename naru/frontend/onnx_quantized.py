@@ -3,13 +3,18 @@ f32: elementwise ones, pools, softmax, concat. (Products of matrices: onnx_integ
 
 from __future__ import annotations
 
+import numpy as np
+
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import averages, maxima
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit
 from naru.frontend.onnx_quantization import cast, dequantize, quantize, saturate
 from naru.frontend.onnx_signatures import Extension
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, mul
+from naru.ir.simplify import ONE, known, mul
+from naru.ops.registry import constant
+
+MOST_SUMMED = 2**23  # bytes, whose sum i32 holds
 
 
 def one(parameter: Node) -> Node:
@@ -116,28 +121,44 @@ def channels_last(x: Node) -> Node:
     return emit("transpose", x, perm=(0, *range(2, x.type.rank), 1))
 
 
+def requantized(c: OnnxNode, mean: Node) -> Node:
+    """The mean of operand 0 less its zero point, with the scale and zero point of the result."""
+    factor = emit("div", one(c[1]), one(c[3]))
+    return saturate(emit("mul", mean, factor), one_or_none(c.find(4)), c[0].type.dtype)
+
+
+def means(c: OnnxNode, axes: tuple[int, ...], keepdims: bool) -> Node:
+    """Means over axes: of whole numbers, which are summed in i32 where it holds the sum."""
+    x, zero = c[0], one_or_none(c.find(2))
+    count = known(mul(1, *(x.type.shape[a] for a in axes)))
+    if count is None or not 0 < count <= MOST_SUMMED:
+        y = emit("reduce_mean", integer(c, 0), axes=axes, keepdims=keepdims)
+    else:
+        total = emit("reduce_sum", cast(x, "i32"), axes=axes, keepdims=keepdims)
+        if zero is not None:
+            total = emit("sub", total, emit("mul", cast(zero, "i32"), constant(count, np.int32)))
+        y = emit("mul", cast(total, "f32"), constant(1 / count, np.float32))
+    return requantized(c, y)
+
+
 def qlinear_average_pool(c: OnnxNode) -> Node:
-    x, last = wide(c, 0), c.get_flag("channels_last", False)
+    x, last = integer(c, 0), c.get_flag("channels_last", False)
     y = averages(c, channels_first(x) if last else x, c.get_flag("count_include_pad", False))
-    return narrow(c, channels_last(y) if last else y, 3, c[0].type.dtype)
+    return requantized(c, channels_last(y) if last else y)
 
 
 def qlinear_global_average_pool(c: OnnxNode) -> Node:
-    x = wide(c, 0)
-    if x.type.rank < 3:
-        raise ModelError(f"expected an operand of rank 3 or more, found rank {x.type.rank}")
+    rank = c[0].type.rank
+    if rank < 3:
+        raise ModelError(f"expected an operand of rank 3 or more, found rank {rank}")
     first = 1 if c.get_flag("channels_last", False) else 2
-    axes = tuple(range(first, first + x.type.rank - 2))
-    y = emit("reduce_mean", x, axes=axes, keepdims=True)
-    return narrow(c, y, 3, c[0].type.dtype)
+    return means(c, tuple(range(first, first + rank - 2)), True)
 
 
 def qlinear_reduce_mean(c: OnnxNode) -> Node:
-    x, axes = wide(c, 0), c.get_ints("axes")
-    rank = x.type.rank
+    rank, axes = c[0].type.rank, c.get_ints("axes")
     axes = tuple(check_axis(a, rank) for a in axes) if axes else tuple(range(rank))
-    y = emit("reduce_mean", x, axes=axes, keepdims=c.get_flag("keepdims", True))
-    return narrow(c, y, 3, c[0].type.dtype)
+    return means(c, axes, c.get_flag("keepdims", True))
 
 
 def nhwc_max_pool(c: OnnxNode) -> Node:

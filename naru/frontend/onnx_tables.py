@@ -14,6 +14,8 @@ from naru.frontend import (
     onnx_movement,
     onnx_quantization,
     onnx_quantized,
+    onnx_quantized_layers,
+    onnx_quantized_weights,
     onnx_recurrent,
     onnx_reductions,
     onnx_resize,
@@ -40,6 +42,8 @@ EXTENSIONS: Mapping[str, Extension] = {
         **onnx_quantization.MICROSOFT,
         **onnx_quantized.MICROSOFT,
         **onnx_integers.MICROSOFT,
+        **onnx_quantized_weights.MICROSOFT,
+        **onnx_quantized_layers.MICROSOFT,
     },
 }
 
