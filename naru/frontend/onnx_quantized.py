@@ -10,6 +10,7 @@ from naru.frontend.onnx_contractions import averages, maxima
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit
 from naru.frontend.onnx_quantization import cast, dequantize, quantize, saturate
 from naru.frontend.onnx_signatures import Extension
+from naru.ir.expr import Const
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, known, mul
 from naru.ops.registry import constant
@@ -128,17 +129,23 @@ def requantized(c: OnnxNode, mean: Node) -> Node:
 
 
 def means(c: OnnxNode, axes: tuple[int, ...], keepdims: bool) -> Node:
-    """Means over axes: of whole numbers, which are summed in i32 where it holds the sum."""
+    """Means over axes: of whole numbers, which are summed in i32 where it holds the sum. Axes that
+    lie together are one, which has longer runs."""
     x, zero = c[0], one_or_none(c.find(2))
+    kept = tuple(ONE if k in axes else d for k, d in enumerate(x.type.shape))
     count = known(mul(1, *(x.type.shape[a] for a in axes)))
-    if count is None or not 0 < count <= MOST_SUMMED:
-        y = emit("reduce_mean", integer(c, 0), axes=axes, keepdims=keepdims)
+    joined = axes == tuple(range(axes[0], axes[0] + len(axes)))
+    if count is None or not 0 < count <= MOST_SUMMED or not joined:
+        y = emit("reduce_mean", integer(c, 0), axes=axes, keepdims=True)
     else:
-        total = emit("reduce_sum", cast(x, "i32"), axes=axes, keepdims=keepdims)
+        shape = (*x.type.shape[: axes[0]], Const(count), *x.type.shape[axes[-1] + 1 :])
+        rows = emit("reshape", x, shape=shape)
+        total = emit("reduce_sum", cast(rows, "i32"), axes=axes[:1], keepdims=True)
         if zero is not None:
             total = emit("sub", total, emit("mul", cast(zero, "i32"), constant(count, np.int32)))
         y = emit("mul", cast(total, "f32"), constant(1 / count, np.float32))
-    return requantized(c, y)
+    left = tuple(d for k, d in enumerate(kept) if k not in axes)
+    return emit("reshape", requantized(c, y), shape=kept if keepdims else left)
 
 
 def qlinear_average_pool(c: OnnxNode) -> Node:
