@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from . import contractions, recurrent, reductions  # these only register cases
+from . import contractions, quantized, recurrent, reductions  # these only register cases
 from .bad import Bad, bad_models
 from .build import CASES, Case, random_inputs, random_values, text, weight
 from .control import (
@@ -53,6 +53,7 @@ __all__ = [
     "integer_model",
     "loop_model",
     "nonzero_model",
+    "quantized",
     "random_inputs",
     "random_values",
     "recurrent",
