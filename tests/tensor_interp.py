@@ -152,6 +152,11 @@ def _shift(a: Any, b: Any, left: bool) -> Any:
     return a << b if left else a >> b
 
 
+def _dot2(a: Any, b: Any) -> Any:
+    (p, q), (r, s) = (np.array([v], np.int32).view(np.int16).astype(int) for v in (a, b))
+    return np.int32((p * r + q * s + 2**31) % 2**32 - 2**31)
+
+
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -169,6 +174,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "xor": lambda a, b: a ^ b,
     "shl": lambda a, b: _shift(a, b, True),
     "shr": lambda a, b: _shift(a, b, False),
+    "dot2": _dot2,
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "eq": lambda a, b: a == b,

@@ -589,6 +589,7 @@ def test_ops(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "ops", "--json")
     report = json.loads(out)
     assert report["ops"]["matmul"] == "contraction"
+    assert "QGemm" in report["others"]["com.microsoft"]
     assert "Gemm" in report["onnx"]
 
 

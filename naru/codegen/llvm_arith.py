@@ -95,6 +95,8 @@ def binary(r: Row, op: str, a: str, b: str) -> str:
         return r.op(_INTEGER[op], a, b)
     if op in ("min", "max", "larger"):
         return r.call(f"{'s' if r.signed else 'u'}{'min' if op == 'min' else 'max'}", a, b)
+    if op == "dot2":
+        return _dot2(r, a, b)
     return _shift(r, op, a, b) if op in ("shl", "shr") else divide(r, op, a, b)
 
 
@@ -121,6 +123,28 @@ def float_extreme(r: Row, op: str, a: str, b: str, number: str = "") -> str:
 def larger(r: Row, a: str, b: str) -> str:
     """a if a > b else b: max, but that a NaN may get lost. x86 has it as one instruction."""
     return r.select(r.put(f"fcmp ogt {r.kind} {a}, {b}"), a, b)
+
+
+# The instruction of x86 for so many lanes, and what it is a part of.
+_PMADDWD = {
+    4: ("x86.sse2.pmadd.wd", "sse2"),
+    8: ("x86.avx2.pmadd.wd", "avx2"),
+    16: ("x86.avx512.pmaddw.d.512", "avx512bw"),
+}
+
+
+def _dot2(r: Row, a: str, b: str) -> str:
+    """low · low + high · high of the two i16 in each lane."""
+    lanes = r.shape[0] if r.shape else 0
+    name, feature = _PMADDWD.get(lanes, ("", ""))
+    if r.code.target.arch == "x86_64" and (feature == "sse2" or r.code.target.has(feature)):
+        halves = f"<{2 * lanes} x i16>"
+        x, y = (r.put(f"bitcast {r.kind} {v} to {halves}") for v in (a, b))
+        return r.put(f"call {r.kind} @llvm.{name}({halves} {x}, {halves} {y})")
+    by = r.integer(16)
+    low = [r.op("ashr", r.op("shl", v, by), by) for v in (a, b)]
+    high = [r.op("ashr", v, by) for v in (a, b)]
+    return r.op("add", r.op("mul", *low), r.op("mul", *high))
 
 
 def _shift(r: Row, op: str, a: str, b: str) -> str:
@@ -259,6 +283,8 @@ def _zero(r: Row) -> str:
 
 
 def _from_float(r: Row, to: Row, x: str) -> str:
+    if to.bits <= 16 and not is_float(to.dtype):
+        return _to_small(r, to, x)
     if not is_float(to.dtype):
         name = "fptosi" if to.signed else "fptoui"
         return r.put(f"call {to.kind} @llvm.{name}.sat({r.kind} {x})")
@@ -267,6 +293,21 @@ def _from_float(r: Row, to: Row, x: str) -> str:
         return x if _holds(to.dtype, r.dtype) else to.rounded(x)
     name = "fpext" if wide else "fptrunc"
     return to.rounded(r.put(f"{name} {r.kind} {x} to {to.kind}"))
+
+
+def _to_small(r: Row, to: Row, x: str) -> str:
+    """Held in the range of 8 or 16 bits first, then by way of i32: `fptoui.sat` of such would be a
+    lane at a time. NaN becomes 0."""
+    low, high = (
+        (-(2 ** (to.bits - 1)), 2 ** (to.bits - 1) - 1) if to.signed else (0, 2**to.bits - 1)
+    )
+    least, most, zero = (f"splat ({r.lane} {v}.0)" if r.shape else f"{v}.0" for v in (low, high, 0))
+    if to.signed:
+        x = r.select(r.put(f"fcmp uno {r.kind} {x}, {x}"), zero, x)
+    x = r.select(r.put(f"fcmp ogt {r.kind} {x}, {least}"), x, least)
+    x = r.select(r.put(f"fcmp olt {r.kind} {x}, {most}"), x, most)
+    whole = vector("i32", r.shape)
+    return r.put(f"trunc {whole} {r.put(f'fptosi {r.kind} {x} to {whole}')} to {to.kind}")
 
 
 def _holds(outer: str, inner: str) -> bool:

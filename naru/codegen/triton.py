@@ -330,6 +330,10 @@ class _Writer:
             return ATOM, f"tl.{e.op}imum({a}, {b}{nan})"
         if is_integer(kind) and e.op in ("div", "floordiv", "mod"):
             return self.divide(e)
+        if e.op == "dot2":
+            a, b = self.operand(e.a, e.b, ATOM), self.operand(e.b, e.a, ATOM)
+            low = f"({a} << 16 >> 16) * ({b} << 16 >> 16)"
+            return SUM, f"{low} + ({a} >> 16) * ({b} >> 16)"
         if e.op not in OPERATORS:
             raise self.error(f"{e.op} of {kind} is not available")
         symbol, own = OPERATORS[e.op]

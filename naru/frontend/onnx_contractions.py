@@ -205,8 +205,7 @@ def conv_transpose(c: OnnxNode) -> Node:
     return y if bias is None else _with_bias(y, bias)
 
 
-def _pool_window(c: OnnxNode) -> Window:
-    x = c[0]
+def _pool_window(c: OnnxNode, x: Node) -> Window:
     if x.type.rank < 3:
         raise ModelError(f"expected an operand [N, C, spatial…], found rank {x.type.rank}")
     return read_window(c, c.get_ints("kernel_shape") or (), x.type.shape[2:])
@@ -247,19 +246,26 @@ def _padded(x: Node, w: Window, value: float) -> Node:
 
 def max_pool(c: OnnxNode) -> Sequence[Node]:
     """The maxima, and where asked for their places in x."""
-    x, w = c[0], _pool_window(c)
-    pads = _fixed_pads(w)
-    if pads is None:
-        if c.wants(1):
-            raise Unsupported("places of maxima where the padding depends on an input's size")
-        info = DTYPES[x.type.dtype]
-        low = -np.inf if info.kind == "f" else int(np.iinfo(info.numpy).min)
-        return [_pool("max_pool", c, _padded(x, w, low), w, (0,) * len(w.pads))]
-    y = _pool("max_pool", c, x, w, pads)
+    y = maxima(c, c[0])
     if not c.wants(1):
         return [y]
+    w = _pool_window(c, c[0])
+    pads = _fixed_pads(w)
+    if pads is None:
+        raise Unsupported("places of maxima where the padding depends on an input's size")
     column_major = c.get_flag("storage_order", False)
-    return [y, _pool("max_pool_places", c, x, w, pads, y, column_major=column_major)]
+    return [y, _pool("max_pool_places", c, c[0], w, pads, y, column_major=column_major)]
+
+
+def maxima(c: OnnxNode, x: Node) -> Node:
+    """The largest element of each window of x [N, C, spatial…]."""
+    w = _pool_window(c, x)
+    pads = _fixed_pads(w)
+    if pads is None:
+        info = DTYPES[x.type.dtype]
+        low = -np.inf if info.kind == "f" else int(np.iinfo(info.numpy).min)
+        return _pool("max_pool", c, _padded(x, w, low), w, (0,) * len(w.pads))
+    return _pool("max_pool", c, x, w, pads)
 
 
 def average_pool(c: OnnxNode) -> Node:
@@ -268,7 +274,7 @@ def average_pool(c: OnnxNode) -> Node:
 
 def averages(c: OnnxNode, x: Node, include_pad: bool) -> Node:
     """The mean of each window, of all its elements or of those that are not padding."""
-    w = _pool_window(c)
+    w = _pool_window(c, x)
     pads = _fixed_pads(w)
     if pads is not None:
         return _pool("average_pool", c, x, w, pads, count_include_pad=include_pad)
@@ -284,7 +290,7 @@ def averages(c: OnnxNode, x: Node, include_pad: bool) -> Node:
 
 def lp_pool(c: OnnxNode) -> Node:
     """(sum over the window of |x|^p)^(1/p)."""
-    w = _pool_window(c)
+    w = _pool_window(c, c[0])
     pads = _fixed_pads(w)
 
     def total(powers: Node) -> Node:

@@ -27,7 +27,8 @@ from naru.frontend.onnx_node import (
     type_text,
 )
 from naru.frontend.onnx_scope import Missing, Scope, Symbols, Value, identifier
-from naru.frontend.onnx_tables import Handler, find_handler
+from naru.frontend.onnx_signatures import check_signature
+from naru.frontend.onnx_tables import EXTENSIONS, Handler, find_handler, find_signature
 from naru.ir.expr import INT_MAX, Const
 from naru.ir.graph import Attr, Graph, Node, TensorType, make_constant, toposort
 from naru.ir.simplify import known, prod
@@ -197,11 +198,15 @@ class Importer:
             return self.call(function, node, scope, inputs)
         version = self.opset(node, scope)
         schema = check.find_schema(node.op_type, version, domain)
-        if schema is None:
+        signature = find_signature(node.op_type, domain)
+        if signature is not None:
+            check_signature(node, signature, label)
+        elif schema is None:
             raise Unsupported(*self.unknown(node, domain, version))
-        check.check_counts(node, schema, label)
-        check.check_attributes(node, version, domain, label)
-        check.check_dtypes(node, schema, inputs, label)
+        else:
+            check.check_counts(node, schema, label)
+            check.check_attributes(node, version, domain, label)
+            check.check_dtypes(node, schema, inputs, label)
         handler = find_handler(node.op_type, domain)
         if handler is not None:
             attrs = {a.name: a for a in node.attribute}
@@ -261,6 +266,8 @@ class Importer:
         if (domain, node.op_type, node.overload) not in self.functions:
             version = self.opset(node, scope)
             schema = check.find_schema(node.op_type, version, domain)
+            if find_signature(node.op_type, domain) is not None:
+                return [Missing()] * max(len(node.output), 1)
             if schema is None:
                 self.report(f"{label}, opset {version}", *self.unknown(node, domain, version))
             elif find_handler(node.op_type, domain) is None and not has_function(schema):
@@ -284,10 +291,10 @@ class Importer:
                 f"opset {version} of the domain {domain or 'ai.onnx'!r} has no {node.op_type}",
                 "check the name and the opset that the model declares",
             )
-        return (
-            f"the domain {domain!r} is not known",
-            "export without custom operators, or add a function body for it to the model",
-        )
+        hint = "export without custom operators, or add a function body for it to the model"
+        if domain in EXTENSIONS:
+            return f"naru has no {node.op_type} of that domain yet", hint
+        return f"the domain {domain!r} is not known", hint
 
     def use(self, value: Value, where: str) -> Value:
         """A value on its way into a node; reports the first use of an output that we don't make."""
@@ -355,11 +362,15 @@ class Importer:
         return found
 
     def schema_function(
-        self, node: NodeProto, schema: defs.OpSchema, version: int, inputs: Sequence[Node | None]
+        self,
+        node: NodeProto,
+        schema: defs.OpSchema | None,
+        version: int,
+        inputs: Sequence[Node | None],
     ) -> FunctionProto:
         """The body that the standard gives for an op; Unsupported where it gives none."""
         types = [b"" if n is None else type_proto(n.type).SerializeToString() for n in inputs]
-        body = find_function(node, schema, version, types)
+        body = None if schema is None else find_function(node, schema, version, types)
         if body is None:
             raise Unsupported(f"naru has no {node.op_type} yet")
         f = FunctionProto()
@@ -368,6 +379,11 @@ class Importer:
         except DecodeError as error:
             raise Unsupported(f"the standard's body of {node.op_type} cannot be read") from error
         f.name, f.domain = f.name or node.op_type, ""
+        # What a body refers to and neither the node nor the function gives has a default.
+        own = {*f.attribute, *(a.name for a in f.attribute_proto)}
+        for name, a in schema.attributes.items():
+            if name not in own or name in f.attribute:
+                f.attribute_proto.extend([a.default_value] if a.default_value.name else [])
         return f
 
 

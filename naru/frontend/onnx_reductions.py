@@ -126,9 +126,8 @@ def _cumulative(name: str) -> Handler:
         if c[1].op != "bind_dim" and known(prod(c[1].type.shape)) != 1:
             raise ModelError(f"expected one axis, found {type_text(c[1])}")
         if c.is_fixed(1):
-            return emit(
-                name, x, axis=check_axis((c.fixed(1, "the axis") or (0,))[0], rank), **attrs
-            )
+            axis = check_axis((c.fixed(1, "the axis") or (0,))[0], rank)
+            return emit(name, x, axis=axis, **attrs)
         sizes = c.sizes(1, "the axis", lambda raw: _around(raw[0], shape), least=0, example=[0])
         lines = emit("reshape", c[0], shape=sizes or ())
         return emit("reshape", emit(name, lines, axis=1, **attrs), shape=shape)

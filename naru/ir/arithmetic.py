@@ -130,6 +130,11 @@ def _larger(a: Value, b: Value) -> Value:
     return np.select([a > b], [a], b)[()]
 
 
+def _dot2(a: np.ndarray, b: np.ndarray) -> Value:
+    low = a.astype(np.int16).astype(np.int32) * b.astype(np.int16).astype(np.int32)
+    return low + np.right_shift(a, 16) * np.right_shift(b, 16)
+
+
 FLOAT_BINARY: dict[str, Callable[[Value, Value], Value]] = {
     "div": lambda a, b: a / b, "floordiv": np.floor_divide, "mod": np.mod,
     "min": np.minimum, "max": np.maximum, "larger": _larger,
@@ -137,7 +142,7 @@ FLOAT_BINARY: dict[str, Callable[[Value, Value], Value]] = {
 INTEGER_BINARY: dict[str, Callable[[np.ndarray, np.ndarray], Value]] = {
     "div": _truncated_div, "floordiv": _floordiv, "mod": _mod, "pow": _integer_power,
     "min": np.minimum, "max": np.maximum, "larger": np.maximum,
-    "shl": np.left_shift, "shr": np.right_shift,
+    "shl": np.left_shift, "shr": np.right_shift, "dot2": _dot2,
 }  # fmt: skip
 
 

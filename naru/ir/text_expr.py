@@ -51,11 +51,11 @@ from naru.ir.simplify import known, normal, sub
 from naru.ir.tensor import Tensor
 
 REDUCTIONS = ("add", "mul", "min", "max", "larger", "and", "or")
-EXTREMES = ("min", "max", "larger")  # printed as calls
+CALLED = ("min", "max", "larger", "dot2")  # printed as calls
 # Names with a meaning of their own: a variable that is called so is printed as name_1.
 RESERVED = frozenset(
     {
-        *keyword.kwlist, *DTYPES, *UNARY, *CALLS, *EXTREMES, "select", "splat", "column",
+        *keyword.kwlist, *DTYPES, *UNARY, *CALLS, *CALLED, "select", "splat", "column",
         "lanes", "load", "store", "cast", "inf", "nan", "range", "parallel", "unroll", "get",
         "constant", "block",
         *(f"reduce_{op}" for op in REDUCTIONS),
@@ -255,7 +255,7 @@ class ExprPrinter:
 
     def _binary(self, e: Binary, want: str | None) -> tuple[int, list[Piece]]:
         a, b = wants((e.a, e.b), want if e.dtype == e.a.dtype else None)
-        if e.op in EXTREMES:
+        if e.op in CALLED:
             return self._call(e.op, [(e.a, a, 0), (e.b, b, 0)])
         table = LOGICAL if e.dtype == "bool" and e.op in LOGICAL else OPERATORS
         symbol, own, left, right = table[e.op]
@@ -630,7 +630,7 @@ def _arity(r: ExprReader, node: ast.Call, count: int | None) -> None:
         r.fail(node, f"{name}: expected {count} operand{plural}, found {len(node.args)}")
 
 
-def _fn_extreme(op: str) -> Function:
+def _fn_binary(op: str) -> Function:
     return lambda r, args, want: Binary(op, *r.same(args, want))
 
 
@@ -673,9 +673,10 @@ def _fn_instruction(fn: str) -> Function:
 
 Function: TypeAlias = Callable[[ExprReader, list[ast.expr], "str | None"], Expr]
 FUNCTIONS: Mapping[str, tuple[int | None, Function]] = {
-    "min": (2, _fn_extreme("min")),
-    "max": (2, _fn_extreme("max")),
-    "larger": (2, _fn_extreme("larger")),
+    "min": (2, _fn_binary("min")),
+    "max": (2, _fn_binary("max")),
+    "larger": (2, _fn_binary("larger")),
+    "dot2": (2, _fn_binary("dot2")),
     "select": (3, _fn_select),
     "cast": (2, _fn_cast),
     "splat": (None, _fn_splat),

@@ -1,6 +1,8 @@
 """Sums of products: `matmul` (numpy's rule) and `conv` (channels first, no padding, no bias).
 
-Half floats are accumulated in f32 and rounded once.
+Half floats are accumulated in f32 and rounded once. With `paired`, operands are i32 that hold two
+i16 each, neighbours along the axis that is summed over (see `pairs` in quantized.py), and both
+products of each two are added, in i32.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from naru.errors import ModelError
-from naru.ir.expr import Expr, Var
+from naru.ir.expr import Binary, Expr, Var
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import ONE, ZERO, add, floordiv, known, mul, sub
 from naru.ir.tensor import Tensor
 from naru.ops import formula as f
+from naru.ops.formula import Term
 from naru.ops.operands import (
     Dims,
     broadcast_dims,
@@ -48,6 +51,32 @@ def wide(a: Array) -> Array:
     return a.astype(np.float32) if a.dtype.kind in "fV" and a.dtype.itemsize == 2 else a
 
 
+def check_paired(op: str, dtype: str, attrs: Attrs) -> None:
+    """Pairs are kept in i32."""
+    if attrs.get("paired") and dtype != "i32":
+        raise ModelError(f"{op}: expected pairs in i32, got {dtype}")
+
+
+def unpaired(a: Array, axis: int) -> Array:
+    """The i16 in an array of pairs, side by side along the axis. As doubles, in which sums of their
+    products are exact."""
+    low, high = a.astype(np.int16), np.right_shift(a, 16)
+    both = np.stack([low, high], axis % a.ndim + 1)
+    shape = [n * 2 if k == axis % a.ndim else n for k, n in enumerate(a.shape)]
+    return both.reshape(shape).astype(np.float64)
+
+
+def product(x: Term, y: Term, attrs: Attrs) -> Term:
+    """x · y, or the two products of pairs added."""
+    return Term(Binary("dot2", x.expr, y.expr)) if attrs.get("paired") else x * y
+
+
+def random_pairs(*shape: int, seed: int = 0) -> Array:
+    """Two i16 of at most nine bits in each element."""
+    halves = np.random.default_rng(seed).integers(-256, 256, (2, *shape), np.int32)
+    return (halves[0] & 0xFFFF) | halves[1] << 16
+
+
 # --- matmul ---------------------------------------------------------------------------------------
 
 
@@ -63,6 +92,7 @@ def infer_matmul(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     a, b = operand("matmul", types, 0), operand("matmul", types, 1)
     dtype = check_same_dtype("matmul", (a, b))
     check_kind("matmul", dtype, "fiu")
+    check_paired("matmul", dtype, attrs)
     if not a.rank or not b.rank:
         raise ModelError("matmul: an operand is a scalar", hint="use Mul")
     left, right, batch = _matrices(a.shape, b.shape)
@@ -75,6 +105,9 @@ def infer_matmul(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 def ref_matmul(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     a, b = given(arrays), given(arrays, 1)
+    if attrs.get("paired"):
+        exact = np.matmul(unpaired(a, -1), unpaired(b, max(b.ndim - 2, 0)))
+        return (np.asarray(exact).astype(np.int64).astype(np.int32),)
     with np.errstate(all="ignore"):
         return (np.asarray(_product(wide(a), wide(b))).astype(a.dtype),)
 
@@ -93,17 +126,17 @@ def lower_matmul(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Ten
     a, b = given(ins), given(ins, 1)
     left, _, batch = _matrices(a.shape, b.shape)
 
-    def product(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
+    def value(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
         (k,) = over
         rest = list(at[len(batch) :])
         i = (rest.pop(0),) if len(a.shape) > 1 else ()
         j = (rest.pop(0),) if len(b.shape) > 1 else ()
         x = element(a, (*_batch_index(a.shape[:-2], at[: len(batch)]), *i, k))
         y = element(b, (*_batch_index(b.shape[:-2], at[: len(batch)]), k, *j))
-        return (x * y).expr
+        return product(x, y, dict(n.attrs)).expr
 
     name = f"matmul_{len(e.stages)}"
-    out = e.reduce(name, n.type.shape, (left[-1],), "add", product)
+    out = e.reduce(name, n.type.shape, (left[-1],), "add", value)
     return (narrow(e, out, n.type.dtype),)
 
 
@@ -121,6 +154,8 @@ def _matmul_samples() -> Iterable[Sample]:
         yield Sample((random(*a), random(*b, seed=1)))
     for dtype in ("i32", "i64", "f16", "bf16", "f64"):
         yield Sample((random(3, 4, dtype=dtype), random(4, 2, dtype=dtype, seed=1)))
+    for a, b in [((3, 4), (4, 5)), ((17, 33), (33, 20)), ((2, 3, 4), (2, 4, 5)), ((4,), (4, 3))]:
+        yield Sample((random_pairs(*a), random_pairs(*b, seed=1)), {"paired": True})
 
 
 register(
@@ -144,6 +179,7 @@ def infer_conv(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, w = operand("conv", types, 0), operand("conv", types, 1)
     dtype = check_same_dtype("conv", (x, w))
     check_kind("conv", dtype, "fiu")
+    check_paired("conv", dtype, attrs)
     if x.rank < 3 or w.rank != x.rank:
         raise ModelError(
             f"conv: expected x of rank 3 to 5 and w of the same rank, "
@@ -182,6 +218,10 @@ def window_count(op: str, size: Expr, kernel: Expr, stride: int, dilation: int) 
 def ref_conv(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     """One matrix product an image and group, over the windows laid out as columns."""
     x, w = given(arrays), given(arrays, 1)
+    if attrs.get("paired"):
+        plain = {k: v for k, v in attrs.items() if k != "paired"}
+        (exact,) = ref_conv((unpaired(x, 1), unpaired(w, 1)), plain)
+        return (exact.astype(np.int64).astype(np.int32),)
     strides, dilations, group = _settings(attrs, x.ndim - 2)
     kernel = w.shape[2:]
     out_size = [
@@ -211,7 +251,7 @@ def lower_conv(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tenso
     strides, dilations, group = _settings(dict(n.attrs), len(x.shape) - 2)
     channels, filters = w.shape[1], floordiv(w.shape[0], group)
 
-    def product(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
+    def value(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
         image, m, *o = at
         *k, c = over
         source: Expr = c if group == 1 else add(mul(floordiv(m, filters), channels), c)
@@ -219,10 +259,11 @@ def lower_conv(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tenso
             add(mul(oi, s), mul(ki, d))
             for oi, ki, s, d in zip(o, k, strides, dilations, strict=True)
         ]
-        return (element(x, (image, source, *place)) * element(w, (m, c, *k))).expr
+        a, b = element(x, (image, source, *place)), element(w, (m, c, *k))
+        return product(a, b, dict(n.attrs)).expr
 
     name = f"conv_{len(e.stages)}"
-    out = e.reduce(name, n.type.shape, (*w.shape[2:], channels), "add", product)
+    out = e.reduce(name, n.type.shape, (*w.shape[2:], channels), "add", value)
     return (narrow(e, out, n.type.dtype),)
 
 
@@ -244,6 +285,9 @@ def _conv_samples() -> Iterable[Sample]:
     for x, w, attrs in cases:
         yield Sample((random(*x), random(*w, seed=1)), attrs)
     yield Sample((random(1, 3, 5, 5, dtype="f16"), random(2, 3, 3, 3, dtype="f16", seed=1)))
+    pairs = {"paired": True}
+    yield Sample((random_pairs(1, 3, 5, 6), random_pairs(4, 3, 3, 3, seed=1)), pairs)
+    yield Sample((random_pairs(1, 4, 5, 5), random_pairs(6, 2, 3, 3, seed=1)), {"group": 2} | pairs)
 
 
 register(Op("conv", "contraction", infer_conv, ref_conv, lower_conv, samples=_conv_samples))

@@ -21,6 +21,7 @@ from naru.ops import formula as f
 from naru.ops.evaluate import run_if, run_loop
 from naru.ops.kernel_text import KernelText
 from naru.ops.operands import (
+    check_kind,
     operand,
     optional,
     shape_text,

@@ -18,6 +18,7 @@ from naru.schedule.analysis import (
 from naru.schedule.steps import ComputeAt, Order, Rfactor, Schedule, Split, Step, Unroll, Vectorize
 from naru.schedule.vector import Grid, Lane, contiguous_base
 
+LONG_ROW = 4 * VIRTUAL_LANES  # a row that is summed in virtual lanes
 STREAMS = 32  # rows that are read side by side: a core fetches ahead for so many
 
 
@@ -82,13 +83,14 @@ def row_steps(out: Stage, others: list[Stage], lanes: int) -> list[Step]:
     positions = [through(s, out, by_tensor) for s in reductions]
     steps: list[Step] = []
     order = [a.var.name for a in out.axes]
-    if order:
+    by_rows = _reads_rows(out, reductions, positions, by_tensor, lanes)
+    if order and not by_rows:
         n = out.axes[-1].var.name
         # A reduction in the same lanes has its accumulators in registers.
         steps += lane_steps(out, lanes, 1 if any(len(order) - 1 in p for p in positions) else 4)
         order = [*order[:-1], f"{n}.o", f"{n}.i.o", f"{n}.i.i"]
     placed = [
-        _place_reduction(s, out, p, by_tensor, lanes)
+        _place_reduction(s, out, p, by_tensor, lanes, by_rows=by_rows)
         for s, p in zip(reductions, positions, strict=True)
     ]
     # Inside of the loop that a reduction is computed in, each thread would compute it.
@@ -98,12 +100,42 @@ def row_steps(out: Stage, others: list[Stage], lanes: int) -> list[Step]:
     return [*steps, *(s for found in placed for s in found)]
 
 
+def _reads_rows(
+    out: Stage,
+    reductions: list[Stage],
+    positions: list[list[int]],
+    stages: dict[Tensor, Stage],
+    lanes: int,
+) -> bool:
+    """Is each number of the result one of a long row that lies together? Lanes along the result
+    would gather from as many rows."""
+    last = len(out.axes) - 1
+    if not reductions or not all(last in p for p in positions):
+        return False
+    for s, p in zip(reductions, positions, strict=True):
+        found = [r for r in reads(s.value) if r.tensor not in stages]
+        across, along = s.axes[p.index(last)].var, s.reduction[-1]
+        if not found or (known(along.extent) or 0) < LONG_ROW:
+            return False
+        for r in found:
+            gathers = access(r, across, lanes) == "gather"
+            if not gathers or access(r, along.var, VIRTUAL_LANES) != "contiguous":
+                return False
+    return True
+
+
 def _place_reduction(
-    s: Stage, out: Stage, positions: list[int], stages: dict[Tensor, Stage], lanes: int
+    s: Stage,
+    out: Stage,
+    positions: list[int],
+    stages: dict[Tensor, Stage],
+    lanes: int,
+    *,
+    by_rows: bool,
 ) -> list[Step]:
     inner = s.tensor.name
     last = out.axes[-1].var.name if out.axes else ""
-    along_lanes = bool(positions) and len(out.axes) - 1 in positions
+    along_lanes = bool(positions) and len(out.axes) - 1 in positions and not by_rows
     at = ""
     if along_lanes:
         at = f"{last}.o"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from naru.dtypes import is_float
 from naru.ir.expr import Const, Expr, Read, Var
 from naru.ir.simplify import add, known, mul, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction
@@ -71,7 +72,7 @@ def _axis(name: str, extent: int) -> Axis:
 def _cut(stage: Stage) -> tuple[int, int] | None:
     """(k, size): the reduction's axes from k on make a part; `size` > 0: of axis k only so many."""
     extents = [known(a.extent) for a in stage.reduction]
-    if stage.combine != "add" or None in extents:
+    if stage.combine != "add" or None in extents or not is_float(stage.tensor.dtype):
         return None
     sizes = [e or 0 for e in extents]
     if math.prod(sizes) <= LONG:

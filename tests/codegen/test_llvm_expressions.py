@@ -130,6 +130,18 @@ def test_binary(dtype: str, lanes: int, target: Target) -> None:
     check(elementwise("binary", results, buffers, lanes, at), arrays, target)
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 4, 8, 16])
+def test_products_of_pairs(lanes: int, target: Target) -> None:
+    """Two i16 in each i32; an instruction where the target has one for so many lanes."""
+    at, buffers, (a, b) = operands("i32", 2, lanes)
+    least = np.full(COUNT // 4, -2147450880, np.int32)  # twice (-32768)², which wraps
+    rest = values("i32", 8)[: COUNT - len(least)]
+    edge = np.concatenate([least, rest])
+    func = elementwise("pairs", [Binary("dot2", a, b)], buffers, lanes, at)
+    check(func, [edge, edge[::-1].copy()], target)
+    check(func, [edge, edge], target)
+
+
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_shifts(dtype: str, target: Target) -> None:
     """Shifting by the width or more shifts everything out."""

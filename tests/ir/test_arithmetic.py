@@ -104,6 +104,8 @@ def test_integers() -> None:
     assert binary("shr", "i32")(i32(-8), i32(1)) == -4
     assert binary("shl", "u8")(u8(129), u8(1)) == 2
     assert unary("not", "u8")(u8(1)) == 254
+    assert binary("dot2", "i32")(i32((3 << 16) | 5), i32((-2 << 16) | 7)) == 3 * -2 + 5 * 7
+    assert binary("dot2", "i32")(i32(-2147450880), i32(-2147450880)) == -(2**31)
     assert unary("neg", "i32")(i32(-(2**31))) == -(2**31)
     for op in ("div", "floordiv", "mod"):
         with pytest.raises(ZeroDivisionError):

@@ -27,6 +27,17 @@ def plain(onnx_op: str) -> Mapping:
     return lambda s: (onnx_op, list(s.inputs), dict(s.attrs))
 
 
+def product(onnx_op: str) -> Mapping:
+    """Sums of products. Those of pairs in i32 are no operator of ONNX."""
+
+    def call(s: Sample) -> Call:
+        if s.attrs.get("paired"):
+            pytest.skip("no ONNX op")
+        return plain(onnx_op)(s)
+
+    return call
+
+
 def moved(onnx_op: str, *names: str) -> Mapping:
     """Attributes that ONNX takes as operands, in order."""
 
@@ -199,13 +210,13 @@ SAME_NAME = [
     "relu", "floor", "ceil", "round", "sign", "not", "softplus", "softsign", "elu", "celu",
     "hard_sigmoid", "hard_swish", "mish", "add", "sub", "mul", "pow", "min", "max", "and", "or",
     "xor", "equal", "less", "greater", "clip", "where", "identity", "transpose", "gather",
-    "gather_elements", "concat", "shape", "size", "softmax", "log_softmax", "conv", "leaky_relu",
+    "gather_elements", "concat", "shape", "size", "softmax", "log_softmax", "leaky_relu",
     "thresholded_relu", "bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor",
     "less_or_equal", "greater_or_equal", "layer_normalization", "batch_normalization",
     "global_average_pool", "global_max_pool", "max_pool",
 ]  # fmt: skip
 SPECIAL = {
-    "hard_swish": "HardSwish", "matmul": "MatMul", "isnan": "IsNaN", "prelu": "PRelu",
+    "hard_swish": "HardSwish", "isnan": "IsNaN", "prelu": "PRelu",
     "less_or_equal": "LessOrEqual", "bit_shift": "BitShift",
 }  # fmt: skip
 
@@ -227,7 +238,8 @@ DIFFERENT = {
     "transpose-3": "refuses scalars",
 }
 TABLE: dict[str, Mapping] = {
-    **{name: plain(onnx_name(name)) for name in (*SAME_NAME, "matmul", "isnan", "prelu")},
+    **{name: plain(onnx_name(name)) for name in (*SAME_NAME, "isnan", "prelu")},
+    "matmul": product("MatMul"), "conv": product("Conv"),
     "isinf": plain("IsInf"), "gelu": plain("Gelu"), "selu": selu, "cast": cast, "pad": pad,
     "div": nonzero_divisor("Div"), "mod": nonzero_divisor("Mod"),
     "expand": moved("Expand", "shape"), "tile": moved("Tile", "repeats"), "reshape": reshape,

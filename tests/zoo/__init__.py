@@ -11,7 +11,13 @@
 
 from __future__ import annotations
 
-from . import contractions, indexing, recurrent, reductions  # these only register cases
+from . import (  # these only register cases
+    contractions,
+    indexing,
+    quantized,
+    recurrent,
+    reductions,
+)
 from .bad import Bad, bad_models
 from .build import CASES, Case, random_inputs, random_values, text, weight
 from .control import (
@@ -54,6 +60,7 @@ __all__ = [
     "integer_model",
     "loop_model",
     "nonzero_model",
+    "quantized",
     "random_inputs",
     "random_values",
     "recurrent",
