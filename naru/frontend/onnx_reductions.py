@@ -114,6 +114,15 @@ def layer_normalization(c: OnnxNode) -> Sequence[Node]:
     return out
 
 
+def rms_normalization(c: OnnxNode) -> Node:
+    """x / sqrt(mean of squares + epsilon) · scale over the axes from `axis` on. Half floats are
+    computed in f32 whatever `stash_type` says."""
+    axis, epsilon = c.axis(-1, c[0].type.rank), c.get_float("epsilon", 1e-5)
+    y = emit("rms_normalization", c[0], c[1], axis=axis, epsilon=epsilon)
+    # The result has the type of the scale.
+    return y if y.type.dtype == c[1].type.dtype else emit("cast", y, to=c[1].type.dtype)
+
+
 def moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
     """Mean and variance over axes, which stay as dims of size 1."""
     mean = emit("reduce_mean", x, axes=axes, keepdims=True)
@@ -182,5 +191,6 @@ TABLE: dict[str, Handler] = {
     "LayerNormalization": layer_normalization,
     "LogSoftmax": _softmax("log_softmax"),
     "LpNormalization": lp_normalization,
+    "RMSNormalization": rms_normalization,
     "Softmax": _softmax("softmax"),
 }

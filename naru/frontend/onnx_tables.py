@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from naru.frontend import (
+    onnx_attention,
     onnx_contractions,
     onnx_control,
     onnx_elementwise,
@@ -32,6 +33,7 @@ TABLE: Mapping[str, Handler] = {
     **onnx_quantization.TABLE,
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,
+    **onnx_attention.TABLE,
 }
 
 
