@@ -205,8 +205,7 @@ def conv_transpose(c: OnnxNode) -> Node:
     return y if bias is None else _with_bias(y, bias)
 
 
-def _pool_window(c: OnnxNode) -> Window:
-    x = c[0]
+def _pool_window(c: OnnxNode, x: Node) -> Window:
     if x.type.rank < 3:
         raise ModelError(f"expected an operand [N, C, spatial…], found rank {x.type.rank}")
     return read_window(c, c.get_ints("kernel_shape") or (), x.type.shape[2:])
@@ -238,7 +237,12 @@ def _padded(x: Node, w: Window, value: float) -> Node:
 
 def max_pool(c: OnnxNode) -> Node:
     """Without the indices of the maxima: a use of them is reported as unsupported."""
-    x, w = c[0], _pool_window(c)
+    return maxima(c, c[0])
+
+
+def maxima(c: OnnxNode, x: Node) -> Node:
+    """The largest element of each window of x [N, C, spatial…]."""
+    w = _pool_window(c, x)
     pads = _fixed_pads(w)
     if pads is None:
         info = DTYPES[x.type.dtype]
@@ -253,7 +257,7 @@ def average_pool(c: OnnxNode) -> Node:
 
 def averages(c: OnnxNode, x: Node, include_pad: bool) -> Node:
     """The mean of each window, of all its elements or of those that are not padding."""
-    w = _pool_window(c)
+    w = _pool_window(c, x)
     pads = _fixed_pads(w)
     if pads is not None:
         return _pool("average_pool", c, x, w, pads, count_include_pad=include_pad)

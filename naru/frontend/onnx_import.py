@@ -21,7 +21,8 @@ from naru.frontend.onnx_constants import Constants
 from naru.frontend.onnx_data import MAX_RANK, Tensors
 from naru.frontend.onnx_node import AlreadyReported, OnnxNode, Unsupported, type_text
 from naru.frontend.onnx_scope import Missing, Scope, Symbols, Value
-from naru.frontend.onnx_tables import find_handler
+from naru.frontend.onnx_signatures import check_signature
+from naru.frontend.onnx_tables import EXTENSIONS, find_handler, find_signature
 from naru.ir.expr import Const
 from naru.ir.graph import Graph, Node, TensorType, make_constant, toposort
 
@@ -189,11 +190,15 @@ class Importer:
             return self.call(function, node, scope, inputs)
         version = self.opset(node, scope)
         schema = check.find_schema(node.op_type, version, domain)
-        if schema is None:
+        signature = find_signature(node.op_type, domain)
+        if signature is not None:
+            check_signature(node, signature, label)
+        elif schema is None:
             raise Unsupported(*self.unknown(node, domain, version))
-        check.check_counts(node, schema, label)
-        check.check_attributes(node, version, domain, label)
-        check.check_dtypes(node, schema, inputs, label)
+        else:
+            check.check_counts(node, schema, label)
+            check.check_attributes(node, version, domain, label)
+            check.check_dtypes(node, schema, inputs, label)
         handler = find_handler(node.op_type, domain)
         if handler is not None:
             attrs = {a.name: a for a in node.attribute}
@@ -210,6 +215,8 @@ class Importer:
         if (domain, node.op_type, node.overload) not in self.functions:
             version = self.opset(node, scope)
             schema = check.find_schema(node.op_type, version, domain)
+            if find_signature(node.op_type, domain) is not None:
+                return [Missing()] * max(len(node.output), 1)
             if schema is None:
                 self.report(f"{label}, opset {version}", *self.unknown(node, domain, version))
             elif find_handler(node.op_type, domain) is None and not has_function(schema):
@@ -233,10 +240,10 @@ class Importer:
                 f"opset {version} of the domain {domain or 'ai.onnx'!r} has no {node.op_type}",
                 "check the name and the opset that the model declares",
             )
-        return (
-            f"the domain {domain!r} is not known",
-            "export without custom operators, or add a function body for it to the model",
-        )
+        hint = "export without custom operators, or add a function body for it to the model"
+        if domain in EXTENSIONS:
+            return f"naru has no {node.op_type} of that domain yet", hint
+        return f"the domain {domain!r} is not known", hint
 
     def use(self, value: Value, where: str) -> Value:
         """A value on its way into a node; reports the first use of an output that we don't make."""
@@ -304,11 +311,15 @@ class Importer:
         return found
 
     def schema_function(
-        self, node: NodeProto, schema: defs.OpSchema, version: int, inputs: Sequence[Node | None]
+        self,
+        node: NodeProto,
+        schema: defs.OpSchema | None,
+        version: int,
+        inputs: Sequence[Node | None],
     ) -> FunctionProto:
         """The body that the standard gives for an op; Unsupported where it gives none."""
         types = [b"" if n is None else type_proto(n.type).SerializeToString() for n in inputs]
-        body = find_function(node, schema, version, types)
+        body = None if schema is None else find_function(node, schema, version, types)
         if body is None:
             raise Unsupported(f"naru has no {node.op_type} yet")
         f = FunctionProto()

@@ -1,27 +1,26 @@
 """All ONNX operators that are mapped by a function of their own; the others go by the function body
-that the standard gives for them, or are unsupported."""
+that the standard gives for them, or are unsupported. Operators of other domains come with a
+signature, as the standard says nothing of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping
 
 from naru.frontend import (
     onnx_attention,
     onnx_contractions,
     onnx_control,
     onnx_elementwise,
+    onnx_integers,
     onnx_movement,
     onnx_quantization,
+    onnx_quantized,
     onnx_recurrent,
     onnx_reductions,
     onnx_resize,
     onnx_shapes,
 )
-from naru.frontend.onnx_node import OnnxNode
-from naru.ir.graph import Node
-
-Handler: TypeAlias = Callable[[OnnxNode], Node | Sequence[Node]]
+from naru.frontend.onnx_signatures import Extension, Handler
 
 TABLE: Mapping[str, Handler] = {
     **onnx_elementwise.TABLE,
@@ -31,12 +30,30 @@ TABLE: Mapping[str, Handler] = {
     **onnx_resize.TABLE,
     **onnx_shapes.TABLE,
     **onnx_quantization.TABLE,
+    **onnx_integers.TABLE,
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,
     **onnx_attention.TABLE,
 }
 
 
+EXTENSIONS: Mapping[str, Extension] = {
+    "com.microsoft": {
+        **onnx_quantization.MICROSOFT,
+        **onnx_quantized.MICROSOFT,
+    },
+}
+
+
 def find_handler(op: str, domain: str) -> Handler | None:
-    """The function for an operator of the standard's own domain."""
-    return TABLE.get(op) if domain == "" else None
+    """The function for an operator."""
+    if domain == "":
+        return TABLE.get(op)
+    found = EXTENSIONS.get(domain, {}).get(op)
+    return None if found is None else found[1]
+
+
+def find_signature(op: str, domain: str) -> str | None:
+    """The signature of an operator beyond the standard (see onnx_signatures.py)."""
+    found = EXTENSIONS.get(domain, {}).get(op)
+    return None if found is None else found[0]
