@@ -9,7 +9,7 @@ one product, and nothing is repeated. Half floats are widened once and rounded o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -20,13 +20,13 @@ from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_movement import slice_axis
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
 from naru.frontend.onnx_shapes import iota, size_of
+from naru.frontend.onnx_signatures import Extension, Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, ZERO, floordiv, known, maximum, mul, sub
 from naru.ops.operands import compute_dtype, dim_text
 from naru.ops.registry import constant
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 TWO = Const(2)
 SOFTMAX_DTYPES = ("f32", "f16", "f64", "bf16")
 
@@ -47,12 +47,16 @@ def all_true(masks: Sequence[Node | None]) -> Node | None:
 
 def split_heads(x: Node, heads: int | Expr) -> Node:
     """[batch, s, heads · size] -> [batch, heads, s, size]."""
+    return emit("transpose", rows_of_heads(x, heads), perm=(0, 2, 1, 3))
+
+
+def rows_of_heads(x: Node, heads: int | Expr) -> Node:
+    """[batch, s, heads · size] -> [batch, s, heads, size]."""
     batch, s, hidden = x.type.shape
     n, width = known(heads) if isinstance(heads, Expr) else heads, known(hidden)
     if n is not None and (n < 1 or (width is not None and width % n)):
         raise ModelError(f"expected a number of heads that divides {dim_text(hidden)}, found {n}")
-    parts = emit("reshape", x, shape=(batch, s, heads, floordiv(hidden, heads)))
-    return emit("transpose", parts, perm=(0, 2, 1, 3))
+    return emit("reshape", x, shape=(batch, s, heads, floordiv(hidden, heads)))
 
 
 def join_heads(x: Node) -> Node:
@@ -299,19 +303,22 @@ def rotary_embedding(c: OnnxNode) -> Node:
     x, cos, sin, positions = c[0], c[1], c[2], c.find(3)
     if x.type.rank not in (3, 4):
         raise ModelError(f"expected X of rank 3 or 4, found {x.type.rank}")
-    heads = split_heads(x, c.get_int("num_heads", 0)) if x.type.rank == 3 else x
     if positions is not None:
         cos, sin = (emit("gather", t, positions, axis=0) for t in (cos, sin))
     if cos.type.rank != 3 or sin.type.rank != 3:
         raise ModelError("expected cos and sin [batch, s, size / 2], or of rank 2 with positions")
     width = c.get_int("rotary_embedding_dim", 0)
-    y = rotate(heads, cos, sin, c.get_flag("interleaved", False), width)
-    return join_heads(y) if x.type.rank == 3 else y
+    interleaved = c.get_flag("interleaved", False)
+    if x.type.rank == 4:
+        return rotate(x, cos, sin, interleaved, width)
+    y = rotate(rows_of_heads(x, c.get_int("num_heads", 0)), cos, sin, interleaved, width, axis=2)
+    return emit("reshape", y, shape=x.type.shape)
 
 
-def rotate(x: Node, cos: Node, sin: Node, interleaved: bool, width: int = 0) -> Node:
-    """x [batch, heads, s, size], cos and sin [batch or 1, s, turned / 2]: the first `width`
-    (0: all) numbers of a head turn, as pairs (k, k + width / 2) or (2k, 2k + 1)."""
+def rotate(x: Node, cos: Node, sin: Node, interleaved: bool, width: int = 0, axis: int = 1) -> Node:
+    """x [batch, heads, s, size] (or with the heads as axis 2), cos and sin [batch or 1, s, turned /
+    2]: the first `width` (0: all) numbers of a head turn, as pairs (k, k + width / 2) or
+    (2k, 2k + 1)."""
     *lead, size = x.type.shape
     turned = Const(width) if width else size
     half = floordiv(turned, 2)
@@ -322,13 +329,13 @@ def rotate(x: Node, cos: Node, sin: Node, interleaved: bool, width: int = 0) -> 
     y, last = as_dtype(x, wide), x.type.rank - 1
     turning = y if n == m else slice_axis(y, last, ZERO, turned)
     # Both members of a pair as an axis of two; turned, each is cos · itself ± sin · the other.
-    shape, axis = ((half, TWO), last + 1) if interleaved else ((TWO, half), last)
+    shape, two = ((half, TWO), last + 1) if interleaved else ((TWO, half), last)
     pairs = emit("reshape", turning, shape=(*lead, *shape))
-    others = emit("slice", pairs, starts=(Const(-1),), ends=(Const(-3),), axes=(axis,), steps=(-1,))
+    others = emit("slice", pairs, starts=(Const(-1),), ends=(Const(-3),), axes=(two,), steps=(-1,))
     signs = constant([-1.0, 1.0], DTYPES[wide].numpy)
     place = (half, ONE) if interleaved else (ONE, half)
     cos, sin = (
-        emit("reshape", as_dtype(t, wide), shape=(t.type.shape[0], ONE, t.type.shape[1], *place))
+        emit("reshape", as_dtype(t, wide), shape=(*_with_one(t.type.shape[:2], axis), *place))
         for t in (cos, sin)
     )
     signs = signs if interleaved else emit("reshape", signs, shape=(TWO, ONE))
@@ -339,8 +346,17 @@ def rotate(x: Node, cos: Node, sin: Node, interleaved: bool, width: int = 0) -> 
     return emit("concat", made, slice_axis(x, last, turned, sub(size, turned)), axis=last)
 
 
+def _with_one(dims: Sequence[Expr], axis: int) -> tuple[Expr, ...]:
+    return (*dims[:axis], ONE, *dims[axis:])
+
+
 TABLE: dict[str, Handler] = {
     "Attention": attention,
     "RotaryEmbedding": rotary_embedding,
 }
-PREVIEW = {"FlexAttention": flex_attention}
+PREVIEW: Extension = {
+    "FlexAttention": (
+        "Q K V -> Y; prob_mod scale score_mod softmax_precision",
+        flex_attention,
+    ),
+}

@@ -12,6 +12,8 @@ from naru.frontend import (
     onnx_control,
     onnx_elementwise,
     onnx_integers,
+    onnx_microsoft,
+    onnx_microsoft_norm,
     onnx_movement,
     onnx_quantization,
     onnx_quantized,
@@ -38,7 +40,11 @@ TABLE: Mapping[str, Handler] = {
 
 
 EXTENSIONS: Mapping[str, Extension] = {
+    "": onnx_microsoft_norm.STANDARD,
+    "ai.onnx.preview": onnx_attention.PREVIEW,
     "com.microsoft": {
+        **onnx_microsoft.MICROSOFT,
+        **onnx_microsoft_norm.MICROSOFT,
         **onnx_quantization.MICROSOFT,
         **onnx_quantized.MICROSOFT,
     },
@@ -47,8 +53,8 @@ EXTENSIONS: Mapping[str, Extension] = {
 
 def find_handler(op: str, domain: str) -> Handler | None:
     """The function for an operator."""
-    if domain == "":
-        return TABLE.get(op)
+    if domain == "" and op in TABLE:
+        return TABLE[op]
     found = EXTENSIONS.get(domain, {}).get(op)
     return None if found is None else found[1]
 
