@@ -1,7 +1,7 @@
 """Float operators of com.microsoft, as ONNX Runtime's optimiser and its exporters write them.
 
-Source: ContribOperators.md of ONNX Runtime. (Attention: onnx_microsoft_attention.py; small integers:
-onnx_quantized.py.)
+Source: ContribOperators.md of ONNX Runtime. (Attention: onnx_microsoft_attention.py;
+normalisations: onnx_microsoft_norm.py; small integers: onnx_quantized.py.)
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from naru.frontend import (
     onnx_elementwise,
     onnx_integers,
     onnx_microsoft,
+    onnx_microsoft_attention,
     onnx_microsoft_norm,
     onnx_movement,
     onnx_quantization,
@@ -44,6 +45,7 @@ EXTENSIONS: Mapping[str, Extension] = {
     "ai.onnx.preview": onnx_attention.PREVIEW,
     "com.microsoft": {
         **onnx_microsoft.MICROSOFT,
+        **onnx_microsoft_attention.MICROSOFT,
         **onnx_microsoft_norm.MICROSOFT,
         **onnx_quantization.MICROSOFT,
         **onnx_quantized.MICROSOFT,
