@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
+
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import transpose_last
@@ -319,31 +321,50 @@ def rotate(x: Node, cos: Node, sin: Node, interleaved: bool, width: int = 0, axi
     """x [batch, heads, s, size] (or with the heads as axis 2), cos and sin [batch or 1, s, turned /
     2]: the first `width` (0: all) numbers of a head turn, as pairs (k, k + width / 2) or
     (2k, 2k + 1)."""
-    *lead, size = x.type.shape
+    size = x.type.shape[-1]
     turned = Const(width) if width else size
     half = floordiv(turned, 2)
     n, m = known(turned), known(size)
     if n is None or m is None or n % 2 or n > m:
         raise ModelError(f"expected an even size of at most that of a head, found {n} and {m}")
     wide = compute_dtype(x.type.dtype)
-    y, last = as_dtype(x, wide), x.type.rank - 1
-    turning = y if n == m else slice_axis(y, last, ZERO, turned)
-    # Both members of a pair as an axis of two; turned, each is cos · itself ± sin · the other.
-    shape, two = ((half, TWO), last + 1) if interleaved else ((TWO, half), last)
-    pairs = emit("reshape", turning, shape=(*lead, *shape))
-    others = emit("slice", pairs, starts=(Const(-1),), ends=(Const(-3),), axes=(two,), steps=(-1,))
-    signs = constant([-1.0, 1.0], DTYPES[wide].numpy)
-    place = (half, ONE) if interleaved else (ONE, half)
+    last = x.type.rank - 1
+    y = as_dtype(x if n == m else slice_axis(x, last, ZERO, turned), wide)
     cos, sin = (
-        emit("reshape", as_dtype(t, wide), shape=(*_with_one(t.type.shape[:2], axis), *place))
+        emit("reshape", as_dtype(t, wide), shape=(*_with_one(t.type.shape[:2], axis), half))
         for t in (cos, sin)
     )
-    signs = signs if interleaved else emit("reshape", signs, shape=(TWO, ONE))
-    made = emit("add", emit("mul", pairs, cos), emit("mul", others, emit("mul", sin, signs)))
-    made = emit("reshape", as_dtype(made, x.type.dtype), shape=(*lead, turned))
+    made = _turn_neighbours(y, cos, sin) if interleaved else _turn_halves(y, cos, sin)
+    made = as_dtype(made, x.type.dtype)
     if n == m:
         return made
     return emit("concat", made, slice_axis(x, last, turned, sub(size, turned)), axis=last)
+
+
+def _turn_halves(x: Node, cos: Node, sin: Node) -> Node:
+    """Both halves as an axis of two; turned, each is cos · itself ± sin · the other."""
+    *lead, half = (*x.type.shape[:-1], cos.type.shape[-1])
+    last = x.type.rank - 1
+    pairs = emit("reshape", x, shape=(*lead, TWO, half))
+    backwards = {"starts": (Const(-1),), "ends": (Const(-3),), "steps": (-1,)}
+    others = emit("slice", pairs, axes=(last,), **backwards)
+    signs = constant([[-1.0], [1.0]], DTYPES[x.type.dtype].numpy)
+    cos, sin = (emit("reshape", t, shape=(*t.type.shape[:-1], ONE, half)) for t in (cos, sin))
+    made = emit("add", emit("mul", pairs, cos), emit("mul", others, emit("mul", sin, signs)))
+    return emit("reshape", made, shape=x.type.shape)
+
+
+def _turn_neighbours(x: Node, cos: Node, sin: Node) -> Node:
+    """Elements 2k and 2k + 1 turn together. The first and the second of all pairs are taken apart
+    and put together again: pairs in one axis of two would leave the lanes empty."""
+    *lead, half = (*x.type.shape[:-1], cos.type.shape[-1])
+    last = x.type.rank - 1
+    pairs = emit("reshape", x, shape=(*lead, half, TWO))
+    a, b = (emit("gather", pairs, constant(k, np.int64), axis=last + 1) for k in range(2))
+    real = emit("sub", emit("mul", cos, a), emit("mul", sin, b))
+    imaginary = emit("add", emit("mul", sin, a), emit("mul", cos, b))
+    parts = [emit("reshape", t, shape=(*lead, half, ONE)) for t in (real, imaginary)]
+    return emit("reshape", emit("concat", *parts, axis=last + 1), shape=x.type.shape)
 
 
 def _with_one(dims: Sequence[Expr], axis: int) -> tuple[Expr, ...]:

@@ -192,15 +192,17 @@ def conv_transpose_dynamic_pads(c: OnnxNode) -> Node:
 
 
 def cdist(c: OnnxNode) -> Node:
-    """Distances between the rows of A [m, n] and those of B [k, n], by their differences: the
-    formula with a product of matrices loses small distances."""
+    """Distances between the rows of A [m, n] and those of B [k, n]: |a|² + |b|² - 2 a·b, which is
+    a product of matrices, but loses distances far below the rows' lengths."""
     metric = c.get_str("metric", "sqeuclidean", ("euclidean", "sqeuclidean"))
     a, b = c[0], c[1]
     if a.type.rank != 2 or b.type.rank != 2:
         raise ModelError(f"expected two matrices, found ranks {a.type.rank} and {b.type.rank}")
-    a = emit("reshape", a, shape=(a.type.shape[0], ONE, a.type.shape[1]))
-    apart = emit("sub", a, b)
-    y = emit("reduce_sum", emit("mul", apart, apart), axes=(2,), keepdims=False)
+    rows = emit("reduce_sum", emit("mul", a, a), axes=(1,), keepdims=True)
+    columns = emit("reduce_sum", emit("mul", b, b), axes=(1,), keepdims=False)
+    both = emit("matmul", a, transpose_last(b))
+    y = emit("sub", emit("add", rows, columns), emit("mul", both, scalar(2, both)))
+    y = emit("max", y, scalar(0, y))
     return emit("sqrt", y) if metric == "euclidean" else y
 
 

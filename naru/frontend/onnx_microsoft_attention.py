@@ -125,14 +125,22 @@ def _grown(past: Node | None, new: Node, length: Node | None = None) -> Node:
         return new
     if length is None:
         return emit("concat", past, new, axis=2)
-    keys = emit("reshape", iota(past.type.shape[2], past, 2), shape=(past.type.shape[2], ONE))
-    at = emit("sub", keys, length)
-    inside = all_true([
-        emit("greater_or_equal", at, scalar(0, at)), emit("less", at, size_of(new, 2))
-    ])  # fmt: skip
-    rows = emit("gather", new, emit("reshape", at, shape=(past.type.shape[2],)), axis=2)
-    assert inside is not None
-    return emit("where", inside, rows, past)
+    return _appended(past, new, length, past.type.shape[2])
+
+
+def _appended(past: Node, new: Node, before: Node, size: Expr) -> Node:
+    """The present of `size` rows: new ones from row `before` on, a number or [batch, 1]."""
+    batch, heads, s, width = new.type.shape
+    rows = emit("expand", before, shape=(batch, heads))
+    count = mul(batch, heads)
+    y = emit(
+        "append_rows",
+        emit("reshape", past, shape=(count, past.type.shape[2], width)),
+        emit("reshape", new, shape=(count, s, width)),
+        emit("reshape", rows, shape=(count,)),
+        size=size,
+    )
+    return emit("reshape", y, shape=(batch, heads, size, width))
 
 
 def _length(c: OnnxNode, i: int) -> Node | None:
@@ -314,7 +322,6 @@ class Cache:
     before: Node
     ends: Node
     total: Expr
-    count: Node  # of the rows of the present, where sizes do not tell
 
     @staticmethod
     def of(c: OnnxNode, q: Node, total: Expr) -> Cache:
@@ -323,16 +330,14 @@ class Cache:
         batch, s = q.type.shape[:2]
         lengths = emit("reshape", emit("cast", c[5], to="i64"), shape=(batch, ONE, ONE, ONE))
         ends = emit("add", lengths, scalar(1, lengths))
-        long = emit("reshape", emit("cast", c[6], to="i64"), shape=())
-        past = c.find(3)
-        if total is s or past is None:
-            start = emit("sub", ends, ends)
-            return Cache(start, ends, total, long)
+        if total is s or c.find(3) is None:
+            return Cache(emit("sub", ends, ends), ends, total)
         before = emit("sub", ends, size_of(q, 1))
         if known(total) is None or known(s) is None:
+            long = emit("reshape", emit("cast", c[6], to="i64"), shape=())
             first = emit("equal", long, size_of(q, 1))
             before = emit("where", first, scalar(0, ends), before)
-        return Cache(before, ends, total, emit("max", size_of(past, 2), long))
+        return Cache(before, ends, total)
 
     def rotated(self, c: OnnxNode, x: Node) -> Node:
         """x [batch, s, heads, size], turned by the positions of the new keys."""
@@ -348,43 +353,17 @@ class Cache:
         return rotate(x, cos, sin, interleaved, width, axis=2)
 
     def grown(self, past: Node | None, new: Node) -> Node:
-        """The present: rows of the past, the new ones behind them; then 0."""
+        """The present: rows of the past, the new ones behind those in use."""
         if past is None:
             return new
-        batch, heads, s, size = new.type.shape
-        old = past.type.shape[2]
-        t = maximum(old, self.total)
-        zero, one = constant(0, np.int64), constant(1, np.int64)
-        count = constant(known(t), np.int64) if known(t) is not None else self.count
-        keys = emit("range", zero, count, one, length=t)
-        keys = emit("reshape", keys, shape=(ONE, ONE, t))
-        before = emit("reshape", self.before, shape=(*self.before.type.shape[:1], ONE, ONE))
-        ahead = emit("sub", keys, before)
-        at = emit("where", emit("less", ahead, zero), keys, emit("add", ahead, size_of(past, 2)))
-        # Of both together, as the past alone may be empty.
-        both = emit("concat", past, new, axis=2)
-        both = emit("reshape", both, shape=(mul(batch, heads, add(old, s)), size))
-        row = emit("mul", _heads_of(new), emit("add", size_of(past, 2), size_of(new, 2)))
-        last = emit("sub", emit("add", size_of(past, 2), size_of(new, 2)), one)
-        at = emit("add", row, emit("min", at, last))
-        y = emit("gather", both, at, axis=0)
-        kept = emit("reshape", emit("less", ahead, size_of(new, 2)),
-                    shape=(before.type.shape[0], ONE, t, ONE))  # fmt: skip
-        return emit("where", kept, y, scalar(0, y))
+        before = emit("reshape", self.before, shape=(self.before.type.shape[0], ONE))
+        return _appended(past, new, before, maximum(past.type.shape[2], self.total))
 
     def used(self, x: Node) -> Node:
         """The rows of the present that keys of any batch are in."""
         if x.type.shape[2] is self.total:
             return x
         return slice_axis(x, 2, ZERO, minimum(self.total, x.type.shape[2]))
-
-
-def _heads_of(x: Node) -> Node:
-    """The number of each head among those of all batches, as i64 [batch, heads, 1]."""
-    batch, heads = x.type.shape[:2]
-    first = emit("mul", iota(batch, x, 0), size_of(x, 1))
-    rows = emit("reshape", first, shape=(batch, ONE, ONE))
-    return emit("add", rows, emit("reshape", iota(heads, x, 1), shape=(heads, ONE)))
 
 
 def _grouped(c: OnnxNode, q: Node, k: Node, v: Node, cache: Cache) -> Node:

@@ -1,6 +1,7 @@
 """Operators: importing this package fills the registry."""
 
 from naru.ops import (
+    cache,
     contraction,
     control,
     elementwise,
@@ -16,6 +17,7 @@ from naru.ops import (
 from naru.ops.evaluate import evaluate
 
 __all__ = [
+    "cache",
     "contraction",
     "control",
     "elementwise",

@@ -291,8 +291,13 @@ def _np_isinf(x: Array, a: Attrs) -> Array:
 
 
 def _np_shift(a: Array, b: Array, attrs: Attrs) -> Array:
-    moved = a << b if attrs["direction"] == "LEFT" else a >> b
-    return np.where(b < a.dtype.itemsize * 8, moved, a.dtype.type(0))
+    bits = a.dtype.itemsize * 8
+    inside = (b >= 0) & (b < bits)
+    by = np.where(inside, b, 0).astype(b.dtype)
+    if attrs["direction"] == "LEFT":
+        return np.where(inside, a << by, a.dtype.type(0))
+    sign: Array = np.where(a < 0, np.invert(np.zeros_like(a)), np.zeros_like(a))
+    return np.where(inside, a >> by, sign)
 
 
 # --- formulas longer than a line ------------------------------------------------------------------
@@ -362,15 +367,26 @@ def _isinf(x: Term, a: Attrs) -> Term:
     return x.equals(math.inf) & up | x.equals(-math.inf) & down
 
 
+def _sign(x: Term) -> Term:
+    if DTYPES[x.dtype].kind == "u":
+        return f.minimum(x, 1)
+    return f.where(x > 0, 1, f.where(x < 0, -1, x))
+
+
 def _hard_swish(x: Term) -> Term:
     return x * f.minimum(f.maximum(x * (1 / 6) + 0.5, 0), 1)
 
 
 def _shift(a: Term, b: Term, attrs: Attrs) -> Term:
-    """A shift by the width or more gives 0, and is undefined for the machine."""
-    bits = DTYPES[a.dtype].bits
-    by = f.minimum(b, bits - 1)
-    return f.where(b < bits, a << by if attrs["direction"] == "LEFT" else a >> by, 0)
+    """A shift by the width or more, or by less than 0, leaves copies of the sign (to the right), or
+    0; it is undefined for the machine."""
+    bits, signed = DTYPES[a.dtype].bits, DTYPES[a.dtype].kind == "i"
+    inside, by = b < bits, f.minimum(b, bits - 1)
+    if signed:
+        inside, by = inside & (b >= 0), f.maximum(by, 0)
+    if attrs["direction"] == "LEFT":
+        return f.where(inside, a << by, 0)
+    return f.where(inside, a >> by, f.where(a < 0, ~(a ^ a), 0) if signed else 0)
 
 
 def _clip(xs: Sequence[Term | None], attrs: Attrs) -> Term:
@@ -433,6 +449,12 @@ def _shift_samples() -> Iterable[Sample]:
         for dtype in (np.uint8, np.uint32):
             a = np.array([[0, 1, 5, 255]], dtype)
             yield Sample((a, np.array([[0], [1], [7], [8], [40]], dtype)), {"direction": direction})
+        for dtype in (np.int8, np.int64):
+            a, b = (
+                np.array([[0, 1, -5, 127, -128]], dtype),
+                np.array([[0], [7], [100], [-1]], dtype),
+            )
+            yield Sample((a, b), {"direction": direction})
 
 
 def _check_where(op: str, types: Sequence[TensorType]) -> None:
@@ -485,7 +507,7 @@ unary("relu", lambda x: np.maximum(x, 0), lambda x: f.maximum(x, 0), "fi")
 unary("floor", np.floor, f.floor)
 unary("ceil", np.ceil, f.ceil)
 unary("round", np.rint, f.rint)
-unary("sign", np.sign, lambda x: f.where(x > 0, 1, f.where(x < 0, -1, x)), "fi")
+unary("sign", np.sign, _sign, "fiu")
 unary("not", np.logical_not, lambda x: ~x, "b")
 unary("bitwise_not", np.invert, lambda x: ~x, "iu")
 unary("isnan", np.isnan, f.isnan, "f", boolean)
@@ -562,7 +584,12 @@ binary("less", np.less, lambda a, b: a < b, "fiu", boolean)
 binary("less_or_equal", np.less_equal, lambda a, b: a <= b, "fiu", boolean)
 binary("greater", np.greater, lambda a, b: a > b, "fiu", boolean)
 binary("greater_or_equal", np.greater_equal, lambda a, b: a >= b, "fiu", boolean)
-binary("prelu", lambda x, s: np.where(x < 0, s * x, x), lambda x, s: f.where(x < 0, s * x, x), "fi")
+binary(
+    "prelu",
+    lambda x, s: np.where(x < 0, s * x, x),
+    lambda x, s: f.where(x < 0, s * x, x),
+    "fiu",
+)
 binary_with("mod", _np_mod, _mod, {"fmod": 0}, {"fmod": 1}, kinds="fiu")
 elementwise(
     "pow",
@@ -577,7 +604,7 @@ elementwise(
     2,
     lambda xs, a: _np_shift(xs[0], xs[1], a),
     lambda xs, a: _shift(xs[0], xs[1], a),
-    all_of("u"),
+    all_of("iu"),
     samples=_shift_samples,
 )
 # --- more -----------------------------------------------------------------------------------------

@@ -137,6 +137,13 @@ def reshape(s: Sample) -> Call:
     return "Reshape", [*s.inputs, np.array(s.attrs["shape"], np.int64)], {"allowzero": 1}
 
 
+def rms_normalization(s: Sample) -> Call:
+    x, scale = s.inputs
+    if x is None or scale is None or scale.shape != x.shape[s.attrs.get("axis", -1) % x.ndim :]:
+        pytest.skip("the scale has the shape of what is normalised there")
+    return "SimplifiedLayerNormalization", [x, scale], dict(s.attrs)
+
+
 def cumsum(s: Sample) -> Call:
     attrs = {k: v for k, v in s.attrs.items() if k != "axis"}
     return "CumSum", [*s.inputs, np.array(s.attrs["axis"], np.int64)], attrs
@@ -181,7 +188,7 @@ TABLE: dict[str, Mapping] = {
     "div": nonzero_divisor("Div"), "mod": nonzero_divisor("Mod"),
     "expand": moved("Expand", "shape"), "tile": moved("Tile", "repeats"), "reshape": reshape,
     "slice": slice_, "range": range_of_values, "constant_of_shape": constant_of_shape,
-    "trilu": trilu,
+    "trilu": trilu, "rms_normalization": rms_normalization,
     "one_hot": one_hot, "cumsum": cumsum, "average_pool": plain("AveragePool"),
     "arg_max": arg("ArgMax"), "arg_min": arg("ArgMin"),
     **{f"reduce_{n}": reduction("Reduce" + onnx_name(n)) for n in (
