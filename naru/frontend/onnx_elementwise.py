@@ -7,7 +7,7 @@ from functools import reduce
 
 import numpy as np
 
-from naru.dtypes import DTYPES, TINY
+from naru.dtypes import TINY
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
@@ -22,7 +22,7 @@ Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 UNARY = {
     "Abs": "abs", "Acos": "acos", "Acosh": "acosh", "Asin": "asin", "Asinh": "asinh",
     "Atan": "atan", "Atanh": "atanh", "BitwiseNot": "bitwise_not", "Ceil": "ceil", "Cos": "cos",
-    "Cosh": "cosh", "Erf": "erf", "Exp": "exp", "Floor": "floor", "HardSwish": "hard_swish",
+    "Cosh": "cosh", "Exp": "exp", "Floor": "floor", "HardSwish": "hard_swish",
     "Identity": "identity", "IsNaN": "isnan", "Log": "log", "Mish": "mish", "Neg": "neg",
     "Not": "not",
     "Reciprocal": "reciprocal", "Relu": "relu", "Round": "round", "Sigmoid": "sigmoid",
@@ -136,6 +136,29 @@ def gelu(c: OnnxNode) -> Node:
     return emit("gelu", c[0], approximate=approximate)
 
 
+def erf(c: OnnxNode) -> Node:
+    """Opset 9 had it of integers too."""
+    if c[0].type.dtype[0] not in "iu":
+        return emit("erf", c[0])
+    return emit("cast", emit("erf", emit("cast", c[0], to="f64")), to=c[0].type.dtype)
+
+
+def swiglu(c: OnnxNode) -> Node:
+    """swish(A) · B (opset 28)."""
+    return emit("mul", swish(c), c[1])
+
+
+def shrink(c: OnnxNode) -> Node:
+    """x + bias below -lambd, x - bias above lambd, else 0. Both are floats: integers go by f64."""
+    x, dtype = c[0], c[0].type.dtype
+    x = emit("cast", x, to="f64") if dtype[0] in "iu" else x
+    limit, bias = scalar(c.get_float("lambd", 0.5), x), scalar(c.get_float("bias", 0.0), x)
+    low = emit("less", x, emit("neg", limit))
+    above = emit("where", emit("greater", x, limit), emit("sub", x, bias), scalar(0, x))
+    y = emit("where", low, emit("add", x, bias), above)
+    return y if y.type.dtype == dtype else emit("cast", y, to=dtype)
+
+
 def mod(c: OnnxNode) -> Node:
     return emit("mod", c[0], c[1], fmod=c.get_int("fmod", 0))
 
@@ -171,18 +194,6 @@ def bit_cast(c: OnnxNode) -> Node:
     return emit("bit_cast", c[0], source=c[0].type.dtype, to=to)
 
 
-def shrink(c: OnnxNode) -> Node:
-    """x + bias below -lambd, x - bias above lambd, else 0; all in the dtype of x."""
-    x = c[0]
-    zero = scalar(0, x)
-    bias, limit = scalar(c.get_float("bias", 0.0), x), scalar(c.get_float("lambd", 0.5), x)
-    above = emit("where", emit("greater", x, limit), emit("sub", x, bias), zero)
-    if DTYPES[x.type.dtype].kind == "u":  # nothing is below 0
-        return above
-    below = emit("less", x, emit("neg", limit))
-    return emit("where", below, emit("add", x, bias), above)
-
-
 TABLE: dict[str, Handler] = {
     **{onnx: _unary(name) for onnx, name in UNARY.items()},
     **{onnx: _binary(name) for onnx, name in BINARY.items()},
@@ -194,12 +205,14 @@ TABLE: dict[str, Handler] = {
     "CastLike": cast_like,
     "Clip": clip,
     "Dropout": dropout,
+    "Erf": erf,
     "Gelu": gelu,
     "IsInf": is_inf,
     "Mean": mean,
-    "Shrink": shrink,
     "Mod": mod,
     "PRelu": prelu,
+    "Shrink": shrink,
+    "SwiGLU": swiglu,
     "Swish": swish,
     "Tan": tan,
     "Where": lambda c: emit("where", c[0], c[1], c[2]),

@@ -199,14 +199,14 @@ class Importer:
         version = self.opset(node, scope)
         schema = check.find_schema(node.op_type, version, domain)
         signature = find_signature(node.op_type, domain)
-        if signature is not None:
-            check_signature(node, signature, label)
-        elif schema is None:
-            raise Unsupported(*self.unknown(node, domain, version))
-        else:
+        if schema is not None:
             check.check_counts(node, schema, label)
             check.check_attributes(node, version, domain, label)
             check.check_dtypes(node, schema, inputs, label)
+        elif signature is not None:
+            check_signature(node, signature, label)
+        else:
+            raise Unsupported(*self.unknown(node, domain, version))
         handler = find_handler(node.op_type, domain)
         if handler is not None:
             attrs = {a.name: a for a in node.attribute}
@@ -371,7 +371,7 @@ class Importer:
         """The body that the standard gives for an op; Unsupported where it gives none."""
         types = [b"" if n is None else type_proto(n.type).SerializeToString() for n in inputs]
         body = None if schema is None else find_function(node, schema, version, types)
-        if body is None:
+        if schema is None or body is None:
             raise Unsupported(f"naru has no {node.op_type} yet")
         f = FunctionProto()
         try:

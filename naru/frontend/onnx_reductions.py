@@ -21,6 +21,8 @@ REDUCTIONS = {
     "ReduceSum": "reduce_sum", "ReduceSumSquare": "reduce_sum_square",
 }  # fmt: skip
 
+OF_FLOATS = ("reduce_l2", "reduce_log_sum", "reduce_log_sum_exp")
+
 
 def _reduction(name: str) -> Handler:
     return lambda c: reduce_axes(c, name)
@@ -45,6 +47,10 @@ def reduced(name: str, x: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
     if x.type.dtype == "bool":
         small = emit(name, emit("cast", x, to="u8"), axes=axes, keepdims=keepdims)
         return emit("cast", small, to="bool")
+    if name in OF_FLOATS and x.type.dtype[0] in "iu":
+        # Of integers too, by the standard: computed in f64, and the fraction dropped.
+        y = emit(name, emit("cast", x, to="f64"), axes=axes, keepdims=keepdims)
+        return emit("cast", y, to=x.type.dtype)
     return emit(name, x, axes=axes, keepdims=keepdims)
 
 
@@ -160,11 +166,33 @@ def layer_normalization(c: OnnxNode) -> Sequence[Node]:
     return out
 
 
+def rms_normalization(c: OnnxNode) -> Node:
+    """x / sqrt(mean of squares + epsilon) · scale over the axes from `axis` on. Half floats are
+    computed in f32 whatever `stash_type` says."""
+    axis, epsilon = c.axis(-1, c[0].type.rank), c.get_float("epsilon", 1e-5)
+    y = emit("rms_normalization", c[0], c[1], axis=axis, epsilon=epsilon)
+    # The result has the type of the scale.
+    return y if y.type.dtype == c[1].type.dtype else emit("cast", y, to=c[1].type.dtype)
+
+
 def moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
     """Mean and variance over axes, which stay as dims of size 1."""
     mean = emit("reduce_mean", x, axes=axes, keepdims=True)
     apart = emit("sub", x, mean)
     return mean, emit("reduce_mean", emit("mul", apart, apart), axes=axes, keepdims=True)
+
+
+def mean_variance_normalization(c: OnnxNode) -> Node:
+    """(x - mean) / (deviation + 1e-9) over `axes`; in f32 for half floats."""
+    x, rank = c[0], c[0].type.rank
+    given = c.get_ints("axes") if c.has("axes") else (0, 2, 3)
+    axes = tuple(sorted({check_axis(a, rank) for a in given or ()}))
+    half = x.type.dtype in ("f16", "bf16")
+    wide = emit("cast", x, to="f32") if half else x
+    mean, variance = moments(wide, axes)
+    deviation = emit("add", emit("sqrt", variance), scalar(1e-9, wide))
+    y = emit("div", emit("sub", wide, mean), deviation)
+    return emit("cast", y, to=x.type.dtype) if half else y
 
 
 def instance_normalization(c: OnnxNode) -> Node:
@@ -229,5 +257,7 @@ TABLE: dict[str, Handler] = {
     "LayerNormalization": layer_normalization,
     "LogSoftmax": _softmax("log_softmax"),
     "LpNormalization": lp_normalization,
+    "MeanVarianceNormalization": mean_variance_normalization,
+    "RMSNormalization": rms_normalization,
     "Softmax": _softmax("softmax"),
 }

@@ -7,10 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from naru.frontend import (
+    onnx_attention,
     onnx_contractions,
     onnx_control,
     onnx_elementwise,
     onnx_integers,
+    onnx_microsoft,
+    onnx_microsoft_attention,
+    onnx_microsoft_norm,
     onnx_movement,
     onnx_ngrams,
     onnx_quantization,
@@ -40,11 +44,17 @@ TABLE: Mapping[str, Handler] = {
     **onnx_integers.TABLE,
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,
+    **onnx_attention.TABLE,
 }
 
 
 EXTENSIONS: Mapping[str, Extension] = {
+    "": onnx_microsoft_norm.STANDARD,
+    "ai.onnx.preview": onnx_attention.PREVIEW,
     "com.microsoft": {
+        **onnx_microsoft.MICROSOFT,
+        **onnx_microsoft_attention.MICROSOFT,
+        **onnx_microsoft_norm.MICROSOFT,
         **onnx_quantization.MICROSOFT,
         **onnx_quantized.MICROSOFT,
         **onnx_integers.MICROSOFT,
@@ -56,8 +66,8 @@ EXTENSIONS: Mapping[str, Extension] = {
 
 def find_handler(op: str, domain: str) -> Handler | None:
     """The function for an operator."""
-    if domain == "":
-        return TABLE.get(op)
+    if domain == "" and op in TABLE:
+        return TABLE[op]
     found = EXTENSIONS.get(domain, {}).get(op)
     return None if found is None else found[1]
 

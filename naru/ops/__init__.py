@@ -3,6 +3,7 @@
 from naru.ops import (
     bits,
     boxes,
+    cache,
     cast,
     columns,
     contraction,
@@ -28,6 +29,7 @@ from naru.ops.evaluate import evaluate
 __all__ = [
     "bits",
     "boxes",
+    "cache",
     "cast",
     "columns",
     "contraction",

@@ -371,6 +371,12 @@ def _isinf(x: Term, a: Attrs) -> Term:
     return x.equals(math.inf) & up | x.equals(-math.inf) & down
 
 
+def _sign(x: Term) -> Term:
+    if DTYPES[x.dtype].kind == "u":
+        return f.minimum(x, 1)
+    return f.where(x > 0, 1, f.where(x < 0, -1, x))
+
+
 def _hard_swish(x: Term) -> Term:
     return x * f.minimum(f.maximum(x * (1 / 6) + 0.5, 0), 1)
 
@@ -475,7 +481,7 @@ unary("relu", lambda x: np.maximum(x, 0), lambda x: f.maximum(x, 0), "fi")
 unary("floor", np.floor, f.floor)
 unary("ceil", np.ceil, f.ceil)
 unary("round", np.rint, f.rint)
-unary("sign", np.sign, lambda x: f.where(x > 0, 1, f.where(x < 0, -1, x)), "fi")
+unary("sign", np.sign, _sign, "fiu")
 unary("not", np.logical_not, lambda x: ~x, "b")
 unary("bitwise_not", np.invert, lambda x: ~x, "iu")
 unary("isnan", np.isnan, f.isnan, "f", boolean)
@@ -552,7 +558,12 @@ binary("less", np.less, lambda a, b: a < b, "fiu", boolean)
 binary("less_or_equal", np.less_equal, lambda a, b: a <= b, "fiu", boolean)
 binary("greater", np.greater, lambda a, b: a > b, "fiu", boolean)
 binary("greater_or_equal", np.greater_equal, lambda a, b: a >= b, "fiu", boolean)
-binary("prelu", lambda x, s: np.where(x < 0, s * x, x), lambda x, s: f.where(x < 0, s * x, x), "fi")
+binary(
+    "prelu",
+    lambda x, s: np.where(x < 0, s * x, x),
+    lambda x, s: f.where(x < 0, s * x, x),
+    "fiu",
+)
 binary_with("mod", _np_mod, _mod, {"fmod": 0}, {"fmod": 1}, kinds="fiu")
 elementwise(
     "pow",

@@ -1,4 +1,4 @@
-"""Normalisations: softmax, log_softmax, layer_normalization, batch_normalization.
+"""Normalisations: softmax, log_softmax, layer_, rms_ and batch_normalization.
 
 Row-wise ones lower to separate stages (max, exp, sum, …), which the schedule then runs row by row.
 Half floats are computed in f32 and rounded once.
@@ -241,6 +241,73 @@ def _layer_normalization_samples() -> Iterable[Sample]:
 
 register(Op("layer_normalization", "reduction", infer_layer_normalization, ref_layer_normalization,
             lower_layer_normalization, samples=_layer_normalization_samples))  # fmt: skip
+
+
+# --- RMS normalization ----------------------------------------------------------------------------
+
+
+def infer_rms_normalization(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x, scale -> x's shape: x / sqrt(mean of squares + epsilon) · scale, over the axes from `axis`
+    on. The scale may be of another float type; the result is x's."""
+    x, scale = operand("rms_normalization", types, 0), operand("rms_normalization", types, 1)
+    check_kind("rms_normalization", x.dtype, "f")
+    check_kind("rms_normalization", scale.dtype, "f")
+    axis_of("rms_normalization", attrs.get("axis", -1), x.rank)
+    if broadcast_dims("rms_normalization", x.shape, scale.shape) != x.shape:
+        raise ModelError(
+            f"rms_normalization: {shape_text(scale.shape)} does not fit {shape_text(x.shape)}"
+        )
+    return (TensorType(x.dtype, x.shape),)
+
+
+def ref_rms_normalization(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    x, scale = given(arrays), given(arrays, 1)
+    v = wide(x)
+    axes = tuple(range(int(attrs.get("axis", -1)) % x.ndim, x.ndim))
+    with np.errstate(all="ignore"):
+        squares = np.mean(v * v, axes, keepdims=True)
+        out = v / np.sqrt(squares + v.dtype.type(attrs.get("epsilon", 1e-5)))
+        return ((out * wide(scale).astype(v.dtype)).astype(x.dtype),)
+
+
+def lower_rms_normalization(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    """Stages: sum of squares, 1 / root of their mean, the result."""
+    x, scale = given(ins), given(ins, 1)
+    first = axis_of("rms_normalization", n.attr("axis", -1), len(x.shape))
+    axes = tuple(range(first, len(x.shape)))
+    dtype = compute_dtype(x.dtype)
+    count = size_as(dtype, prod(x.shape[first:]))
+    epsilon = n.attr("epsilon", 1e-5)
+    assert isinstance(epsilon, int | float)
+    squares = reduce_stage(e, "rms_norm_squares", x, axes, True, "add", lambda c: c * c)
+    inverse = e.stage(
+        f"rms_norm_inverse_{len(e.stages)}",
+        squares.shape,
+        lambda *at: (1 / f.sqrt(Term(Read(squares, tuple(at))) / count + epsilon)).expr,
+    )
+
+    def result(*at: Expr) -> Expr:
+        row = tuple(ZERO if k >= first else i for k, i in enumerate(at))
+        out = element(x, at) * Term(Read(inverse, row))
+        return f.cast(out * f.cast(Term(broadcast_read(scale, at)), dtype), n.type.dtype).expr
+
+    return (e.stage(f"rms_norm_{len(e.stages)}", x.shape, result),)
+
+
+def _rms_normalization_samples() -> Iterable[Sample]:
+    yield Sample((random(2, 3, 5), random(5, seed=1)), {"axis": -1, "epsilon": 1e-5})
+    yield Sample((random(2, 3, 5), random(3, 5)), {"axis": 1, "epsilon": 1e-3})
+    yield Sample((random(2, 3, 5), random()), {"axis": 0})
+    yield Sample((random(2, 1), random(1)), {"axis": -1})
+    yield Sample((random(0, 5), random(5)), {"axis": -1})
+    yield Sample((random(2, 17, dtype="f64"), random(17, dtype="f64")), {"axis": -1})
+    yield Sample((random(2, 4, dtype="f16"), random(4, dtype="f16", seed=1)), {"axis": -1})
+    yield Sample((random(2, 4, dtype="bf16"), random(4, seed=1)), {"axis": -1})
+    yield Sample((np.array([[np.nan, 1], [np.inf, 0], [0, -0.0]], np.float32), random(2)), {})
+
+
+register(Op("rms_normalization", "reduction", infer_rms_normalization, ref_rms_normalization,
+            lower_rms_normalization, samples=_rms_normalization_samples))  # fmt: skip
 
 
 # --- batch normalization --------------------------------------------------------------------------

@@ -204,6 +204,13 @@ def bit_shift(s: Sample) -> Call:
     return "BitShift", list(s.inputs), dict(s.attrs)
 
 
+def rms_normalization(s: Sample) -> Call:
+    x, scale = s.inputs
+    if x is None or scale is None or scale.shape != x.shape[s.attrs.get("axis", -1) % x.ndim :]:
+        pytest.skip("the scale has the shape of what is normalised there")
+    return "SimplifiedLayerNormalization", [x, scale], dict(s.attrs)
+
+
 SAME_NAME = [
     "tan", "atan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh",
     "neg", "abs", "exp", "log", "sqrt", "reciprocal", "sin", "cos", "tanh", "sigmoid", "erf",
@@ -244,10 +251,11 @@ TABLE: dict[str, Mapping] = {
     "div": nonzero_divisor("Div"), "mod": nonzero_divisor("Mod"),
     "expand": moved("Expand", "shape"), "tile": moved("Tile", "repeats"), "reshape": reshape,
     "slice": slice_, "range": range_of_values, "constant_of_shape": constant_of_shape,
-    "trilu": trilu,
+    "rms_normalization": rms_normalization,
     "one_hot": one_hot, "cumsum": cumulative("CumSum"), "bit_shift": bit_shift,
     "scatter_elements": scatter("ScatterElements"), "scatter_nd": scatter("ScatterND"),
     "top_k": top_k, "reverse_sequence": reverse_sequence, "average_pool": plain("AveragePool"),
+    "trilu": trilu,
     "arg_max": arg("ArgMax"), "arg_min": arg("ArgMin"),
     **{f"reduce_{n}": reduction("Reduce" + onnx_name(n)) for n in (
         "sum", "mean", "max", "min", "prod", "sum_square", "l1", "l2", "log_sum", "log_sum_exp")},
