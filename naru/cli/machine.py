@@ -55,10 +55,10 @@ def ops_command(as_json: bool) -> None:
       naru ops
       naru ops --json
     """
-    from naru.frontend.onnx_tables import TABLE
+    from naru.frontend.onnx_tables import TABLES
     from naru.ops.registry import OPS
 
-    names = sorted(TABLE)
+    names = sorted(f"{d}.{op}" if d else op for d, table in TABLES.items() for op in table)
     ops = {name: op.kind for name, op in sorted(OPS.items())}
     if as_json:
         print_json({"onnx": names, "ops": ops})

@@ -10,12 +10,15 @@ from naru.frontend import (
     onnx_contractions,
     onnx_control,
     onnx_elementwise,
+    onnx_ml,
     onnx_movement,
     onnx_quantization,
     onnx_recurrent,
     onnx_reductions,
     onnx_resize,
     onnx_shapes,
+    onnx_training,
+    onnx_trees,
 )
 from naru.frontend.onnx_node import OnnxNode
 from naru.ir.graph import Node
@@ -35,6 +38,13 @@ TABLE: Mapping[str, Handler] = {
 }
 
 
+TABLES: Mapping[str, Mapping[str, Handler]] = {
+    "": TABLE,
+    "ai.onnx.ml": {**onnx_ml.TABLE, **onnx_trees.TABLE},
+    "ai.onnx.preview.training": onnx_training.TABLE,
+}
+
+
 def find_handler(op: str, domain: str) -> Handler | None:
-    """The function for an operator of the standard's own domain."""
-    return TABLE.get(op) if domain == "" else None
+    """The function for an operator of a domain."""
+    return TABLES.get(domain, {}).get(op)

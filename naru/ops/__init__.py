@@ -11,6 +11,7 @@ from naru.ops import (
     reduction,
     shape,
     transposed,
+    trees,
     trigonometry,
 )
 from naru.ops.evaluate import evaluate
@@ -27,5 +28,6 @@ __all__ = [
     "reduction",
     "shape",
     "transposed",
+    "trees",
     "trigonometry",
 ]
