@@ -22,6 +22,7 @@ from naru.frontend.onnx_scores import (
     first_greatest,
     integer_labels,
     label_at,
+    negative,
     opposite,
     rows_of,
     transform,
@@ -247,7 +248,7 @@ def linear_classifier(c: OnnxNode) -> Sequence[Node]:
 
 def classify_linear(c: OnnxNode, labels: Sequence[int]) -> Sequence[Node]:
     """(label of each row, scores). There are as many classes as intercepts; a model of one score
-    has two labels, and its second score is 1 minus the first."""
+    has two labels, and its first score is 1 minus the second."""
     post = c.get_str("post_transform", "NONE", TRANSFORMS)
     count = len(c.get_floats("intercepts")) or len(labels)
     scores = linear_scores(c, count)
@@ -262,7 +263,7 @@ def classify_linear(c: OnnxNode, labels: Sequence[int]) -> Sequence[Node]:
         return label, transform(scores, post)
     if post == "PROBIT":
         raise Unsupported("PROBIT of a single score of two classes")
-    return label, opposite(scores)
+    return label, negative(scores, post) if post == "LOGISTIC" else opposite(scores)
 
 
 TABLE: dict[str, Handler] = {

@@ -164,3 +164,5 @@ for transform in ("NONE", "SOFTMAX", "LOGISTIC"):
           post_transform=transform, **LABELS)  # fmt: skip
 plain("ml_linear_classifier_binary", "LinearClassifier", [I64, F32], coefficients=WEIGHTS[:4],
       intercepts=[0.1], classlabels_ints=[3, 8])  # fmt: skip
+plain("ml_linear_classifier_binary_logistic", "LinearClassifier", [I64, F32], intercepts=[0.1],
+      coefficients=WEIGHTS[:4], classlabels_ints=[3, 8], post_transform="LOGISTIC")  # fmt: skip
