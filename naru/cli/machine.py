@@ -55,20 +55,17 @@ def ops_command(as_json: bool) -> None:
       naru ops
       naru ops --json
     """
-    from naru.frontend.onnx_tables import EXTENSIONS, TABLE
+    from naru.frontend.onnx_tables import operators
     from naru.ops.registry import OPS
 
-    names = sorted(TABLE)
+    found = operators()
     ops = {name: op.kind for name, op in sorted(OPS.items())}
     if as_json:
-        others = {domain: sorted(table) for domain, table in EXTENSIONS.items()}
-        print_json({"onnx": names, "others": others, "ops": ops})
+        print_json({"onnx": found.pop("ai.onnx"), "others": found, "ops": ops})
         return
-    click.echo(wrap(f"{len(names)} ONNX operators: ", " ".join(names)))
-    click.echo("and every operator that the standard defines as a function of these")
-    for domain, table in EXTENSIONS.items():
-        click.echo(wrap(f"{len(table)} of {domain}: ", " ".join(sorted(table))))
-    click.echo("")
+    for domain, names in found.items():
+        click.echo(wrap(f"{len(names)} operators of {domain}: ", " ".join(names)))
+    click.echo("and every operator that the standard defines as a function of these\n")
     for kind in sorted(set(ops.values())):
         of_kind = [name for name, k in ops.items() if k == kind]
         click.echo(wrap(f"{kind:12} ", " ".join(of_kind)))

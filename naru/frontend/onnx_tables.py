@@ -15,6 +15,7 @@ from naru.frontend import (
     onnx_microsoft,
     onnx_microsoft_attention,
     onnx_microsoft_norm,
+    onnx_ml,
     onnx_movement,
     onnx_ngrams,
     onnx_quantization,
@@ -27,6 +28,8 @@ from naru.frontend import (
     onnx_scatter,
     onnx_shapes,
     onnx_sorting,
+    onnx_training,
+    onnx_trees,
 )
 from naru.frontend.onnx_signatures import Extension, Handler
 
@@ -64,10 +67,17 @@ EXTENSIONS: Mapping[str, Extension] = {
 }
 
 
+TABLES: Mapping[str, Mapping[str, Handler]] = {
+    "": TABLE,
+    "ai.onnx.ml": {**onnx_ml.TABLE, **onnx_trees.TABLE},
+    "ai.onnx.preview.training": onnx_training.TABLE,
+}
+
+
 def find_handler(op: str, domain: str) -> Handler | None:
     """The function for an operator."""
-    if domain == "" and op in TABLE:
-        return TABLE[op]
+    if op in TABLES.get(domain, {}):
+        return TABLES[domain][op]
     found = EXTENSIONS.get(domain, {}).get(op)
     return None if found is None else found[1]
 
@@ -76,3 +86,11 @@ def find_signature(op: str, domain: str) -> str | None:
     """The signature of an operator beyond the standard (see onnx_signatures.py)."""
     found = EXTENSIONS.get(domain, {}).get(op)
     return None if found is None else found[0]
+
+
+def operators() -> dict[str, list[str]]:
+    """The operators of each domain that have a function here, the standard's own domain first."""
+    found = {domain: set(table) for domain, table in TABLES.items()}
+    for domain, table in EXTENSIONS.items():
+        found.setdefault(domain, set()).update(table)
+    return {domain or "ai.onnx": sorted(names) for domain, names in found.items()}

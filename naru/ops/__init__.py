@@ -22,6 +22,7 @@ from naru.ops import (
     shape,
     sorting,
     transposed,
+    trees,
     trigonometry,
 )
 from naru.ops.evaluate import evaluate
@@ -49,5 +50,6 @@ __all__ = [
     "shape",
     "sorting",
     "transposed",
+    "trees",
     "trigonometry",
 ]

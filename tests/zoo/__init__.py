@@ -17,6 +17,7 @@ from . import (  # these only register cases
     quantized,
     recurrent,
     reductions,
+    trees,
 )
 from .bad import Bad, bad_models
 from .build import CASES, Case, random_inputs, random_values, text, weight
@@ -73,6 +74,7 @@ __all__ = [
     "text",
     "tiny_resnet",
     "transformer",
+    "trees",
     "weight",
     "while_model",
 ]
