@@ -152,10 +152,10 @@ def conv(c: OnnxNode) -> Node:
         dilations=window.dilations,
         group=c.get_int("group", 1),
     )
-    return y if bias is None else _with_bias(y, bias)
+    return y if bias is None else with_bias(y, bias)
 
 
-def _with_bias(y: Node, bias: Node) -> Node:
+def with_bias(y: Node, bias: Node) -> Node:
     """One number a channel added to [N, M, …]."""
     if bias.type.rank != 1:
         raise ModelError(f"expected a bias of rank 1, found rank {bias.type.rank}")
@@ -202,7 +202,7 @@ def conv_transpose(c: OnnxNode) -> Node:
         size=tuple(size),
         group=c.get_int("group", 1),
     )
-    return y if bias is None else _with_bias(y, bias)
+    return y if bias is None else with_bias(y, bias)
 
 
 def _pool_window(c: OnnxNode) -> Window:

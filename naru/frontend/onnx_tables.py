@@ -16,6 +16,8 @@ from naru.frontend import (
     onnx_reductions,
     onnx_resize,
     onnx_shapes,
+    onnx_signal,
+    onnx_vision,
 )
 from naru.frontend.onnx_node import OnnxNode
 from naru.ir.graph import Node
@@ -32,6 +34,8 @@ TABLE: Mapping[str, Handler] = {
     **onnx_quantization.TABLE,
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,
+    **onnx_signal.TABLE,
+    **onnx_vision.TABLE,
 }
 
 
