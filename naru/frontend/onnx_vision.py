@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from naru.dtypes import is_float
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import read_window, window_of, with_bias
-from naru.frontend.onnx_node import OnnxNode, Unsupported, emit
-from naru.ir.expr import Const
+from naru.frontend.onnx_movement import slice_axis
+from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import floordiv, known, mul, prod
+from naru.ir.simplify import ONE, floordiv, known, mul, prod
 from naru.ops.deformed import Windows
-from naru.ops.operands import check_equal
+from naru.ops.operands import check_equal, shape_text
+from naru.ops.registry import constant
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 SAMPLES = {"bilinear": "linear", "bicubic": "cubic"}  # names of opset 16
@@ -41,6 +45,45 @@ def grid_sample(c: OnnxNode) -> Node:
     align = int(c.get_flag("align_corners", False))
     y = emit("grid_sample", x, flat, mode=mode, padding=padding, align=align)
     return emit("reshape", y, shape=(*y.type.shape[:2], *places))
+
+
+def affine_grid(c: OnnxNode) -> Node:
+    """theta [N, r, r + 1] times the places (…, y, x, 1) of an image of `size` -> [N, *S, r]."""
+    theta, size = c[0], c.sizes(1, "the size") or ()
+    rank = len(size) - 2
+    found = tuple(map(known, theta.type.shape[1:]))
+    if rank not in (2, 3) or found not in ((rank, rank + 1), (None, None)):
+        raise ModelError(
+            f"expected theta [N, 2, 3] and a size of 4, or [N, 3, 4] and 5, found "
+            f"{shape_text(theta.type.shape)} and {len(size)}"
+        )
+    align = c.get_flag("align_corners", False)
+    work = theta if theta.type.dtype == "f64" else emit("cast", theta, to="f32")
+    column = slice_axis(work, 2, Const(rank), ONE)
+    total = emit("reshape", column, shape=(theta.type.shape[0], Const(rank), *[ONE] * rank))
+    for k, d in enumerate(size[2:]):
+        shape = [ONE] * rank
+        shape[k] = d
+        places = emit("reshape", _places(c, k + 2, d, work, align), shape=tuple(shape))
+        column = slice_axis(work, 2, Const(rank - 1 - k), ONE)
+        column = emit("reshape", column, shape=(theta.type.shape[0], Const(rank), *[ONE] * rank))
+        total = emit("add", total, emit("mul", column, places))
+    y = emit("transpose", total, perm=(0, *range(2, rank + 2), 1))
+    return y if theta.type.dtype == work.type.dtype else emit("cast", y, to=theta.type.dtype)
+
+
+def _places(c: OnnxNode, at: int, size: Expr, like: Node, align: bool) -> Node:
+    """Places in -1..1 of the elements along an axis whose size is number `at` of operand 1."""
+    zero, one = constant(0, np.int64), constant(1, np.int64)
+    count = emit("gather", emit("cast", c[1], to="i64"), constant(at, np.int64), axis=0)
+    steps = emit("cast", emit("range", zero, count, one, length=size), to=like.type.dtype)
+    count = emit("cast", count, to=like.type.dtype)
+    if align:
+        gaps = emit("max", emit("sub", count, scalar(1, like)), scalar(1, like))
+        twice = emit("mul", steps, scalar(2, like))
+        return emit("sub", emit("div", twice, gaps), scalar(1, like))
+    odd = emit("add", emit("mul", steps, scalar(2, like)), scalar(1, like))
+    return emit("sub", emit("div", odd, count), scalar(1, like))
 
 
 def deform_conv(c: OnnxNode) -> Node:
@@ -113,6 +156,7 @@ def max_roi_pool(c: OnnxNode) -> Node:
 
 
 TABLE: dict[str, Handler] = {
+    "AffineGrid": affine_grid,
     "DeformConv": deform_conv,
     "GridSample": grid_sample,
     "MaxRoiPool": max_roi_pool,

@@ -194,8 +194,9 @@ def _np_reflect(v: Array, low: float, high: float) -> Array:
     turns = np.floor(far / v.dtype.type(width))
     rest = far - turns * v.dtype.type(width)
     even = turns - np.floor(turns / 2) * 2 == 0
-    up = under == even
-    return np.where(far > 0, np.where(up, low + rest, high - rest), v).astype(v.dtype)
+    up: Array = np.equal(under, even)
+    turned: Array = np.where(up, np.add(low, rest), np.subtract(high, rest))
+    return np.where(far > 0, turned, v).astype(v.dtype)
 
 
 def _np_near(t: Array) -> Array:
