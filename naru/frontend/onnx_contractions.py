@@ -268,15 +268,29 @@ def averages(c: OnnxNode, x: Node, include_pad: bool) -> Node:
 
 
 def lp_pool(c: OnnxNode) -> Node:
-    """(sum over the window of |x|^p)^(1/p), as an average times the size of the window."""
-    x, p = c[0], c.get_int("p", 2)
-    if c.get_flag("ceil_mode", False):
-        raise Unsupported("LpPool with ceil_mode")
+    """(sum over the window of |x|^p)^(1/p)."""
+    w, kind = _pool_window(c), c[0].type.dtype
+    pads = _fixed_pads(w)
+    # A power of a half float overflows where the result does not.
+    x = emit("cast", c[0], to="f32") if kind in ("f16", "bf16") else c[0]
+
+    def sums(powers: Node) -> Node:
+        if pads is None:
+            return _pool("sum_pool", c, _padded(powers, w, 0.0), w, (0,) * len(w.pads))
+        return _pool("sum_pool", c, powers, w, pads)
+
+    return emit("cast", _norm(x, c.get_int("p", 2), sums), to=kind)
+
+
+def _norm(x: Node, p: int, sums: Callable[[Node], Node]) -> Node:
+    """The p-th root of sums of |x|^p."""
     if p < 1:
         raise ModelError(f"attribute 'p': expected at least 1, found {p}")
-    size = float(np.prod(c.get_ints("kernel_shape") or (1,)))
-    powers = emit("pow", emit("abs", x), scalar(p, x))
-    total = emit("mul", averages(c, powers, True), scalar(size, x))
+    if p == 1:
+        return sums(emit("abs", x))
+    if p == 2:
+        return emit("sqrt", sums(emit("mul", x, x)))
+    total = sums(emit("pow", emit("abs", x), scalar(p, x)))
     return emit("pow", total, scalar(1 / p, x))
 
 
@@ -288,95 +302,21 @@ def _global(name: str) -> Callable[[OnnxNode], Node]:
     return handler
 
 
-def batch_normalization(c: OnnxNode) -> Node:
-    training = c.get_flag("training_mode", False) or (
-        c.version < 7 and not c.get_flag("is_test", False)
-    )
-    if training:
-        raise Unsupported("training mode", "export the model for inference (eval mode)")
-    if c.version < 9 and not c.get_flag("spatial", True):
-        raise Unsupported("statistics per element (spatial = 0)")
-    return emit(
-        "batch_normalization", c[0], c[1], c[2], c[3], c[4], epsilon=c.get_float("epsilon", 1e-5)
-    )
-
-
-def einsum(c: OnnxNode) -> Node:
-    """Operands are combined from the left; a label that nothing behind needs is summed at once."""
-    equation = c.get_str("equation", "").replace(" ", "")
-    sources, arrow, result = equation.partition("->")
-    terms = sources.split(",")
-    if len(terms) != len(c.inputs) or "." in equation or not terms:
-        raise Unsupported(f"the equation {equation!r}", "write it without ellipses")
-    if not arrow:
-        letters = "".join(terms)
-        result = "".join(sorted(s for s in set(letters) if letters.count(s) == 1))
-    for k, term in enumerate(terms):
-        if len(set(term)) != len(term):
-            raise Unsupported(f"a repeated label in the equation {equation!r}")
-        if len(term) != c[k].type.rank:
-            raise ModelError(f"{term!r} of {equation!r} does not fit rank {c[k].type.rank}")
-    x, labels = c[0], terms[0]
-    for k, term in enumerate(terms[1:], 1):
-        wanted = set(result).union(*terms[k + 1 :])
-        x, labels = _pair(x, labels, c[k], term, wanted)
-    x, labels = _sum_labels(x, labels, set(result))
-    if set(labels) != set(result) or len(set(result)) != len(result):
-        raise ModelError(f"the result of {equation!r} has a label that no operand has")
-    return _permute(x, labels, result)
-
-
-def _sum_labels(x: Node, labels: str, wanted: set[str]) -> tuple[Node, str]:
-    axes = tuple(k for k, s in enumerate(labels) if s not in wanted)
-    if not axes:
-        return x, labels
-    kept = "".join(s for s in labels if s in wanted)
-    return emit("reduce_sum", x, axes=axes, keepdims=False), kept
-
-
-def _permute(x: Node, labels: str, wanted: str) -> Node:
-    if labels == wanted:
-        return x
-    return emit("transpose", x, perm=tuple(labels.index(s) for s in wanted))
-
-
-def _pair(a: Node, la: str, b: Node, lb: str, wanted: set[str]) -> tuple[Node, str]:
-    """Two operands as one batched matrix product [batch, rows, sum] · [batch, sum, columns]."""
-    a, la = _sum_labels(a, la, wanted | set(lb))
-    b, lb = _sum_labels(b, lb, wanted | set(la))
-    batch = "".join(s for s in la if s in lb and s in wanted)
-    summed = "".join(s for s in la if s in lb and s not in wanted)
-    rows = "".join(s for s in la if s not in lb)
-    columns = "".join(s for s in lb if s not in la)
-    size = dict(zip(lb, b.type.shape, strict=True)) | dict(zip(la, a.type.shape, strict=True))
-
-    def flat(x: Node, labels: str, groups: Sequence[str]) -> Node:
-        moved = _permute(x, labels, batch + "".join(groups))
-        sizes = [mul(1, *(size[s] for s in g)) for g in groups]
-        return emit("reshape", moved, shape=(*(size[s] for s in batch), *sizes))
-
-    product = emit("matmul", flat(a, la, (rows, summed)), flat(b, lb, (summed, columns)))
-    labels = batch + rows + columns
-    return emit("reshape", product, shape=tuple(size[s] for s in labels)), labels
-
-
 def matmul(c: OnnxNode) -> Node:
     return emit("matmul", c[0], c[1])
 
 
 def global_lp_pool(c: OnnxNode) -> Node:
-    p = c.get_int("p", 2)
-    if p not in (1, 2):
-        raise Unsupported(f"GlobalLpPool with p = {p}")
-    return _global("reduce_l1" if p == 1 else "reduce_l2")(c)
+    kind, axes = c[0].type.dtype, tuple(range(2, c[0].type.rank))
+    x = emit("cast", c[0], to="f32") if kind in ("f16", "bf16") else c[0]
+    total = _norm(x, c.get_int("p", 2), lambda y: emit("reduce_sum", y, axes=axes, keepdims=True))
+    return emit("cast", total, to=kind)
 
 
 TABLE: dict[str, Handler] = {
     "AveragePool": average_pool,
-    "BatchNormalization": batch_normalization,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
-    "Einsum": einsum,
     "Gemm": gemm,
     "GlobalAveragePool": _global("reduce_mean"),
     "GlobalLpPool": global_lp_pool,

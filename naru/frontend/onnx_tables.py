@@ -9,8 +9,10 @@ from typing import TypeAlias
 from naru.frontend import (
     onnx_contractions,
     onnx_control,
+    onnx_einsum,
     onnx_elementwise,
     onnx_movement,
+    onnx_norms,
     onnx_quantization,
     onnx_recurrent,
     onnx_reductions,
@@ -34,6 +36,8 @@ TABLE: Mapping[str, Handler] = {
     **onnx_quantization.TABLE,
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,
+    **onnx_einsum.TABLE,
+    **onnx_norms.TABLE,
     **onnx_signal.TABLE,
     **onnx_vision.TABLE,
 }

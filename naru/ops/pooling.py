@@ -120,6 +120,11 @@ def infer_average_pool(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     return _infer("average_pool", types, attrs, "f")
 
 
+def infer_sum_pool(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x [N, C, *S] -> [N, C, *windows], the sum of each; outside of x are zeros."""
+    return _infer("sum_pool", types, attrs, "f")
+
+
 def _pool_stage(e: Emit, op: str, n: Node, x: Tensor, combine: str) -> Tensor:
     """combine over the taps of each window; a tap outside x gives the neutral element."""
     axes = windows(op, dict(n.attrs), len(x.shape) - 2)
@@ -153,6 +158,12 @@ def lower_max_pool(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[T
     x = ins[0]
     assert x is not None
     return (narrow(e, _pool_stage(e, "max_pool", n, x, "max"), n.type.dtype),)
+
+
+def lower_sum_pool(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    x = ins[0]
+    assert x is not None
+    return (narrow(e, _pool_stage(e, "sum_pool", n, x, "add"), n.type.dtype),)
 
 
 def lower_average_pool(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
@@ -210,6 +221,14 @@ def ref_max_pool(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     return (np.max(np.where(inside, values, np.asarray(least, x.dtype)), 0),)
 
 
+def ref_sum_pool(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    x = arrays[0]
+    assert x is not None
+    values, inside, _ = _taps(wide(x), attrs, "sum_pool")
+    with np.errstate(all="ignore"):
+        return (np.where(inside, values, 0).sum(0, dtype=values.dtype).astype(x.dtype),)
+
+
 def ref_average_pool(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     x = arrays[0]
     assert x is not None
@@ -218,6 +237,12 @@ def ref_average_pool(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     total = np.where(inside, values, 0).sum(0, dtype=values.dtype)
     with np.errstate(all="ignore"):
         return ((total / count.astype(values.dtype)).astype(x.dtype),)
+
+
+def _sum_pool_samples() -> Iterable[Sample]:
+    for s in _pool_samples(True):
+        if "count_include_pad" not in s.attrs:
+            yield s
 
 
 def _pool_samples(average: bool) -> Iterable[Sample]:
@@ -249,6 +274,8 @@ register(Op("max_pool", "reduction", infer_max_pool, ref_max_pool, lower_max_poo
             samples=lambda: _pool_samples(False)))  # fmt: skip
 register(Op("average_pool", "reduction", infer_average_pool, ref_average_pool, lower_average_pool,
             samples=lambda: _pool_samples(True)))  # fmt: skip
+register(Op("sum_pool", "reduction", infer_sum_pool, ref_sum_pool, lower_sum_pool,
+            samples=_sum_pool_samples))  # fmt: skip
 
 
 # --- global pooling -------------------------------------------------------------------------------

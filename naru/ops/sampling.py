@@ -188,14 +188,13 @@ def indent(lines: Iterable[str], depth: int) -> list[str]:
 
 
 def _np_reflect(v: Array, low: float, high: float) -> Array:
-    width = max(high - low, 1.0)
-    under = v < low
-    far = np.where(under, low - v, v - high)
-    turns = np.floor(far / v.dtype.type(width))
-    rest = far - turns * v.dtype.type(width)
-    even = turns - np.floor(turns / 2) * 2 == 0
-    up: Array = np.equal(under, even)
-    turned: Array = np.where(up, np.add(low, rest), np.subtract(high, rest))
+    first, last, width = (np.asarray(n, v.dtype) for n in (low, high, max(high - low, 1.0)))
+    under = v < first
+    far: Array = np.where(under, first - v, v - last)
+    turns: Array = np.floor(far / width)
+    rest: Array = far - turns * width
+    up: Array = np.equal(under, turns - np.floor(turns / 2) * 2 == 0)
+    turned: Array = np.where(up, first + rest, last - rest)
     return np.where(far > 0, turned, v).astype(v.dtype)
 
 

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from . import contractions, recurrent, reductions  # these only register cases
+from . import contractions, recurrent, reductions, vision  # these only register cases
 from .bad import Bad, bad_models
 from .build import CASES, Case, random_inputs, random_values, text, weight
 from .control import (
@@ -65,6 +65,7 @@ __all__ = [
     "text",
     "tiny_resnet",
     "transformer",
+    "vision",
     "weight",
     "while_model",
 ]
