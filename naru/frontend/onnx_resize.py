@@ -55,9 +55,10 @@ class Taps:
 
 
 def resize(c: OnnxNode) -> Node:
-    """Resize of opset 10 (asymmetric coordinates, rounded down) and of 11 to 19."""
+    """Resize of opset 10 (asymmetric coordinates; rounded down, where an axis shrinks up, as its
+    tests in the standard had it) and of 11 to 19."""
     if c.version < 11:
-        return _resize(c, c[0], _axes(c, _scales(c, 1)), place="asymmetric", rounding="floor")
+        return _resize(c, c[0], _axes(c, _scales(c, 1)), place="asymmetric", rounding="")
     place = c.get_str("coordinate_transformation_mode", "half_pixel", PLACES)
     rounding = c.get_str("nearest_mode", "round_prefer_floor", NEAREST)
     return _resize(c, c[0], _axes(c, _scales(c, 2)), place=place, rounding=rounding)
@@ -172,7 +173,9 @@ def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str
     narrow = mode != "nearest" and kind in ("f16", "bf16")
     if narrow:
         x = emit("cast", x, to="f32")
+    way = rounding
     for a in axes:
+        rounding = way or ("ceil" if a.scale < 1 else "floor")
         factor = _repeats(a, mode, place, rounding)
         if factor:
             x = emit("repeat", x, axis=a.axis, times=factor)
