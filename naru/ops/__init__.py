@@ -13,6 +13,7 @@ from naru.ops import (
     rois,
     sampling,
     shape,
+    stored,
     transposed,
     trigonometry,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "rois",
     "sampling",
     "shape",
+    "stored",
     "transposed",
     "trigonometry",
 ]

@@ -148,3 +148,17 @@ add_text(
     "p = 3> (x) }",
     opset=18,
 )
+for _mode, _rest in {
+    "nearest": 'nearest_mode = "floor", coordinate_transformation_mode = "asymmetric"',
+    "linear": 'coordinate_transformation_mode = "half_pixel"',
+    "cubic": 'coordinate_transformation_mode = "align_corners", exclude_outside = 0',
+}.items():
+    add_text(
+        f"resize_to_other_{_mode}",
+        "(float[1,2,h,w] x, float[1,3,a,b] z) => (float[1,2,a,b] y) { s = Shape (z) "
+        "t = Slice (s, from, to) n = Slice (m, none, from) u = Concat <axis = 0> (n, t) "
+        f'y = Resize <mode = "{_mode}", {_rest}> (x, , , u) }}',
+        {"from": ints(2), "to": ints(4), "none": ints(0), "m": ints(1, 2)},
+        sizes=({"h": 5, "w": 4, "a": 7, "b": 9}, {"h": 8, "w": 6, "a": 3, "b": 6}),
+        tolerance=1e-4,
+    )
