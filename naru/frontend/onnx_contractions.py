@@ -152,10 +152,10 @@ def conv(c: OnnxNode) -> Node:
         dilations=window.dilations,
         group=c.get_int("group", 1),
     )
-    return y if bias is None else _with_bias(y, bias)
+    return y if bias is None else with_bias(y, bias)
 
 
-def _with_bias(y: Node, bias: Node) -> Node:
+def with_bias(y: Node, bias: Node) -> Node:
     """One number a channel added to [N, M, …]."""
     if bias.type.rank != 1:
         raise ModelError(f"expected a bias of rank 1, found rank {bias.type.rank}")
@@ -202,7 +202,7 @@ def conv_transpose(c: OnnxNode) -> Node:
         size=tuple(size),
         group=c.get_int("group", 1),
     )
-    return y if bias is None else _with_bias(y, bias)
+    return y if bias is None else with_bias(y, bias)
 
 
 def _pool_window(c: OnnxNode, x: Node) -> Window:
@@ -327,78 +327,6 @@ def _global(name: str) -> Callable[[OnnxNode], Node]:
     return handler
 
 
-def batch_normalization(c: OnnxNode) -> Node:
-    training = c.get_flag("training_mode", False) or (
-        c.version < 7 and not c.get_flag("is_test", False)
-    )
-    if training:
-        raise Unsupported("training mode", "export the model for inference (eval mode)")
-    if c.version < 9 and not c.get_flag("spatial", True):
-        raise Unsupported("statistics per element (spatial = 0)")
-    return emit(
-        "batch_normalization", c[0], c[1], c[2], c[3], c[4], epsilon=c.get_float("epsilon", 1e-5)
-    )
-
-
-def einsum(c: OnnxNode) -> Node:
-    """Operands are combined from the left; a label that nothing behind needs is summed at once."""
-    equation = c.get_str("equation", "").replace(" ", "")
-    sources, arrow, result = equation.partition("->")
-    terms = sources.split(",")
-    if len(terms) != len(c.inputs) or "." in equation or not terms:
-        raise Unsupported(f"the equation {equation!r}", "write it without ellipses")
-    if not arrow:
-        letters = "".join(terms)
-        result = "".join(sorted(s for s in set(letters) if letters.count(s) == 1))
-    for k, term in enumerate(terms):
-        if len(set(term)) != len(term):
-            raise Unsupported(f"a repeated label in the equation {equation!r}")
-        if len(term) != c[k].type.rank:
-            raise ModelError(f"{term!r} of {equation!r} does not fit rank {c[k].type.rank}")
-    x, labels = c[0], terms[0]
-    for k, term in enumerate(terms[1:], 1):
-        wanted = set(result).union(*terms[k + 1 :])
-        x, labels = _pair(x, labels, c[k], term, wanted)
-    x, labels = _sum_labels(x, labels, set(result))
-    if set(labels) != set(result) or len(set(result)) != len(result):
-        raise ModelError(f"the result of {equation!r} has a label that no operand has")
-    return _permute(x, labels, result)
-
-
-def _sum_labels(x: Node, labels: str, wanted: set[str]) -> tuple[Node, str]:
-    axes = tuple(k for k, s in enumerate(labels) if s not in wanted)
-    if not axes:
-        return x, labels
-    kept = "".join(s for s in labels if s in wanted)
-    return emit("reduce_sum", x, axes=axes, keepdims=False), kept
-
-
-def _permute(x: Node, labels: str, wanted: str) -> Node:
-    if labels == wanted:
-        return x
-    return emit("transpose", x, perm=tuple(labels.index(s) for s in wanted))
-
-
-def _pair(a: Node, la: str, b: Node, lb: str, wanted: set[str]) -> tuple[Node, str]:
-    """Two operands as one batched matrix product [batch, rows, sum] · [batch, sum, columns]."""
-    a, la = _sum_labels(a, la, wanted | set(lb))
-    b, lb = _sum_labels(b, lb, wanted | set(la))
-    batch = "".join(s for s in la if s in lb and s in wanted)
-    summed = "".join(s for s in la if s in lb and s not in wanted)
-    rows = "".join(s for s in la if s not in lb)
-    columns = "".join(s for s in lb if s not in la)
-    size = dict(zip(lb, b.type.shape, strict=True)) | dict(zip(la, a.type.shape, strict=True))
-
-    def flat(x: Node, labels: str, groups: Sequence[str]) -> Node:
-        moved = _permute(x, labels, batch + "".join(groups))
-        sizes = [mul(1, *(size[s] for s in g)) for g in groups]
-        return emit("reshape", moved, shape=(*(size[s] for s in batch), *sizes))
-
-    product = emit("matmul", flat(a, la, (rows, summed)), flat(b, lb, (summed, columns)))
-    labels = batch + rows + columns
-    return emit("reshape", product, shape=tuple(size[s] for s in labels)), labels
-
-
 def det(c: OnnxNode) -> Node:
     """Of each matrix in the last two axes."""
     x = c[0]
@@ -440,12 +368,10 @@ def col2im(c: OnnxNode) -> Node:
 
 TABLE: dict[str, Handler] = {
     "AveragePool": average_pool,
-    "BatchNormalization": batch_normalization,
     "Col2Im": col2im,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "Det": det,
-    "Einsum": einsum,
     "Gemm": gemm,
     "GlobalAveragePool": _global("reduce_mean"),
     "GlobalLpPool": global_lp_pool,

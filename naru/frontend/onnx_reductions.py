@@ -200,12 +200,16 @@ def instance_normalization(c: OnnxNode) -> Node:
     x, rank = c[0], c[0].type.rank
     if rank < 3:
         raise ModelError(f"expected an operand [N, C, spatial…], found rank {rank}")
+    x = emit("cast", x, to="f32") if x.type.dtype in ("f16", "bf16") else x
     mean, variance = moments(x, tuple(range(2, rank)))
     deviation = emit("sqrt", emit("add", variance, scalar(c.get_float("epsilon", 1e-5), x)))
-    shape = (x.type.shape[1], *[ONE] * (rank - 2))
-    scale, bias = emit("reshape", c[1], shape=shape), emit("reshape", c[2], shape=shape)
-    normal = emit("div", emit("sub", x, mean), deviation)
-    return emit("add", emit("mul", normal, scale), bias)
+    shape = (c[0].type.shape[1], *[ONE] * (rank - 2))
+    scale, bias = (
+        emit("reshape", emit("cast", c[k], to=x.type.dtype), shape=shape) for k in (1, 2)
+    )
+    factor = emit("div", scale, deviation)
+    y = emit("add", emit("mul", emit("sub", x, mean), factor), bias)
+    return y if c[0].type.dtype == x.type.dtype else emit("cast", y, to=c[0].type.dtype)
 
 
 def lp_normalization(c: OnnxNode) -> Node:

@@ -2,7 +2,7 @@
 
 Which ones and with which weights follows from the sizes alone, so it is worked out here, in double
 precision, and becomes tables of constants: one `gather` and one product a tap. Whole factors of the
-nearest mode need no tables, and so no known size.
+nearest mode need no tables. Sizes that are not known are left to onnx_resample.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
+from naru.frontend.onnx_resample import Resampling, resample
+from naru.frontend.onnx_shapes import size_of
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import floordiv, known, mul
@@ -35,8 +37,10 @@ FEW_TAPS = 8  # that are written out; more are a reduction
 
 @dataclass(frozen=True)
 class Axis:
-    """What happens along one axis. `roi`: start and end of the part that is taken, as fractions."""
+    """What happens along one axis, number `at` of those that are given. `scale`: 0 where it follows
+    from sizes that are not known. `roi`: start and end of the part that is taken, as fractions."""
 
+    at: int
     axis: int
     scale: float
     before: Expr
@@ -55,9 +59,10 @@ class Taps:
 
 
 def resize(c: OnnxNode) -> Node:
-    """Resize of opset 10 (asymmetric coordinates, rounded down) and of 11 to 19."""
+    """Resize of opset 10 (asymmetric coordinates; rounded down, where an axis shrinks up, as its
+    tests in the standard had it) and of 11 to 19."""
     if c.version < 11:
-        return _resize(c, c[0], _axes(c, _scales(c, 1)), place="asymmetric", rounding="floor")
+        return _resize(c, c[0], _axes(c, _scales(c, 1)), place="asymmetric", rounding="")
     place = c.get_str("coordinate_transformation_mode", "half_pixel", PLACES)
     rounding = c.get_str("nearest_mode", "round_prefer_floor", NEAREST)
     return _resize(c, c[0], _axes(c, _scales(c, 2)), place=place, rounding=rounding)
@@ -103,7 +108,7 @@ def _axes(c: OnnxNode, scales: tuple[float, ...]) -> list[Axis]:
         scales, sizes = _stretch(c, [shape[a] for a in axes], sizes)
     rois = _rois(c, len(axes))
     made = [
-        Axis(a, s, shape[a], _scaled(shape[a], s) if not sizes else sizes[k], rois[k])
+        Axis(k, a, s, shape[a], _scaled(shape[a], s) if not sizes else sizes[k], rois[k])
         for k, (a, s) in enumerate(zip(axes, scales, strict=True))
     ]
     return [m for m in made if m.scale != 1 or m.before is not m.after or m.roi != (0, 1)]
@@ -134,11 +139,10 @@ def _stretch(
         n, m = known(old), known(new)
         if old is new:
             scales.append(1.0)
-        elif n is None or m is None or not n:
-            raise Unsupported(
-                f"from {dim_text(old)} to {dim_text(new)} elements, sizes that are not known",
-                "fix the input's size, or give scales",
-            )
+        elif n is None or m is None:
+            scales.append(0.0)
+        elif not n:
+            raise Unsupported(f"from {dim_text(old)} to {dim_text(new)} elements")
         else:
             scales.append(m / n)
     if policy == "stretch":
@@ -172,22 +176,39 @@ def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str
     narrow = mode != "nearest" and kind in ("f16", "bf16")
     if narrow:
         x = emit("cast", x, to="f32")
+    way = rounding
     for a in axes:
+        rounding = way or ("ceil" if a.scale < 1 else "floor")
         factor = _repeats(a, mode, place, rounding)
         if factor:
             x = emit("repeat", x, axis=a.axis, times=factor)
             continue
         before, after = known(a.before), known(a.after)
         if before is None or after is None:
-            raise Unsupported(
-                f"{mode}, {place} of {dim_text(a.before)}, a size that is not known",
-                "fix the input's size",
-            )
+            x = resample(x, a.axis, _at_run_time(c, x, a, mode, place, rounding))
+            continue
         if after and not before:
             raise ModelError(f"axis {a.axis}: {before} elements cannot become {after}")
         x = _apply(x, a.axis, _taps(c, a, before, after, mode, place, rounding),
                    c.get_float("extrapolation_value", 0.0))  # fmt: skip
     return emit("cast", x, to=kind) if narrow else x
+
+
+def _at_run_time(c: OnnxNode, x: Node, a: Axis, mode: str, place: str, rounding: str) -> Resampling:
+    """What there is to do along an axis of unknown size."""
+    if mode != "nearest" and c.version >= 18 and c.get_flag("antialias", default=False):
+        raise Unsupported("antialias of sizes that are not known", "fix the input's size")
+    before = emit("cast", size_of(x, a.axis), to="f64")
+    if a.scale:
+        scale = constant(a.scale, np.float64)
+        after = emit("floor", emit("mul", before, scale))
+    else:
+        size = emit("gather", c[3], constant(a.at, np.int64), axis=0)
+        after = emit("cast", size, to="f64")
+        scale = emit("div", after, before)
+    exclude = c.version >= 11 and c.get_flag("exclude_outside", default=False)
+    cubic = c.get_float("cubic_coeff_a", -0.75)
+    return Resampling(before, after, scale, a.after, mode, place, rounding, cubic, exclude)
 
 
 def _repeats(a: Axis, mode: str, place: str, rounding: str) -> int:

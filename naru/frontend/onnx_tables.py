@@ -10,6 +10,7 @@ from naru.frontend import (
     onnx_attention,
     onnx_contractions,
     onnx_control,
+    onnx_einsum,
     onnx_elementwise,
     onnx_integers,
     onnx_microsoft,
@@ -18,6 +19,7 @@ from naru.frontend import (
     onnx_ml,
     onnx_movement,
     onnx_ngrams,
+    onnx_norms,
     onnx_quantization,
     onnx_quantized,
     onnx_quantized_layers,
@@ -27,9 +29,11 @@ from naru.frontend import (
     onnx_resize,
     onnx_scatter,
     onnx_shapes,
+    onnx_signal,
     onnx_sorting,
     onnx_training,
     onnx_trees,
+    onnx_vision,
 )
 from naru.frontend.onnx_signatures import Extension, Handler
 
@@ -48,6 +52,10 @@ TABLE: Mapping[str, Handler] = {
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,
     **onnx_attention.TABLE,
+    **onnx_einsum.TABLE,
+    **onnx_norms.TABLE,
+    **onnx_signal.TABLE,
+    **onnx_vision.TABLE,
 }
 
 

@@ -194,9 +194,7 @@ def test_whole_factors_need_no_known_size(place: str) -> None:
     ("shape", "constants", "attrs", "kind", "message"),
     [
         (("n", 4), {"scales": [1, 2]}, {"mode": "linear"}, None, ""),
-        ((2, "n"), {"scales": [1, 2]}, {"mode": "linear"}, UnsupportedError, "size that is not"),
         ((2, "n"), {"scales": [1, 0.7]}, {}, UnsupportedError, "a scale of 0.7 of n"),
-        ((2, "n"), {"sizes": [2, 9]}, {}, UnsupportedError, "from n to 9 elements"),
         ((2, 4), {"scales": [1]}, {}, ModelError, "expected 2 scales or sizes, one an axis"),
         ((2, 4), {"scales": [1, -2]}, {}, ModelError, "expected scales above 0"),
         ((2, 4), {}, {}, ModelError, "expected 2 scales or sizes"),

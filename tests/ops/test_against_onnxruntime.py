@@ -232,6 +232,43 @@ def onnx_name(name: str) -> str:
     return SPECIAL.get(name, "".join(part.capitalize() for part in name.split("_")))
 
 
+def in_batch(rois: Array, images: Array, count: int) -> tuple[Array, Array]:
+    """Regions that ONNX Runtime reads without leaving its operands."""
+    if not np.isfinite(images).all() or not (np.abs(rois.astype(np.float64)) < 1e6).all():
+        pytest.skip("not defined by ONNX")
+    return rois, np.clip(images, 0, max(count - 1, 0))
+
+
+def roi_align(s: Sample) -> Call:
+    x, rois, images = s.inputs
+    assert x is not None
+    assert rois is not None
+    assert images is not None
+    rois, images = in_batch(rois, images.astype(np.int64), len(x))
+    a = s.attrs
+    if not a["ratio"]:  # it counts the samples of a region that is turned round, and overflows
+        rois = np.concatenate([np.minimum(rois[:, :2], rois[:, 2:]), rois[:, 2:]], 1)
+    attrs = {
+        "mode": a["mode"],
+        "output_height": a["height"],
+        "output_width": a["width"],
+        "sampling_ratio": a["ratio"],
+        "spatial_scale": a["scale"],
+        "coordinate_transformation_mode": "half_pixel" if a["half"] else "output_half_pixel",
+    }
+    return "RoiAlign", [x, rois, images], attrs
+
+
+def max_roi_pool(s: Sample) -> Call:
+    x, rois = s.inputs
+    assert x is not None
+    assert rois is not None
+    places, images = in_batch(rois[:, 1:], rois[:, :1], len(x))
+    shape = [s.attrs["height"], s.attrs["width"]]
+    attrs = {"pooled_shape": shape, "spatial_scale": s.attrs["scale"]}
+    return "MaxRoiPool", [x, np.concatenate([images, places], 1)], attrs
+
+
 # Where ONNX Runtime does something else than numpy and the reference implementation of ONNX.
 DIFFERENT = {
     "max_pool-10": "drops NaNs, depending on their position",
@@ -250,6 +287,7 @@ TABLE: dict[str, Mapping] = {
     "isinf": plain("IsInf"), "gelu": plain("Gelu"), "selu": selu, "cast": cast, "pad": pad,
     "div": nonzero_divisor("Div"), "mod": nonzero_divisor("Mod"),
     "expand": moved("Expand", "shape"), "tile": moved("Tile", "repeats"), "reshape": reshape,
+    "roi_align": roi_align, "max_roi_pool": max_roi_pool,
     "slice": slice_, "range": range_of_values, "constant_of_shape": constant_of_shape,
     "rms_normalization": rms_normalization,
     "one_hot": one_hot, "cumsum": cumulative("CumSum"), "bit_shift": bit_shift,

@@ -18,6 +18,7 @@ from . import (  # these only register cases
     recurrent,
     reductions,
     trees,
+    vision,
 )
 from .bad import Bad, bad_models
 from .build import CASES, Case, random_inputs, random_values, text, weight
@@ -75,6 +76,7 @@ __all__ = [
     "tiny_resnet",
     "transformer",
     "trees",
+    "vision",
     "weight",
     "while_model",
 ]

@@ -406,14 +406,6 @@ def _graphs() -> dict[str, Entry]:
             ("sequence",),
         ),
         "sparse_initializer": (_sparse(), "unsupported", ("sparse",)),
-        "training_batch_norm": (
-            text(
-                "(float[2,3] x, float[3] s) => (float[2,3] y, float[3] m, float[3] v) "
-                "{ y, m, v = BatchNormalization <training_mode = 1> (x, s, s, s, s) }"
-            ),
-            "unsupported",
-            ("training",),
-        ),
         "nan_weights": (
             _with_weight(numpy_helper.from_array(nan, "w")),
             "warning",
