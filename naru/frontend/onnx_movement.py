@@ -230,14 +230,17 @@ def depth_to_space(c: OnnxNode) -> Node:
 
 
 def space_to_depth(c: OnnxNode) -> Node:
-    """Blocks of pixels become channels: [n, c, h·b, w·b] -> [n, c·b², h, w]."""
+    """Blocks of pixels become channels: [n, c, h·b, w·b] -> [n, c·b², h, w]. With mode CRD a
+    channel of x stays together."""
     n, channels, h, w = _image(c)
     b = c.get_int("blocksize", 1)
     size, rows, columns = Const(b), floordiv(h, b), floordiv(w, b)
     if (known(h) or 0) % b or (known(w) or 0) % b:
         raise ModelError(f"expected sizes that {b} divides, found {known(h)} and {known(w)}")
     parts = emit("reshape", c[0], shape=(n, channels, rows, size, columns, size))
-    moved = emit("transpose", parts, perm=(0, 3, 5, 1, 2, 4))
+    mode = c.get_str("mode", "DCR", ("DCR", "CRD"))
+    perm = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    moved = emit("transpose", parts, perm=perm)
     return emit("reshape", moved, shape=(n, mul(channels, b * b), rows, columns))
 
 

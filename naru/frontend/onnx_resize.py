@@ -148,8 +148,8 @@ def _stretch(
     if policy == "stretch":
         return tuple(scales), sizes
     one = min(scales) if policy == "not_larger" else max(scales)
-    if any(known(n) is None for n in before):
-        raise Unsupported(f"{policy} of sizes that are not known", "fix the input's size")
+    if any(known(n) is None for n in (*before, *sizes)):
+        raise Unsupported(f"{policy} of sizes that are not known", "fix the sizes")
     # Half of an element counts as one.
     return (one,) * len(scales), tuple(Const(int(one * (known(n) or 0) + 0.5)) for n in before)
 

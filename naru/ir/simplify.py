@@ -14,6 +14,7 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from naru.ir.expr import (
+    COMPARE,
     Binary,
     Cast,
     Const,
@@ -428,7 +429,7 @@ def normal(e: Expr) -> Expr:
             return makers[e.op](e.a, e.b)
         if e.op in ("min", "max"):
             return (minimum if e.op == "min" else maximum)(e.a, e.b)
-        return compare(e.op, e.a, e.b)
+        return compare(e.op, e.a, e.b) if e.op in COMPARE else e
     if isinstance(e, Select):
         return select(e.cond, e.a, e.b)
     if isinstance(e, Binary) and e.op == "and" and e.dtype == "bool":

@@ -256,7 +256,9 @@ class _Builder:
         numbers = self.use(scope, n.inputs[0])
         scope.where[n] = numbers
         step = Step(n, None, (numbers,), ())
-        if raw:  # readers of the node see what was made of the numbers
+        source = n.inputs[0]
+        narrow = source is not None and source.type.dtype != "i64"
+        if raw or narrow:  # readers of the node see what was made of the numbers
             made = self.new_storage(scope, n.type, len(scope.steps))
             scope.where[n], step.results = made, (made,)
         scope.steps.append(step)
@@ -473,6 +475,8 @@ class _Builder:
                 low = Binary("max", number, Const(-INT_MAX, "i64"))
                 number = Binary("min", low, Const(INT_MAX, "i64"))
             out += [Let(v, Cast(number, "index")), *self.at_least(v), self.remember(v)]
+            if s.results and not raw:
+                out.append(self.keep(s.results[0], "i64", Cast(v, "i64"), k))
         exprs = n.attr("exprs", ())
         if raw and isinstance(exprs, tuple):
             for k, (v, e) in enumerate(zip(symbols, exprs, strict=True)):

@@ -256,12 +256,12 @@ def test_all_unsupported_nodes_are_listed_with_types_and_file(tmp_path: Path) ->
 
 
 def test_outputs_that_are_not_made_are_reported_when_used() -> None:
-    norm, c = "BatchNormalization (x, c, c, c, c)", {"c": f32([1, 2])}
-    unused = f"(float[n,2,4] x) => (float[n,2,4] y) {{ y, m = {norm} }}"
-    assert len(read_onnx(text(unused, c, opset=13)).outputs) == 1
-    used = f"(float[n,2,4] x) => (float[2] z) {{ y, m = {norm} z = Neg(m) }}"
+    pool = 'MaxPool <kernel_shape = [3], strides = [2], auto_pad = "SAME_UPPER"> (x)'
+    unused = f"(float[n,2,s] x) => (float[n,2,t] y) {{ y, i = {pool} }}"
+    assert len(read_onnx(text(unused, opset=13)).outputs) == 1
+    used = f"(float[n,2,s] x) => (int64[n,2,t] z) {{ y, i = {pool} z = Neg(i) }}"
     with pytest.raises(UnsupportedError, match="output 1"):
-        read_onnx(text(used, c, opset=13))
+        read_onnx(text(used, opset=13))
 
 
 def nested_if(depth: int) -> onnx.ModelProto:

@@ -396,3 +396,16 @@ computed(
     {"b": np.float32(-2.0), "d": np.float32(-0.5)},
     1,
 )
+computed(
+    "narrow_numbers",
+    "int32[2] r",
+    "t = Cast <to = 7> (r) one = Constant <value_ints = [1]> () "
+    "q = Concat <axis = 0> (one, t) y = Tile(x, q)",
+    {"r": np.array([2, 1], np.int32)},
+)
+add_text(
+    "computed_i32_length",
+    "(int32 n) => (float[m] y) { y = HannWindow <periodic = 0> (n) }",
+    sizes=({}, {}),
+    values={"n": lambda rng, shape: np.array(rng.integers(2, 40), np.int32)},
+)
