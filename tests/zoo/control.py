@@ -341,3 +341,20 @@ add_text(
     sizes=({"n": 5}, {"n": 3}, {"n": 6}, {"n": 1}),
     values={"p": lambda rng, shape: np.array(bool(rng.integers(2)))},
 )
+add_text(
+    "optional_values",
+    # Whether there is a value is known while the model is read.
+    """(float[n] x) => (float[n] y) {
+      v = OptionalGetElement(x)
+      yes = OptionalHasElement(x)
+      no = OptionalHasElement()
+      a, b = If (yes) <
+        then_branch = t () => (float[n] c, float[n] d) { c = Exp(v) d = Neg(v) },
+        else_branch = e () => (float[n] c2, float[n] d2) { c2 = Neg(v) d2 = Exp(v) }
+      >
+      w = Where(no, a, b)
+      y = Add(w, x)
+    }""",
+    opset=18,
+    sizes=N,
+)
