@@ -2,7 +2,8 @@
 
     g = read_onnx("model.onnx")
 
-Opsets 7 to the newest that the installed onnx package knows. Versions differ inside the function
+Opsets 6 to the newest that the installed onnx package knows, and of older ones the operators that
+opset 6 has unchanged. Versions differ inside the function
 of each operator (onnx_*.py). The file may come from anywhere: whatever is wrong with it is a
 ModelError that says where and what to do; whatever naru lacks is in one UnsupportedError that lists
 all of it.
@@ -30,7 +31,6 @@ from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Graph, Node, TensorType, make_input
 from naru.ir.simplify import known
 
-OLDEST = 6  # broadcasting by attributes ended with opset 7; what little 6 differs in is handled
 _TORCH = "naru reads ONNX; write it with torch.onnx.export(model, example, 'model.onnx')"
 _TENSORFLOW = "naru reads ONNX; the package tf2onnx converts this to it"
 # What people have instead of an .onnx file, and what makes one of it.
@@ -148,11 +148,6 @@ def _opsets(model: ModelProto) -> dict[str, int]:
             f"knows, found opset {version}",
             hint="install a newer onnx package",
         )
-    if version is not None and version < OLDEST:
-        raise UnsupportedError(
-            [f"the model uses opset {version}, naru reads {OLDEST} and later; "
-             f"try: onnx.version_converter.convert_version(model, 17)"]
-        )  # fmt: skip
     return opsets
 
 

@@ -35,6 +35,7 @@ from naru.ir.simplify import known, prod
 from naru.ops.registry import apply
 
 MAX_DEPTH = 40  # of functions in functions and of bodies in bodies
+OLDEST = 6  # broadcasting by attributes ended with opset 7; what little 6 differs in is handled
 MAX_NODES = 2_000_000  # after inlining; functions that call functions multiply
 
 
@@ -199,6 +200,13 @@ class Importer:
         version = self.opset(node, scope)
         schema = check.find_schema(node.op_type, version, domain)
         signature = find_signature(node.op_type, domain)
+        if schema is not None and domain == "" and version < OLDEST:
+            later = check.find_schema(node.op_type, OLDEST, domain)
+            if later is None or later.since_version != schema.since_version:
+                raise Unsupported(
+                    f"naru reads it from opset {OLDEST} on",
+                    "onnx.version_converter.convert_version(model, 17)",
+                )
         if schema is not None:
             check.check_counts(node, schema, label)
             check.check_attributes(node, version, domain, label)

@@ -15,12 +15,19 @@ from functools import partial
 import numpy as np
 
 from naru.errors import ModelError
-from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
+from naru.frontend.onnx_node import (
+    OnnxNode,
+    Unsupported,
+    check_axis,
+    emit,
+    scalar,
+    type_text,
+)
 from naru.frontend.onnx_resample import Resampling, resample
 from naru.frontend.onnx_shapes import size_of
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import floordiv, known, mul
+from naru.ir.simplify import floordiv, known, mul, prod
 from naru.ops.operands import dim_text
 from naru.ops.registry import constant
 
@@ -38,7 +45,8 @@ FEW_TAPS = 8  # that are written out; more are a reduction
 @dataclass(frozen=True)
 class Axis:
     """What happens along one axis, number `at` of those that are given. `scale`: 0 where it follows
-    from sizes that are not known. `roi`: start and end of the part that is taken, as fractions."""
+    from sizes that are not known, or is itself computed (`factor`, f64[]). `roi`: start and end of
+    the part that is taken, as fractions."""
 
     at: int
     axis: int
@@ -46,6 +54,7 @@ class Axis:
     before: Expr
     after: Expr
     roi: tuple[float, float]
+    factor: Node | None = None
 
 
 @dataclass(frozen=True)
@@ -59,17 +68,23 @@ class Taps:
 
 
 def resize(c: OnnxNode) -> Node:
-    """Resize of opset 10 (asymmetric coordinates; rounded down, where an axis shrinks up, as its
-    tests in the standard had it) and of 11 to 19."""
+    """Resize of opset 10 (asymmetric coordinates; rounded down, where an axis shrinks up: its text
+    leaves that open, and ONNX Runtime does so) and of 11 to 19."""
     if c.version < 11:
         return _resize(c, c[0], _axes(c, _scales(c, 1)), place="asymmetric", rounding="")
     place = c.get_str("coordinate_transformation_mode", "half_pixel", PLACES)
     rounding = c.get_str("nearest_mode", "round_prefer_floor", NEAREST)
+    if _are_computed(c, 2):
+        x, axes = _computed(c, 2)
+        return _resize(c, x, axes, place=place, rounding=rounding)
     return _resize(c, c[0], _axes(c, _scales(c, 2)), place=place, rounding=rounding)
 
 
 def upsample(c: OnnxNode) -> Node:
     """Upsample of opsets 7 (scales are an attribute) to 9: what Resize of opset 10 does."""
+    if c.version >= 9 and _are_computed(c, 1):
+        x, axes = _computed(c, 1)
+        return _resize(c, x, axes, place="asymmetric", rounding="floor")
     scales = c.get_floats("scales") if c.version < 9 else _scales(c, 1)
     return _resize(c, c[0], _axes(c, scales), place="asymmetric", rounding="floor")
 
@@ -86,15 +101,40 @@ def _scales(c: OnnxNode, at: int) -> tuple[float, ...]:
     return tuple(float(s) for s in array.reshape(-1))
 
 
+def _are_computed(c: OnnxNode, at: int) -> bool:
+    """Are there scales that only data tell?"""
+    n = c.find(at)
+    return n is not None and c.array(at) is None and known(prod(n.type.shape)) != 0
+
+
+def _computed(c: OnnxNode, at: int) -> tuple[Node, list[Axis]]:
+    """x and its axes, for scales that only data tell: the sizes that they give become symbols."""
+    axes, scales = _which(c), emit("cast", c[at], to="f32")
+    if known(prod(scales.type.shape)) != len(axes):
+        raise ModelError(f"expected {len(axes)} scales, one an axis, found {type_text(c[at])}")
+    sizes: list[Node] = []
+    for a in axes:
+        size = emit("cast", size_of(c[0], a), to="f32")
+        sizes.append(emit("reshape", size, shape=(1,)))
+    made = emit("floor", emit("mul", emit("concat", *sizes, axis=0), scales))
+    stem = f"{next((o for o in c.outputs if o), 'resize')}_size"
+    symbols = tuple(c.importer.symbols.fresh(f"{stem}_{a}") for a in axes)
+    bound = emit("bind_dim", emit("cast", made, to="i64"), symbols=symbols)
+    rois = _rois(c, len(axes))
+    factors = emit("cast", emit("with_sizes", scales, bound), to="f64")
+    return emit("with_sizes", c[0], bound), [
+        Axis(k, a, 0.0, c[0].type.shape[a], symbols[k], rois[k],
+             emit("gather", factors, constant(k, np.int64), axis=0))
+        for k, a in enumerate(axes)
+    ]  # fmt: skip
+
+
 # --- which axes -----------------------------------------------------------------------------------
 
 
 def _axes(c: OnnxNode, scales: tuple[float, ...]) -> list[Axis]:
     """The axes that change, from scales or sizes."""
-    shape = c[0].type.shape
-    given = c.get_ints("axes") if c.version >= 18 else None
-    axes = tuple(range(len(shape))) if given is None else given
-    axes = tuple(check_axis(a, len(shape)) for a in axes)
+    shape, axes = c[0].type.shape, _which(c)
     sizes = () if scales or c.version < 11 else c.sizes(3, "the sizes") or ()
     if len(scales or sizes) != len(axes):
         raise ModelError(
@@ -112,6 +152,13 @@ def _axes(c: OnnxNode, scales: tuple[float, ...]) -> list[Axis]:
         for k, (a, s) in enumerate(zip(axes, scales, strict=True))
     ]
     return [m for m in made if m.scale != 1 or m.before is not m.after or m.roi != (0, 1)]
+
+
+def _which(c: OnnxNode) -> tuple[int, ...]:
+    """The axes that scales or sizes belong to."""
+    rank = c[0].type.rank
+    given = c.get_ints("axes") if c.version >= 18 else None
+    return tuple(range(rank)) if given is None else tuple(check_axis(a, rank) for a in given)
 
 
 def _scaled(size: Expr, scale: float) -> Expr:
@@ -199,7 +246,10 @@ def _at_run_time(c: OnnxNode, x: Node, a: Axis, mode: str, place: str, rounding:
     if mode != "nearest" and c.version >= 18 and c.get_flag("antialias", default=False):
         raise Unsupported("antialias of sizes that are not known", "fix the input's size")
     before = emit("cast", size_of(x, a.axis), to="f64")
-    if a.scale:
+    if a.factor is not None:
+        scale = a.factor
+        after = emit("floor", emit("cast", emit("mul", *_f32(before, scale)), to="f64"))
+    elif a.scale:
         scale = constant(a.scale, np.float64)
         after = emit("floor", emit("mul", before, scale))
     else:
@@ -209,6 +259,10 @@ def _at_run_time(c: OnnxNode, x: Node, a: Axis, mode: str, place: str, rounding:
     exclude = c.version >= 11 and c.get_flag("exclude_outside", default=False)
     cubic = c.get_float("cubic_coeff_a", -0.75)
     return Resampling(before, after, scale, a.after, mode, place, rounding, cubic, exclude)
+
+
+def _f32(*values: Node) -> tuple[Node, ...]:
+    return tuple(emit("cast", v, to="f32") for v in values)
 
 
 def _repeats(a: Axis, mode: str, place: str, rounding: str) -> int:

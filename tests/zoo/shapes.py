@@ -409,3 +409,12 @@ add_text(
     sizes=({}, {}),
     values={"n": lambda rng, shape: np.array(rng.integers(2, 40), np.int32)},
 )
+add_text(
+    "computed_scales",
+    "(float[1,2,5,6] x, float[2] s) => (float[1,2,a,b] y, float[1,2,c,d] z) { "
+    'y = Resize <mode = "linear", axes = [2, 3]> (x, , s) '
+    'z = Resize <mode = "nearest", axes = [-2, -1]> (x, , s) }',
+    opset=18,
+    sizes=({}, {}, {}),
+    values={"s": lambda rng, shape: rng.choice([0.5, 1.0, 2.0, 1.7], 2).astype(np.float32)},
+)
