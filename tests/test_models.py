@@ -11,12 +11,7 @@ import pytest
 import zoo
 
 import naru
-from naru.errors import ModelError, NaruWarning, UnsupportedError
-
-# What is not compiled yet must say so, all at once and by name. Whoever adds it removes the line.
-NOT_YET = {
-    "loop_growing_state",
-}  # fmt: skip
+from naru.errors import NaruWarning
 
 
 @functools.cache
@@ -68,16 +63,6 @@ def check(name: str) -> None:
     model.selftest()
 
 
-COMPILED = [n for n in zoo.CASES if n not in NOT_YET]
-
-
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", zoo.CASES)
 def test_model_matches_onnxruntime(name: str) -> None:
     check(name)
-
-
-@pytest.mark.parametrize("name", sorted(NOT_YET))
-def test_what_is_missing_is_named(name: str) -> None:
-    data = zoo.CASES[name].model().SerializeToString()
-    with pytest.raises((UnsupportedError, ModelError), match="node '"):
-        naru.compile(data, cache=False)

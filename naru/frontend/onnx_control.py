@@ -139,10 +139,18 @@ def loop(c: OnnxNode) -> Sequence[Node]:
         raise ModelError(
             f"expected {1 + len(c.outputs)} outputs of the body, found {len(g.output)}"
         )
-    types = [TensorType("i64", ()), TensorType("bool", ()), *(n.type for n in carried)]
-    inputs = [formal(i.name, t) for i, t in zip(g.input, types, strict=True)]
-    inner = c.importer.body(g, c.scope, inputs, f"{c.label}, body")
-    results = made(c, g, inner)
+    heads = [formal(g.input[0].name, TensorType("i64", ())),
+             formal(g.input[1].name, TensorType("bool", ()))]  # fmt: skip
+    places: tuple[tuple[int, int], ...] = ()
+    while True:
+        states = _states(c, g, carried, places)
+        inputs = [*heads, *states]
+        inner = c.importer.body(g, c.scope, inputs, f"{c.label}, body")
+        results = made(c, g, inner)
+        more = _changing(states, results[1:], places)
+        if more == places:
+            break
+        places = more  # sizes that were taken to stay do change: once more, with symbols for them
     return _loop_node(
         c,
         None if trip is None else as_scalar(trip),
@@ -152,7 +160,40 @@ def loop(c: OnnxNode) -> Sequence[Node]:
         inner,
         (as_scalar(results[0]), *results[1:]),
         tuple(o.name for o in g.output),
+        places,
     )
+
+
+def _states(
+    c: OnnxNode, g: GraphProto, carried: Sequence[Node], places: Sequence[tuple[int, int]]
+) -> list[Node]:
+    """The formal inputs for carried values, with a symbol for each size that changes."""
+    out: list[Node] = []
+    for k, n in enumerate(carried):
+        name = g.input[2 + k].name
+        shape = tuple(
+            c.importer.symbols.fresh(f"{name}_{axis}") if (k, axis) in places else d
+            for axis, d in enumerate(n.type.shape)
+        )
+        out.append(formal(name, TensorType(n.type.dtype, shape)))
+    return out
+
+
+def _changing(
+    states: Sequence[Node], results: Sequence[Node], places: tuple[tuple[int, int], ...]
+) -> tuple[tuple[int, int], ...]:
+    """The (carried, axis) pairs whose size a round changes, those known so far among them."""
+    found = set(places)
+    for k, (before, after) in enumerate(zip(states, results, strict=False)):
+        if before.type.dtype != after.type.dtype or before.type.rank != after.type.rank:
+            raise Unsupported(
+                f"its carried value {k} starts as {type_text(before)} and is {type_text(after)} "
+                "after a round",
+                "keep its element type and its rank",
+            )
+        pairs = zip(before.type.shape, after.type.shape, strict=True)
+        found |= {(k, axis) for axis, (m, n) in enumerate(pairs) if m is not n}
+    return tuple(sorted(found))
 
 
 def _loop_node(
@@ -164,18 +205,16 @@ def _loop_node(
     inner: Scope,
     results: tuple[Node, ...],
     names: tuple[str, ...],
+    places: tuple[tuple[int, int], ...] = (),
 ) -> list[Node]:
-    for k, (before, after) in enumerate(zip(inputs[2:], results[1:], strict=False)):
-        if before.type.dtype != after.type.dtype or before.type.shape != after.type.shape:
-            raise Unsupported(
-                f"its carried value {k} starts as {type_text(before)} and is {type_text(after)} "
-                "after a round, so its shape is known only at run time",
-                "keep the shapes of carried values fixed",
-            )
     captures = inner.captures.values()
     body = c.importer.graph("body", (*inputs, *(i for _, i in captures)), results, names)
     outer = [o for o, _ in captures]
     attrs: dict[str, Attr] = {"body": body, "carried": len(carried)}
+    if places:
+        stems = [f"{c.outputs[k] or 'state'}_{axis}" for k, axis in places]
+        symbols = tuple(c.importer.symbols.fresh(stem) for stem in stems)
+        attrs |= {"places": places, "symbols": symbols}
     if len(results) > 1 + len(carried) and not rounds_known(trip, cond, body):
         attrs["rounds"] = c.importer.symbols.fresh(f"{c.outputs[-1]}_rounds")
     return outputs_of(emit("loop", trip, cond, *carried, *outer, **attrs))

@@ -79,6 +79,7 @@ def _symbols(n: Node, g: Inside) -> Problems:
     for _, value in n.attrs:
         for body in bodies_of(value):
             own |= _defined(toposort(*body.inputs, *body.outputs))
+            own.update(v for x in body.inputs for v in free_vars(*x.type.shape))
     for v in graph_symbols([n]):
         if v not in g.symbols and v not in own:
             yield f"symbol {v.name} is no dim of an input and no node defines it"

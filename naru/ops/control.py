@@ -145,23 +145,27 @@ def infer_if(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         raise ModelError(f"if: branches give {len(then.outputs)} and {len(orelse.outputs)} outputs")
     named = dict(zip(attrs.get("places", ()), attrs.get("symbols", ()), strict=True))
     pairs = zip(then.outputs, orelse.outputs, strict=True)
-    return tuple(_merge_named(k, a.type, b.type, named) for k, (a, b) in enumerate(pairs))
+    what = "outputs of the branches,"
+    return tuple(_merge_named(what, k, a.type, b.type, named) for k, (a, b) in enumerate(pairs))
 
 
 def _merge_named(
-    k: int, a: TensorType, b: TensorType, named: Mapping[tuple[int, int], Var]
+    what: str, k: int, a: TensorType, b: TensorType, named: Mapping[tuple[int, int], Var]
 ) -> TensorType:
-    """The type of output k of an `if`, where some of its sizes have names of their own."""
+    """The type that holds for both at place k, where some sizes have names of their own."""
+    op = "loop" if what.startswith("carried") else "if"
     if not any(place[0] == k for place in named) or a.rank != b.rank:
-        return _merge("if", a, b, f"outputs {k} of the branches")
+        return _merge(op, a, b, f"{what} {k}")
     shapes = [tuple(named.get((k, axis), d) for axis, d in enumerate(t.shape)) for t in (a, b)]
     plain = [TensorType(t.dtype, s) for t, s in zip((a, b), shapes, strict=True)]
-    return _merge("if", plain[0], plain[1], f"outputs {k} of the branches")
+    return _merge(op, plain[0], plain[1], f"{what} {k}")
 
 
 def infer_loop(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """trip (or None), cond (or None), *carried, *captures; attrs body, carried (how many) and,
-    where data decide how many rounds there are, rounds: the symbol that this number becomes.
+    where data decide how many rounds there are, rounds: the symbol that this number becomes. Sizes
+    of carried values that change from round to round are Vars in the body's inputs; attr `places`
+    ((carried, axis) pairs) lists them, attr `symbols` what each is called after the last round.
 
     -> carried types, then scan outputs with a leading dim for the iterations."""
     trip, cond = optional(types, 0), optional(types, 1)
@@ -172,10 +176,11 @@ def infer_loop(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     _check_body("loop", body, [TensorType("i64", ()), TensorType("bool", ()), *rest])
     if len(body.outputs) < 1 + count:
         raise ModelError(f"loop: body {body.name} must give a condition and {count} carried values")
+    named = dict(zip(attrs.get("places", ()), attrs.get("symbols", ()), strict=True))
     carried = tuple(
         TensorType(t.dtype, t.shape)
         for k in range(count)
-        for t in [_merge("loop", rest[k], body.outputs[1 + k].type, f"carried values {k}")]
+        for t in [_merge_named("carried values", k, rest[k], body.outputs[1 + k].type, named)]
     )
     scans = [o.type for o in body.outputs[1 + count :]]
     if not scans:

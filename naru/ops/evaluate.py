@@ -125,11 +125,11 @@ def _outputs(
             outs = OPS[n.op].ref(arrays, attrs)
     if n.op == "bind_dim":
         outs = _bound(n, outs[0], env)
-    elif n.op == "if":
+    elif n.op in ("if", "loop"):
         places, symbols = dict(n.attrs).get("places", ()), dict(n.attrs).get("symbols", ())
         for (k, axis), symbol in zip(places, symbols, strict=True):  # type: ignore[misc,arg-type]
             env[symbol] = outs[k].shape[axis]  # type: ignore[index]
-    elif n.op == "loop" and attrs.get("rounds") is not None:
+    if n.op == "loop" and attrs.get("rounds") is not None:
         env[attrs["rounds"]] = len(outs[-1])
     _check(n, outs, env, float64)
     if not float64 or (n.op in _KEPT and outs[0].size >= LARGE and outs[0].dtype.itemsize > 2):
@@ -161,7 +161,9 @@ def _concrete(n: Node, env: Env, float64: bool) -> dict[str, Any]:
     """Attributes with index expressions replaced by numbers."""
     attrs: dict[str, Any] = dict(n.attrs)
     for name, value in attrs.items():
-        if n.op != "bind_dim" and (n.op, name) not in (("loop", "rounds"), ("if", "symbols")):
+        if n.op != "bind_dim" and (n.op, name) not in (
+            ("loop", "rounds"), ("loop", "symbols"), ("if", "symbols")
+        ):  # fmt: skip
             attrs[name] = _number(value, env)
     if float64 and n.op == "cast" and attrs["to"] == "f32":  # narrower ones round, as they say
         attrs["to"] = "f64"

@@ -27,6 +27,8 @@ from naru.ir.graph import (
 from naru.ir.loop import Assign, Buffer, Func, If, Invoke, Let, Ref, Stmt, Store, While
 from naru.ir.simplify import add, floordiv, index, maximum, mul, substitute
 from naru.ops.registry import OPS
+from naru.schedule import changing
+from naru.schedule.changing import Changing
 from naru.schedule.kernels import Kernel, Kernels
 from naru.schedule.memory import Interval, bytes_of, place
 from naru.schedule.outline import StepRecord, outline
@@ -63,10 +65,10 @@ class Program:
 
 def build_driver(g: Graph, kernels: Kernels, requires: tuple[Requirement, ...] = ()) -> Program:
     """Driver, profiling driver and plan of a fused graph; the plan checks what is required."""
-    return _Builder(g, kernels, requires).program()
+    return Builder(g, kernels, requires).program()
 
 
-class _Builder:
+class Builder:
     """Driver and plan in the making."""
 
     def __init__(self, g: Graph, kernels: Kernels, requires: tuple[Requirement, ...]) -> None:
@@ -75,6 +77,8 @@ class _Builder:
         self.results: dict[Node, tuple[Storage, ...]] = {}  # of control nodes and kernels
         self.copies: dict[TensorType, Graph] = {}
         self.larger: dict[Storage, Storage] = {}  # where scan outputs grow to
+        self.states: dict[Node, dict[int, Changing]] = {}  # of loops
+        self.rooms: list[dict[int, Var]] = []  # of the loops we emit: bytes at each pointer
         self.buffers: dict[tuple[Role, str], Buffer] = {}
         self.weights: dict[tuple[Data, Layout | None], Packed] = {}
         self.weight_bytes = 0
@@ -129,6 +133,15 @@ class _Builder:
         slot = len(self.g.inputs) + len(self.g.outputs) + self.pointers
         self.pointers += 1
         return Storage(("io", slot), size)
+
+    def define(self, *symbols: Var) -> None:
+        """Sizes that are found while running, and that nothing bounds."""
+        self.unbounded.update(symbols)
+        self.defined += symbols
+
+    def point(self, s: Storage, at: Storage) -> Stmt:
+        """Lets a pointer point to where another one does."""
+        return Invoke("set_io", (Const(slot_of(s)), self.ref(at)))
 
     def allocations(self, *made: Storage) -> list[tuple[int, Expr]]:
         """What the step that writes these storages must allocate first."""
@@ -298,15 +311,22 @@ class _Builder:
             self.unbounded.add(rounds)
             self.defined.append(rounds)
         growing = isinstance(rounds, Var)  # emit_loop then allocates the scan outputs
+        named = dict(zip(places_of(n), variables(n, "symbols"), strict=True))
+        states = self.states[n] = changing.make(self, body, named)
         results = tuple(
-            self.new_pointer(self.bounded(bytes_of(t)))
+            states[k].now
+            if k in states
+            else self.new_pointer(self.bounded(bytes_of(t)))
             if growing and k >= carried
             else self.new_storage(scope, t, step)
             for k, t in enumerate(n.types)
         )
         number = self.new_storage(scope, TensorType("i64", ()), step)
         going = self.new_storage(scope, TensorType("bool", ()), step)
-        following = [self.new_storage(scope, t, step) for t in n.types[:carried]]
+        following = [
+            None if k in states else self.new_storage(scope, t, step)
+            for k, t in enumerate(n.types[:carried])
+        ]
         going_next = self.new_storage(scope, TensorType("bool", ()), step)
         # Where one round's slice of a scan output goes: its offset is known while the loop runs.
         slices = [
@@ -316,12 +336,15 @@ class _Builder:
         inputs = [number, going, *results[:carried], *operands[2 + carried :]]
         inner = self.collect(body, inputs, [going_next, *following, *slices])
         copies = [
-            self.copy(source[k], results[k], n.types[k])
+            self.copy(place, results[k], n.types[k])
             for source in (operands[2:], following)
-            for k in range(carried)
+            for k, place in enumerate(source[:carried])
+            if place is not None and k not in states
         ]
         extra = (number, going, going_next, *slices)
-        own = self.allocations(*(results[:carried] if growing else results), *following)
+        stay = [r for k, r in enumerate(results[:carried]) if k not in states]
+        stay += [] if growing else results[carried:]
+        own = self.allocations(*stay, *(x for x in following if x is not None))
         self.finish_control(scope, n, operands, results, [inner], extra, tuple(copies)).allocs = own
 
     def finish_control(
@@ -446,7 +469,7 @@ class _Builder:
             self.step = k if top else self.step
             if top and self.profiling:
                 out.append(Invoke("mark", (Const(k),)))
-            out += [Invoke("alloc", (Const(k), size)) for k, size in s.allocs]
+            out += [x for slot, size in s.allocs for x in self.take(slot, size)]
             out += self.emit_step(s)
         self.live = set(self.live) if top else outside
         return out
@@ -531,7 +554,7 @@ class _Builder:
                 copy = Invoke(
                     self.kernels.copy_bytes().func, (self.ref(made), self.ref(result), size)
                 )
-                out += [Invoke("barrier", ()), self.allocate(result, size), copy]
+                out += [Invoke("barrier", ()), *self.take(slot_of(result), size), copy]
         return out
 
     def emit_loop(self, s: Step) -> list[Stmt]:
@@ -543,24 +566,47 @@ class _Builder:
         growing = isinstance(s.control.attr("rounds"), Var)
         for k, piece in enumerate(slices):
             piece.offset = add(s.results[carried + k].at(), mul(now, self.slice_bytes(s, k)))
+        states = self.states[s.control].values()
+        fixed = carried - len(states)
+        outside = set(self.live)
+        self.live.update(v for c in states for v in c.sizes.values())
+        self.rooms.append({})
         body: list[Stmt] = [
             Let(now, count),
+            *(x for c in states for x in changing.begin(self, c)),
             *(self.grow(s, capacity, now) if growing else []),
             self.keep(number, "i64", Cast(now, "i64")),
             Invoke("barrier", ()),
             *self.emit_scope(s.scopes[0]),
             Invoke("barrier", ()),
-            *(x for c in s.copies[carried:] for x in self.emit_step(c)),
+            *self.change(s),
+            *(x for c in s.copies[fixed:] for x in self.emit_step(c)),
             self.keep(going, "bool", self.element(going_next, "bool")),
             Assign(count, add(now, 1)),
             Invoke("barrier", ()),
         ]
+        self.live, rooms = outside, self.rooms.pop()
         return [
+            *(Assign(room, Const(0)) for room in rooms.values()),
             *self.enter_loop(s, count),
             *(self.first_memory(s, capacity) if growing else []),
             While(self.again(s, count), tuple(body)),
+            *(x for c in states for x in changing.leave(self, c)),
             *(self.found(s, count) if growing else []),
+            *self.check_known(*(v for c in states for v in c.final.values())),
         ]
+
+    def change(self, s: Step) -> list[Stmt]:
+        """The end of a round for carried values whose sizes change."""
+        states, body = self.states[s.control], s.scopes[0]
+        outputs = [(c, body.outputs[1 + k], body.graph.outputs[1 + k]) for k, c in states.items()]
+        out: list[Stmt] = []
+        for c, made, n in outputs:
+            out += changing.keep(self, c, made, n.type)
+        out += [Invoke("barrier", ())] if outputs else []
+        for c, _, n in outputs:
+            out += changing.change_places(self, c, n.type)
+        return out
 
     def enter_loop(self, s: Step, count: Var) -> list[Stmt]:
         """The carried state as it comes in, round 0, and whether there is a round at all."""
@@ -568,8 +614,16 @@ class _Builder:
         more: Expr = Const(True, "bool")
         if s.control.inputs[1] is not None:
             more = self.element(s.operands[1], "bool")
+        states = self.states[s.control]
+        fixed = carried - len(states)
+        types = [None if x is None else x.type for x in s.control.inputs]
+        first: list[Stmt] = []
+        for k, c in states.items():
+            t = types[2 + k]
+            first += [] if t is None else changing.enter(self, c, s.operands[2 + k], t)
         return [
-            *(x for c in s.copies[:carried] for x in self.emit_step(c)),
+            *first,
+            *(x for c in s.copies[:fixed] for x in self.emit_step(c)),
             Assign(count, Const(0)),
             self.keep(going, "bool", more),
             Invoke("barrier", ()),
@@ -594,6 +648,16 @@ class _Builder:
         """The number of rounds becomes a dim."""
         rounds = attribute(s.control, "rounds", Var)
         return [Let(rounds, count), self.remember(rounds), *self.check_known(rounds)]
+
+    def take(self, slot: int, size: Expr) -> list[Stmt]:
+        """Memory for a pointer. In a loop what an earlier round took serves again if it is large
+        enough: the host keeps all there is until the run ends."""
+        if not self.rooms:
+            return [Invoke("alloc", (Const(slot), size))]
+        room = self.rooms[-1].setdefault(slot, Var(f"room_at{slot}", mutable=True))
+        need = Var("need")
+        more = (Invoke("alloc", (Const(slot), mul(need, 2))), Assign(room, mul(need, 2)))
+        return [Let(need, size), If(Binary("gt", need, room), more)]
 
     def allocate(self, s: Storage, size: Expr) -> Stmt:
         """Memory from the host for a storage that has a pointer of its own."""

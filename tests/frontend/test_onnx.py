@@ -24,12 +24,8 @@ from naru.ir.verify import check
 from naru.ops.evaluate import evaluate
 from naru.passes.hooks import infer
 
+
 # What is not compiled yet, with a word of the reason. A case leaves this list when it works.
-UNSUPPORTED = {
-    "loop_growing_state": "shape is known only at run time",
-}
-
-
 def array_maker(dtype: type[np.generic]) -> Callable[[Any], np.ndarray]:
     return lambda values: np.array(values, dtype)
 
@@ -75,7 +71,7 @@ def read_quietly(model: Any) -> Graph:
 
 
 def parameters() -> list[Any]:
-    return [pytest.param(c, id=name) for name, c in CASES.items() if name not in UNSUPPORTED]
+    return [pytest.param(c, id=name) for name, c in CASES.items()]
 
 
 @pytest.mark.parametrize("case", parameters())
@@ -88,13 +84,6 @@ def test_means_what_onnxruntime_says(case: Case) -> None:
     for feed in case.feeds():
         for got, want in zip(run_graph(g, feed), session.run(None, feed), strict=True):
             assert_close(got, np.asarray(want), case.tolerance)
-
-
-@pytest.mark.parametrize(("name", "word"), UNSUPPORTED.items())
-def test_unsupported_says_why(name: str, word: str) -> None:
-    with pytest.raises((UnsupportedError, ModelError), match=word) as caught:
-        read_quietly(CASES[name].model())
-    assert "node '" in str(caught.value)
 
 
 def test_bad_models(tmp_path: Path) -> None:

@@ -358,3 +358,25 @@ add_text(
     opset=18,
     sizes=N,
 )
+add_text(
+    "loop_sizes_of_all_kinds",
+    # Two carried values change places while one grows and one shrinks; a branch inside.
+    """(float[n] x, float[m] w, int64 k) => (float[a] p, float[b] q, float[k2,c] r) {
+      yes = Constant <value = bool {1}> ()
+      p, q, r = Loop (k, yes, x, w) <
+        body = step (int64 i, bool go, float[s] u, float[t] v)
+          => (bool more, float[s2] u2, float[t2] v2, float[1] total) {
+          more = Identity(go)
+          longer = Concat <axis = 0> (v, u)
+          one = Constant <value_ints = [1]> ()
+          end = Constant <value_ints = [1000]> ()
+          u2 = Neg(longer)
+          v2 = Slice(u, one, end)
+          zero = Constant <value_ints = [0]> ()
+          total = ReduceSum(longer, zero)
+        }
+      >
+    }""",
+    sizes=({"n": 3, "m": 2}, {"n": 1, "m": 4}, {"n": 6, "m": 1}, {"n": 2, "m": 0}),
+    values={"k": lambda rng, shape: np.array(rng.integers(1, 6))},
+)
