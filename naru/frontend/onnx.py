@@ -148,6 +148,8 @@ def _opsets(model: ModelProto) -> dict[str, int]:
             f"knows, found opset {version}",
             hint="install a newer onnx package",
         )
+    if version is not None and version < 1:
+        raise ModelError(f"expected an opset of at least 1, found {version}")
     return opsets
 
 

@@ -48,7 +48,7 @@ def find_schema(op: str, version: int, domain: str) -> defs.OpSchema | None:
     """The standard's schema of an op at an opset, or None if it has no such op. (Deprecated ones
     are as good as others: they say what the op means at that opset.)"""
     try:
-        return defs.get_schema(op, min(version, INT_MAX), domain)
+        return defs.get_schema(op, max(1, min(version, INT_MAX)), domain)
     except defs.SchemaError:
         return None
 
