@@ -74,12 +74,32 @@ def _defined(order: Sequence[Node]) -> set[Var]:
     return found
 
 
+def _defined_inside(n: Node) -> set[Var]:
+    """The symbols that the bodies of a node define, and the sizes of a loop's carried values that
+    change."""
+    found: set[Var] = set()
+    stack = [n]
+    while stack:
+        m = stack.pop()
+        for body in (b for _, value in m.attrs for b in bodies_of(value)):
+            order = toposort(*body.inputs, *body.outputs)
+            found |= _defined(order) | _changing(m, body)
+            stack += [x for x in order if any(bodies_of(value) for _, value in x.attrs)]
+    return found
+
+
+def _changing(n: Node, body: Graph) -> set[Var]:
+    """The sizes in the inputs of a loop's body that its attr `places` lists."""
+    found: set[Var] = set()
+    places = n.attr("places", ()) if n.op == "loop" else ()
+    for place in places if isinstance(places, tuple) else ():
+        if isinstance(place, tuple) and isinstance(place[0], int) and isinstance(place[1], int):
+            found.update(free_vars(body.inputs[2 + place[0]].type.shape[place[1]]))
+    return found
+
+
 def _symbols(n: Node, g: Inside) -> Problems:
-    own: set[Var] = set()  # what its bodies define is theirs
-    for _, value in n.attrs:
-        for body in bodies_of(value):
-            own |= _defined(toposort(*body.inputs, *body.outputs))
-            own.update(v for x in body.inputs for v in free_vars(*x.type.shape))
+    own = _defined_inside(n)
     for v in graph_symbols([n]):
         if v not in g.symbols and v not in own:
             yield f"symbol {v.name} is no dim of an input and no node defines it"

@@ -247,11 +247,3 @@ def test_integers_are_not_interpolated() -> None:
     model = model_of((4,), {"scales": scales}, dtype=TensorProto.UINT8, mode="linear")
     with pytest.raises(UnsupportedError, match=r"linear of u8.*cast it to float"):
         read_onnx(model)
-
-
-def test_computed_scales_are_refused() -> None:
-    model = model_of((4,), {"scales": np.array([2.0], np.float32)})
-    model.graph.input.append(helper.make_tensor_value_info("scales", TensorProto.FLOAT, [1]))
-    del model.graph.initializer[:]
-    with pytest.raises(UnsupportedError, match=r"the scales .* are computed"):
-        read_onnx(model)
