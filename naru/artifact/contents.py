@@ -47,7 +47,11 @@ def make_golden(g: Graph, requires: Sequence[Requirement] = ()) -> GoldenCase | 
     """Inputs from a fixed generator and the outputs that the numpy meaning gives for them, floats
     in double precision and rounded once. None where the numbers in the inputs must fit together as
     shapes do, and those that were tried do not."""
-    sizes = golden_sizes(g, [r for r in requires if not r.late])
+    given = [r for r in requires if not r.late]
+    sizes = golden_sizes(g, given)
+    numbers = {v: Const(n) for v, n in sizes.items()}
+    if any(substitute(r.cond, numbers) is not TRUE for r in given):
+        return None  # no sizes were found at which the model makes sense
     rng = np.random.Generator(np.random.PCG64(20260101))
     inputs = [sample_input(n.type, sizes, rng) for n in g.inputs]
     order = toposort(*g.outputs)

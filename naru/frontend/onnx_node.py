@@ -36,6 +36,9 @@ class Unsupported(Exception):
 Resolve: TypeAlias = Callable[[tuple[Expr, ...]], Sequence[Expr]]
 
 
+MOST_NUMBERS = 64  # that become sizes: two for each dim that arrays have
+
+
 class DependsOnData(Exception):
     """A handler needs numbers (operand `at`) that are known only at run time. The importer binds
     them to symbols and calls the handler again, which then finds symbols: one a number, or what
@@ -172,8 +175,10 @@ class OnnxNode:
         if values is None and known(prod(n.type.shape)) == 0:
             values = ()
         if values is None:
-            if known(prod(n.type.shape)) is None:
-                raise Unsupported(f"{what} (operand {i}) are of unknown number")
+            count = known(prod(n.type.shape))
+            if count is None or count > MOST_NUMBERS:
+                found = "unknown number" if count is None else f"{count} numbers"
+                raise Unsupported(f"{what} (operand {i}): {found} that only data tell")
             raise DependsOnData(i, what, resolve, least, tuple(map(index, example)))
         bound = n.op == "bind_dim"  # it was resolved when it was bound
         return values if bound or resolve is None else tuple(resolve(values))
