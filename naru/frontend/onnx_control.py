@@ -18,8 +18,16 @@ from naru.frontend.onnx_node import (
 )
 from naru.frontend.onnx_scope import Missing, Scope
 from naru.frontend.onnx_shapes import size_of
-from naru.ir.expr import Var, free_vars
-from naru.ir.graph import Attr, Node, TensorType, get_output, make_input, toposort
+from naru.ir.expr import free_vars
+from naru.ir.graph import (
+    Attr,
+    Node,
+    TensorType,
+    defined_symbols,
+    get_output,
+    make_input,
+    toposort,
+)
 from naru.ops.control import rounds_known
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
@@ -101,21 +109,10 @@ def _check_branches(a: Sequence[Node], b: Sequence[Node]) -> tuple[tuple[int, in
                 "give both branches one rank, or make the condition a constant",
             )
         for axis, (m, n) in enumerate(zip(x.type.shape, y.type.shape, strict=True)):
-            inside = {v for g in (x, y) for v in symbols_defined(g)}
+            inside = defined_symbols(*toposort(x, y))
             if m is not n or inside.intersection(free_vars(m)):
                 places.append((k, axis))
     return tuple(places)
-
-
-def symbols_defined(root: Node) -> set[Var]:
-    """The symbols that nodes below this one give values to."""
-    found: set[Var] = set()
-    for n in toposort(root):
-        for name in ("symbols", "raw", "rounds"):
-            value = n.attr(name, ())
-            some = value if isinstance(value, tuple) else (value,)
-            found.update(v for v in some if isinstance(v, Var))
-    return found
 
 
 def outputs_of(n: Node) -> list[Node]:

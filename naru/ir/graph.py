@@ -190,6 +190,32 @@ class Graph:
         return replace(self, outputs=tuple(outputs), notes=self.notes if notes is None else notes)
 
 
+def defined_symbols(*nodes: Node) -> set[Var]:
+    """The symbols that these nodes give values to: bind_dim, if and loop do."""
+    found: set[Var] = set()
+    for n in nodes:
+        for name in ("symbols", "raw", "rounds"):
+            value = n.attr(name, ())
+            some = value if isinstance(value, tuple) else (value,)
+            found.update(v for v in some if isinstance(v, Var))
+    return found
+
+
+def named_sizes(n: Node) -> dict[tuple[int, int], Var]:
+    """(output, axis) -> symbol, for the sizes of the results of an `if` or `loop` that running it
+    decides: its attributes `places` and `symbols`."""
+    places, symbols = n.attr("places", ()), n.attr("symbols", ())
+    found: dict[tuple[int, int], Var] = {}
+    if isinstance(places, tuple) and isinstance(symbols, tuple):
+        for place, symbol in zip(places, symbols, strict=True) if places else ():
+            match place, symbol:
+                case (int(k), int(axis)), Var():
+                    found[k, axis] = symbol
+                case _:
+                    raise IRError([f"{n.op}: expected a pair and a Var, found {place}, {symbol}"])
+    return found
+
+
 def toposort(*roots: Node) -> list[Node]:
     """Every distinct node that the roots need, inputs before users; iterative, in a fixed order."""
     seen: set[Node] = set()

@@ -3,13 +3,21 @@ op's business: pass `infer` (ops.registry) to have the types of all nodes comput
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from naru.dtypes import DTYPES, FROM_NUMPY, is_integer
 from naru.errors import NaruError
 from naru.ir.expr import Var, free_vars
-from naru.ir.graph import Data, Graph, Node, TensorType, toposort
+from naru.ir.graph import (
+    Data,
+    Graph,
+    Node,
+    TensorType,
+    defined_symbols,
+    named_sizes,
+    toposort,
+)
 from naru.ir.simplify import known
 from naru.ir.text_graph import Infer, bodies_of, graph_symbols, print_graph_lines
 from naru.ir.verify_expr import check_expr, index_problem
@@ -63,17 +71,6 @@ def _value(t: TensorType) -> Problems:
         yield f"{len(t.value)} elements are known as expressions, the shape says otherwise"
 
 
-def _defined(order: Sequence[Node]) -> set[Var]:
-    """The symbols that nodes give values to: bind_dim, if, loop."""
-    found: set[Var] = set()
-    for n in order:
-        for name in ("symbols", "raw", "rounds"):
-            value = n.attr(name, ())
-            some = value if isinstance(value, tuple) else (value,)
-            found.update(v for v in some if isinstance(v, Var))
-    return found
-
-
 def _defined_inside(n: Node) -> set[Var]:
     """The symbols that the bodies of a node define, and the sizes of a loop's carried values that
     change."""
@@ -83,19 +80,17 @@ def _defined_inside(n: Node) -> set[Var]:
         m = stack.pop()
         for body in (b for _, value in m.attrs for b in bodies_of(value)):
             order = toposort(*body.inputs, *body.outputs)
-            found |= _defined(order) | _changing(m, body)
+            found |= defined_symbols(*order) | _changing(m, body)
             stack += [x for x in order if any(bodies_of(value) for _, value in x.attrs)]
     return found
 
 
 def _changing(n: Node, body: Graph) -> set[Var]:
-    """The sizes in the inputs of a loop's body that its attr `places` lists."""
-    found: set[Var] = set()
-    places = n.attr("places", ()) if n.op == "loop" else ()
-    for place in places if isinstance(places, tuple) else ():
-        if isinstance(place, tuple) and isinstance(place[0], int) and isinstance(place[1], int):
-            found.update(free_vars(body.inputs[2 + place[0]].type.shape[place[1]]))
-    return found
+    """The sizes in the inputs of a loop's body that change from round to round."""
+    if n.op != "loop":
+        return set()
+    places = named_sizes(n)
+    return {v for k, axis in places for v in free_vars(body.inputs[2 + k].type.shape[axis])}
 
 
 def _symbols(n: Node, g: Inside) -> Problems:
@@ -202,7 +197,7 @@ def verify_graph(g: Graph, infer: Infer | None = None) -> list[str]:
     def visit(g: Graph, outer: frozenset[Var]) -> None:
         order = toposort(*g.inputs, *g.outputs)
         given = {v for n in g.inputs for d in n.type.shape for v in free_vars(d)}
-        inside = Inside(frozenset(g.inputs), outer | given | _defined(order), infer)
+        inside = Inside(frozenset(g.inputs), outer | given | defined_symbols(*order), infer)
         for n in order:
             line = line_of.get(n, 1)
             found = dict.fromkeys(p for check in NODE_CHECKS for p in check(n, inside))

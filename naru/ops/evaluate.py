@@ -11,7 +11,7 @@ from naru.dtypes import DTYPES, is_float, is_float_array
 from naru.errors import InputError, IRError, UnsupportedError
 from naru.ir import simplify
 from naru.ir.expr import INT_MAX, Binary, Cast, Const, Select, Unary, Var, free_vars
-from naru.ir.graph import Graph, Node, TensorType, toposort
+from naru.ir.graph import Graph, Node, TensorType, named_sizes, toposort
 from naru.ops.operands import shape_text
 from naru.ops.registry import OPS, Arrays, Attrs
 
@@ -126,9 +126,7 @@ def _outputs(
     if n.op == "bind_dim":
         outs = _bound(n, outs[0], env)
     elif n.op in ("if", "loop"):
-        places, symbols = dict(n.attrs).get("places", ()), dict(n.attrs).get("symbols", ())
-        for (k, axis), symbol in zip(places, symbols, strict=True):  # type: ignore[misc,arg-type]
-            env[symbol] = outs[k].shape[axis]  # type: ignore[index]
+        env.update({v: outs[k].shape[axis] for (k, axis), v in named_sizes(n).items()})
     if n.op == "loop" and attrs.get("rounds") is not None:
         env[attrs["rounds"]] = len(outs[-1])
     _check(n, outs, env, float64)

@@ -22,6 +22,7 @@ from naru.ir.graph import (
     TensorType,
     get_output,
     make_input,
+    named_sizes,
     toposort,
 )
 from naru.ir.loop import Assign, Buffer, Func, If, Invoke, Let, Ref, Stmt, Store, While
@@ -285,7 +286,7 @@ class Builder:
         symbols = variables(n, "symbols")
         self.unbounded.update(symbols)
         self.defined += symbols
-        late = {k for k, _ in places_of(n)}
+        late = {k for k, _ in named_sizes(n)}
         results = tuple(
             self.new_pointer(bytes_of(t)) if k in late else self.new_storage(scope, t, step)
             for k, t in enumerate(n.types)
@@ -311,8 +312,7 @@ class Builder:
             self.unbounded.add(rounds)
             self.defined.append(rounds)
         growing = isinstance(rounds, Var)  # emit_loop then allocates the scan outputs
-        named = dict(zip(places_of(n), variables(n, "symbols"), strict=True))
-        states = self.states[n] = changing.make(self, body, named)
+        states = self.states[n] = changing.make(self, body, named_sizes(n))
         results = tuple(
             states[k].now
             if k in states
@@ -543,8 +543,7 @@ class Builder:
         dims = self.buffer("dims", "i64")
         out: list[Stmt] = []
         done: set[int] = set()
-        named = zip(places_of(s.control), variables(s.control, "symbols"), strict=True)
-        for (k, axis), symbol in named:
+        for (k, axis), symbol in named_sizes(s.control).items():
             t, made, result = branch.graph.outputs[k].type, branch.outputs[k], s.results[k]
             at = (Const(self.symbols.index(symbol)),)
             out.append(Store(dims, at, Cast(t.shape[axis], "i64")))
@@ -711,13 +710,6 @@ def variables(n: Node, name: str) -> tuple[Var, ...]:
     """An attribute that is a tuple of Vars, or left out."""
     found = n.attr(name, ())
     return tuple(v for v in found if isinstance(v, Var)) if isinstance(found, tuple) else ()
-
-
-def places_of(n: Node) -> list[tuple[int, int]]:
-    """The (output, axis) pairs of an `if` whose sizes its branches decide."""
-    found = n.attr("places", ())
-    pairs = found if isinstance(found, tuple) else ()
-    return [(int(p[0]), int(p[1])) for p in pairs if isinstance(p, tuple)]  # type: ignore[arg-type]
 
 
 def slot_of(s: Storage) -> int:
