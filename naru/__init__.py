@@ -17,7 +17,8 @@ from naru.version import VERSION as __version__
 if TYPE_CHECKING:
     from naru.compiler import compile
     from naru.errors import NaruError
-    from naru.runtime.session import Model, load
+    from naru.runtime.model import Model
+    from naru.runtime.session import load
     from naru.targets import Target
 
 __all__ = ["Model", "NaruError", "Target", "__version__", "compile", "load"]
@@ -26,7 +27,7 @@ __all__ = ["Model", "NaruError", "Target", "__version__", "compile", "load"]
 _HOMES = {
     "compile": "naru.compiler",
     "load": "naru.runtime.session",
-    "Model": "naru.runtime.session",
+    "Model": "naru.runtime.model",
     "Target": "naru.targets",
     "NaruError": "naru.errors",
 }

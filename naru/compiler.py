@@ -20,7 +20,8 @@ from naru.artifact.bundle import Bundle, BundleParts, make_bundle, read_bundle, 
 from naru.artifact.cache import Cache, compiler_version, make_key, open_cache
 from naru.errors import InputError, NaruError
 from naru.options import Options, Progress
-from naru.runtime.session import Model
+from naru.runtime.model import Model
+from naru.runtime.session import open_model
 from naru.targets import Target, get_target, host_target
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def compile(
     CPUs with fused multiply-add, and for every thread count). Equal for the time being.
     Raises ModelError, UnsupportedError (all nodes at once) or TargetError.
     """
-    return Model(
+    return open_model(
         compile_bundle(
             source,
             target=target,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .artifact.bundle import Bundle, Symbol, dtype_of
 from .errors import InputError, nearest
 from .files import replacing
-from .runtime.session import TensorInfo
+from .runtime.model import TensorInfo
 
 Array = NDArray[Any]
 
@@ -93,7 +93,7 @@ def _reason(error: Exception) -> str:
 
 def as_declared(specs: Sequence[TensorInfo], arrays: Mapping[str, Array]) -> dict[str, Array]:
     """The arrays, with bfloat16 restored where the .npy format only kept two raw bytes."""
-    wanted = {s.name: dtype_of(s.dtype) for s in specs}
+    wanted = {s.name: dtype_of(s.dtype) for s in specs if s.tensor and s.dtype != "string"}
     return {
         name: array.view(wanted[name])
         if array.dtype.kind == "V" and name in wanted and array.dtype.itemsize == 2
@@ -102,8 +102,16 @@ def as_declared(specs: Sequence[TensorInfo], arrays: Mapping[str, Array]) -> dic
     }
 
 
-def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
-    """Writes one array as .npy, or any number with their names as .npz. Raises InputError."""
+def write_outputs(path: Path, outputs: Mapping[str, Any]) -> None:
+    """Writes one array as .npy, or any number with their names as .npz; texts as numpy's `str`.
+    Raises InputError, also for sequences and maps."""
+    for name, value in outputs.items():
+        if not isinstance(value, np.ndarray):
+            raise InputError(
+                f"{path}: the output '{name}' is no array, and only arrays go into files",
+                hint="--json instead of --output",
+            )
+    outputs = {n: a.astype(str) if a.dtype == object else a for n, a in outputs.items()}
     if path.suffix not in (".npy", ".npz"):
         raise InputError(f"{path}: the output is written as .npy or .npz, got '{path.suffix}'")
     if path.suffix == ".npy" and len(outputs) != 1:

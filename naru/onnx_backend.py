@@ -14,7 +14,7 @@ from onnx import ModelProto
 from onnx.backend.base import Backend, BackendRep
 
 from naru.compiler import compile
-from naru.runtime.session import Model
+from naru.runtime.model import Model
 
 
 class CompiledRep(BackendRep):

@@ -11,22 +11,29 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from naru import knobs
-from naru.artifact.bundle import Bundle, BundleParts, make_bundle, pack_golden
+from naru.artifact.bundle import Bundle, BundleParts, make_bundle, pack_bundle, pack_golden
 from naru.artifact.cache import Cache
-from naru.artifact.contents import make_golden, make_manifest, pack_weights
+from naru.artifact.contents import (
+    make_golden,
+    make_host_manifest,
+    make_manifest,
+    pack_constants,
+    pack_weights,
+)
 from naru.artifact.link import link
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
 from naru.codegen.objects import compile_modules
-from naru.errors import InputError, TargetError
+from naru.errors import InputError, TargetError, UnsupportedError
 from naru.frontend.onnx import read_onnx
+from naru.frontend.onnx_plan import HostPlan, read_plan
 from naru.ir.graph import Graph
 from naru.ir.intern import sweep
 from naru.ir.text import print_func, print_graph
@@ -150,7 +157,13 @@ def build_parts(
             hint="naru compile --isa host",
         )
     tell = on_progress or tell_nobody
-    stages = lower(source, options.target, name, tell)
+    try:
+        stages = lower(source, options.target, name, tell)
+    except UnsupportedError:
+        plan = None if isinstance(source, Graph) else read_plan(source, name=name)
+        if plan is None:
+            raise
+        return _host_parts(plan, source, options, store, tell, tested=tested, digest=digest)
     with stage("objects"):
         objects = compile_modules(
             [text for _, text in stages.modules],
@@ -166,10 +179,7 @@ def build_parts(
         case = make_golden(stages.graph, stages.program.requires) if tested else None
         golden = pack_golden([case] if case else [])
     tell("bundle", 0, 1)
-    read: dict[str, Any] = {"sha256": digest or _digest(source)}
-    if stages.graph.files and isinstance(source, str | os.PathLike):
-        folder = Path(source).parent.resolve()
-        read["files"] = {f.relative_to(folder).as_posix(): _digest(f) for f in stages.graph.files}
+    read = _source_record(source, digest, stages.graph.files)
     manifest = make_manifest(
         stages.graph,
         stages.program,
@@ -187,6 +197,42 @@ def build_parts(
         "golden": golden,
     }
     return manifest, sections
+
+
+def _host_parts(
+    plan: HostPlan,
+    source: str | os.PathLike[str] | bytes | Graph,
+    options: Options,
+    store: Cache | None,
+    tell: Progress,
+    *,
+    tested: bool,
+    digest: str | None,
+) -> BundleParts:
+    """The bundle of a model that runs partly on the host: a bundle in it for each native part."""
+    sections: dict[str, Any] = {"constants": pack_constants(plan)}
+    for k, part in enumerate(plan.parts):
+        tell("native parts", k, len(plan.parts))
+        made = build_parts(part, options, store=store, tested=tested)
+        sections[f"part.{k}"] = pack_bundle(*made)
+    manifest = make_host_manifest(
+        plan,
+        options.target,
+        options={"precision": options.precision},
+        source=_source_record(source, digest, plan.files),
+    )
+    return manifest, sections
+
+
+def _source_record(
+    source: str | os.PathLike[str] | bytes | Graph, digest: str | None, files: Sequence[Path]
+) -> dict[str, Any]:
+    """Digests of a model's file and of its side files."""
+    read: dict[str, Any] = {"sha256": digest or _digest(source)}
+    if files and isinstance(source, str | os.PathLike):
+        folder = Path(source).parent.resolve()
+        read["files"] = {f.relative_to(folder).as_posix(): _digest(f) for f in files}
+    return read
 
 
 def _digest(source: str | os.PathLike[str] | bytes | Graph) -> str:

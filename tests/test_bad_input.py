@@ -31,8 +31,8 @@ from naru.errors import (
     TargetError,
     UnsupportedError,
 )
-from naru.runtime import _native, session
-from naru.runtime.session import Model
+from naru.runtime import _native, native_model, session
+from naru.runtime.model import Model
 from tests.fuzz.bundle_mutations import parts_of, seal
 
 FLOATS = np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -430,7 +430,9 @@ def test_a_full_disk_through_the_command_line(
 
 @functools.cache
 def good_bundle() -> bytes:
-    return bytes(product()._bundle.data)
+    model = product()
+    assert isinstance(model, native_model.NativeModel)
+    return bytes(model._bundle.data)
 
 
 def newer_format(data: bytes) -> bytes:

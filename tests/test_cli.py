@@ -23,7 +23,8 @@ from naru.cli import group
 from naru.errors import InputError, NaruError, NaruWarning
 from naru.explain.assembly import disassemble
 from naru.explain.formulas import arena_bytes, formula
-from naru.runtime.session import TensorInfo, load
+from naru.runtime.model import TensorInfo
+from naru.runtime.session import load
 from naru.verify import compare, verify
 from tests.runtime import programs
 from tests.runtime.programs import entry, link, manifest, symbol, tensor

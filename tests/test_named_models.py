@@ -22,7 +22,7 @@ from models.kept import kept
 from naru.errors import NaruWarning
 from naru.frontend.onnx import read_onnx
 from naru.ops.evaluate import evaluate
-from naru.runtime.session import Model
+from naru.runtime.model import Model
 
 Array = np.ndarray
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"

@@ -149,7 +149,7 @@ def find(
     monkeypatch.setitem(OPS, "tanh", wrong_compiler.wrong_op(fault))
     bundle = compile_bundle(model, cache=False)
     sample = random_sample(bundle, model, dims or {}, 0)
-    found = verify(naru.runtime.session.Model(bundle), model, [sample])
+    found = verify(naru.runtime.session.NativeModel(bundle), model, [sample])
     wrong = [c.naru[0].output for c in found if not c.passed]
     assert wrong
     options = Options(naru.compiler.choose_target(None))
@@ -288,7 +288,7 @@ def test_ulps_of_a_difference() -> None:
 def test_who_is_wrong(monkeypatch: pytest.MonkeyPatch, model: Path) -> None:
     """Both right; then ONNX Runtime wrong, which is simulated."""
     bundle = compile_bundle(model, cache=False)
-    made = naru.runtime.session.Model(bundle)
+    made = naru.runtime.session.NativeModel(bundle)
     sample = random_sample(bundle, model, {}, 0)
     (found,) = verify(made, model, [sample], against="both")
     assert found.passed

@@ -28,6 +28,7 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
                     requires: texts of the conditions on input sizes that plan checks;
                     steps: names of the steps, for errors and times. The first entry is what a call
                     runs; one named "profile" takes and gives the same and keeps times
+    host?           the plan of a model that runs partly on the host: runtime/plan.py
     states          [] (reserved for named persistent buffers)
     memory          {arena: formula text, ...}
     kernels         [{name, ops?, nodes?, why?, calls?, shape?, algorithm?, schedule?, flops?,
@@ -77,7 +78,7 @@ from ..version import VERSION
 
 FORMAT = 1
 OLDEST_FORMAT = 1
-FEATURES: frozenset[str] = frozenset()  # what this runtime has for `needs`
+FEATURES = frozenset(("host",))  # what this runtime has for `needs`
 _MAX_POINTERS = 65536  # slots for memory that the code allocates
 MAGIC = b"\x89NARU\r\n\x1a"
 ALIGN = 4096
@@ -608,7 +609,7 @@ def _check_manifest(
     symbols = _read_symbols(root)
     entries = tuple(_read_entry(r, symbols, code) for r in root.objects("entries"))
     _check_unique("entry", [e.name for e in entries])
-    if not entries:
+    if not entries and "host" not in manifest:
         raise root.fail("entries", "at least one entry")
     return symbols, entries, sections
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from naru.artifact.bundle import GoldenCase
+from naru.artifact.bundle import GoldenCase, pack_golden
 from naru.artifact.link import Linked
 from naru.artifact.records import kernel_records, step_records
 from naru.dtypes import DTYPES
 from naru.errors import IRError, ModelError
+from naru.frontend.onnx_kinds import as_json
+from naru.frontend.onnx_plan import Body, HostPlan
 from naru.ir.expr import Const, Expr, Var, free_vars
 from naru.ir.graph import Graph, Node, TensorType, toposort
 from naru.ir.simplify import TRUE, evaluate, known, substitute
@@ -142,6 +144,59 @@ def sample_input(t: TensorType, sizes: dict[Var, int], rng: np.random.Generator)
 # --- manifest -------------------------------------------------------------------------------------
 
 
+def make_host_manifest(
+    plan: HostPlan, target: Target, *, options: Mapping[str, Any], source: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Of a model that runs partly on the host; runtime/plan.py has the schema."""
+    return {
+        "format": 1,
+        "abi": ABI_VERSION,
+        "naru": VERSION,
+        "needs": ["host"],
+        "target": _target(target),
+        "source": {"name": plan.name, **source},
+        "options": dict(options),
+        "symbols": [],
+        "entries": [],
+        "states": [],
+        "memory": {},
+        "kernels": [],
+        "host": {
+            "inputs": [{"name": n, **as_json(kind)} for n, kind in plan.inputs],
+            "outputs": [{"name": n, **as_json(kind)} for n, kind in plan.outputs],
+            "steps": _steps(plan.body),
+            "parts": len(plan.parts),
+            "texts": list(plan.texts),
+        },
+    }
+
+
+def _steps(body: Body) -> list[dict[str, Any]]:
+    return [
+        {
+            "operator": s.operator,
+            "name": s.name,
+            "reads": list(s.reads),
+            "writes": list(s.writes),
+            "attrs": dict(s.attrs),
+            "bodies": {
+                k: {"inputs": list(b.inputs), "outputs": list(b.outputs), "steps": _steps(b)}
+                for k, b in s.bodies.items()
+            },
+        }
+        for s in body.steps
+    ]
+
+
+def pack_constants(plan: HostPlan) -> bytes:
+    """The section `constants`: what steps on the host read."""
+    return pack_golden([GoldenCase("constants", plan.constants, ())])
+
+
+def _target(target: Target) -> dict[str, Any]:
+    return {"name": target.name, "triple": target.triple, "features": list(target.features)}
+
+
 def make_manifest(
     g: Graph,
     program: Program,
@@ -170,11 +225,7 @@ def make_manifest(
         "format": 1,
         "abi": ABI_VERSION,
         "naru": VERSION,
-        "target": {
-            "name": target.name,
-            "triple": target.triple,
-            "features": list(target.features),
-        },
+        "target": _target(target),
         "source": {"name": g.name, **source},
         "options": dict(options),
         "symbols": [

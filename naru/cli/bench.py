@@ -10,7 +10,7 @@ import click
 
 from naru import knobs
 from naru.cli.group import EXISTING, WRITTEN, dims_option, hugepages_option, precision_option
-from naru.cli.loading import compile_source, parse_dims
+from naru.cli.loading import compile_source, parse_dims, refuse_host
 from naru.cli.printing import print_table, say
 from naru.cli.progress import progress
 from naru.cli.verify import check_names
@@ -129,6 +129,7 @@ def _case(model: Path, options: dict[str, Any]) -> Case:
     if model.suffix == ".naru":
         raise InputError(f"{model} is a bundle: bench wants the ONNX file that it was made from")
     bundle = compile_source(model, "host", options["precision"], cache=True)
+    refuse_host(bundle, "bench")
     samples: Sequence[Path] = options["samples"]
     if samples and options["dims"]:
         raise click.UsageError("--samples have their own sizes: leave out --dims")

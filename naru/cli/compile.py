@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -40,6 +38,8 @@ def compile_command(
       naru compile model.onnx -o m.naru --isa avx2   for any CPU with AVX2
       naru compile model.onnx --precision strict     bit-equal on all FMA targets
     """
+    from naru.explain.host import count_kernels, host_operators, interface
+
     output = output or model.with_suffix(".naru")
     if model.suffix == ".naru":
         raise InputError(f"{model} is a bundle already", hint=f"naru run {model}")
@@ -49,10 +49,10 @@ def compile_command(
     made = compile_source(model, isa, precision, cache=not no_cache)
     with progress(f"writing {output.name}"):
         made.save(output)
-    main_entry = made.entries[0]
+    inputs, outputs = interface(made)
     seconds = time.perf_counter() - start
     size = output.stat().st_size
-    kernels: Sequence[Any] = made.manifest.get("kernels", [])
+    kernels, on_host = count_kernels(made), host_operators(made)
     target: str = made.manifest["target"]["name"]
     if as_json:
         print_json(
@@ -61,14 +61,16 @@ def compile_command(
                 "bytes": size,
                 "target": target,
                 "precision": precision,
-                "kernels": len(kernels),
+                "kernels": kernels,
+                "host": list(on_host),
                 "seconds": round(seconds, 3),
-                "inputs": list(map(str, main_entry.inputs)),
-                "outputs": list(map(str, main_entry.outputs)),
+                "inputs": list(map(str, inputs)),
+                "outputs": list(map(str, outputs)),
             }
         )
         return
     say(
-        f"{output}: {bytes_text(size)}, {len(kernels)} kernels for {target}, {seconds:.2f} s\n"
-        f"  inputs   {join(main_entry.inputs)}\n  outputs  {join(main_entry.outputs)}"
+        f"{output}: {bytes_text(size)}, {kernels} kernels for {target}, {seconds:.2f} s\n"
+        f"  inputs   {join(inputs)}\n  outputs  {join(outputs)}"
+        + (f"\n  on the host: {', '.join(on_host)}" if on_host else "")
     )

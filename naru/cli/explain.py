@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from naru.cli.group import EXISTING, WRITTEN, as_json_option, dims_option
-from naru.cli.loading import open_bundle, parse_dims
+from naru.cli.loading import open_bundle, parse_dims, refuse_host
 from naru.cli.printing import print_json
 from naru.errors import InputError
 
@@ -61,10 +61,19 @@ def explain_command(
       naru explain model.naru --html model.html          graph, timeline and roofs as a page
     """
     from naru.explain.assembly import disassemble
+    from naru.explain.host import host_json, host_lines, is_partly_on_host
     from naru.explain.page import write_page
     from naru.explain.report import explain
 
     bundle = open_bundle(model)
+    if is_partly_on_host(bundle):
+        if asm or html or kernel or inputs or dims:
+            refuse_host(bundle, "explain with --asm, --html, --kernel, --input or --dims")
+        if as_json:
+            print_json(host_json(bundle))
+        else:
+            click.echo("\n".join(host_lines(bundle)))
+        return
     if asm:
         click.echo(disassemble(bundle, kernel))
         return

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from naru.cli.progress import progress
+from naru.errors import InputError
 
 if TYPE_CHECKING:
     from naru.artifact.bundle import Bundle
-    from naru.runtime.session import Model
+    from naru.runtime.model import Model
 
 
 def compile_source(source: Path, isa: str, precision: str, *, cache: bool) -> Bundle:
@@ -40,7 +41,7 @@ def load_model(
     from naru.runtime import session
 
     if path.suffix == ".onnx":
-        return session.Model(compile_source(path, isa, precision, cache=cache))
+        return session.open_model(compile_source(path, isa, precision, cache=cache))
     return session.load(path)
 
 
@@ -51,6 +52,15 @@ def open_bundle(path: Path) -> Bundle:
     if path.suffix == ".onnx":
         return compile_source(path, "host", "fp32", cache=True)
     return read_bundle(path)
+
+
+def refuse_host(bundle: Bundle, what: str) -> None:
+    """InputError for a model that runs partly on the host."""
+    if "host" in bundle.manifest:
+        raise InputError(
+            f"{what}: this model runs partly on the host, and that is for native models only",
+            hint="naru explain lists what runs where; naru run runs it",
+        )
 
 
 def parse_dims(texts: Sequence[str]) -> dict[str, int]:

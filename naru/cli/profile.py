@@ -10,7 +10,7 @@ import click
 
 from naru.cli.explain import given_inputs, inputs_option
 from naru.cli.group import EXISTING, WRITTEN, dims_option, hugepages_option
-from naru.cli.loading import open_bundle
+from naru.cli.loading import open_bundle, refuse_host
 from naru.errors import InputError
 from naru.files import write_text
 
@@ -46,10 +46,11 @@ def profile_command(
     from naru.explain.report import describe, golden_inputs
     from naru.explain.trace import make_trace
     from naru.runtime import _native
-    from naru.runtime.session import Model
+    from naru.runtime.native_model import NativeModel
 
     bundle = open_bundle(model)
-    loaded = Model(bundle, threads=threads)
+    refuse_host(bundle, "profile")
+    loaded = NativeModel(bundle, threads=threads)
     arrays = given_inputs(bundle, inputs, dims) or golden_inputs(bundle)
     if arrays is None:
         raise InputError("the bundle has no golden vector to run", hint="--input or --dims")

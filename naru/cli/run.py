@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -13,7 +13,7 @@ from naru.cli.printing import print_json
 
 if TYPE_CHECKING:
     from naru.inputs import Array
-    from naru.runtime.session import Model
+    from naru.runtime.model import Model
 
 
 @click.command("run")
@@ -53,20 +53,40 @@ def _by_name(model: Model, result: Any) -> dict[str, Any]:
     return dict(zip(names, result if len(names) > 1 else (result,), strict=True))
 
 
-def _as_json(name: str, array: Array, output: Path | None) -> dict[str, Any]:
+def _as_json(name: str, array: Any, output: Path | None) -> dict[str, Any]:
     """What an output is, and its elements in row-major order unless they went into a file; JSON
-    lacks NaN and infinities, which become texts."""
-    about = {"name": name, "dtype": array.dtype.name, "shape": list(array.shape)}
+    lacks NaN and infinities, which become texts. Sequences and maps as they are."""
+    if not hasattr(array, "dtype"):
+        return {"name": name, "value": _plain(array)}
+    about = {"name": name, "dtype": _dtype(array), "shape": list(array.shape)}
     if output is not None:
         return {**about, "file": str(output)}
-    values = [v if -float("inf") < v < float("inf") else str(v) for v in array.reshape(-1).tolist()]
-    return {**about, "values": values}
+    return {**about, "values": _plain(array.reshape(-1).tolist())}
 
 
-def _print_arrays(results: dict[str, Array]) -> None:
+def _dtype(array: Any) -> str:
+    return "string" if array.dtype == object else array.dtype.name
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in cast("list[Any]", value)]
+    if hasattr(value, "dtype"):
+        return _plain(value.tolist())
+    finite = not isinstance(value, float) or -float("inf") < value < float("inf")
+    return value if finite else str(value)
+
+
+def _print_arrays(results: dict[str, Any]) -> None:
     import numpy as np
 
     with np.printoptions(threshold=20, edgeitems=4, linewidth=100):
-        for name, array in results.items():
-            shape = ", ".join(map(str, array.shape))
-            click.echo(f"{name}: {array.dtype.name}[{shape}]\n{array}")
+        for name, value in results.items():
+            if not isinstance(value, np.ndarray):
+                click.echo(f"{name}:\n{value}")
+                continue
+            array = cast("Array", value)
+            click.echo(f"{name}: {_dtype(array)}[{', '.join(map(str, array.shape))}]\n{array}")

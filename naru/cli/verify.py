@@ -19,7 +19,7 @@ from naru.cli.group import (
     no_cache_option,
     precision_option,
 )
-from naru.cli.loading import compile_source, parse_dims
+from naru.cli.loading import compile_source, parse_dims, refuse_host
 from naru.cli.printing import make_table, output, print_json, print_table, say, warn
 from naru.cli.progress import progress
 from naru.errors import InputError, NaruError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from naru.artifact.bundle import Bundle
     from naru.inputs import Array
     from naru.options import Progress
-    from naru.runtime.session import Model
+    from naru.runtime.model import Model
     from naru.verify import Compared
     from naru.verify.search import Culprit
 
@@ -85,7 +85,7 @@ def verify_command(model: Path, **options: Any) -> int:
       naru verify model.onnx --against both --tolerance 1e-5
       naru verify model.onnx --samples real.npz --save-failing failing
     """
-    from naru.runtime.session import Model
+    from naru.runtime.native_model import NativeModel
     from naru.verify import verify
     from naru.verify.compared import all_passed
 
@@ -94,7 +94,8 @@ def verify_command(model: Path, **options: Any) -> int:
     dims = parse_dims(options["dims"])
     cache = not options["no_cache"]
     bundle = compile_source(model, options["isa"], options["precision"], cache=cache)
-    loaded, against, limit = Model(bundle), options["against"], options["tolerance"]
+    refuse_host(bundle, "verify")
+    loaded, against, limit = NativeModel(bundle), options["against"], options["tolerance"]
     with progress(f"verifying {model.name}") as tell:
         samples = _samples(bundle, model, options["samples"], dims, options["seed"])
         found = verify(loaded, model, samples, against=against, tolerance=limit, on_progress=tell)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from naru.compiler import compile as compile_model
-from naru.runtime.session import Model
+from naru.runtime.model import Model
 
 FOLDER = Path(__file__).parent
 MODELS = {"digits_mlp": (64,), "digits_cnn": (1, 8, 8)}  # name -> shape of one image

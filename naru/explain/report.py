@@ -13,7 +13,8 @@ from naru.explain.formulas import formula
 from naru.inputs import Array
 from naru.ops.registry import OPS
 from naru.roofs import Bound, Roofs, measure
-from naru.runtime.session import Model, StepTime
+from naru.runtime.model import StepTime
+from naru.runtime.native_model import NativeModel
 
 Json = dict[str, Any]
 
@@ -198,7 +199,7 @@ def _measure(
     if inputs is None:
         return (), "the bundle has no golden vector to run; give --input"
     try:
-        return Model(bundle, threads=1).profile(dict(inputs)), None
+        return NativeModel(bundle, threads=1).profile(dict(inputs)), None
     except TargetError as e:
         return (), e.message
 

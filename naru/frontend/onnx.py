@@ -26,7 +26,7 @@ from naru.frontend.onnx_check import check_text
 from naru.frontend.onnx_data import MAX_RANK, Tensors, dtype_label, dtype_of
 from naru.frontend.onnx_import import FunctionKey, Importer
 from naru.frontend.onnx_node import Unsupported, type_text
-from naru.frontend.onnx_scope import Missing, Scope, Value, identifier
+from naru.frontend.onnx_scope import Items, Missing, Scope, Value, identifier
 from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Graph, Node, TensorType, make_input
 from naru.ir.simplify import known
@@ -56,21 +56,21 @@ def read_onnx(
     Weights in side files are memory-mapped.
     Raises ModelError, or UnsupportedError. Warns (NaruWarning) of NaN and infinities among weights.
     """
-    model, own_folder, where = _load(source)
+    model, own_folder, where = load_model(source)
     try:
         return _read(model, own_folder or folder, name)
     except ModelError as error:
-        raise _in_file(error, where) from None
+        raise in_file(error, where) from None
     except UnsupportedError as error:
         raise UnsupportedError(error.problems, where=where) from None
 
 
-def _in_file(error: ModelError, where: str) -> ModelError:
+def in_file(error: ModelError, where: str) -> ModelError:
     place = f"{where}: {error.where}" if error.where else where
     return ModelError(error.message, where=place, hint=error.hint)
 
 
-def _load(
+def load_model(
     source: str | os.PathLike[str] | bytes | ModelProto,
 ) -> tuple[ModelProto, Path | None, str]:
     """(model, its folder, how to call it in messages)."""
@@ -116,8 +116,8 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
             f"{onnx.__version__} knows, found {model.ir_version}",
             hint="install a newer onnx package",
         )
-    importer = Importer(Tensors(folder), _functions(model))
-    scope = Scope(_opsets(model))
+    importer = Importer(Tensors(folder), functions_of(model))
+    scope = Scope(opsets_of(model))
     importer.add_initializers(g, scope)
     inputs = [n for i in g.input if isinstance(n := _add_input(i, scope, importer), Node)]
     importer.add_nodes(g.node, scope)
@@ -127,6 +127,9 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
         raise ModelError("expected at least one output, found none")
     if len(set(names)) != len(names):
         raise ModelError(f"expected different names of the outputs, found {names}")
+    for output, value in zip(names, outputs, strict=True):
+        if isinstance(value, Items):
+            importer.report(f"output {output!r}", "is a sequence", None)
     if importer.problems:
         raise UnsupportedError(importer.problems)
     nodes = [n for n in outputs if isinstance(n, Node)]
@@ -138,7 +141,7 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
     return replace(made, operators=importer.operators, files=files)
 
 
-def _opsets(model: ModelProto) -> dict[str, int]:
+def opsets_of(model: ModelProto) -> dict[str, int]:
     opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
     version = opsets.get("")
     newest = defs.onnx_opset_version()
@@ -153,7 +156,7 @@ def _opsets(model: ModelProto) -> dict[str, int]:
     return opsets
 
 
-def _functions(model: ModelProto) -> dict[FunctionKey, FunctionProto]:
+def functions_of(model: ModelProto) -> dict[FunctionKey, FunctionProto]:
     found: dict[FunctionKey, FunctionProto] = {}
     for f in model.functions:
         key = ("" if f.domain == "ai.onnx" else f.domain, f.name, f.overload)

@@ -16,7 +16,7 @@ from naru.frontend.onnx_node import (
     emit,
     type_text,
 )
-from naru.frontend.onnx_scope import Missing, Scope
+from naru.frontend.onnx_scope import Items, Scope
 from naru.frontend.onnx_shapes import size_of
 from naru.ir.expr import free_vars
 from naru.ir.graph import (
@@ -49,7 +49,9 @@ def as_scalar(n: Node) -> Node:
 def made(c: OnnxNode, g: GraphProto, inner: Scope) -> tuple[Node, ...]:
     """The outputs of a converted body. Those of an unsupported node, already reported, end it."""
     found = c.importer.read_outputs(g, inner)
-    nodes = tuple(v for v in found if not isinstance(v, Missing))
+    if any(isinstance(v, Items) for v in found):
+        raise Unsupported("a body that gives a sequence")
+    nodes = tuple(v for v in found if isinstance(v, Node))
     if len(nodes) != len(found):
         raise AlreadyReported
     return nodes

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -54,17 +55,39 @@ def dtype_of(code: int, what: str) -> str:
     return FROM_ONNX[code]
 
 
-class Tensors:
-    """Reads TensorProtos as arrays. `folder` is the model's (None: no side files)."""
+@dataclass
+class Texts:
+    """Texts as numbers. Native code has no strings: a tensor of them holds the number of each text
+    in this table. The empty one's is 0; those that the model file holds have theirs for good, and
+    those of inputs get higher ones at each call. So whatever moves texts or compares them for
+    equality is as native as anything else; what looks into one runs on the host (onnx_host.py).
+    `values`: names of values that are tensors of texts."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    numbers: dict[str, int] = field(default_factory=lambda: {"": 0})
+    values: set[str] = field(default_factory=set[str])
+
+    def number(self, text: bytes | str) -> int:
+        name = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        return self.numbers.setdefault(name, len(self.numbers))
+
+    def array(self, strings: Iterable[bytes | str]) -> np.ndarray:
+        """i64[n]"""
+        return np.array([self.number(s) for s in strings], np.int64)
+
+
+class Tensors:
+    """Reads TensorProtos as arrays. `folder` is the model's (None: no side files); `texts` None:
+    tensors of strings are Unsupported."""
+
+    def __init__(self, folder: Path | None, texts: Texts | None = None) -> None:
+        self.folder, self.texts = folder, texts
         self.files: dict[Path, np.ndarray] = {}
 
     def read(self, t: TensorProto, what: str) -> np.ndarray:
         """The contents; an array over the file's own bytes where possible. ModelError if they don't
         fit the declared shape, Unsupported for element types that naru has no name for."""
-        dtype = dtype_of(t.data_type, what)
+        strings = t.data_type == TensorProto.STRING and self.texts is not None
+        dtype = "i64" if strings else dtype_of(t.data_type, what)
         shape = tuple(t.dims)
         if any(n < 0 for n in shape) or len(shape) > MAX_RANK:
             raise ModelError(
@@ -80,6 +103,8 @@ class Tensors:
         return array
 
     def contents(self, t: TensorProto, dtype: str, shape: Sequence[int], what: str) -> np.ndarray:
+        if t.data_type == TensorProto.STRING and self.texts is not None:
+            return self.strings(t, shape, what)
         count, row = math.prod(shape), DTYPES[dtype]
         bits = 8 if dtype == "bool" else row.bits
         size = -(-count * bits // 8)
@@ -98,6 +123,16 @@ class Tensors:
         # ONNX files are little-endian, as is every machine we run on.
         data = unpacked(data, count, bits) if bits < 8 else data
         return data.view(row.numpy).reshape(shape)
+
+    def strings(self, t: TensorProto, shape: Sequence[int], what: str) -> np.ndarray:
+        """The numbers of the texts of a tensor."""
+        assert self.texts is not None
+        if len(t.string_data) != math.prod(shape):
+            raise ModelError(
+                f"{list(shape)} has {math.prod(shape)} elements, found {len(t.string_data)} texts",
+                where=what,
+            )
+        return self.texts.array(t.string_data).reshape(shape)
 
     def external(self, t: TensorProto, size: int, what: str) -> np.ndarray:
         """`size` bytes of a side file, memory-mapped read-only."""

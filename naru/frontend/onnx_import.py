@@ -17,6 +17,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TypeProto
 from naru.dtypes import DTYPES
 from naru.errors import IRError, ModelError, NaruError, UnsupportedError
 from naru.frontend import onnx_check as check
+from naru.frontend import onnx_sequences
 from naru.frontend.onnx_constants import Constants
 from naru.frontend.onnx_data import MAX_RANK, Tensors
 from naru.frontend.onnx_node import (
@@ -26,7 +27,7 @@ from naru.frontend.onnx_node import (
     Unsupported,
     type_text,
 )
-from naru.frontend.onnx_scope import Missing, Scope, Symbols, Value, identifier
+from naru.frontend.onnx_scope import Items, Missing, Scope, Symbols, Value, identifier
 from naru.frontend.onnx_signatures import check_signature
 from naru.frontend.onnx_tables import EXTENSIONS, Handler, find_handler, find_signature
 from naru.ir.expr import INT_MAX, Const
@@ -153,23 +154,25 @@ class Importer:
                     hint="the file may be cut short, or its weights may not have been saved",
                 )
             inputs.append(None if value is None else self.use(value, label))
-        made: Sequence[Node | Missing]
+        made: Sequence[Value]
         if any(isinstance(v, Missing) for v in inputs):
             made = self.only_check(node, scope, label)
         else:
-            nodes = [v for v in inputs if not isinstance(v, Missing)]
-            made = self.convert(node, scope, nodes, label)
+            made = self.convert(node, scope, inputs, label)
         for k, name in enumerate(node.output):
             if name:
                 absent = Missing(f"{label}: its output {k} ({name!r}) is not supported")
                 scope.values[name] = made[k] if k < len(made) else absent
 
     def convert(
-        self, node: NodeProto, scope: Scope, inputs: Sequence[Node | None], label: str
+        self, node: NodeProto, scope: Scope, values: Sequence[Value | None], label: str
     ) -> Sequence[Value]:
         """The results of a node: by the table, or by inlining its function."""
         absent = [Missing()] * len(node.output)
+        inputs = [v for v in values if v is None or isinstance(v, Node)]
         try:
+            if len(inputs) < len(values) or self.makes_sequence(node):
+                return self.with_sequences(node, scope, values, label)
             results = self.dispatch(node, scope, inputs, label)
             check_ranks(results)
         except AlreadyReported:
@@ -188,6 +191,38 @@ class Importer:
         name = check.note_of(node)
         self.operators.setdefault(name, node.op_type)
         self.note(results, inputs, name)
+        return results
+
+    def makes_sequence(self, node: NodeProto) -> bool:
+        """Is it an operator of sequences?"""
+        return node.op_type in onnx_sequences.TABLE and check.domain_of(node) == ""
+
+    def with_sequences(
+        self, node: NodeProto, scope: Scope, values: Sequence[Value | None], label: str
+    ) -> Sequence[Value]:
+        """The results of a node that takes or gives sequences."""
+        domain, version = check.domain_of(node), self.opset(node, scope)
+        schema = check.find_schema(node.op_type, version, domain)
+        tables = {**onnx_sequences.TABLE, **onnx_sequences.OF_SEQUENCES}
+        handler = tables.get(node.op_type) if domain == "" else None
+        if schema is None or handler is None:
+            raise Unsupported("a sequence as an operand")
+        check.check_counts(node, schema, label)
+        check.check_attributes(node, version, domain, label)
+
+        def body(g: GraphProto, inputs: Sequence[Value]) -> list[Value]:
+            nodes = [v for v in inputs if isinstance(v, Node)]
+            inner = self.body(g, scope, nodes, f"{label}, body", inline=True)
+            return self.read_outputs(g, inner)
+
+        given = onnx_sequences.SequenceNode(node, values, self.constants.find, body)
+        made = handler(given)
+        results = made if isinstance(made, Sequence) else (made,)
+        name = check.note_of(node)
+        self.operators.setdefault(name, node.op_type)
+        nodes = [n for v in results for n in (v.nodes if isinstance(v, Items) else (v,))]
+        known = {n for v in values for n in (v.nodes if isinstance(v, Items) else (v,))}
+        self.note(nodes, [n for n in known if isinstance(n, Node)], name)
         return results
 
     def dispatch(
@@ -278,7 +313,9 @@ class Importer:
                 return [Missing()] * max(len(node.output), 1)
             if schema is None:
                 self.report(f"{label}, opset {version}", *self.unknown(node, domain, version))
-            elif find_handler(node.op_type, domain) is None and not has_function(schema):
+            elif self.makes_sequence(node) or has_function(schema):
+                pass
+            elif find_handler(node.op_type, domain) is None:
                 self.report(f"{label}, opset {version}", f"naru has no {node.op_type} yet", None)
         return [Missing()] * max(len(node.output), 1)
 

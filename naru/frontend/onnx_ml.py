@@ -19,8 +19,8 @@ from naru.frontend.onnx_scores import (
     TRANSFORMS,
     as_f32,
     choose,
+    class_labels,
     first_greatest,
-    integer_labels,
     label_at,
     negative,
     opposite,
@@ -34,6 +34,7 @@ from naru.ops.registry import constant
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 Array = np.ndarray
+_UNUSED = "_Unused"  # what the standard gives for a text that is no key
 
 
 # --- features -------------------------------------------------------------------------------------
@@ -122,9 +123,7 @@ def normalizer(c: OnnxNode) -> Node:
 
 def one_hot_encoder(c: OnnxNode) -> Node:
     """[..., categories]: 1 where the element, as an integer, is the category."""
-    cats = c.get_ints("cats_int64s") or ()
-    if c.get_strs("cats_strings"):
-        raise Unsupported("categories that are strings", "give cats_int64s")
+    cats = c.get_ints("cats_int64s") or c.get_texts("cats_strings") or ()
     if not cats:
         raise ModelError("expected categories in 'cats_int64s' or 'cats_strings', found none")
     if not c.get_flag("zeros", True):
@@ -162,9 +161,10 @@ def _row(values: Sequence[float]) -> Node:
 def label_encoder(c: OnnxNode) -> Node:
     """Values for keys; the default for what is no key. From version 4 on NaN is a key as others
     are, and the last of equal keys counts; before that, the first."""
-    if c.version < 2:
-        raise Unsupported("labels that are strings")
     x = c[0]
+    if c.version < 2:
+        classes = np.array(c.get_texts("classes_strings") or (), np.int64)
+        return _mapped(c, x, np.arange(len(classes)), classes)
     keys, values = _pairs(c, "keys"), _pairs(c, "values")
     if keys.size != values.size or not keys.size:
         raise ModelError(f"expected as many keys as values, found {keys.size} and {values.size}")
@@ -182,8 +182,39 @@ def label_encoder(c: OnnxNode) -> Node:
     places = emit("where", same, constant(order, np.int64), constant(0, np.int64))
     place = emit("reduce_max", places, axes=(x.type.rank,), keepdims=False)
     listed = values if c.version >= 4 else values[::-1]
-    table = np.concatenate([[_default(c, values.dtype)], listed]).astype(values.dtype)
+    return _found(values.dtype, _default(c, values.dtype), listed, place)
+
+
+def _found(dtype: np.dtype, default: Any, values: Array, place: Node) -> Node:
+    """The value of a place counted from 1; the default at 0."""
+    table = np.concatenate([[default], values]).astype(dtype)
     return emit("gather", constant(table, table.dtype), place, axis=0)
+
+
+def category_mapper(c: OnnxNode) -> Node:
+    """Numbers for texts, or texts for numbers, as the pairs of two attributes say."""
+    numbers = np.array(c.get_ints("cats_int64s") or (), np.int64)
+    texts = np.array(c.get_texts("cats_strings") or (), np.int64)
+    if numbers.size != texts.size or not numbers.size:
+        raise ModelError(
+            f"expected as many cats_int64s as cats_strings, found {numbers.size} and {texts.size}"
+        )
+    return _mapped(c, c[0], numbers, texts)
+
+
+def _mapped(c: OnnxNode, x: Node, numbers: Array, texts: Array) -> Node:
+    """Numbers to texts where the result is one of texts, else texts to numbers; the first of equal
+    keys counts."""
+    if c.is_text(c.outputs[0]):
+        keys, values, default = numbers, texts, c.text_number(c.get_str("default_string", _UNUSED))
+    else:
+        keys, values, default = texts, numbers, c.get_int("default_int64", -1)
+    wide = emit("reshape", x, shape=(*x.type.shape, ONE))
+    same = emit("equal", wide, constant(keys, np.int64))
+    order = np.arange(1, keys.size + 1)[::-1].copy()
+    places = emit("where", same, constant(order, np.int64), constant(0, np.int64))
+    place = emit("reduce_max", places, axes=(x.type.rank,), keepdims=False)
+    return _found(np.dtype(np.int64), default, values[::-1], place)
 
 
 def _default(c: OnnxNode, dtype: np.dtype) -> Any:
@@ -194,15 +225,18 @@ def _default(c: OnnxNode, dtype: np.dtype) -> Any:
         if found.size == 1:
             return found[0]
         raise ModelError(f"attribute 'default_tensor': expected 1 element, found {found.size}")
-    return (
-        c.get_float("default_float", -0.0) if dtype.kind == "f" else c.get_int("default_int64", -1)
-    )
+    if c.is_text(c.outputs[0]):
+        return c.text_number(c.get_str("default_string", _UNUSED))
+    if dtype.kind == "f":
+        return c.get_float("default_float", -0.0)
+    return c.get_int("default_int64", -1)
 
 
 def _pairs(c: OnnxNode, what: str) -> Array:
     """Keys, or values, from the attribute that is there."""
-    if c.get_strs(f"{what}_strings"):
-        raise Unsupported("labels that are strings")
+    texts = c.get_texts(f"{what}_strings")
+    if texts:
+        return np.array(texts, np.int64)
     if c.has(f"{what}_tensor"):
         t = c.attrs[f"{what}_tensor"].t
         return c.importer.tensors.read(t, f"{c.label}, attribute '{what}_tensor'").reshape(-1)
@@ -242,7 +276,7 @@ def linear_regressor(c: OnnxNode) -> Node:
 
 
 def linear_classifier(c: OnnxNode) -> Sequence[Node]:
-    labels = integer_labels(c, "classlabels_ints", "classlabels_strings")
+    labels = class_labels(c, "classlabels_ints", "classlabels_strings")
     return classify_linear(c, labels)
 
 
@@ -272,6 +306,7 @@ TABLE: dict[str, Handler] = {
     "FeatureVectorizer": feature_vectorizer,
     "Imputer": imputer,
     "LabelEncoder": label_encoder,
+    "CategoryMapper": category_mapper,
     "LinearClassifier": linear_classifier,
     "LinearRegressor": linear_regressor,
     "Normalizer": normalizer,

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from naru.errors import ModelError
-from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, emit, scalar
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE
 from naru.ops.registry import constant
@@ -19,7 +19,7 @@ LARGEST = 1 << 24  # places of the result
 
 def _pools(c: OnnxNode) -> tuple[dict[int, np.ndarray], np.ndarray]:
     """The n-grams of each length, one a row, and the places of all of them."""
-    flat = np.array(c.get_ints("pool_int64s") or (), np.int64)
+    flat = np.array(c.get_ints("pool_int64s") or c.get_texts("pool_strings") or (), np.int64)
     starts = [*(c.get_ints("ngram_counts") or ()), len(flat)]
     places = np.array(c.get_ints("ngram_indexes") or (), np.int64)
     pools: dict[int, np.ndarray] = {}
@@ -41,8 +41,6 @@ def _pools(c: OnnxNode) -> tuple[dict[int, np.ndarray], np.ndarray]:
 
 def tf_idf_vectorizer(c: OnnxNode) -> Node:
     """Counts (TF), 1 for what is there times its weight (IDF), or counts times weights (TFIDF)."""
-    if c.has("pool_strings"):
-        raise Unsupported("a pool of strings", "map strings to numbers outside the model")
     x = c[0]
     if x.type.rank not in (1, 2):
         raise ModelError(f"expected a sequence or a batch of them, found rank {x.type.rank}")

@@ -138,6 +138,22 @@ class OnnxNode:
         a = self._value(name, AttributeProto.STRINGS)
         return None if a is None else tuple(s.decode("utf-8", "replace") for s in a.strings)
 
+    def get_texts(self, name: str) -> tuple[int, ...] | None:
+        """The numbers of the texts in an attribute (see onnx_data.Texts)."""
+        given = self.get_strs(name)
+        return None if given is None else tuple(self.text_number(s) for s in given)
+
+    def text_number(self, text: str) -> int:
+        texts = self.importer.tensors.texts
+        if texts is None:
+            raise Unsupported("texts in native code", "compile the whole model")
+        return texts.number(text)
+
+    def is_text(self, name: str) -> bool:
+        """Does a value hold texts?"""
+        texts = self.importer.tensors.texts
+        return texts is not None and name in texts.values
+
     def get_str(self, name: str, default: str, allowed: Sequence[str] = ()) -> str:
         """A string attribute; ModelError if it is not one of `allowed`."""
         a = self._value(name, AttributeProto.STRING)

@@ -19,7 +19,14 @@ class Missing:
     reason: str | None = None
 
 
-Value: TypeAlias = "Node | Missing"
+@dataclass(frozen=True)
+class Items:
+    """A sequence whose length is known while the model is read."""
+
+    nodes: tuple[Node, ...]
+
+
+Value: TypeAlias = "Node | Missing | Items"
 
 
 @dataclass
@@ -42,11 +49,22 @@ class Scope:
         if found is not None or self.outer is None:
             return found
         found = self.outer.find(name)
-        if self.inline or not isinstance(found, Node) or found.op == "constant":
+        if self.inline or found is None or isinstance(found, Missing):
             return found
-        inner = make_input(name, found.type)
-        self.captures[name] = (found, inner)
+        if isinstance(found, Items):
+            nodes = (self._capture(f"{name}.{k}", n) for k, n in enumerate(found.nodes))
+            inner: Value = Items(tuple(nodes))
+        else:
+            inner = self._capture(name, found)
         self.values[name] = inner
+        return inner
+
+    def _capture(self, name: str, outside: Node) -> Node:
+        """What stands for a node from outside: a constant itself, or else an input of the body."""
+        if outside.op == "constant":
+            return outside
+        inner = make_input(name, outside.type)
+        self.captures[name] = (outside, inner)
         return inner
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naru.errors import ModelError
-from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, emit, scalar
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, known
 from naru.ops.registry import constant
@@ -101,12 +101,9 @@ def label_at(index: Node, labels: Sequence[int]) -> Node:
     return emit("gather", constant(list(labels), np.int64), index, axis=0)
 
 
-def integer_labels(c: OnnxNode, ints: str, strings: str) -> tuple[int, ...]:
-    """The labels of the classes. Unsupported where they are strings."""
-    given = c.get_ints(ints) or ()
-    names = c.get_strs(strings) or ()
-    if names:
-        raise Unsupported("labels that are strings", f"give {ints}, and look the names up outside")
+def class_labels(c: OnnxNode, ints: str, strings: str) -> tuple[int, ...]:
+    """The labels of the classes; of texts their numbers."""
+    given = c.get_ints(ints) or c.get_texts(strings) or ()
     if not given:
         raise ModelError(f"expected labels in {ints!r} or {strings!r}, found none")
     return given

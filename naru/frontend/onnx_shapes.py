@@ -252,8 +252,10 @@ def constant_node(c: OnnxNode) -> Node:
             array = np.array(a.i, np.int64)
         case AttributeProto.INTS:
             array = np.array(a.ints, np.int64)
-        case AttributeProto.STRING | AttributeProto.STRINGS:
-            raise Unsupported("a constant of strings", "map strings to numbers outside the model")
+        case AttributeProto.STRING:
+            array = np.array(c.text_number(a.s.decode("utf-8", "replace")), np.int64)
+        case AttributeProto.STRINGS:
+            array = np.array(c.get_texts(a.name) or (), np.int64)
         case _:
             raise Unsupported("a sparse constant", "store it as a dense tensor")
     return constant(array, array.dtype)

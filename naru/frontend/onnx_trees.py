@@ -18,8 +18,8 @@ from naru.frontend.onnx_scores import (
     TRANSFORMS,
     as_f32,
     choose,
+    class_labels,
     first_greatest,
-    integer_labels,
     label_at,
     negative,
     opposite,
@@ -222,7 +222,7 @@ def tree_regressor(c: OnnxNode) -> Node:
 
 
 def tree_classifier(c: OnnxNode) -> Sequence[Node]:
-    labels = integer_labels(c, "classlabels_int64s", "classlabels_strings")
+    labels = class_labels(c, "classlabels_int64s", "classlabels_strings")
     index, scores = classify(c, len(labels), labels)
     return index, scores
 

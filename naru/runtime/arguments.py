@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,23 +32,25 @@ def convert(
     kwargs: Mapping[str, object],
 ) -> tuple[Array, ...]:
     """Arrays in the order of the inputs, as the fast path takes them. Raises InputError."""
-    values = _by_position(specs, args, kwargs)
-    arrays = tuple(_to_array(s, value) for s, value in zip(specs, values, strict=True))
+    values = by_position(specs, args, kwargs)
+    arrays = tuple(to_array(s, value) for s, value in zip(specs, values, strict=True))
     # Before anything is copied: a view by np.broadcast_to may stand for more than the machine has.
-    _check_shapes(specs, symbols, arrays)
-    return tuple(_plain(s, array) for s, array in zip(specs, arrays, strict=True))
-
-
-def text_of(spec: TensorSpec) -> str:
-    """`name: dtype[dims]`."""
-    return f"{spec.name}: {spec.dtype}[{', '.join(map(str, spec.shape))}]"
+    check_shapes(specs, symbols, arrays)
+    return tuple(plain(s, array) for s, array in zip(specs, arrays, strict=True))
 
 
 # ---- names ----
 
 
-def _by_position(
-    specs: Sequence[TensorSpec], args: tuple[object, ...], kwargs: Mapping[str, object]
+class Named(Protocol):
+    """An input; its text says what it takes, as in `x: float32[n]`."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def by_position(
+    specs: Sequence[Named], args: tuple[object, ...], kwargs: Mapping[str, object]
 ) -> list[object]:
     """Values in the order of the inputs, from positions, keywords or one mapping."""
     if len(args) == 1 and not kwargs and isinstance(args[0], Mapping):
@@ -76,15 +78,15 @@ def _by_position(
     return [values[name] for name in names]
 
 
-def _expected(specs: Sequence[TensorSpec]) -> str:
-    listed = ", ".join(text_of(s) for s in specs)
+def _expected(specs: Sequence[Named]) -> str:
+    listed = ", ".join(map(str, specs))
     return f"{len(specs)} input{'' if len(specs) == 1 else 's'} ({listed})"
 
 
 # ---- values ----
 
 
-def _to_array(spec: TensorSpec, value: object) -> Array:
+def to_array(spec: TensorSpec, value: object) -> Array:
     """An array of the spec's dtype, but for the order of bytes. Values are never cast."""
     want = dtype_of(spec.dtype)
     if isinstance(value, _PYTHON_TYPES):
@@ -99,7 +101,7 @@ def _to_array(spec: TensorSpec, value: object) -> Array:
     return array
 
 
-def _plain(spec: TensorSpec, array: Array) -> Array:
+def plain(spec: TensorSpec, array: Array) -> Array:
     """The same in C order and native byte order, copied where necessary. InputError when that takes
     more memory than there is."""
     try:
@@ -174,7 +176,7 @@ def _from_object(spec: TensorSpec, value: object) -> Array:
 # ---- shapes ----
 
 
-def _check_shapes(
+def check_shapes(
     specs: Sequence[TensorSpec], symbols: Sequence[Symbol], arrays: Sequence[Array]
 ) -> None:
     bound: dict[str, tuple[int, str]] = {}

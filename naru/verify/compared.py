@@ -10,7 +10,7 @@ import numpy as np
 
 from naru.inputs import Array
 from naru.options import Progress, tell_nobody
-from naru.runtime.session import Model
+from naru.runtime.model import Model
 from naru.verify.differences import DEFAULT_TOLERANCE, Difference, compare
 from naru.verify.sides import ONNXRUNTIME, REFERENCE, make_side
 

@@ -24,7 +24,7 @@ from naru.frontend.onnx_check import note_of
 from naru.inputs import Array
 from naru.options import Options, Progress, tell_nobody
 from naru.pipeline import build
-from naru.runtime.session import Model
+from naru.runtime.native_model import NativeModel
 from naru.verify.compared import run
 from naru.verify.differences import Difference, compare
 from naru.verify.parts import Part, Whole
@@ -213,7 +213,7 @@ class Search:
         try:
             graph = read_onnx(part.model, folder=folder)
             made = build(graph, self.options, store=self.store, tested=False)
-            got = run(Model(made), part.inputs)
+            got = run(NativeModel(made), part.inputs)
         except NaruError:
             return Trial(part, None, {})
         found = [

@@ -13,7 +13,7 @@ from naru.compiler import compile_bundle
 from naru.demo import FOLDER
 from naru.explain.report import describe, golden_inputs
 from naru.explain.trace import make_trace
-from naru.runtime.session import StepTime
+from naru.runtime.model import StepTime
 
 MODEL = FOLDER / "digits_mlp.onnx"
 

@@ -92,9 +92,9 @@ def mutate(data: bytes, others: Sequence[bytes], rng: Random) -> bytes:
         sections["golden"] = _edit_golden(sections["golden"], rng)
         return seal(manifest, sections)
     if rng.random() < 0.15:
-        return seal(manifest, sections, lambda table: _edit(table, rng))
+        return seal(manifest, sections, lambda table: edit_json(table, rng))
     for _ in range(rng.choice((1, 1, 2, 4))):
-        _edit(manifest, rng)
+        edit_json(manifest, rng)
     if rng.random() < 0.1:
         other = parts_of(rng.choice(others))[0]
         key = rng.choice(sorted(manifest)) if manifest else "format"
@@ -108,7 +108,7 @@ def _edit_golden(section: bytes, rng: Random) -> bytes:
     (length,) = struct.unpack_from("<I", section)
     index = json.loads(section[4 : 4 + length])
     for _ in range(rng.choice((1, 1, 3))):
-        _edit(index, rng)
+        edit_json(index, rng)
     text = json.dumps(index).encode()
     head = struct.pack("<I", rng.choice((len(text),) * 9 + (2**32 - 1,))) + text
     return head + bytes(-len(head) % 64) + section[-(-(4 + length) // 64) * 64 :]
@@ -117,7 +117,7 @@ def _edit_golden(section: bytes, rng: Random) -> bytes:
 # ---- JSON ----
 
 
-def _edit(root: Any, rng: Random) -> None:
+def edit_json(root: Any, rng: Random) -> None:
     """Changes one place in a tree of lists and dicts: those that matter lie deep, so go down."""
     place = root
     while True:

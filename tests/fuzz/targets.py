@@ -25,7 +25,8 @@ from naru.errors import IRError, NaruError, RunError
 from naru.explain.formulas import arena_bytes
 from naru.frontend.onnx import read_onnx
 from naru.inputs import choose_sizes, random_inputs
-from naru.runtime.session import Model, TensorInfo
+from naru.runtime.model import TensorInfo
+from naru.runtime.native_model import NativeModel
 from tests import zoo
 
 from . import bundle_mutations, byte_mutations, onnx_mutations
@@ -134,7 +135,7 @@ def check_bundle(data: bytes, n: int) -> str:
             sizes = choose_sizes(bundle.symbols, {})
             with suppress(NaruError, ValueError, SyntaxError):
                 arena_bytes(bundle.manifest.get("memory", {}), sizes)
-            model = Model(bundle)
+            model = NativeModel(bundle)
         except NaruError as error:
             return _refused(error)
         outcome = "loaded"
@@ -158,7 +159,7 @@ def check_damage(data: bytes, n: int) -> str:
     raise AssertionError("the damage was not noticed")
 
 
-def _call(model: Model, entry: str) -> str:
+def _call(model: NativeModel, entry: str) -> str:
     """Calls an entry without inputs, and with such as the manifest asks for."""
     call = model.entry(entry)
     with suppress(NaruError):
@@ -173,7 +174,7 @@ def _call(model: Model, entry: str) -> str:
     return "called"
 
 
-def _inputs_for(model: Model, entry: str) -> dict[str, np.ndarray] | None:
+def _inputs_for(model: NativeModel, entry: str) -> dict[str, np.ndarray] | None:
     """Arrays of the declared shapes; None where they would be absurdly large."""
     bundle = model._bundle
     declared = next(e for e in bundle.entries if e.name == entry).inputs

@@ -9,7 +9,7 @@ import llvmlite.binding as llvm
 
 from naru.artifact.link import link
 from naru.runtime import session
-from naru.runtime.session import Model
+from naru.runtime.model import Model
 
 TRIPLE = "x86_64-unknown-linux-gnu"
 

@@ -24,8 +24,9 @@ from naru import knobs
 from naru.artifact import bundle
 from naru.artifact.bundle import GoldenCase, pack_golden
 from naru.errors import BundleError, InputError, RunError, TargetError
-from naru.runtime import _native, session
-from naru.runtime.session import Model, TensorInfo, load
+from naru.runtime import _native, native_model, session
+from naru.runtime.model import Model, TensorInfo
+from naru.runtime.session import load
 from tests.runtime import programs
 from tests.runtime.programs import make_model, make_parts, symbol, tensor
 
@@ -587,7 +588,7 @@ def test_no_memory_for_a_copy_of_weights(tmp_path: Path) -> None:
 
     whole = bundle.read_bundle(saved(tmp_path / "m.naru"))
     with pytest.raises(RunError, match="there is no memory for a copy of 64 bytes of weights"):
-        session._copy_weights(replace(whole, image=Full()), whole.sections["weights"])
+        native_model._copy_weights(replace(whole, image=Full()), whole.sections["weights"])
 
 
 def test_a_mount_that_forbids_execution() -> None:
@@ -605,7 +606,7 @@ def test_a_mount_that_forbids_execution() -> None:
 def test_missing_features_are_all_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = {"name": "fast", "triple": programs.TRIPLE, "features": ["sse2", "avx2", "avx512f"]}
     path = saved(tmp_path / "m.naru", target=target)
-    monkeypatch.setattr(session._native, "features", lambda: ("sse2",))
+    monkeypatch.setattr(native_model._native, "features", lambda: ("sse2",))
     with pytest.raises(TargetError, match="compiled for 'fast'; this CPU lacks avx2, avx512f"):
         load(path)
 
@@ -620,8 +621,8 @@ def test_another_machine_and_another_abi(tmp_path: Path) -> None:
 
 def test_amx_is_asked_for_only_when_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr(session._native, "features", lambda: ("amx-tile",))
-    monkeypatch.setattr(session._native, "request_amx", lambda: bool(asked.append(True)))
+    monkeypatch.setattr(native_model._native, "features", lambda: ("amx-tile",))
+    monkeypatch.setattr(native_model._native, "request_amx", lambda: bool(asked.append(True)))
     load(saved(tmp_path / "plain.naru"))
     assert asked == []
     target = {"name": "amx", "triple": programs.TRIPLE, "features": ["amx-tile"]}

@@ -20,7 +20,7 @@ from naru.compiler import compile_bundle
 from naru.demo import FOLDER
 from naru.errors import RunError
 from naru.runtime import _native, symbols
-from naru.runtime.session import Model
+from naru.runtime.native_model import NativeModel
 
 MAP = Path(f"/tmp/perf-{os.getpid()}.map")
 PROGRAM = """
@@ -49,13 +49,13 @@ def _no_map() -> Iterator[None]:
 
 
 def test_nothing_is_told_unless_asked(bundle: Bundle) -> None:
-    Model(bundle)
+    NativeModel(bundle)
     assert not MAP.exists()
 
 
 def test_perf_map_has_each_kernel_where_it_lies(bundle: Bundle) -> None:
     with knobs.scope(perf=1):
-        model = Model(bundle)
+        model = NativeModel(bundle)
     lines = [line.split(" ", 2) for line in MAP.read_text(encoding="utf-8").splitlines()]
     found = {name: (int(start, 16), int(size, 16)) for start, size, name in lines}
     base = bundle.image.code_address
@@ -75,7 +75,7 @@ def test_perf_finds_the_code_in_memory_without_a_file(data: bytes, tmp_path: Pat
     (tmp_path / "m.naru").write_bytes(data)
     bundle = read_bundle(tmp_path / "m.naru")
     with knobs.scope(perf=1):
-        Model(bundle)
+        NativeModel(bundle)
     address = bundle.image.code_address
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
         span, mode, _, _, _, *name = line.split()
@@ -90,13 +90,13 @@ def test_perf_finds_the_code_in_memory_without_a_file(data: bytes, tmp_path: Pat
 def test_map_is_not_written_through_a_link(bundle: Bundle, tmp_path: Path) -> None:
     MAP.symlink_to(tmp_path / "elsewhere")
     with knobs.scope(perf=1), pytest.raises(RunError, match="unset NARU_PERF"):
-        Model(bundle)
+        NativeModel(bundle)
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_names_cannot_break_a_line(bundle: Bundle) -> None:
     bundle.manifest["kernels"][0]["name"] = "a b\n0 0 evil"
-    Model(bundle)
+    NativeModel(bundle)
     names = [s.name for s in symbols.symbols_of(bundle)]
     assert "digits_mlp.a_b_0_0_evil" in names
 
@@ -135,7 +135,7 @@ def test_readelf_accepts_the_image(tmp_path: Path) -> None:
 def test_announcements_end_with_the_model(bundle: Bundle) -> None:
     """Many come and go, in any order, without a broken list."""
     with knobs.scope(gdb=1):
-        held = [Model(read_bundle(bytes(bundle.data))) for _ in range(5)]
+        held = [NativeModel(read_bundle(bytes(bundle.data))) for _ in range(5)]
     for k in (2, 0, 2, 1, 0):
         del held[k]
         gc.collect()

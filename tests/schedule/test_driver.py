@@ -11,19 +11,19 @@ import pytest
 import zoo
 from zoo.build import text
 
-import naru
+from naru.compiler import compile_bundle
 from naru.explain.formulas import arena_bytes
 from naru.ir.loop import If, Invoke, While, statements
 from naru.pipeline import lower
-from naru.runtime.session import Model
+from naru.runtime.native_model import NativeModel
 from naru.targets import get_target
 
 
-def compiled(source: Any, threads: int | None = None) -> Model:
+def compiled(source: Any, threads: int | None = None) -> NativeModel:
     """A model of the zoo (by name) or of ONNX text."""
     model = zoo.CASES[source].model() if isinstance(source, str) else source
-    bundle = naru.compile(model.SerializeToString(), cache=False)._bundle
-    return Model(bundle, threads=threads)
+    bundle = compile_bundle(model.SerializeToString(), cache=False)
+    return NativeModel(bundle, threads=threads)
 
 
 # --- branches ------------------------------------------------------------------------------------
@@ -43,13 +43,13 @@ def test_both_branches_of_one_bundle() -> None:
 
 
 @pytest.fixture(scope="module")
-def counting() -> Model:
+def counting() -> NativeModel:
     """Trips from an input; the scan output's length is not known before."""
     return compiled("loop_model_1")
 
 
 @pytest.mark.parametrize("trips", [0, 1, 15, 16, 17, 33, 100])
-def test_scan_output_grows(counting: Model, trips: int) -> None:
+def test_scan_output_grows(counting: NativeModel, trips: int) -> None:
     """Room is for 16 rounds at first and is doubled: 16, 32, 64, 128."""
     for n in (1, 7, 40):
         x = np.linspace(-2, 2, n, dtype=np.float32)
@@ -159,7 +159,7 @@ MODELS = {
 class NativePlan:
     """The plan of a bundle, called as the runtime calls it."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: NativeModel) -> None:
         bundle = model._bundle
         code = bytes(bundle.section("code"))
         size = -(-len(code) // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -392,18 +392,18 @@ def _graphs() -> dict[str, Entry]:
             ("recurs", "itself", "cycl"),
         ),
         "input_without_type": (_unnamed_type(), "model", ("type", "x")),
-        "strings": (
-            text("(string[n] x) => (string[n] y) { y = Identity(x) }"),
+        "unranked": (
+            text("(seq(float[]) x, int64 i) => (float[n] y) { e = SequenceAt(x, i) y = Relu(e) }"),
             "unsupported",
-            ("string",),
+            ("rank",),
         ),
-        "sequences": (
+        "empty_sequence": (
             text(
                 "(float[n] x) => (float[m] y) "
-                "{ s = SequenceConstruct(x, x) y = ConcatFromSequence <axis = 0> (s) }"
+                "{ s = SequenceEmpty() y = ConcatFromSequence <axis = 0> (s) }"
             ),
-            "unsupported",
-            ("sequence",),
+            "model",
+            ("empty",),
         ),
         "sparse_initializer": (_sparse(), "unsupported", ("sparse",)),
         "nan_weights": (

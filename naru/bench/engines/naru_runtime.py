@@ -7,7 +7,8 @@ from typing import Any
 
 from naru.bench.engines import Files, Way
 from naru.bench.feeds import Array, Feed
-from naru.runtime.session import Model, load
+from naru.runtime.model import Model
+from naru.runtime.session import load
 from naru.version import VERSION
 
 

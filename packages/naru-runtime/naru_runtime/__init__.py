@@ -11,7 +11,8 @@ logits = model(images)
 from __future__ import annotations
 
 from .errors import NaruError
-from .runtime.session import Model, load
+from .runtime.model import Model
+from .runtime.session import load
 from .version import VERSION as __version__
 
 __all__ = ["Model", "NaruError", "__version__", "load"]
