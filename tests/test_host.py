@@ -318,7 +318,7 @@ def test_wrong_inputs() -> None:
 
 
 BAD = (
-    ("g (seq(float[N]) s) => (float[N] y) { y = Add(s, s) }", "native code reads it, and it is a seq"),
+    ("g (seq(float[N]) s) => (float[N] y) { y = Add(s, s) }", "native code reads it"),
     ("g (seq(float[]) s, int64 i) => (float[N] y) { a = SequenceAt(s, i)\n y = Relu(a) }",
      "native code reads it, and it is f32 of unknown rank"),
     ('g (string[N] s) => (bool[N] y) { y = RegexFullMatch<pattern="[">(s) }', "is no pattern"),

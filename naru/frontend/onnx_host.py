@@ -74,6 +74,8 @@ class HostNode:
 
 
 def _plain(a: AttributeProto) -> Any:
+    if a.ref_attr_name:
+        raise ModelError("it refers to an attribute of a function, but is in none")
     value = helper.get_attribute_value(a)
     if a.type == AttributeProto.STRING:
         return value.decode("utf-8", "replace")

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, inliner
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    checker,
+    inliner,
+)
 
 from naru.dtypes import DTYPES
 from naru.errors import IRError, ModelError, UnsupportedError
@@ -89,6 +98,7 @@ def read_plan(
     if not needs_host(model):
         return None
     try:
+        check.check_text(model)
         return _Planner(_inlined(model), folder).plan(name)
     except ModelError as error:
         raise in_file(error, where) from None
@@ -143,9 +153,12 @@ def _node_foreign(n: NodeProto) -> bool:
 
 def _inlined(model: ModelProto) -> ModelProto:
     """Functions in which something needs the host are put in place of their calls."""
-    if any(_nodes_foreign(f.node) for f in model.functions):
+    if not any(_nodes_foreign(f.node) for f in model.functions):
+        return model
+    try:
         return inliner.inline_local_functions(model)
-    return model
+    except (checker.ValidationError, RuntimeError) as error:
+        raise ModelError(f"its functions cannot be inlined: {error}") from None
 
 
 # --- planning -------------------------------------------------------------------------------------
@@ -178,7 +191,6 @@ class _Level:
 
 class _Planner:
     def __init__(self, model: ModelProto, folder: Path | None) -> None:
-        check.check_text(model)
         self.model = model
         self.texts = Texts()
         self.tensors = Tensors(folder, self.texts)
@@ -429,7 +441,7 @@ class _Planner:
         schema = check.find_schema(
             node.op_type, level.opsets.get(check.domain_of(node), 1), check.domain_of(node)
         )
-        if schema is None or not texts.intersection(node.input):
+        if schema is None or not schema.inputs or not texts.intersection(node.input):
             return []
         last = len(schema.inputs) - 1
         variables = {
@@ -450,7 +462,7 @@ class _Planner:
             tensor = given.get("values_tensor")
             return tensor is None or tensor.t.data_type == TensorProto.STRING
         both = "classes_strings" in given or "cats_strings" in given
-        return both and node.input[0] not in self.texts.values
+        return both and not self.texts.values.intersection(node.input)
 
     def text_results_of_bodies(
         self, node: NodeProto, bodies: Sequence[GraphProto], level: _Level

@@ -37,6 +37,8 @@ class SequenceNode:
 
     def attr(self, name: str, default: Any) -> Any:
         found = next((a for a in self.node.attribute if a.name == name), None)
+        if found is not None and found.ref_attr_name:
+            raise ModelError("it refers to an attribute of a function, but is in none")
         return default if found is None else helper.get_attribute_value(found)
 
     def graph(self, name: str) -> GraphProto:

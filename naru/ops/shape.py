@@ -282,8 +282,13 @@ register(Op("size", "index", infer_size, ref_size, lower_values, samples=_size_s
 def infer_expand(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """x broadcast against attr `shape` (both ways, as ONNX has it)."""
     x, shape = operand("expand", types, 0), sizes(attrs, "shape")
+    if any((known(d) or 0) < 0 for d in shape):
+        raise ModelError(f"expand: expected sizes of 0 or more, found {shape_text(shape)}")
     out = TensorType(x.dtype, broadcast_dims("expand", x.shape, shape))
-    return (with_value(out, moved(ref_expand, [x], attrs)) if is_small(out) else out,)
+    if not is_small(out):
+        return (out,)
+    # The result's sizes are numbers here, those of the attribute need not be.
+    return (with_value(out, moved(ref_expand, [x], {"shape": out.shape})),)
 
 
 def ref_expand(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:

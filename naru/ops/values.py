@@ -17,6 +17,7 @@ from naru.ir.simplify import bounds, compare, known
 from naru.ops.registry import Attrs, Ref
 
 LIMIT = 64  # elements
+MAX_RANK = 32  # what numpy broadcasts
 DTYPES_WITH_VALUES = ("i64", "i32", "bool")
 ValueRule = Callable[..., Expr | None]
 
@@ -42,7 +43,7 @@ def as_ints(t: TensorType) -> np.ndarray | None:
 def is_small(t: TensorType) -> bool:
     """May its elements be kept in the type?"""
     count = known(simplify.prod(t.shape))
-    return count is not None and count <= LIMIT
+    return count is not None and count <= LIMIT and t.rank <= MAX_RANK
 
 
 def with_value(t: TensorType, value: Sequence[Expr | None] | None) -> TensorType:
