@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -39,6 +38,8 @@ class HostModel(Model):
             _load_part(bundle, k, threads, hugepages) for k in range(self._plan.parts)
         )
         _check_parts(self._plan.body, self._parts)
+        self._specs = [_spec(v.name, v.kind) for v in self._plan.inputs if _is_ranked(v.kind)]
+        self._symbols = _symbols(self._specs)
         self._numbers = {text: k for k, text in enumerate(self._plan.texts)}
         self._result = (
             output_type([v.name for v in self._plan.outputs])
@@ -92,8 +93,8 @@ class HostModel(Model):
         given = arguments.by_position(infos, args, kwargs)
         pairs = zip(infos, given, strict=True)
         values = {v.name: _take(v.name, v.kind, x, texts) for v, x in pairs}
-        arrays = [(_spec(v.name, v.kind), values[v.name]) for v in infos if _is_ranked(v.kind)]
-        arguments.check_shapes([s for s, _ in arrays], _symbols(arrays), [a for _, a in arrays])
+        arrays = [values[s.name] for s in self._specs]
+        arguments.check_shapes(self._specs, self._symbols, arrays)
         return values
 
     # ---- steps ----
@@ -134,7 +135,7 @@ class HostModel(Model):
         return OPERATORS[step.operator](Call(reads, step.attrs, texts))
 
     def _body(self, body: Body, given: Iterable[Any], values: Values, texts: Texts) -> list[Any]:
-        inner: Values = ChainMap(dict(zip(body.inputs, given, strict=True)), cast(Any, values))
+        inner: Values = {**values, **dict(zip(body.inputs, given, strict=True))}
         self._steps(body, inner, texts)
         return [inner[o] for o in body.outputs]
 
@@ -272,8 +273,8 @@ def _spec(name: str, kind: Json) -> TensorSpec:
     return TensorSpec(sys.intern(name), dtype, _dims(name, kind["shape"] or ()))
 
 
-def _symbols(arrays: Sequence[tuple[TensorSpec, Any]]) -> list[Symbol]:
-    names = {d for spec, _ in arrays for d in spec.shape if isinstance(d, str)}
+def _symbols(specs: Sequence[TensorSpec]) -> list[Symbol]:
+    names = {d for spec in specs for d in spec.shape if isinstance(d, str)}
     return [Symbol(n, 0, _LARGEST, "input") for n in names]
 
 
@@ -295,10 +296,20 @@ def _take(name: str, kind: Json, value: object, texts: Texts) -> Any:
         return value
     if kind["dtype"] == "string":
         return _take_texts(name, kind, value, texts)
-    array = arguments.plain(spec := _spec(name, kind), arguments.to_array(spec, value))
+    array = _take_array(name, kind, value)
     if kind["shape"] is not None and array.ndim != len(kind["shape"]):
         raise InputError(f"input '{name}': expected {len(kind['shape'])} dims, got {array.shape}")
     return array
+
+
+def _take_array(name: str, kind: Json, value: object) -> NDArray[Any]:
+    """Most often, what is passed is as it must be."""
+    if isinstance(value, np.ndarray):
+        array = cast("NDArray[Any]", value)
+        if array.dtype.name == kind["dtype"] and array.flags.c_contiguous and array.dtype.isnative:
+            return array
+    spec = _spec(name, kind)
+    return arguments.plain(spec, arguments.to_array(spec, value))
 
 
 def _refused(name: str, expected: str, value: object) -> InputError:
@@ -315,13 +326,10 @@ def _take_texts(name: str, kind: Json, value: object, texts: Texts) -> NDArray[n
         raise _refused(name, f"texts, as in np.array({name}, dtype=object)", cast(object, value))
     if kind["shape"] is not None and array.ndim != len(kind["shape"]):
         raise InputError(f"input '{name}': expected {len(kind['shape'])} dims, got {array.shape}")
-    numbers: list[int] = []
-    for item in array.reshape(-1).tolist():
-        text = item.decode("utf-8", "replace") if isinstance(item, bytes) else item
-        if not isinstance(text, str):
-            raise _refused(name, "texts", item)
-        numbers.append(texts.number(text))
-    return np.array(numbers, np.int64).reshape(array.shape)
+    try:
+        return texts.numbers(array.reshape(-1).tolist(), array.shape)
+    except TypeError as error:
+        raise InputError(f"input '{name}': {error}") from None
 
 
 def _give(kind: Json, value: Any, texts: Texts) -> Any:

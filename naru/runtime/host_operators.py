@@ -23,35 +23,47 @@ from ..errors import RunError
 Array = NDArray[Any]
 
 
-class Texts:
-    """The table of a call: texts by number, the model's own first."""
+class _Numbers(dict[object, int]):
+    """Text -> number. The model's own come from a table that all calls share; each text is looked
+    up there once, and found here by C from then on."""
 
-    def __init__(self, own: Sequence[str], numbers: Mapping[str, int]) -> None:
-        self._own, self._given = own, numbers
-        self._later: dict[str, int] = {}
-        self._texts: list[str] = []
+    def __init__(self, own: Mapping[str, int]) -> None:
+        super().__init__()
+        self.own = own
+        self.later: list[str] = []
 
-    def number(self, text: str) -> int:
-        found = self._given.get(text)
+    def __missing__(self, key: object) -> int:
+        text = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
+        if not isinstance(text, str):
+            raise TypeError(f"expected texts, got {type(key).__qualname__}")
+        found = self.own.get(text)
+        if found is None and text is not key:
+            found = self[text]
         if found is None:
-            found = self._later.get(text)
-        if found is None:
-            found = self._later[text] = len(self._own) + len(self._texts)
-            self._texts.append(text)
+            found = len(self.own) + len(self.later)
+            self.later.append(text)
+        self[key] = found
         return found
 
-    def text(self, number: int) -> str:
-        """The text of a number; the empty one for what no text has."""
-        if 0 <= number < len(self._own):
-            return self._own[number]
-        at = number - len(self._own)
-        return self._texts[at] if 0 <= at < len(self._texts) else ""
 
-    def numbers(self, texts: Iterable[str], shape: Sequence[int]) -> Array:
-        return np.array([self.number(t) for t in texts], np.int64).reshape(shape)
+class Texts:
+    """The table of a call: texts by number, the model's own first. `own` are these, `numbers` the
+    same the other way round."""
+
+    def __init__(self, own: Sequence[str], numbers: Mapping[str, int]) -> None:
+        self._own = own
+        self._numbers = _Numbers(numbers)
+
+    def numbers(self, texts: Iterable[object], shape: Sequence[int]) -> Array:
+        """The numbers of texts. TypeError for what is none."""
+        return np.array(list(map(self._numbers.__getitem__, texts)), np.int64).reshape(shape)
 
     def texts(self, numbers: Array) -> list[str]:
-        return [self.text(n) for n in numbers.reshape(-1).tolist()]
+        """The texts of numbers; the empty one for what is the number of none."""
+        table = (*self._own, *self._numbers.later)
+        inside = (numbers >= 0) & (numbers < len(table))
+        known = numbers if inside.all() else np.where(inside, numbers, 0)
+        return list(map(table.__getitem__, known.reshape(-1).tolist()))
 
     def array(self, numbers: Array) -> Array:
         """Python texts in an array of objects."""
