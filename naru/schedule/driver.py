@@ -411,9 +411,15 @@ class Builder:
         return [any(v not in given for v in vs) for vs in symbols]
 
     def sizes(self, dims: Buffer, symbols: tuple[Var, ...]) -> list[Stmt]:
-        """Reads symbols from where the host wrote them."""
-        position = {s: k for k, s in enumerate(self.symbols)}
-        return [Let(s, Cast(Load(dims, (Const(position[s]),)), "index")) for s in symbols]
+        """Reads symbols from where the host wrote them. One that only running defines counts as
+        its least value until then: formulas may divide by it."""
+        out: list[Stmt] = []
+        for k, s in enumerate(self.symbols):
+            if s in symbols:
+                value: Expr = Cast(Load(dims, (Const(k),)), "index")
+                late = k >= len(self.g.symbols) and s.lo > 0
+                out.append(Let(s, Binary("max", value, Const(s.lo)) if late else value))
+        return out
 
     def driver(self, top: Scope, late: list[bool], name: str) -> Func:
         """The function that runs the model; with marks between the steps when profiling."""
