@@ -95,7 +95,7 @@ def _of_node(n: Node, where: str) -> Iterator[Requirement]:
 def _equal_dims(n: Node, where: str) -> Iterator[Requirement]:
     """The dims that inference took to be equal."""
     op = OPS.get(n.op)
-    if op is None or op.kind == "control" or not n.inputs:
+    if op is None or (op.kind == "control" and n.op != "with_sizes") or not n.inputs:
         return
     with assumed_equalities() as assumed, conditions_needed() as needed:
         op.infer([None if x is None else x.type for x in n.inputs], dict(n.attrs))
