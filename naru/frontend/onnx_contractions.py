@@ -350,7 +350,9 @@ def global_lp_pool(c: OnnxNode) -> Node:
 
 def col2im(c: OnnxNode) -> Node:
     """Image and window are operands; the windows are added up into the image."""
-    image, kernel = c.sizes(1, "the image's shape"), c.fixed(2, "the window's shape")
+    count = known(prod(c[1].type.shape)) or 0
+    image = c.sizes(1, "the image's shape", least=0, example=(4,) * count)
+    kernel = c.sizes(2, "the window's shape", least=1, example=(1,) * count)
     if image is None or kernel is None or len(image) != len(kernel):
         raise ModelError("expected an image and a window of as many axes, found others")
     rank = len(image)

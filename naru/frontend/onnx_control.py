@@ -14,6 +14,7 @@ from naru.frontend.onnx_node import (
     Unsupported,
     check_axis,
     emit,
+    scalar,
     type_text,
 )
 from naru.frontend.onnx_scope import Items, Scope
@@ -221,58 +222,116 @@ def _loop_node(
 
 def scan(c: OnnxNode) -> Sequence[Node]:
     """As a loop: round i reads element i of each scanned operand, and the results are stacked."""
-    if c.version < 9:
-        raise Unsupported("Scan before opset 9")
     g, count = get_body(c, "body"), c.get_int("num_scan_inputs", 0)
-    if not 0 < count <= len(c.inputs) or len(g.input) != len(c.inputs):
+    operands = c.inputs[1:] if c.version < 9 else c.inputs
+    if not 0 < count <= len(operands) or len(g.input) != len(operands):
         raise ModelError(
-            f"expected {len(c.inputs)} inputs of the body, 1 or more of them scanned, "
+            f"expected {len(operands)} inputs of the body, 1 or more of them scanned, "
             f"found {len(g.input)}, of which {count} scanned"
         )
-    states = [c[k] for k in range(len(c.inputs) - count)]
-    scanned = [c[k] for k in range(len(c.inputs) - count, len(c.inputs))]
-    given = {
-        "scan_input_axes": c.get_ints("scan_input_axes") or (0,) * count,
-        "scan_input_directions": c.get_ints("scan_input_directions") or (0,) * count,
-        "scan_output_axes": c.get_ints("scan_output_axes") or (),
-        "scan_output_directions": c.get_ints("scan_output_directions") or (),
-    }
-    if any(any(given[k]) for k in ("scan_output_axes", "scan_output_directions")):
-        raise Unsupported("results stacked along another axis or backwards")
-    if any(given["scan_input_directions"]):
-        raise Unsupported("operands read backwards")
+    first = len(c.inputs) - count
+    states = [c[k] for k in range(len(c.inputs) - len(operands), first)]
+    scanned = [c[k] for k in range(first, len(c.inputs))]
+    if c.version < 9:
+        return _batched_scan(c, g, states, scanned)
     axes = [
-        check_axis(a, n.type.rank) for a, n in zip(given["scan_input_axes"], scanned, strict=True)
+        check_axis(a, n.type.rank)
+        for a, n in zip(_listed(c, "scan_input_axes", count), scanned, strict=True)
     ]
-    return _scan_loop(c, g, states, scanned, axes)
+    backwards = _listed(c, "scan_input_directions", count)
+    out = _scan_loop(c, c.scope, g, states, list(zip(scanned, axes, backwards, strict=True)))
+    stacked = out[len(states) :]
+    to_axes = _listed(c, "scan_output_axes", len(stacked))
+    turned = _listed(c, "scan_output_directions", len(stacked))
+    rest = [_placed(n, a, d) for n, a, d in zip(stacked, to_axes, turned, strict=True)]
+    return [*out[: len(states)], *rest]
+
+
+def _listed(c: OnnxNode, name: str, count: int) -> tuple[int, ...]:
+    """An attribute with a number for each of `count` tensors; zeros where it is left out."""
+    found = c.get_ints(name) or (0,) * count
+    if len(found) != count:
+        raise ModelError(f"attribute {name!r}: expected {count} numbers, found {len(found)}")
+    return found
+
+
+def _placed(n: Node, axis: int, backwards: int) -> Node:
+    """Stacked results with the axis of the rounds where it belongs, the last round first where they
+    are stacked backwards."""
+    if backwards:
+        n = emit("slice", n, starts=(-1,), ends=(-(2**31),), axes=(0,), steps=(-1,))
+    order = list(range(1, n.type.rank))
+    order.insert(check_axis(axis, n.type.rank), 0)
+    return n if not order[0] else emit("transpose", n, perm=tuple(order))
+
+
+def _batched_scan(
+    c: OnnxNode, g: GraphProto, states: Sequence[Node], scanned: Sequence[Node]
+) -> list[Node]:
+    """Scan of opset 8: every operand has an axis of samples in front, each of which may be of a
+    length of its own (operand 0). A loop over samples, of a loop over rounds."""
+    lengths, whole = c.find(0), [*states, *scanned]
+    number = make_input("scan_sample", TensorType("i64", ()))
+    go = make_input("scan_sample_go", TensorType("bool", ()))
+    scope = Scope(c.scope.opsets, outer=c.scope, chain=c.scope.chain)
+
+    def of_sample(name: str, outer: Node) -> Node:
+        inside = make_input(f"{name}_samples", outer.type)
+        scope.captures[f"{name}_samples"] = (outer, inside)
+        return emit("gather", inside, number, axis=0)
+
+    parts = [of_sample(i.name, n) for i, n in zip(g.input, whole, strict=True)]
+    length = None if lengths is None else of_sample("scan_length", lengths)
+    own, count = parts[: len(states)], len(scanned)
+    reads = [
+        (n, 0, d) for n, d in zip(parts[-count:], _listed(c, "directions", count), strict=True)
+    ]
+    results = (emit("identity", go), *_scan_loop(c, scope, g, own, reads, length))
+    names = ("scan_more", *(o.name for o in g.output))
+    return _loop_node(c, size_of(scanned[0], 0), None, [], [number, go], scope, results, names)
 
 
 def _scan_loop(
-    c: OnnxNode, g: GraphProto, states: Sequence[Node], scanned: Sequence[Node], axes: Sequence[int]
+    c: OnnxNode,
+    scope: Scope,
+    g: GraphProto,
+    states: Sequence[Node],
+    scanned: Sequence[tuple[Node, int, int]],
+    length: Node | None = None,
 ) -> list[Node]:
-    trip = size_of(scanned[0], axes[0])
+    """(last states, stacked results) of a loop in a scope. `scanned`: operands with the axis along
+    which each is read, and whether backwards. After `length` rounds nothing changes any more, and
+    results are 0."""
+    operand, axis, _ = scanned[0]
+    trip = size_of(operand, axis)
     names = [i.name for i in g.input]
     round_ = make_input("scan_round", TensorType("i64", ()))
     go = make_input("scan_go", TensorType("bool", ()))
-    inputs = [round_, go, *(formal(k, n.type) for k, n in zip(names, states, strict=False))]
+    own = [formal(k, n.type) for k, n in zip(names, states, strict=False)]
+    stop = None if length is None else make_input("scan_rounds", length.type)
     whole = [
-        make_input(f"{k}_all", n.type) for k, n in zip(names[len(states) :], scanned, strict=True)
+        make_input(f"{k}_all", n.type)
+        for k, (n, _, _) in zip(names[len(states) :], scanned, strict=True)
     ]
-    parts = [emit("gather", n, round_, axis=a) for n, a in zip(whole, axes, strict=True)]
-    inner = c.importer.body(g, c.scope, [*inputs[2:], *parts], f"{c.label}, body")
-    for name, outer, inside in zip(names[len(states) :], scanned, whole, strict=True):
-        inner.captures[f"{name}_all"] = (outer, inside)
+    parts: list[Node] = []
+    for n, (_, along, backwards) in zip(whole, scanned, strict=True):
+        last = emit("sub", size_of(n, along) if stop is None else stop, scalar(1, round_))
+        at = emit("sub", last, round_) if backwards else round_
+        parts.append(emit("gather", n, at, axis=along))
+    inner = c.importer.body(g, scope, [*own, *parts], f"{c.label}, body")
+    for inside, (outer, _, _) in zip(whole, scanned, strict=True):
+        inner.captures[str(inside.attr("name"))] = (outer, inside)
     results = made(c, g, inner)
-    return _loop_node(
-        c,
-        trip,
-        None,
-        states,
-        inputs,
-        inner,
-        (emit("identity", go), *results),
-        ("scan_more", *(o.name for o in g.output)),
-    )
+    if stop is not None and length is not None:
+        inner.captures["scan_rounds"] = (length, stop)
+        going = emit("less", round_, stop)
+        before = [*own, *(scalar(0, n) for n in results[len(own) :])]
+        results = tuple(
+            emit("where", going, n, old) for n, old in zip(results, before, strict=True)
+        )
+    out = (emit("identity", go), *results)
+    more = ("scan_more", *(o.name for o in g.output))
+    return _loop_node(c, trip, None, states, [round_, go, *own], inner, out, more)
 
 
 TABLE: dict[str, Handler] = {"If": if_, "Loop": loop, "Scan": scan}

@@ -29,6 +29,7 @@ from naru.frontend.onnx_node import (
 )
 from naru.frontend.onnx_scope import Items, Missing, Scope, Symbols, Value, identifier
 from naru.frontend.onnx_signatures import check_signature
+from naru.frontend.onnx_sparse import read_sparse
 from naru.frontend.onnx_tables import EXTENSIONS, Handler, find_handler, find_signature
 from naru.ir.expr import INT_MAX, Const
 from naru.ir.graph import Attr, Graph, Node, TensorType, make_constant, toposort
@@ -78,9 +79,13 @@ class Importer:
             self.notes.setdefault(n, t.name)
         for s in g.sparse_initializer:
             what = f"{scope.place}initializer {s.values.name!r}"
-            scope.values[s.values.name] = self.report(
-                what, "is sparse", "store it as a dense tensor"
-            )
+            try:
+                n = make_constant(read_sparse(self.tensors, s, what))
+            except Unsupported as error:
+                scope.values[s.values.name] = self.report(what, error.reason, error.hint)
+                continue
+            scope.values[s.values.name] = n
+            self.notes.setdefault(n, s.values.name)
 
     def add_nodes(self, nodes: Sequence[NodeProto], scope: Scope) -> None:
         """Converts nodes in an order that defines values before they are read."""

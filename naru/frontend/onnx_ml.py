@@ -27,9 +27,10 @@ from naru.frontend.onnx_scores import (
     rows_of,
     transform,
 )
+from naru.frontend.onnx_shapes import needing
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, ZERO, known, minimum, prod, sub
+from naru.ir.simplify import ONE, ZERO, compare, known, minimum, prod, sub
 from naru.ops.registry import constant
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
@@ -122,12 +123,11 @@ def normalizer(c: OnnxNode) -> Node:
 
 
 def one_hot_encoder(c: OnnxNode) -> Node:
-    """[..., categories]: 1 where the element, as an integer, is the category."""
+    """[..., categories]: 1 where the element, as an integer, is the category. Without `zeros` every
+    element must be one of them."""
     cats = c.get_ints("cats_int64s") or c.get_texts("cats_strings") or ()
     if not cats:
         raise ModelError("expected categories in 'cats_int64s' or 'cats_strings', found none")
-    if not c.get_flag("zeros", True):
-        raise Unsupported("zeros = 0, an error for unknown categories", "set zeros = 1")
     x = emit("cast", c[0], to="i64") if c[0].type.dtype != "i64" else c[0]
     last = {cat: k for k, cat in enumerate(cats)}
     kept = np.array([last[cat] == k for k, cat in enumerate(cats)])
@@ -135,7 +135,19 @@ def one_hot_encoder(c: OnnxNode) -> Node:
     same = emit("equal", wide, constant(list(cats), np.int64))
     if not kept.all():
         same = emit("and", same, constant(kept, np.bool_))
-    return emit("cast", same, to="f32")
+    out = emit("cast", same, to="f32")
+    return out if c.get_flag("zeros", True) else _all_known(c, out)
+
+
+def _all_known(c: OnnxNode, out: Node) -> Node:
+    """Rows of one 1 each: one that has none fails the call."""
+    axes = tuple(range(out.type.rank))
+    found = emit("reduce_sum", emit("cast", out, to="i64"), axes=axes, keepdims=False)
+    rows = emit("size", c[0])
+    symbol = c.importer.symbols.fresh(f"{c.outputs[0] or 'one_hot'}_unknown")
+    bound = emit("bind_dim", emit("sub", rows, found), symbols=(symbol,))
+    held = emit("with_sizes", out, bound)
+    return needing(held, (compare("eq", symbol, 0),), "elements that are no category")
 
 
 def scaler(c: OnnxNode) -> Node:

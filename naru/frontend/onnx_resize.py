@@ -2,18 +2,21 @@
 
 Which ones and with which weights follows from the sizes alone, so it is worked out here, in double
 precision, and becomes tables of constants: one `gather` and one product a tap. Whole factors of the
-nearest mode need no tables. Sizes that are not known are left to onnx_resample.
+nearest mode need no tables. Sizes, scales and parts of the image that are not known are left to
+onnx_resample.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 
+from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_node import (
     OnnxNode,
@@ -27,7 +30,7 @@ from naru.frontend.onnx_resample import Resampling, resample
 from naru.frontend.onnx_shapes import size_of
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import floordiv, known, mul, prod
+from naru.ir.simplify import ceildiv, floordiv, known, maximum, mul, prod, sub
 from naru.ops.operands import dim_text
 from naru.ops.registry import constant
 
@@ -39,22 +42,28 @@ PLACES = (
 )  # fmt: skip
 POLICIES = ("stretch", "not_larger", "not_smaller")
 LARGEST = 2**22  # elements of a table
+SIMPLE = 256  # times a size below 2**16 is exact in f32
 FEW_TAPS = 8  # that are written out; more are a reduction
+
+
+Part: TypeAlias = "tuple[float, float] | tuple[Node, Node]"
 
 
 @dataclass(frozen=True)
 class Axis:
     """What happens along one axis, number `at` of those that are given. `scale`: 0 where it follows
-    from sizes that are not known, or is itself computed (`factor`, f64[]). `roi`: start and end of
-    the part that is taken, as fractions."""
+    from sizes that are not known, or is itself computed (`factor`, f64[], and with it `count`,
+    i64[], the number of results). `roi`: start and end of the part that is taken, as fractions;
+    f64[] where they are computed."""
 
     at: int
     axis: int
     scale: float
     before: Expr
     after: Expr
-    roi: tuple[float, float]
+    roi: Part
     factor: Node | None = None
+    count: Node | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,11 @@ def resize(c: OnnxNode) -> Node:
     rounding = c.get_str("nearest_mode", "round_prefer_floor", NEAREST)
     if _are_computed(c, 2):
         x, axes = _computed(c, 2)
-        return _resize(c, x, axes, place=place, rounding=rounding)
-    return _resize(c, c[0], _axes(c, _scales(c, 2)), place=place, rounding=rounding)
+    elif _keeps_ratio(c):
+        x, axes = _computed(c, 3)
+    else:
+        x, axes = c[0], _axes(c, _scales(c, 2))
+    return _resize(c, x, axes, place=place, rounding=rounding)
 
 
 def upsample(c: OnnxNode) -> Node:
@@ -102,31 +114,81 @@ def _scales(c: OnnxNode, at: int) -> tuple[float, ...]:
 
 
 def _are_computed(c: OnnxNode, at: int) -> bool:
-    """Are there scales that only data tell?"""
-    n = c.find(at)
-    return n is not None and c.array(at) is None and known(prod(n.type.shape)) != 0
+    """Are there scales that only data tell, or that only data tell what they make of a size?"""
+    n, scales = c.find(at), c.array(at)
+    if n is None or scales is None or scales.size != len(_which(c)):
+        return n is not None and scales is None and known(prod(n.type.shape)) != 0
+    _check_scales(scales.reshape(-1).tolist())
+    pairs = zip(_which(c), scales.reshape(-1), strict=True)
+    return not all(_is_simple(c[0].type.shape[a], float(s)) for a, s in pairs)
+
+
+def _check_scales(scales: Sequence[float]) -> None:
+    if not all(math.isfinite(s) and s > 0 for s in scales):
+        raise ModelError(f"expected scales above 0, found {list(scales)}")
+
+
+def _keeps_ratio(c: OnnxNode) -> bool:
+    """Are there sizes that the aspect ratio changes, not all of them known?"""
+    n, scales = c.find(3), c.find(2)
+    if n is None or (scales is not None and known(prod(scales.type.shape)) != 0):
+        return False
+    if c.version < 18 or c.get_str("keep_aspect_ratio_policy", "stretch", POLICIES) == "stretch":
+        return False
+    return c.array(3) is None or any(known(c[0].type.shape[a]) is None for a in _which(c))
 
 
 def _computed(c: OnnxNode, at: int) -> tuple[Node, list[Axis]]:
-    """x and its axes, for scales that only data tell: the sizes that they give become symbols."""
-    axes, scales = _which(c), emit("cast", c[at], to="f32")
-    if known(prod(scales.type.shape)) != len(axes):
-        raise ModelError(f"expected {len(axes)} scales, one an axis, found {type_text(c[at])}")
-    sizes: list[Node] = []
-    for a in axes:
-        size = emit("cast", size_of(c[0], a), to="f32")
-        sizes.append(emit("reshape", size, shape=(1,)))
-    made = emit("floor", emit("mul", emit("concat", *sizes, axis=0), scales))
+    """x and its axes, for scales (operand 1 or 2) or sizes (3) that only data tell: the sizes that
+    they give become symbols."""
+    axes, given = _which(c), c[at]
+    if known(prod(given.type.shape)) != len(axes):
+        what = "sizes" if at == 3 else "scales"
+        raise ModelError(f"expected {len(axes)} {what}, one an axis, found {type_text(given)}")
+    before = [emit("reshape", size_of(c[0], a), shape=(1,)) for a in axes]
+    made, scales = _sizes_made(c, emit("concat", *before, axis=0), given, of_sizes=at == 3)
     stem = f"{next((o for o in c.outputs if o), 'resize')}_size"
     symbols = tuple(c.importer.symbols.fresh(f"{stem}_{a}") for a in axes)
     bound = emit("bind_dim", emit("cast", made, to="i64"), symbols=symbols)
-    rois = _rois(c, len(axes))
-    factors = emit("cast", emit("with_sizes", scales, bound), to="f64")
-    return emit("with_sizes", c[0], bound), [
-        Axis(k, a, 0.0, c[0].type.shape[a], symbols[k], rois[k],
-             emit("gather", factors, constant(k, np.int64), axis=0))
+    rois, shape = _rois(c, len(axes)), c[0].type.shape
+    factors, x = emit("with_sizes", scales, bound), emit("with_sizes", c[0], bound)
+    out = [
+        Axis(k, a, 0.0, shape[a], symbols[k], rois[k], _part(factors, k), _part(bound, k))
         for k, a in enumerate(axes)
-    ]  # fmt: skip
+    ]
+    array = c.array(at) if at != 3 else None
+    if array is None:
+        return x, out
+    # Scales that are known stand here for the sake of sizes that are not.
+    numbers = [float(s) for s in array.reshape(-1)]
+    whole = [
+        Axis(m.at, m.axis, s, m.before, _scaled(m.before, s), m.roi)
+        if _is_simple(m.before, s)
+        else m
+        for m, s in zip(out, numbers, strict=True)
+    ]
+    return x, [m for m in whole if m.scale != 1 or m.roi != (0, 1)]
+
+
+def _sizes_made(c: OnnxNode, before: Node, given: Node, *, of_sizes: bool) -> tuple[Node, Node]:
+    """(numbers of results as floats, scales as f64), one an axis, of given scales or sizes."""
+    if not of_sizes:
+        scales = emit("cast", given, to="f32")
+        made = emit("floor", emit("mul", emit("cast", before, to="f32"), scales))
+        return made, emit("cast", scales, to="f64")
+    before = emit("cast", before, to="f64")
+    ratios = emit("div", emit("cast", given, to="f64"), before)
+    smallest = c.get_str("keep_aspect_ratio_policy", "stretch") == "not_larger"
+    name = "reduce_min" if smallest else "reduce_max"
+    one = emit(name, ratios, axes=(0,), keepdims=True)
+    half = constant(0.5, np.float64)  # of an element counts as one
+    made = emit("floor", emit("add", emit("mul", one, before), half))
+    return made, emit("expand", one, shape=made.type.shape)
+
+
+def _part(values: Node, k: int) -> Node:
+    """Element k of a vector."""
+    return emit("gather", values, constant(k, np.int64), axis=0)
 
 
 # --- which axes -----------------------------------------------------------------------------------
@@ -140,8 +202,7 @@ def _axes(c: OnnxNode, scales: tuple[float, ...]) -> list[Axis]:
         raise ModelError(
             f"expected {len(axes)} scales or sizes, one an axis, found {len(scales or sizes)}"
         )
-    if scales and not all(math.isfinite(s) and s > 0 for s in scales):
-        raise ModelError(f"expected scales above 0, found {list(scales)}")
+    _check_scales(scales)
     if any((known(s) or 0) < 0 for s in sizes):
         raise ModelError(f"expected sizes of at least 0, found {[known(s) for s in sizes]}")
     if sizes:
@@ -166,14 +227,14 @@ def _scaled(size: Expr, scale: float) -> Expr:
     n = known(size)
     if n is not None:
         return Const(int(np.float32(n) * np.float32(scale)))
-    if scale == int(scale):
-        return mul(size, int(scale))
-    if (part := 1 / scale) == int(part):
-        return floordiv(size, int(part))
-    raise Unsupported(
-        f"a scale of {scale:g} of {dim_text(size)}, a size that is not known",
-        "fix the input's size",
-    )
+    above, below = float(np.float32(scale)).as_integer_ratio()
+    return floordiv(mul(size, above), below)
+
+
+def _is_simple(size: Expr, scale: float) -> bool:
+    """Is size · scale exact in f32 for every size that there is, so that a formula can say it?"""
+    above, _ = float(np.float32(scale)).as_integer_ratio()
+    return known(size) is not None or above <= SIMPLE
 
 
 def _stretch(
@@ -195,19 +256,24 @@ def _stretch(
     if policy == "stretch":
         return tuple(scales), sizes
     one = min(scales) if policy == "not_larger" else max(scales)
-    if any(known(n) is None for n in (*before, *sizes)):
-        raise Unsupported(f"{policy} of sizes that are not known", "fix the sizes")
     # Half of an element counts as one.
     return (one,) * len(scales), tuple(Const(int(one * (known(n) or 0) + 0.5)) for n in before)
 
 
-def _rois(c: OnnxNode, count: int) -> list[tuple[float, float]]:
+def _rois(c: OnnxNode, count: int) -> Sequence[tuple[float, float]] | Sequence[tuple[Node, Node]]:
     crop = c.version >= 11 and c.get_str("coordinate_transformation_mode", "") == PLACES[-1]
     if not crop:
         return [(0.0, 1.0)] * count
+    roi = c.find(1)
+    if roi is None or known(prod(roi.type.shape)) != 2 * count:
+        raise ModelError(
+            f"{PLACES[-1]}: expected a roi (operand 1) of {2 * count} numbers, "
+            f"found {type_text(roi)}"
+        )
     array = c.array(1)
-    if array is None or array.size != 2 * count:
-        raise Unsupported(f"{PLACES[-1]}: expected a roi (operand 1) of {2 * count} constants")
+    if array is None:
+        edges = [_part(emit("cast", roi, to="f64"), k) for k in range(2 * count)]
+        return list(zip(edges[:count], edges[count:], strict=True))
     values = [float(v) for v in array.reshape(-1)]
     return list(zip(values[:count], values[count:], strict=True))
 
@@ -218,11 +284,8 @@ def _rois(c: OnnxNode, count: int) -> list[tuple[float, float]]:
 def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str) -> Node:
     mode = c.get_str("mode", "nearest", MODES)
     kind = x.type.dtype
-    if mode != "nearest" and kind[0] not in "fb":
-        raise Unsupported(f"{mode} of {kind}", "cast it to float before, and back behind")
-    narrow = mode != "nearest" and kind in ("f16", "bf16")
-    if narrow:
-        x = emit("cast", x, to="f32")
+    if mode != "nearest" and kind != _computed_as(kind):
+        x = emit("cast", x, to=_computed_as(kind))
     way = rounding
     for a in axes:
         rounding = way or ("ceil" if a.scale < 1 else "floor")
@@ -231,38 +294,64 @@ def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str
             x = emit("repeat", x, axis=a.axis, times=factor)
             continue
         before, after = known(a.before), known(a.after)
-        if before is None or after is None:
+        if before is None or after is None or isinstance(a.roi[0], Node):
             x = resample(x, a.axis, _at_run_time(c, x, a, mode, place, rounding))
             continue
         if after and not before:
             raise ModelError(f"axis {a.axis}: {before} elements cannot become {after}")
         x = _apply(x, a.axis, _taps(c, a, before, after, mode, place, rounding),
                    c.get_float("extrapolation_value", 0.0))  # fmt: skip
-    return emit("cast", x, to=kind) if narrow else x
+    return _as_before(x, kind)
+
+
+def _computed_as(kind: str) -> str:
+    """The type in which elements are averaged: small ones are exact in f32."""
+    return "f64" if kind in ("f64", "i32", "u32", "i64", "u64") else "f32"
+
+
+def _as_before(x: Node, kind: str) -> Node:
+    """Averages as elements of a type again; integers are rounded, and clamped."""
+    if kind[0] in "iu" and x.type.dtype[0] == "f":
+        x = emit("round", x)
+        if DTYPES[kind].bits < 32:
+            lowest, highest = np.iinfo(DTYPES[kind].numpy).min, np.iinfo(DTYPES[kind].numpy).max
+            x = emit("clip", x, scalar(float(lowest), x), scalar(float(highest), x))
+    return x if x.type.dtype == kind else emit("cast", x, to=kind)
 
 
 def _at_run_time(c: OnnxNode, x: Node, a: Axis, mode: str, place: str, rounding: str) -> Resampling:
-    """What there is to do along an axis of unknown size."""
-    if mode != "nearest" and c.version >= 18 and c.get_flag("antialias", default=False):
-        raise Unsupported("antialias of sizes that are not known", "fix the input's size")
+    """What there is to do along an axis of which only running tells something."""
+    shrinks = mode != "nearest" and c.version >= 18 and c.get_flag("antialias", default=False)
     before = emit("cast", size_of(x, a.axis), to="f64")
-    if a.factor is not None:
-        scale = a.factor
-        after = emit("floor", emit("cast", emit("mul", *_f32(before, scale)), to="f64"))
+    number, given = known(a.after), c.find(3)
+    if a.count is not None and a.factor is not None:
+        after, scale = emit("cast", a.count, to="f64"), a.factor
     elif a.scale:
         scale = constant(a.scale, np.float64)
         after = emit("floor", emit("mul", before, scale))
+        after = after if number is None else constant(number, np.float64)
     else:
-        size = emit("gather", c[3], constant(a.at, np.int64), axis=0)
-        after = emit("cast", size, to="f64")
+        assert given is not None
+        after = emit("cast", _part(given, a.at), to="f64")
         scale = emit("div", after, before)
-    exclude = c.version >= 11 and c.get_flag("exclude_outside", default=False)
-    cubic = c.get_float("cubic_coeff_a", -0.75)
-    return Resampling(before, after, scale, a.after, mode, place, rounding, cubic, exclude)
+    start, end = (e if isinstance(e, Node) else constant(e, np.float64) for e in a.roi)
+    return Resampling(
+        before, after, scale, start, end, a.after, mode, place, rounding,
+        cubic=c.get_float("cubic_coeff_a", -0.75),
+        exclude=c.version >= 11 and c.get_flag("exclude_outside", default=False),
+        reach=_reach(a, mode) if shrinks else None,
+        fill=c.get_float("extrapolation_value", 0.0),
+    )  # fmt: skip
 
 
-def _f32(*values: Node) -> tuple[Node, ...]:
-    return tuple(emit("cast", v, to="f32") for v in values)
+def _reach(a: Axis, mode: str) -> Expr:
+    """How many elements on each side a result of an antialiasing kernel is made of, at most."""
+    reach = 2 if mode == "cubic" else 1
+    if a.scale:
+        return Const(math.ceil(reach / min(a.scale, 1.0)))
+    # A scale is no less than (after - 1/2) / before: sizes that keep the ratio are rounded.
+    widest = ceildiv(mul(a.before, 2 * reach), maximum(sub(mul(a.after, 2), 1), 1))
+    return maximum(widest, reach)
 
 
 def _repeats(a: Axis, mode: str, place: str, rounding: str) -> int:
@@ -332,9 +421,7 @@ def _taps(
     return Taps(np.clip(index, 0, max(before - 1, 0)), weight, outside)
 
 
-def positions(
-    place: str, before: int, after: int, scale: float, roi: tuple[float, float]
-) -> np.ndarray:
+def positions(place: str, before: int, after: int, scale: float, roi: Part) -> np.ndarray:
     """Where results lie among the elements, f64[after]; the formulas of Resize-19."""
     x = np.arange(after, dtype=np.float64)
     width = scale * before
@@ -343,7 +430,7 @@ def positions(
     if place == "asymmetric":
         return x / scale
     if place == PLACES[-1]:
-        start, end = roi
+        start, end = (e for e in roi if not isinstance(e, Node))
         inside = x * (end - start) * (before - 1) / (width - 1) if width != 1 else np.full(
             after, (end - start) * (before - 1) / 2
         )  # fmt: skip

@@ -14,14 +14,15 @@ from onnx import AttributeProto
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
+from naru.frontend.onnx_sparse import read_sparse
 from naru.ir.expr import Const, Expr, free_vars
 from naru.ir.graph import Node
 from naru.ir.simplify import (
     FALSE,
     ONE,
+    TRUE,
     ZERO,
     add,
-    bounds,
     ceildiv,
     compare,
     evaluate,
@@ -100,16 +101,22 @@ def squeeze(c: OnnxNode) -> Node:
         return _squeeze_computed(c, shape)
     axes = _axes(c, len(shape))
     if axes is None:
+        # A size that is not a number is not taken to be 1, as where operands are broadcast.
         axes = tuple(k for k, d in enumerate(shape) if d is ONE)
-        if any(known(d) is None and bounds(d)[0] <= 1 for d in shape):
-            raise Unsupported(
-                f"without axes, over sizes {shape_text(shape)} that might be 1", "name the axes"
-            )
+        apart = tuple(compare("ne", d, 1) for d in shape if d is not ONE)
+        x = needing(c[0], apart, "as its result has an axis for it")
+        return emit("reshape", x, shape=tuple(d for d in shape if d is not ONE))
     for k in axes:
         if known(shape[k]) not in (1, None):
             raise ModelError(f"expected size 1 of axis {k}, found {dim_text(shape[k])}")
     # Where a size need not be 1, the check of the elements at run time says so.
     return emit("reshape", c[0], shape=tuple(d for k, d in enumerate(shape) if k not in axes))
+
+
+def needing(x: Node, needs: Sequence[Expr], what: str) -> Node:
+    """x, where conditions over dims hold; otherwise the call fails."""
+    asked = tuple(e for e in needs if e is not TRUE)
+    return emit("with_sizes", x, needs=asked, what=what) if asked else x
 
 
 def _squeeze_computed(c: OnnxNode, shape: Sequence[Expr]) -> Node:
@@ -256,8 +263,10 @@ def constant_node(c: OnnxNode) -> Node:
             array = np.array(c.text_number(a.s.decode("utf-8", "replace")), np.int64)
         case AttributeProto.STRINGS:
             array = np.array(c.get_texts(a.name) or (), np.int64)
+        case AttributeProto.SPARSE_TENSOR:
+            array = read_sparse(c.importer.tensors, a.sparse_tensor, f"attribute {a.name!r}")
         case _:
-            raise Unsupported("a sparse constant", "store it as a dense tensor")
+            raise ModelError(f"attribute {a.name!r}: expected a tensor or numbers")
     return constant(array, array.dtype)
 
 

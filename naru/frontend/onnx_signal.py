@@ -10,10 +10,24 @@ from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_fourier import matrix, planes_of, transform
 from naru.frontend.onnx_movement import slice_axis
-from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, check_axis, emit, scalar
+from naru.frontend.onnx_shapes import size_of
 from naru.ir.expr import Const, Expr
-from naru.ir.graph import Node
-from naru.ir.simplify import ONE, add, floordiv, known, maximum
+from naru.ir.graph import Node, get_output
+from naru.ir.simplify import (
+    FALSE,
+    ONE,
+    ZERO,
+    add,
+    compare,
+    floordiv,
+    known,
+    maximum,
+    mul,
+    prod,
+    select,
+    sub,
+)
 from naru.ops.operands import dim_text, shape_text
 from naru.ops.registry import constant
 
@@ -21,11 +35,14 @@ Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 LARGEST_BASIS = 2**22  # elements of the matrix of a short-time transform
 
 
-def _one(c: OnnxNode, i: int, what: str) -> int | None:
+def _one(c: OnnxNode, i: int, what: str, least: int, example: int) -> Expr | None:
     """Operand i, a number; None where it is left out."""
-    found = c.fixed(i, what)
+    found = c.sizes(i, what, least=least, example=[example])
     if found is not None and len(found) != 1:
         raise ModelError(f"expected one number as {what}, found {len(found)}")
+    number = known(found[0]) if found else None
+    if number is not None and number < least:
+        raise ModelError(f"expected {what} to be at least {least}, found {number}")
     return None if found is None else found[0]
 
 
@@ -35,22 +52,92 @@ def dft(c: OnnxNode) -> Node:
     rank, last = x.type.rank, known(x.type.shape[-1]) if x.type.rank else None
     if rank < 2 or last not in (1, 2):
         raise ModelError(f"expected [..., 1] or [..., 2], found {shape_text(x.type.shape)}")
-    given = _one(c, 2, "the axis") if c.version >= 20 else c.get_int("axis", 1)
-    axis = check_axis(-2 if given is None else given, rank)
+    inverse, half = c.get_flag("inverse", False), c.get_flag("onesided", False)
+    length = _one(c, 1, "the length", 1, 4)
+    if c.version >= 20 and not c.is_fixed(2):
+        at = c.sizes(2, "the axis", lambda raw: _lines(raw[0], x.type.shape), least=0, example=[0])
+        return _narrowed(c, lambda wide: _along_computed(c, wide, at or (), length, inverse, half))
+    given = c.fixed(2, "the axis") if c.version >= 20 else (c.get_int("axis", 1),)
+    if given is not None and len(given) != 1:
+        raise ModelError(f"expected one number as the axis, found {len(given)}")
+    axis = check_axis(-2 if given is None else given[0], rank)
     if axis == rank - 1:
         raise ModelError("expected the axis of a signal, found that of real and imaginary parts")
-    inverse, half = c.get_flag("inverse", False), c.get_flag("onesided", False)
-    size, length = known(x.type.shape[axis]), _one(c, 1, "the length")
-    if size is None:
-        raise Unsupported(
-            f"a transform along {dim_text(x.type.shape[axis])}, a size that is not known",
-            "fix the input's size",
-        )
+    shape = x.type.shape
     if length is None:
-        length = 2 * (size - 1) if inverse and half else size
-    wide = emit("cast", x, to="f32") if x.type.dtype in ("f16", "bf16") else x
-    y = transform(wide, axis, length, inverse=inverse, half=half)
-    return emit("cast", y, to=x.type.dtype) if wide is not x else y
+        length = mul(sub(shape[axis], 1), 2) if inverse and half else shape[axis]
+    size, number = known(shape[axis]), known(length)
+    if size is not None and number is not None:
+        return _narrowed(c, lambda w: transform(w, axis, number, inverse=inverse, half=half))
+    lines = [prod(shape[:axis]), shape[axis], prod(shape[axis + 1 : -1])]
+
+    def made(wide: Node) -> Node:
+        y = _transform(c, wide, lines, length, inverse, half)
+        dims = (*shape[:axis], y.type.shape[1], *shape[axis + 1 : -1], y.type.shape[3])
+        return emit("reshape", y, shape=dims)
+
+    return _narrowed(c, made)
+
+
+def _narrowed(c: OnnxNode, fn: Callable[[Node], Node]) -> Node:
+    """fn of operand 0; half floats are computed in f32."""
+    x = c[0]
+    half = x.type.dtype in ("f16", "bf16")
+    return emit("cast", fn(emit("cast", x, to="f32")), to=x.type.dtype) if half else fn(x)
+
+
+def _lines(axis: Expr, shape: Sequence[Expr]) -> list[Expr]:
+    """How many elements lie before an axis that only data tell, along it, and behind it; and of
+    each axis but the last, whether it is that one. An axis that there is not has no elements."""
+    rank = len(shape)
+    at = select(compare("lt", axis, 0), add(axis, rank), axis)
+    here = [compare("eq", at, k) for k in range(rank - 1)]
+    dims = list(zip(here, shape, strict=False))
+    before = prod(select(compare("gt", at, k), d, ONE) for k, (_, d) in enumerate(dims))
+    behind = prod(select(compare("lt", at, k), d, ONE) for k, (_, d) in enumerate(dims))
+    along: Expr = ZERO
+    for flag, d in dims:
+        along = select(flag, d, along)
+    return [before, along, behind, *(select(flag, ONE, ZERO) for flag in here)]
+
+
+def _along_computed(
+    c: OnnxNode, x: Node, at: Sequence[Expr], length: Expr | None, inverse: bool, half: bool
+) -> Node:
+    """The transform along an axis that only data tell; `at` is what `_lines` says of it."""
+    shape = x.type.shape
+    whole = length is None and not half
+    if length is None:
+        length = mul(sub(at[1], 1), 2) if inverse and half else at[1]
+    y = _transform(c, x, at[:3], length, inverse, half)
+    results, planes = y.type.shape[1], y.type.shape[3]
+    pairs = zip(at[3:], shape, strict=False)
+    dims = [d if whole else select(compare("eq", flag, 1), results, d) for flag, d in pairs]
+    return emit("reshape", y, shape=(*dims, planes))
+
+
+def _transform(
+    c: OnnxNode, x: Node, lines: Sequence[Expr], n: Expr, inverse: bool, half: bool
+) -> Node:
+    """x as [before, along, behind, planes], transformed along an axis to a length, one of them
+    known at run time only. In double precision: sums of a line would not be as good as a matrix
+    product's otherwise."""
+    kind = x.type.dtype
+    x = emit("cast", x, to="f64") if kind != "f64" else x
+    signal = emit("reshape", x, shape=(*lines, x.type.shape[-1]))
+    limit = c.held(emit("size", c[0]))
+    steps = emit("range", constant(0, np.int64), limit, constant(1, np.int64), length=n)
+    size = emit("cast", size_of(steps, 0), to="f64")
+    angle = emit("cast", steps, to="f64")
+    angle = emit("div", emit("mul", angle, scalar(2 * np.pi, angle)), size)
+    sine = emit("sin", angle)
+    parts = [emit("cos", angle), sine if inverse else emit("neg", sine)]
+    rows = [emit("reshape", part, shape=(ONE, n)) for part in parts]
+    waves = emit("stored", emit("concat", *rows, axis=0))
+    real = inverse and half
+    y = emit("dft", signal, waves, scaled=inverse, half=half and not inverse, real=real)
+    y = get_output(y, 0)
+    return y if kind == "f64" else emit("cast", y, to=kind)
 
 
 def stft(c: OnnxNode) -> Node:
@@ -58,31 +145,60 @@ def stft(c: OnnxNode) -> Node:
     x, window = c[0], c.find(2)
     if x.type.rank != 3 or known(x.type.shape[2]) not in (1, 2):
         raise ModelError(f"expected [B, T, 1] or [B, T, 2], found {shape_text(x.type.shape)}")
-    step, length = _one(c, 1, "the step"), _one(c, 3, "the length of a frame")
+    step = _one(c, 1, "the step", 1, 1)
+    length = _one(c, 3, "the length of a frame", 1, 1)
     if length is None:
-        length = known(window.type.shape[0] if window is not None else x.type.shape[1])
-    if length is None or step is None:
-        raise Unsupported("frames of a length that is not known", "give frame_length as a constant")
-    if window is not None and (window.type.rank, known(window.type.shape[0])) != (1, length):
-        raise ModelError(f"expected a window [{length}], found {shape_text(window.type.shape)}")
-    if step < 1 or length < 1:
-        raise ModelError(f"expected a step and a length of at least 1, found {step} and {length}")
-    bins = length // 2 + 1 if c.get_flag("onesided", True) else length
+        length = window.type.shape[0] if window is not None else x.type.shape[1]
+    if window is not None and (
+        window.type.rank != 1 or FALSE is compare("eq", window.type.shape[0], length)
+    ):
+        found = shape_text(window.type.shape)
+        raise ModelError(f"expected a window [{dim_text(length)}], found {found}")
+    assert step is not None
+    by, size = known(step), known(length)
+    onesided, planes = c.get_flag("onesided", True), known(x.type.shape[2]) or 1
+    if by is None or size is None or 2 * planes * size * size > LARGEST_BASIS:
+        return _narrowed(c, lambda wide: _frames(c, wide, step, length, onesided))
+    return _narrowed(c, lambda wide: _convolved(wide, window, by, size, onesided))
+
+
+def _convolved(x: Node, window: Node | None, step: int, length: int, onesided: bool) -> Node:
+    """Frames of known length and distance."""
     planes = known(x.type.shape[2]) or 1
-    if 2 * bins * planes * length > LARGEST_BASIS:
-        raise Unsupported(f"frames of {length}", "use frames of at most 1024")
-    wide = emit("cast", x, to="f32") if x.type.dtype in ("f16", "bf16") else x
-    kind = np.float64 if wide.type.dtype == "f64" else np.float32
+    bins = length // 2 + 1 if onesided else length
+    kind = np.float64 if x.type.dtype == "f64" else np.float32
     # Bins first, then planes, as the result has them.
     w = planes_of(matrix(length, bins, False), planes).reshape(2, bins, planes, length)
     basis = constant(w.transpose(1, 0, 2, 3).reshape(2 * bins, planes, length), kind)
     if window is not None:
-        basis = emit("mul", basis, emit("cast", window, to=wide.type.dtype))
-    signal = emit("transpose", wide, perm=(0, 2, 1))
+        basis = emit("mul", basis, emit("cast", window, to=x.type.dtype))
+    signal = emit("transpose", x, perm=(0, 2, 1))
     y = emit("conv", signal, basis, strides=(step,), dilations=(1,), group=1)
     y = emit("transpose", y, perm=(0, 2, 1))
-    y = emit("reshape", y, shape=(*y.type.shape[:2], Const(bins), Const(2)))
-    return emit("cast", y, to=x.type.dtype) if wide is not x else y
+    return emit("reshape", y, shape=(*y.type.shape[:2], Const(bins), Const(2)))
+
+
+def _frames(c: OnnxNode, x: Node, step: Expr, length: Expr, onesided: bool) -> Node:
+    """Frames that are long, or of which only running tells length or distance: gathered, then
+    transformed."""
+    batch, size = x.type.shape[:2]
+    count = add(floordiv(sub(size, length), step), 1)
+    limit = c.held(emit("size", c[0]))
+    zero, one = constant(0, np.int64), constant(1, np.int64)
+    by = emit("cast", emit("reshape", c[1], shape=()), to="i64")
+    first = emit("range", zero, limit, by, length=count)
+    inner = emit("range", zero, limit, one, length=length)
+    at = emit("add", emit("reshape", first, shape=(count, 1)), inner)
+    frames = emit("gather", x, at, axis=1)  # [B, frames, length, planes]
+    window = c.find(2)
+    if window is not None:
+        factors = emit("cast", window, to=x.type.dtype)
+        frames = emit("mul", frames, emit("reshape", factors, shape=(length, ONE)))
+    number = known(length)
+    if number is not None:
+        return transform(frames, 2, number, inverse=False, half=onesided)
+    y = _transform(c, frames, (mul(batch, count), length, ONE), length, False, onesided)
+    return emit("reshape", y, shape=(batch, count, *y.type.shape[1:2], Const(2)))
 
 
 def _steps(operand: Node, count: Expr) -> Node:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from naru.dtypes import is_float
 from naru.errors import ModelError
 from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
-from naru.ir.simplify import ZERO, floordiv, index, known, mul, prod
+from naru.ir.simplify import ZERO, add, floordiv, index, known, mul, prod, sub
 from naru.ops.contraction import wide
 from naru.ops.kernel_text import TILE, by_hand, indent, tiled
 from naru.ops.operands import (
@@ -21,12 +21,12 @@ from naru.ops.operands import (
     check_equal,
     check_kind,
     compute_dtype,
+    dim_text,
     given,
     ints,
     operand,
     sizes,
 )
-from naru.ops.pooling import Window, windows
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
 from naru.ops.samples import random
 from naru.targets import Target
@@ -34,32 +34,68 @@ from naru.targets import Target
 Array = np.ndarray
 
 
-def _settings(attrs: Attrs) -> tuple[Dims, tuple[Window, ...]]:
-    """The image's sizes, and the window of each axis."""
-    image = sizes(attrs, "image")
-    return image, windows("col2im", attrs, len(image))
+@dataclass(frozen=True)
+class Taps:
+    """The settings of one axis of the image: how many taps its windows have, their distance, where
+    windows start."""
+
+    kernel: Expr
+    stride: int
+    dilation: int
+    begin: int
+    end: int
+
+    def count(self, size: Expr) -> Expr:
+        """How many windows there are."""
+        width = add(mul(self.dilation, sub(self.kernel, 1)), 1)
+        return add(floordiv(sub(add(size, self.begin + self.end), width), self.stride), 1)
+
+
+def _settings(attrs: Attrs) -> tuple[Dims, tuple[Taps, ...]]:
+    """The image's sizes, and the windows along each axis."""
+    image, kernel = sizes(attrs, "image"), sizes(attrs, "kernel_shape")
+    rank = len(image)
+    strides = ints(attrs, "strides") if attrs.get("strides") else (1,) * rank
+    dilations = ints(attrs, "dilations") if attrs.get("dilations") else (1,) * rank
+    pads = ints(attrs, "pads") if attrs.get("pads") else (0,) * (2 * rank)
+    lengths = (len(kernel), len(strides), len(dilations), len(pads) // 2)
+    numbers = [k for k in map(known, kernel) if k is not None]
+    least = min(*numbers, *strides, *dilations)
+    if rank < 1 or any(n != rank for n in lengths) or least < 1 or min(pads) < 0:
+        found = ", ".join(map(dim_text, kernel))
+        raise ModelError(
+            f"col2im: kernel_shape ({found}), strides {strides}, dilations {dilations}, "
+            f"pads {pads} don't fit {rank} axes"
+        )
+    parts = zip(kernel, strides, dilations, pads[:rank], pads[rank:], strict=True)
+    return image, tuple(Taps(*part) for part in parts)
 
 
 def infer_col2im(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """x [N, C · elements of a window, windows] -> [N, C, *image]. Half floats are rounded after
-    each addition. attrs image (index expressions),
-    kernel_shape, strides, dilations, pads."""
+    each addition. attrs image, kernel_shape (index expressions), strides, dilations, pads."""
     x = operand("col2im", types, 0, 3)
     check_kind("col2im", x.dtype, "fiu")
     image, axes = _settings(attrs)
-    taps = int(np.prod([w.kernel for w in axes]))
-    if (known(x.shape[1]) or 0) % taps:
-        raise ModelError(f"col2im: {taps} elements of a window don't divide {known(x.shape[1])}")
+    taps = prod(w.kernel for w in axes)
+    channels = floordiv(x.shape[1], taps)
+    if known(x.shape[1]) is not None and known(mul(channels, taps)) not in (
+        None,
+        known(x.shape[1]),
+    ):
+        raise ModelError(
+            f"col2im: {known(taps)} elements of a window don't divide {known(x.shape[1])}"
+        )
+    check_equal("col2im", "elements of windows", x.shape[1], mul(channels, taps))
     count = prod(w.count(d) for w, d in zip(axes, image, strict=True))
     check_equal("col2im", "numbers of windows", x.shape[2], count)
-    return (TensorType(x.dtype, (x.shape[0], floordiv(x.shape[1], taps), *image)),)
+    return (TensorType(x.dtype, (x.shape[0], channels, *image)),)
 
 
 def ref_col2im(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     x = given(arrays)
-    image = ints(attrs, "image")
-    _, axes = _settings(attrs)
-    kernel = [w.kernel for w in axes]
+    image, kernel = ints(attrs, "image"), ints(attrs, "kernel_shape")
+    _, axes = _settings({**attrs, "kernel_shape": kernel, "image": image})
     counts = [known(w.count(index(d))) or 0 for w, d in zip(axes, image, strict=True)]
     channels = x.shape[1] // int(np.prod(kernel))
     parts = wide(x).reshape(x.shape[0], channels, *kernel, *counts)
@@ -76,7 +112,7 @@ def ref_col2im(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     return (out[(slice(None), slice(None), *inside)].astype(x.dtype),)
 
 
-def _add_row(dtype: str, number: int | None, w: Window) -> list[str]:
+def _add_row(dtype: str, number: int | None, w: Taps) -> list[str]:
     """Adds what one tap of a row of windows says to a row of the image: the windows whose tap lies
     inside it. `number`: how many elements there are at most, where that is known."""
     kind = compute_dtype(dtype)
@@ -112,6 +148,8 @@ def opaque_col2im(n: Node, target: Target) -> str:
     image, axes = _settings(dict(n.attrs))
     last = len(axes) - 1
     words: dict[str, Expr] = {f"I{j}": d for j, d in enumerate(image)}
+    words |= {f"K{j}": w.kernel for j, w in enumerate(axes)}
+    words["TAPS"] = prod(w.kernel for w in axes)
     words |= {f"C{j}": w.count(d) for j, (w, d) in enumerate(zip(axes, image, strict=True))}
     words |= {"WIDTH": image[last], "COUNT": words[f"C{last}"], "COLUMNS": x.shape[2]}
     words |= {"PLANES": mul(*n.type.shape[:2]), "AREA": prod(image)}
@@ -124,14 +162,13 @@ def opaque_col2im(n: Node, target: Target) -> str:
         known(words["AREA"]),
         lambda at: f"out[{at('first')}] = " + (f"splat({kind}, {TILE})" if ":" in at("") else kind),
     )
-    loops: list[str] = [f"for k{j} in range({w.kernel}):" for j, w in enumerate(axes)]
+    loops: list[str] = [f"for k{j} in range(K{j}):" for j in range(len(axes))]
     nest = [line for j, head in enumerate(loops) for line in indent([head], j)]
     depth = len(axes)
     number = "0"
-    for j, w in enumerate(axes):
-        number = f"({number}) * {w.kernel} + k{j}"
-    nest += indent([f"row: index = (plane * {math.prod(w.kernel for w in axes)} + {number})"
-                    " * COLUMNS"], depth)  # fmt: skip
+    for j in range(depth):
+        number = f"({number}) * K{j} + k{j}"
+    nest += indent([f"row: index = (plane * TAPS + {number}) * COLUMNS"], depth)
     line, pixel = "0", "0"
     for j, w in enumerate(axes[:-1]):
         nest += indent(

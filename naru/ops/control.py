@@ -9,6 +9,7 @@ size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -17,10 +18,12 @@ from naru.ir.expr import Expr, Var
 from naru.ir.graph import Data, Graph, Node, TensorType, make_constant, make_data
 from naru.ir.simplify import ONE, index, known, maximum, prod
 from naru.ir.tensor import Tensor
+from naru.ir.text import print_expr
 from naru.ops import formula as f
 from naru.ops.evaluate import run_if, run_loop
 from naru.ops.kernel_text import KernelText
 from naru.ops.operands import (
+    check_holds,
     check_kind,
     operand,
     optional,
@@ -267,8 +270,15 @@ def ref_bind_dim(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
 
 
 def infer_with_sizes(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """x, and results of bind_dim -> x: what reads it comes after the symbols are bound."""
+    """x, and results of bind_dim -> x: what reads it comes after the symbols are bound. attr needs:
+    conditions over dims that must hold, attr what: in words."""
+    for cond in attrs.get("needs", ()):
+        check_holds(partial(_same, cond), f"{print_expr(cond)}: {attrs['what']}")
     return (operand("with_sizes", types, 0),)
+
+
+def _same(cond: Expr) -> Expr:
+    return cond
 
 
 def ref_with_sizes(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:

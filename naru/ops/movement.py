@@ -27,10 +27,12 @@ from naru.ir.simplify import (
     index,
     known,
     logical_and,
+    logical_or,
     maximum,
     minimum,
     mod,
     mul,
+    prod,
     select,
     sub,
 )
@@ -41,6 +43,7 @@ from naru.ops.operands import (
     all_known,
     axis_of,
     check_equal,
+    check_holds,
     check_kind,
     check_same_dtype,
     dim_text,
@@ -209,12 +212,23 @@ def infer_gather(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     check_kind("gather", at.dtype, "i")
     axis = axis_of("gather", attrs.get("axis", 0), x.rank)
     out = TensorType(x.dtype, (*x.shape[:axis], *at.shape, *x.shape[axis + 1 :]))
+    _check_any("gather", x.shape[axis], out.shape)
     positions, size = as_ints(at), known(x.shape[axis])
     if positions is None or size is None:
         return (out,)
     if positions.size and not (-size <= positions.min() and positions.max() < size):
         raise ModelError(f"gather: index {positions.tolist()} is out of range for size {size}")
     return (with_value(out, moved(ref_gather, [x], attrs, [positions])),)
+
+
+def _check_any(op: str, size: Expr, wanted: Sequence[Expr]) -> None:
+    """There is an element to read, if any is to be: positions are clamped, and without elements
+    none is inside."""
+    if bounds(size)[0] < 1 and known(size) is None:
+        check_holds(
+            lambda: logical_or(compare("ge", size, 1), compare("eq", prod(wanted), 0)),
+            f"{dim_text(size)} >= 1: it takes elements of that axis",
+        )
 
 
 def ref_gather(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
@@ -291,6 +305,7 @@ def infer_gather_elements(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     for k, (d, size) in enumerate(zip(at.shape, x.shape, strict=True)):
         if k != axis and compare("le", d, size) is not TRUE:
             check_equal("gather_elements", f"sizes of axis {k}", size, d)
+    _check_any("gather_elements", x.shape[axis], at.shape)
     return (TensorType(x.dtype, at.shape),)
 
 

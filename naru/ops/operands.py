@@ -5,7 +5,7 @@ Shapes are tuples of index expressions. Errors are ModelErrors that begin with t
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -92,6 +92,36 @@ def assumed_equalities() -> Generator[list[Equality]]:
         yield found
     finally:
         _assumed.reset(token)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What must hold of dims for an operator to make sense, in an expression and in words."""
+
+    cond: Expr
+    what: str
+
+
+_conditions: ContextVar[list[Condition] | None] = ContextVar("conditions", default=None)
+
+
+@contextmanager
+def conditions_needed() -> Generator[list[Condition]]:
+    """Collects what `check_holds` asks for while types are inferred inside."""
+    found: list[Condition] = []
+    token = _conditions.set(found)
+    try:
+        yield found
+    finally:
+        _conditions.reset(token)
+
+
+def check_holds(cond: Callable[[], Expr], what: str) -> None:
+    """A condition over dims that are known at run time only. As with `check_equal`,
+    `schedule/requirements.py` finds it again."""
+    found = _conditions.get()
+    if found is not None:
+        found.append(Condition(cond(), what))
 
 
 def check_equal(op: str, what: str, a: Expr, b: Expr) -> Expr:

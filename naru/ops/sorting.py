@@ -14,9 +14,18 @@ from naru.dtypes import is_float
 from naru.errors import ModelError
 from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
-from naru.ir.simplify import ONE, ZERO, floordiv, index, known, minimum
+from naru.ir.simplify import ONE, TRUE, ZERO, compare, floordiv, index, known, minimum
 from naru.ops.kernel_text import TILE, by_hand, indent
-from naru.ops.operands import check_equal, check_kind, compute_dtype, given, ints, operand
+from naru.ops.operands import (
+    check_equal,
+    check_holds,
+    check_kind,
+    compute_dtype,
+    dim_text,
+    given,
+    ints,
+    operand,
+)
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
 from naru.ops.samples import edges, random
 from naru.targets import Target
@@ -45,14 +54,17 @@ def _widened(dtype: str, x: str) -> str:
 
 def infer_top_k(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """x [rows, n] -> the k greatest (attr `largest` False: smallest) of each row, the first one in
-    the order first, and their positions (i64), both [rows, k]. attr k: an index expression; where
-    it turns out to be greater than n, zeros follow."""
+    the order first, and their positions (i64), both [rows, k]. attr k: an index expression, at most
+    n."""
     x = operand("top_k", types, 0, 2)
     check_kind("top_k", x.dtype, "fiu")
     k = index(attrs["k"])
     count, size = known(k), known(x.shape[1])
     if count is not None and (count < 0 or (size is not None and count > size)):
         raise ModelError(f"top_k: {count} elements of {'?' if size is None else size}")
+    if compare("le", k, x.shape[1]) is not TRUE:
+        needed = f"{dim_text(k)} <= {dim_text(x.shape[1])}: as many elements as it gives"
+        check_holds(lambda: compare("le", k, x.shape[1]), needed)
     return TensorType(x.dtype, (x.shape[0], k)), TensorType("i64", (x.shape[0], k))
 
 

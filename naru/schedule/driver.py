@@ -7,7 +7,7 @@ outer scope, alive while its step runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -33,7 +33,7 @@ from naru.schedule.changing import Changing
 from naru.schedule.kernels import Kernel, Kernels
 from naru.schedule.memory import Interval, bytes_of, place
 from naru.schedule.outline import StepRecord, outline
-from naru.schedule.requirements import Requirement
+from naru.schedule.requirements import Branch, Requirement, branches
 from naru.schedule.storage import Role, Scope, Step, Storage
 from naru.schedule.weights import Packed, packed_bytes
 
@@ -69,11 +69,25 @@ def build_driver(g: Graph, kernels: Kernels, requires: tuple[Requirement, ...] =
     return Builder(g, kernels, requires).program()
 
 
+def control_nodes(g: Graph) -> Iterator[Node]:
+    """The nodes with bodies, also those in bodies."""
+    for n in toposort(*g.outputs):
+        bodies = [v for _, v in n.attrs if n.op in ("if", "loop") and isinstance(v, Graph)]
+        if bodies:
+            yield n
+        for body in bodies:
+            yield from control_nodes(body)
+
+
 class Builder:
     """Driver and plan in the making."""
 
     def __init__(self, g: Graph, kernels: Kernels, requires: tuple[Requirement, ...]) -> None:
         self.g, self.kernels, self.requires = g, kernels, requires
+        self.branches: list[Branch | None] = [None]  # that we are in, where we emit
+        # A branch that no pass left in place stands for the graph around it.
+        here = {b for n in control_nodes(g) for b in branches(n).values()}
+        self.asked = [r.branch if r.branch in here else None for r in requires]
         self.symbols = g.symbols
         self.results: dict[Node, tuple[Storage, ...]] = {}  # of control nodes and kernels
         self.copies: dict[TensorType, Graph] = {}
@@ -411,9 +425,15 @@ class Builder:
         return [any(v not in given for v in vs) for vs in symbols]
 
     def sizes(self, dims: Buffer, symbols: tuple[Var, ...]) -> list[Stmt]:
-        """Reads symbols from where the host wrote them."""
-        position = {s: k for k, s in enumerate(self.symbols)}
-        return [Let(s, Cast(Load(dims, (Const(position[s]),)), "index")) for s in symbols]
+        """Reads symbols from where the host wrote them. One that only running defines counts as
+        its least value until then: formulas may divide by it."""
+        out: list[Stmt] = []
+        for k, s in enumerate(self.symbols):
+            if s in symbols:
+                value: Expr = Cast(Load(dims, (Const(k),)), "index")
+                late = k >= len(self.g.symbols) and s.lo > 0
+                out.append(Let(s, Binary("max", value, Const(s.lo)) if late else value))
+        return out
 
     def driver(self, top: Scope, late: list[bool], name: str) -> Func:
         """The function that runs the model; with marks between the steps when profiling."""
@@ -521,14 +541,37 @@ class Builder:
         out: list[Stmt] = []
         for k, r in enumerate(self.requires):
             needed = free_vars(r.cond)
-            if any(v in defined for v in needed) and self.live.issuperset(needed):
-                broken = Invoke("fail", (Const(BROKEN), Const(k)))
-                out.append(If(Unary("not", r.cond), (broken,)))
+            if self.asked[k] not in self.branches or not self.live.issuperset(needed):
+                continue
+            if any(v in defined for v in needed):
+                out.append(self.require(k))
+        return out
+
+    def require(self, k: int) -> Stmt:
+        """The check of a condition."""
+        broken = Invoke("fail", (Const(BROKEN), Const(k)))
+        return If(Unary("not", self.requires[k].cond), (broken,))
+
+    def enter_branch(self, branch: Branch) -> list[Stmt]:
+        """The conditions of a branch that can be checked where it begins."""
+        asked = [
+            k
+            for k, r in enumerate(self.requires)
+            if self.asked[k] == branch and self.live.issuperset(free_vars(r.cond))
+        ]
+        return [self.require(k) for k in asked]
+
+    def emit_branch(self, s: Step, branch: Branch, body: Scope) -> tuple[Stmt, ...]:
+        self.branches.append(branch)
+        out = (*self.enter_branch(branch), *self.emit_scope(body), *self.hand_over(s, body))
+        self.branches.pop()
         return out
 
     def emit_if(self, s: Step) -> list[Stmt]:
         symbols = variables(s.control, "symbols")
-        then, orelse = ((*self.emit_scope(b), *self.hand_over(s, b)) for b in s.scopes)
+        named = branches(s.control)
+        parts = zip(("then", "orelse"), s.scopes, strict=True)
+        then, orelse = (self.emit_branch(s, named[name], body) for name, body in parts)
         branch = If(self.element(s.operands[0], "bool"), then, orelse)
         if not symbols:
             return [branch]

@@ -30,26 +30,32 @@ def model_of(
     op: str = "Resize",
     opset: int = 19,
     dtype: int = TensorProto.FLOAT,
+    computed: bool = False,
     **attrs: Any,
 ) -> onnx.ModelProto:
-    """y = Resize(x, roi, scales, sizes), of which `constants` names those that are given."""
+    """y = Resize(x, roi, scales, sizes), of which `constants` names those that are given; with
+    `computed` they are inputs of the model."""
     order = ("scales",) if op == "Upsample" or opset < 11 else ("roi", "scales", "sizes")
     order = () if op == "Upsample" and opset < 9 else order
     given = ["x", *(n if n in constants else "" for n in order)]
     while not given[-1]:
         given.pop()
+    extra = [
+        helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for k, v in constants.items()
+    ]
     graph = helper.make_graph(
         [helper.make_node(op, given, ["y"], name="resize", **attrs)],
         "g",
-        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("x", dtype, shape), *(extra if computed else ())],
         [helper.make_tensor_value_info("y", dtype, None)],
-        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+        [] if computed else [numpy_helper.from_array(v, k) for k, v in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
-    return evaluate(read_onnx(model), [x])[0]
+def run(model: onnx.ModelProto, *arrays: np.ndarray) -> np.ndarray:
+    return evaluate(read_onnx(model), arrays)[0]
 
 
 @functools.cache
@@ -128,6 +134,9 @@ def test_random_settings_agree_with_the_reference(data: st.DataObject) -> None:
         want = np.asarray(cast("list[Any]", ReferenceEvaluator(model).run(None, {"x": x}))[0])
     if want.size and np.isfinite(want).all():
         np.testing.assert_allclose(run(model, x), want, rtol=1e-4, atol=1e-5)
+        model = model_of(tuple("abc")[:rank], constants, computed=True, **attrs)
+        got = run(model, x, *constants.values())
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", [7, 8, 9, 10])
@@ -194,7 +203,6 @@ def test_whole_factors_need_no_known_size(place: str) -> None:
     ("shape", "constants", "attrs", "kind", "message"),
     [
         (("n", 4), {"scales": [1, 2]}, {"mode": "linear"}, None, ""),
-        ((2, "n"), {"scales": [1, 0.7]}, {}, UnsupportedError, "a scale of 0.7 of n"),
         ((2, 4), {"scales": [1]}, {}, ModelError, "expected 2 scales or sizes, one an axis"),
         ((2, 4), {"scales": [1, -2]}, {}, ModelError, "expected scales above 0"),
         ((2, 4), {}, {}, ModelError, "expected 2 scales or sizes"),
@@ -219,8 +227,8 @@ def test_whole_factors_need_no_known_size(place: str) -> None:
             (2, 4),
             {"scales": [1, 2]},
             {"coordinate_transformation_mode": "tf_crop_and_resize"},
-            UnsupportedError,
-            "expected a roi",
+            ModelError,
+            "expected a roi .* of 4 numbers, found -",
         ),
     ],
 )
@@ -242,8 +250,25 @@ def test_bad_input(
         read_onnx(model)
 
 
-def test_integers_are_not_interpolated() -> None:
-    scales = np.array([2.0], np.float32)
-    model = model_of((4,), {"scales": scales}, dtype=TensorProto.UINT8, mode="linear")
-    with pytest.raises(UnsupportedError, match=r"linear of u8.*cast it to float"):
-        read_onnx(model)
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("scale", [0.7, 1.5, 2.3])
+def test_scales_of_sizes_that_are_not_known(mode: str, scale: float) -> None:
+    """Sizes are rounded as f32 does: 10 · 0.7 is 7."""
+    scales = np.array([1, scale], np.float32)
+    for n in (3, 10):
+        x = np.random.default_rng(0).standard_normal((2, n), np.float32)
+        want = run(model_of((2, n), {"scales": scales}, mode=mode), x)
+        got = run(model_of((2, "n"), {"scales": scales}, mode=mode), x)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int32"])
+def test_averages_of_integers_are_rounded(mode: str, dtype: str) -> None:
+    x = np.array([[0, 10, 127, 3, 77], [9, 120, 31, 125, 1]]).astype(dtype)
+    kind, scales = helper.np_dtype_to_tensor_dtype(x.dtype), np.array([1.5, 1.7], np.float32)
+    model = model_of((2, 5), {"scales": scales}, dtype=kind, mode=mode)
+    got = run(model, x)
+    want = np.asarray(cast("list[Any]", ReferenceEvaluator(model).run(None, {"x": x}))[0])
+    assert got.dtype == x.dtype
+    np.testing.assert_array_equal(got, want)

@@ -97,9 +97,9 @@ def test_signals_that_are_refused() -> None:
     for model, words in (
         (model_of("DFT", [x], {2: 2}), "real and imaginary"),
         (model_of("DFT", [x], {2: 5}), "expected an axis"),
-        (model_of("DFT", [x], {1: 0}), "expected a length"),
+        (model_of("DFT", [x], {1: 0}), "expected the length to be at least 1"),
         (model_of("DFT", [three], {}), "expected [..., 1] or [..., 2]"),
-        (model_of("STFT", [x], {1: 0, 3: 4}, onesided=0), "expected a step"),
+        (model_of("STFT", [x], {1: 0, 3: 4}, onesided=0), "expected the step to be at least 1"),
         (model_of("STFT", [x], {1: 1, 2: np.ones(3, np.float32), 3: 4}, onesided=0), "a window"),
     ):
         with pytest.raises(NaruError, match=words.replace("[", r"\[").replace(".", r"\.")):
@@ -137,3 +137,47 @@ def test_equations_that_are_refused(equation: str, words: str) -> None:
     model = model_of("Einsum", [np.zeros((2, 3))], {}, equation=equation)
     with pytest.raises(ModelError, match=words):
         read_onnx(model)
+
+
+LINES = [(0, (6, 3, 2)), (1, (2, 15, 1)), (-2, (3, 8, 2)), (-3, (7, 2, 2)), (2, (2, 1, 12, 2))]
+
+
+@pytest.mark.parametrize(
+    "flags", [{}, {"inverse": 1}, {"onesided": 1}, {"inverse": 1, "onesided": 1}]
+)
+@pytest.mark.parametrize(("axis", "shape"), LINES)
+@pytest.mark.parametrize("length", [None, 5, 16])
+def test_transform_of_what_only_data_tell(
+    axis: int, shape: tuple[int, ...], length: int | None, flags: dict[str, int]
+) -> None:
+    """The axis, the length and the sizes are known at run time only."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    if flags == {"onesided": 1}:
+        x = x[..., :1]
+    given = {1: np.array(length)} if length else {}
+    want = run(model_of("DFT", [x], {**given, 2: axis}, **flags), x)
+    operands = [x, np.array(length if length else 0), np.array(axis)]
+    model = model_of("DFT", operands, {}, **flags)
+    if not length:
+        model.graph.node[0].input[1] = ""
+    got = run(model, *operands)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    for k, dim in enumerate(model.graph.input[0].type.tensor_type.shape.dim[:-1]):
+        dim.dim_param = f"d{k}"
+    np.testing.assert_allclose(run(model, *operands), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("onesided", [0, 1])
+@pytest.mark.parametrize("windowed", [False, True])
+def test_frames_of_what_only_data_tell(onesided: int, windowed: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 50, 2 - onesided)).astype(np.float32)
+    window = rng.normal(size=12).astype(np.float32)
+    operands = [x, np.array(5), window, np.array(12)]
+    known = {1: 5, 2: window, 3: 12} if windowed else {1: 5, 3: 12}
+    fixed = model_of("STFT", [x], known, onesided=onesided)
+    model = model_of("STFT", operands, {}, onesided=onesided)
+    if not windowed:
+        fixed.graph.node[0].input[2] = model.graph.node[0].input[2] = ""
+    want = run(fixed, x)
+    np.testing.assert_allclose(run(model, *operands), want, rtol=1e-4, atol=1e-4)

@@ -92,3 +92,39 @@ def test_numbers_that_do_not_fit_are_named() -> None:
             model(x, np.array(wrong))
     with pytest.raises(RunError, match="got a size of -2, the least is 0"):
         model(x, np.array([-2, -6]))
+
+
+def test_there_is_an_element_to_take() -> None:
+    body = "(float[n,4] x, int64[m] at) => (float[m,4] y) { y = Gather(x, at) }"
+    model = naru.compile(text(body).SerializeToString(), cache=False)
+    x, none = np.ones((2, 4), np.float32), np.zeros(0, np.int64)
+    assert model(x[:0], none).shape == (0, 4)
+    with pytest.raises(InputError, match=r"'y' needs n >= 1"):
+        model(x[:0], np.array([0]))
+    np.testing.assert_array_equal(model(x, np.array([1])), x[1:])
+
+
+def test_as_many_elements_as_are_asked_for() -> None:
+    body = "(float[2,n] x, int64[1] k) => (float[2,m] y) { y, at = TopK(x, k) }"
+    model = naru.compile(text(body).SerializeToString(), cache=False)
+    x = np.array([[1, 3, 2], [6, 4, 5]], np.float32)
+    np.testing.assert_array_equal(model(x, np.array([3])), [[3, 2, 1], [6, 5, 4]])
+    with pytest.raises(RunError, match=r"'y' needs .* <= n"):
+        model(x, np.array([4]))
+
+
+def test_a_branch_asks_where_it_is_taken() -> None:
+    body = (
+        "(bool p, float[n,4] x, float[k,4] z, int64[m] at) => (float[m,4] y) { y = If(p) <"
+        " then_branch = a () => (float[m,4] u) { u = Gather(x, at) },"
+        " else_branch = b () => (float[m,4] v)"
+        " { r = Add(x, z) s = ReduceSum <keepdims = 0> (r) g = Gather(z, at) v = Mul(g, s) }> }"
+    )
+    model = naru.compile(text(body).SerializeToString(), cache=False)
+    x, at, yes, no = np.ones((3, 4), np.float32), np.array([1]), np.array(True), np.array(False)
+    np.testing.assert_array_equal(model(yes, x, x[:0], at), x[:1])
+    np.testing.assert_array_equal(model(no, x, x, at), x[:1] * 24)
+    with pytest.raises(RunError, match=r"'r' needs n == k"):
+        model(no, x, x[:2], at)
+    with pytest.raises(RunError, match=r"'u' needs n >= 1"):
+        model(yes, x[:0], x, at)

@@ -206,6 +206,35 @@ add_text(
     }""",
     sizes=N,
 )
+add_text(
+    "scan_backwards",
+    """(float[2,n] x, float[n,2] z, float[2] start) => (float[2] final, float[2,n] sums) {
+      final, sums = Scan <
+        num_scan_inputs = 2, scan_input_axes = [1, 0], scan_input_directions = [1, 0],
+        scan_output_axes = [-1], scan_output_directions = [1],
+        body = step (float[2] state, float[2] a, float[2] b) => (float[2] next, float[2] seen) {
+          c = Mul(a, b)
+          next = Add(state, c)
+          seen = Identity(next)
+        }
+      > (start, x, z)
+    }""",
+    sizes=N,
+)
+add_text(
+    "scan_of_samples",
+    """(float[b,2] start, float[b,n,2] x) => (float[b,2] final, float[b,n,2] sums) {
+      final, sums = Scan <
+        num_scan_inputs = 1, directions = [1],
+        body = step (float[2] state, float[2] row) => (float[2] next, float[2] seen) {
+          next = Add(state, row)
+          seen = Identity(next)
+        }
+      > (, start, x)
+    }""",
+    sizes=({"b": 3, "n": 4}, {"b": 1, "n": 1}),
+    opset=8,
+)
 
 
 def nonzero_model() -> onnx.ModelProto:

@@ -1,0 +1,74 @@
+"""What only data tell, or a file says in another way: unknown categories, sizes that must not be 1,
+sparse tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from zoo.build import text
+
+import naru
+from naru.errors import InputError, ModelError, RunError
+from naru.frontend.onnx import read_onnx
+from naru.ops.evaluate import evaluate
+
+
+def test_a_size_that_is_squeezed_or_not() -> None:
+    body = "(float[n,1,3] x) => (float[m,3] y) { y = Squeeze(x) }"
+    model = naru.compile(text(body).SerializeToString(), cache=False)
+    x = np.ones((2, 1, 3), np.float32)
+    np.testing.assert_array_equal(model(x), x[:, 0])
+    with pytest.raises(InputError, match=r"'y' needs n != 1"):
+        model(x[:1])
+
+
+def test_unknown_categories() -> None:
+    attrs = {"cats_int64s": [1, 5, 7], "zeros": 0}
+    node = helper.make_node("OneHotEncoder", ["x"], ["y"], domain="ai.onnx.ml", **attrs)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2, 3])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    source = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    model = naru.compile(source.SerializeToString(), cache=False)
+    np.testing.assert_array_equal(model(np.array([[5, 1]])), [[[0, 1, 0], [1, 0, 0]]])
+    with pytest.raises(RunError, match="elements that are no category"):
+        model(np.array([[5, 1], [2, 7]]))
+
+
+def sparse(values: list[float], at: list[int] | list[list[int]]) -> onnx.SparseTensorProto:
+    held = numpy_helper.from_array(np.array(values, np.float32), "w")
+    return helper.make_sparse_tensor(held, numpy_helper.from_array(np.array(at), "at"), [2, 3])
+
+
+@pytest.mark.parametrize("at", [[1, 5], [[0, 1], [1, 2]]])
+@pytest.mark.parametrize("as_initializer", [False, True])
+def test_sparse_tensors(at: list[int] | list[list[int]], as_initializer: bool) -> None:
+    node = helper.make_node("Constant", [], ["w"], sparse_value=sparse([2, 3], at))
+    graph = helper.make_graph(
+        [*([] if as_initializer else [node]), helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])],
+        sparse_initializer=[sparse([2, 3], at)] if as_initializer else [],
+    )
+    opset = helper.make_opsetid("", 17)
+    source = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    (got,) = evaluate(read_onnx(source), [np.ones((2, 3), np.float32)])
+    np.testing.assert_array_equal(got, [[1, 3, 1], [1, 1, 4]])
+
+
+@pytest.mark.parametrize("at", [[1, 6], [-1, 2], [[0, 3], [1, 2]], [1]])
+def test_sparse_tensors_that_make_no_sense(at: list[int] | list[list[int]]) -> None:
+    node = helper.make_node("Constant", [], ["y"], sparse_value=sparse([2, 3], at))
+    graph = helper.make_graph(
+        [node], "g", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 3])]
+    )
+    opset = helper.make_opsetid("", 17)
+    with pytest.raises(ModelError, match="expected"):
+        read_onnx(helper.make_model(graph, opset_imports=[opset], ir_version=8))
