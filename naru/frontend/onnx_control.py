@@ -142,7 +142,7 @@ def loop(c: OnnxNode) -> Sequence[Node]:
     while True:
         states = _states(c, g, carried, places)
         inputs = [*heads, *states]
-        inner = c.importer.body(g, c.scope, inputs, f"{c.label}, body")
+        inner = c.importer.body(g, c.scope, inputs, f"{c.label}, body", round=heads[0])
         results = made(c, g, inner)
         more = _changing(states, results[1:], places)
         if more == places:
@@ -257,7 +257,8 @@ def _scan_loop(
         make_input(f"{k}_all", n.type) for k, n in zip(names[len(states) :], scanned, strict=True)
     ]
     parts = [emit("gather", n, round_, axis=a) for n, a in zip(whole, axes, strict=True)]
-    inner = c.importer.body(g, c.scope, [*inputs[2:], *parts], f"{c.label}, body")
+    given = [*inputs[2:], *parts]
+    inner = c.importer.body(g, c.scope, given, f"{c.label}, body", round=round_)
     for name, outer, inside in zip(names[len(states) :], scanned, whole, strict=True):
         inner.captures[f"{name}_all"] = (outer, inside)
     results = made(c, g, inner)

@@ -27,7 +27,9 @@ class Scope:
     """The values of one graph by name. `outer` is the graph around a body of control flow. A value
     found there becomes an input of the body (`captures`: name -> (value outside, input inside)),
     unless the body is `inline`: a branch that is known to be taken.
-    `chain` are the functions and bodies that we are in, for messages and against recursion."""
+    `chain` are the functions and bodies that we are in, for messages and against recursion.
+    `caller` is the scope that an inlined function is called from, `round` the number of the round
+    where this is the body of a loop, `key` what random numbers in it begin with, once asked for."""
 
     opsets: Mapping[str, int]
     values: dict[str, Value] = field(default_factory=dict[str, Value])
@@ -35,6 +37,9 @@ class Scope:
     inline: bool = False
     captures: dict[str, tuple[Node, Node]] = field(default_factory=dict[str, tuple[Node, Node]])
     chain: tuple[str, ...] = ()
+    caller: Scope | None = None
+    round: Node | None = None
+    key: Node | None = None
 
     def find(self, name: str) -> Value | None:
         """The value of a name, captured from outside where necessary; None if there is none."""
@@ -44,9 +49,14 @@ class Scope:
         found = self.outer.find(name)
         if self.inline or not isinstance(found, Node) or found.op == "constant":
             return found
-        inner = make_input(name, found.type)
-        self.captures[name] = (found, inner)
+        inner = self.capture(name, found)
         self.values[name] = inner
+        return inner
+
+    def capture(self, name: str, outside: Node) -> Node:
+        """An input of this body for a value from outside."""
+        inner = make_input(name, outside.type)
+        self.captures[name] = (outside, inner)
         return inner
 
     @property

@@ -8,6 +8,7 @@ byte order, Python numbers. A dtype or a shape is never changed silently.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -41,7 +42,8 @@ def convert(
 
 def text_of(spec: TensorSpec) -> str:
     """`name: dtype[dims]`."""
-    return f"{spec.name}: {spec.dtype}[{', '.join(map(str, spec.shape))}]"
+    optional = ", optional" if spec.optional else ""
+    return f"{spec.name}: {spec.dtype}[{', '.join(map(str, spec.shape))}]{optional}"
 
 
 # ---- names ----
@@ -68,6 +70,9 @@ def _by_position(
         if name in values:
             raise InputError(f"input '{name}' was given twice, by position and by name")
         values[name] = value
+    for spec in specs:
+        if spec.optional and spec.name not in values:
+            values[spec.name] = int.from_bytes(os.urandom(8), "little", signed=True)
     missing = [s for s in specs if s.name not in values]
     if missing:
         listed = ", ".join(f"'{s.name}'" for s in missing)

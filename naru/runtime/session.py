@@ -44,11 +44,13 @@ _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # other names for the same
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Name, dtype and shape of an input or output; a dim is a size, a symbol or a formula."""
+    """Name, dtype and shape of an input or output; a dim is a size, a symbol or a formula. The
+    `optional` input is the seed of random numbers: a call that gives none draws one."""
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    optional: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
@@ -369,7 +371,7 @@ class Model(EntryProgram):
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(TensorInfo(t.name, t.dtype, t.shape) for t in self._entry.inputs)
+        return tuple(TensorInfo(t.name, t.dtype, t.shape, t.optional) for t in self._entry.inputs)
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:
