@@ -61,7 +61,15 @@ class Importer:
     # --- graphs -------------------------------------------------------------------------------
 
     def add_initializers(self, g: GraphProto, scope: Scope) -> None:
-        """Defines the weights of a graph."""
+        """Defines the weights of a graph. Those that a Gradient names are kept apart from constants
+        of the same contents."""
+        apart = {
+            x.decode("utf-8", "replace")
+            for n in g.node
+            if n.op_type == "Gradient"
+            for a in n.attribute
+            for x in a.strings
+        }
         for t in g.initializer:
             what = f"{scope.place}initializer {t.name!r}"
             if not t.name:
@@ -77,6 +85,8 @@ class Importer:
                 continue
             scope.values[t.name] = n
             self.notes.setdefault(n, t.name)
+            if t.name in apart:
+                scope.values[t.name] = apply("identity", n, of=t.name)
         for s in g.sparse_initializer:
             what = f"{scope.place}initializer {s.values.name!r}"
             scope.values[s.values.name] = self.report(

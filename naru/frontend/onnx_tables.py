@@ -12,6 +12,7 @@ from naru.frontend import (
     onnx_control,
     onnx_einsum,
     onnx_elementwise,
+    onnx_gradient,
     onnx_integers,
     onnx_microsoft,
     onnx_microsoft_attention,
@@ -83,7 +84,7 @@ EXTENSIONS: Mapping[str, Extension] = {
 TABLES: Mapping[str, Mapping[str, Handler]] = {
     "": TABLE,
     "ai.onnx.ml": {**onnx_ml.TABLE, **onnx_trees.TABLE},
-    "ai.onnx.preview.training": onnx_training.TABLE,
+    "ai.onnx.preview.training": {**onnx_training.TABLE, **onnx_gradient.TABLE},
 }
 
 
