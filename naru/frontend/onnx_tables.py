@@ -34,6 +34,7 @@ from naru.frontend import (
     onnx_shapes,
     onnx_signal,
     onnx_sorting,
+    onnx_svm,
     onnx_training,
     onnx_trees,
     onnx_vision,
@@ -83,7 +84,7 @@ EXTENSIONS: Mapping[str, Extension] = {
 
 TABLES: Mapping[str, Mapping[str, Handler]] = {
     "": TABLE,
-    "ai.onnx.ml": {**onnx_ml.TABLE, **onnx_trees.TABLE},
+    "ai.onnx.ml": {**onnx_ml.TABLE, **onnx_svm.TABLE, **onnx_trees.TABLE},
     "ai.onnx.preview.training": {**onnx_training.TABLE, **onnx_gradient.TABLE},
 }
 
