@@ -2,8 +2,8 @@
 to it, the gradients with respect to n's operands, in their order (None: none flows there).
 
 Where an op has no derivative, as relu at 0, one of the slopes beside it is taken; of equal operands
-of max and min the first, of equal elements of a reduction each its share. Ops that `expand` are
-differentiated as what they expand to.
+of max and min the first, of equal elements of a reduction each its share. Ops that `expand`, and
+those in COMPOSITIONS, are differentiated as what they are composed of.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from naru.frontend.onnx_node import Unsupported, emit, scalar
 from naru.ir.expr import Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, ZERO, add, known, prod, sub
+from naru.ir.simplify import ONE, ZERO, add, floordiv, known, mul, prod, sub
 from naru.ops.elementwise import SELU_ALPHA, SELU_GAMMA
 from naru.ops.movement import slice_bounds
-from naru.ops.operands import sizes
+from naru.ops.operands import compute_dtype, ints, sizes
 
 Gradients = Sequence[Node | None]
 Rule = Callable[[Node, Node], Gradients]
@@ -360,6 +360,74 @@ def _matmul(n: Node, g: Node) -> Gradients:
     )
 
 
+def _conv(n: Node, g: Node) -> Gradients:
+    """To x: every output spreads over its window. To w: the sums of products of x, its channels as
+    images, with g as filters, whose taps are as far apart as windows are."""
+    x, w = operand(n, 0), operand(n, 1)
+    rank, group = x.type.rank - 2, int(str(n.attr("group", 1)))
+    once, attrs = (1,) * rank, dict(n.attrs)
+    strides = ints({"strides": attrs.get("strides") or once}, "strides")
+    dilations = ints({"dilations": attrs.get("dilations") or once}, "dilations")
+    to_x = emit(
+        "conv_transpose",
+        g,
+        w,
+        strides=strides,
+        dilations=dilations,
+        group=group,
+        begin=(0,) * rank,
+        size=x.type.shape[2:],
+    )
+    images, channels, *spatial = x.type.shape
+    parts = floordiv(channels, group)
+    rest = tuple(range(3, 3 + rank))
+    apart = emit("reshape", x, shape=(images, group, parts, *spatial))
+    turned = emit("transpose", apart, perm=(2, 1, 0, *rest))
+    turned = emit("reshape", turned, shape=(parts, mul(images, group), *spatial))
+    filters = emit("transpose", g, perm=(1, 0, *range(2, 2 + rank)))
+    sums = emit("conv", turned, filters, strides=dilations, dilations=strides, group=group)
+    axes, starts, ends = tuple(range(2, 2 + rank)), (0,) * rank, w.type.shape[2:]
+    taps = emit("slice", sums, starts=starts, ends=ends, axes=axes)
+    return to_x, emit("transpose", taps, perm=(1, 0, *axes))
+
+
+# --- normalisations, as compositions --------------------------------------------------------------
+
+
+def _normalized(n: Node, centred: Node) -> Node:
+    """x / sqrt(mean of squares + epsilon) · scale + bias, over the axes from `axis` on."""
+    axes = tuple(range(int(str(n.attr("axis", -1))) % n.type.rank, n.type.rank))
+    squares = emit("reduce_mean", _square(centred), axes=axes, keepdims=True)
+    epsilon = n.attr("epsilon", 1e-5)
+    assert isinstance(epsilon, int | float)
+    root = emit("sqrt", emit("add", squares, scalar(epsilon, centred)))
+    scale, bias = operand(n, 1), n.inputs[2] if len(n.inputs) > 2 else None
+    out = emit("mul", emit("div", centred, root), _as(scale, centred))
+    out = out if bias is None else emit("add", out, _as(bias, centred))
+    return _as(out, n)
+
+
+def _as(x: Node, like: Node) -> Node:
+    return x if x.type.dtype == like.type.dtype else emit("cast", x, to=like.type.dtype)
+
+
+def _layer_normalization(n: Node) -> Node:
+    x = _wide(operand(n))
+    axes = tuple(range(int(str(n.attr("axis", -1))) % n.type.rank, n.type.rank))
+    return _normalized(n, emit("sub", x, emit("reduce_mean", x, axes=axes, keepdims=True)))
+
+
+def _wide(x: Node) -> Node:
+    dtype = compute_dtype(x.type.dtype)
+    return x if x.type.dtype == dtype else emit("cast", x, to=dtype)
+
+
+COMPOSITIONS: Mapping[str, Callable[[Node], Node]] = {
+    "layer_normalization": _layer_normalization,
+    "rms_normalization": lambda n: _normalized(n, _wide(operand(n))),
+}
+
+
 # --- what moves elements --------------------------------------------------------------------------
 
 
@@ -454,6 +522,7 @@ RULES: Mapping[str, Rule] = {
     "cast": lambda n, g: (emit("cast", g, to=operand(n).type.dtype),),
     "clip": _clip,
     "concat": _concat,
+    "conv": _conv,
     "cumsum": _cumsum,
     "div": _div,
     "expand": lambda n, g: (like(g, operand(n)),),

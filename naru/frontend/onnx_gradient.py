@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from naru.dtypes import is_float
 from naru.errors import ModelError
-from naru.frontend.derivatives import FLAT, RULES, ones, zeros
+from naru.frontend.derivatives import COMPOSITIONS, FLAT, RULES, ones, zeros
 from naru.frontend.onnx_node import AlreadyReported, OnnxNode, Unsupported, emit, type_text
 from naru.frontend.onnx_scope import Missing
 from naru.ir.graph import Node, toposort
@@ -89,7 +89,7 @@ def _moving(
             continue
         new = with_inputs(n, [None if i is None else made[i] for i in n.inputs])
         changes = any(i in moving for i in new.inputs)
-        expand = OPS[new.op].expand if new.op in OPS else None
+        expand = COMPOSITIONS.get(new.op) or (OPS[new.op].expand if new.op in OPS else None)
         if changes and expand is not None and new.op not in RULES:
             inner = expand(new)
             pending.append((n, inner))

@@ -41,6 +41,7 @@ WORDS = 624  # of the generator's state
 BLOCK = WORDS // 2  # doubles that one state gives
 LANES = 8  # doubles in a tile
 DTYPES_DRAWN = ("f16", "bf16", "f32", "f64")
+MOST_DRAWN = 1 << 48  # elements
 MOST_NUMBERS = 300  # that a stream begins with: their words fit the state
 
 
@@ -55,15 +56,18 @@ def _infer(op: str, low: str, high: str, types: Types, attrs: Attrs) -> tuple[Te
     for name in (low, high):
         if not math.isfinite(attrs[name]):
             raise ModelError(f"{op}: expected a finite {name}, got {attrs[name]}")
+    shape = sizes(attrs, "shape")
+    if (known(prod(shape)) or 0) > MOST_DRAWN:
+        raise ModelError(f"{op}: {shape_text(shape)} has more elements than memory could hold")
     if key is None:
         if not 0 <= attrs["seed"] < 2**32:
             raise ModelError(f"{op}: expected a seed in 0..2**32-1, got {attrs['seed']}")
-        return (TensorType(dtype, sizes(attrs, "shape")),)
+        return (TensorType(dtype, shape),)
     count = known(key.shape[0]) if key.rank == 1 else None
     if key.dtype != "i64" or count is None or not 0 < count <= MOST_NUMBERS:
         found = f"{key.dtype}{shape_text(key.shape)}"
         raise ModelError(f"{op}: expected 1..{MOST_NUMBERS} i64 to begin with, got {found}")
-    return (TensorType(dtype, sizes(attrs, "shape")),)
+    return (TensorType(dtype, shape),)
 
 
 def infer_random_uniform(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:

@@ -47,7 +47,8 @@ def check(inputs: str, body: str, arrays: list[Array], xs: str = "") -> None:
     found = evaluate(graph, arrays)[1:]
     for name, got in zip(chosen.split(", "), found, strict=True):
         want = by_differences(graph, arrays, names.index(name))
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7, err_msg=name)
+        bound = 1e-8 * float(np.abs(want).max(initial=10))
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=bound, err_msg=name)
 
 
 def _split(inputs: str) -> list[str]:
@@ -133,6 +134,21 @@ def test_matmul(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     check(inputs, "h = MatMul (a, b)\ny = Mul (h, h)", [values(*a), values(*b, seed=1)])
 
 
+@pytest.mark.parametrize(
+    ("x", "w", "attrs"),
+    [
+        ((2, 3, 6, 7), (4, 3, 3, 2), ""),
+        ((2, 4, 7, 6), (6, 2, 3, 2), "<strides = [2, 3], group = 2, pads = [1, 0, 1, 1]>"),
+        ((1, 3, 9), (3, 1, 2), "<dilations = [2], strides = [2], group = 3>"),
+    ],
+)
+def test_conv(x: tuple[int, ...], w: tuple[int, ...], attrs: str) -> None:
+    sizes = [",".join(map(str, s)) for s in (x, w)]
+    inputs = f"double[{sizes[0]}] x, double[{sizes[1]}] w, double[{w[0]}] b"
+    arrays = [values(*x), values(*w, seed=1), values(w[0], seed=2)]
+    check(inputs, f"h = Conv {attrs} (x, w, b)\ny = Mul (h, h)", arrays)
+
+
 MOVED = (
     "c = Constant <value = int64[2] {-1, 6}> ()\nh = Reshape (x, c)",
     "h = Transpose <perm = [2, 0, 1]> (x)",
@@ -157,6 +173,9 @@ MOVED = (
     "e = Detach (d)".replace("Detach", "Identity")
     + "\nh = Mul (e, z)",
     "w = Constant <value = double[3] {1.0, 2.0, 3.0}> ()\nh = BatchNormalization (x, w, w, w, w)",
+    "w = Constant <value = double[4] {1.0, 2.0, 3.0, -1.0}> ()\nh = LayerNormalization (x, w, w)",
+    "w = Constant <value = double[4] {1.0, 2.0, 3.0, -1.0}> ()\nh = RMSNormalization (x, w)",
+    "h = GlobalAveragePool (x)",
     "s = ReduceSumSquare (x)\nh = Div (x, s)",
 )
 

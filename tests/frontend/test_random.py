@@ -315,6 +315,7 @@ def test_dropout_with_bits() -> None:
     [
         ("RandomUniform <shape = [2], low = 2.0, high = 1.0> ()", "low <= high"),
         ("RandomUniform <shape = [-1]> ()", "at least 0"),
+        ("RandomUniform <shape = [2000000000, 2000000000]> ()", "more elements than memory"),
         ("RandomUniform <shape = [2], dtype = 7> ()", "as dtype, found i64"),
         ("RandomNormal <shape = [2], scale = -1.0> ()", "scale of at least 0"),
         ("RandomNormalLike (i)", "as dtype, found i64"),
