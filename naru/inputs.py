@@ -23,7 +23,8 @@ _FIRST_SIZE = 2
 
 def inputs_of(bundle: Bundle) -> tuple[TensorInfo, ...]:
     """The inputs of a bundle's first entry."""
-    return tuple(TensorInfo(t.name, t.dtype, t.shape) for t in bundle.entries[0].inputs)
+    main = bundle.entries[0]
+    return tuple(TensorInfo(t.name, t.dtype, t.shape, t.optional) for t in main.inputs)
 
 
 def symbols_of(manifest: Mapping[str, Any]) -> tuple[Symbol, ...]:
@@ -100,6 +101,13 @@ def as_declared(specs: Sequence[TensorInfo], arrays: Mapping[str, Array]) -> dic
         else array
         for name, array in arrays.items()
     }
+
+
+def with_seed(specs: Sequence[TensorInfo], arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays, with 0 for a seed of random numbers that is not among them: what is measured or
+    compared draws the same each time."""
+    left_out = [s.name for s in specs if s.optional and s.name not in arrays]
+    return {**arrays, **{name: np.zeros((), np.int64) for name in left_out}}
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Any]) -> None:

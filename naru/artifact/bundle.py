@@ -23,7 +23,7 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
                     binds an input symbol, a kernel symbol gets its value during the run
     entries         [{name, run, plan, dynamic, inputs, outputs, steps?, pointers?, requires?}]
                     run, plan: offsets in `code` of the functions in abi.h;
-                    inputs: [{name, dtype, shape: [int | symbol name]}];
+                    inputs: [{name, dtype, shape: [int | symbol name], optional?}];
                     outputs: [{name, dtype, shape: [int | formula text], late?}];
                     requires: texts of the conditions on input sizes that plan checks;
                     steps: names of the steps, for errors and times. The first entry is what a call
@@ -119,9 +119,11 @@ class TensorSpec:
     dtype: str
     shape: tuple[int | str, ...]
     late: bool = False
+    optional: bool = False  # callers may leave it out: the int64 seed of random numbers
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+        optional = ", optional" if self.optional else ""
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]{optional}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -733,7 +735,8 @@ def _read_tensor(reader: _Reader, symbols: set[str] | None) -> TensorSpec:
     dtype = reader.text("dtype")
     dtype_of(dtype)
     dims = tuple(cast(list[int | str], shape))
-    return TensorSpec(reader.text("name"), dtype, dims, reader.flag("late"))
+    optional = reader.flag("optional") and (dtype, dims) == ("int64", ())
+    return TensorSpec(reader.text("name"), dtype, dims, reader.flag("late"), optional)
 
 
 # ---- golden vectors ----

@@ -17,7 +17,7 @@ from naru.errors import IRError, ModelError
 from naru.frontend.onnx_kinds import as_json
 from naru.frontend.onnx_plan import Body, HostPlan
 from naru.ir.expr import Const, Expr, Var, free_vars
-from naru.ir.graph import Graph, Node, TensorType, toposort
+from naru.ir.graph import SEED, Graph, Node, TensorType, toposort
 from naru.ir.simplify import TRUE, evaluate, known, substitute
 from naru.ir.text_expr import print_expr
 from naru.ops.evaluate import evaluate as evaluate_graph
@@ -214,7 +214,7 @@ def make_manifest(
         "dynamic": program.pointers > 0,
         "pointers": program.pointers,
         "requires": [r.text for r in program.requires],
-        "inputs": [_tensor(n.attr("name"), n.type) for n in g.inputs],
+        "inputs": [_input(n) for n in g.inputs],
         "outputs": [
             {**_tensor(name, n.type), "late": late}
             for name, n, late in zip(g.output_names, g.outputs, program.late, strict=True)
@@ -252,6 +252,12 @@ def make_manifest(
         "tensors": tensors,
         "tolerance": {"rtol": 1e-4, "atol": 1e-6},
     }
+
+
+def _input(n: Node) -> dict[str, Any]:
+    """An input; the seed of random numbers may be left out."""
+    name = n.attr("name")
+    return {**_tensor(name, n.type), **({"optional": True} if name == SEED else {})}
 
 
 def _tensor(name: object, t: TensorType) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _settings(options: dict[str, Any]) -> Settings:
 def _case(model: Path, options: dict[str, Any]) -> Case:
     """The model with its inputs. Compiled for them; an error of that is the user's to see."""
     from naru.bench.case import Case, random_feeds
-    from naru.inputs import as_declared, inputs_of, read_npz
+    from naru.inputs import as_declared, inputs_of, read_npz, with_seed
 
     if model.suffix == ".naru":
         raise InputError(f"{model} is a bundle: bench wants the ONNX file that it was made from")
@@ -135,7 +135,7 @@ def _case(model: Path, options: dict[str, Any]) -> Case:
         raise click.UsageError("--samples have their own sizes: leave out --dims")
     if samples:
         specs = inputs_of(bundle)
-        feeds = [as_declared(specs, read_npz(path)) for path in samples]
+        feeds = [with_seed(specs, as_declared(specs, read_npz(path))) for path in samples]
         for path, feed in zip(samples, feeds, strict=True):
             check_names(path, feed, [s.name for s in specs])
     else:

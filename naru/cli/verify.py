@@ -117,7 +117,7 @@ def verify_command(model: Path, **options: Any) -> int:
 def _samples(
     bundle: Bundle, model: Path, files: Sequence[Path], dims: Mapping[str, int], seed: int
 ) -> list[dict[str, Array]]:
-    from naru.inputs import as_declared, inputs_of, read_npz
+    from naru.inputs import as_declared, inputs_of, read_npz, with_seed
     from naru.verify.samples import random_sample
 
     if not files:
@@ -125,7 +125,7 @@ def _samples(
     if dims:
         raise click.UsageError("--dims is for random inputs; --samples have sizes of their own")
     specs = inputs_of(bundle)
-    samples = [as_declared(specs, read_npz(p)) for p in files]
+    samples = [with_seed(specs, as_declared(specs, read_npz(p))) for p in files]
     for path, sample in zip(files, samples, strict=True):
         check_names(path, sample, [s.name for s in specs])
     return samples

@@ -28,7 +28,7 @@ from naru.frontend.onnx_import import FunctionKey, Importer
 from naru.frontend.onnx_node import Unsupported, type_text
 from naru.frontend.onnx_scope import Items, Missing, Scope, Value, identifier
 from naru.ir.expr import INT_MAX, Const, Expr
-from naru.ir.graph import Graph, Node, TensorType, make_input
+from naru.ir.graph import SEED, Graph, Node, TensorType, make_input
 from naru.ir.simplify import known
 
 _TORCH = "naru reads ONNX; write it with torch.onnx.export(model, example, 'model.onnx')"
@@ -136,6 +136,8 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
     for o, n in zip(g.output, nodes, strict=True):
         _check_output(o, n)
     graph_name = identifier(name if name is not None else g.name, "model")
+    if importer.seed is not None:
+        inputs.append(importer.seed)
     made = importer.graph(graph_name, inputs, nodes, names)
     files = tuple(sorted(importer.tensors.files))
     return replace(made, operators=importer.operators, files=files)
@@ -172,6 +174,10 @@ def _add_input(info: ValueInfoProto, scope: Scope, importer: Importer) -> Value:
     """Defines a graph input. Before IR version 4 initializers were listed as inputs: they stay
     constants."""
     what = f"input {info.name!r}"
+    if info.name == SEED:
+        raise ModelError(
+            f"the name {SEED} is that of the seed of random numbers", where=what, hint="rename it"
+        )
     if info.name in scope.values:
         found = scope.values[info.name]
         if isinstance(found, Node) and found.op == "input":

@@ -173,6 +173,10 @@ def in_order(nodes: Sequence[NodeProto], defined: set[str], where: str) -> Seque
 def reads_of(node: NodeProto) -> list[str]:
     """The names a node reads, those that its bodies may take from outside included."""
     names = [n for n in node.input if n]
+    if node.op_type == "Gradient":
+        names += [
+            n.decode("utf-8", "replace") for a in node.attribute for n in (a.s, *a.strings) if n
+        ]
     stack = [(g, frozenset[str]()) for g in bodies_of(node)]
     while stack:
         g, outer = stack.pop()

@@ -145,7 +145,7 @@ def loop(c: OnnxNode) -> Sequence[Node]:
     while True:
         states = _states(c, g, carried, places)
         inputs = [*heads, *states]
-        inner = c.importer.body(g, c.scope, inputs, f"{c.label}, body")
+        inner = c.importer.body(g, c.scope, inputs, f"{c.label}, body", round=heads[0])
         results = made(c, g, inner)
         more = _changing(states, results[1:], places)
         if more == places:
@@ -318,7 +318,7 @@ def _scan_loop(
         last = emit("sub", size_of(n, along) if stop is None else stop, scalar(1, round_))
         at = emit("sub", last, round_) if backwards else round_
         parts.append(emit("gather", n, at, axis=along))
-    inner = c.importer.body(g, scope, [*own, *parts], f"{c.label}, body")
+    inner = c.importer.body(g, scope, [*own, *parts], f"{c.label}, body", round=round_)
     for inside, (outer, _, _) in zip(whole, scanned, strict=True):
         inner.captures[str(inside.attr("name"))] = (outer, inside)
     results = made(c, g, inner)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
-import numpy as np
-
 from naru.dtypes import TINY
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
-from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, emit, scalar
 from naru.ir.expr import Const
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE
 from naru.ops.cast import MODES
-from naru.ops.registry import constant
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
@@ -117,20 +114,6 @@ def is_inf(c: OnnxNode) -> Node:
     )
 
 
-def dropout(c: OnnxNode) -> Sequence[Node]:
-    """Does nothing at inference; the mask, where it is asked for, is all true."""
-    training = c.find(2)
-    if training is not None:
-        array = c.array(2)
-        if array is None or array.any():
-            raise Unsupported("training mode", "export the model for inference")
-    out = [emit("identity", c[0])]
-    if c.wants(1):
-        keep = constant(True, np.bool_) if c.version >= 10 else scalar(1, c[0])
-        out.append(emit("expand", keep, shape=c[0].type.shape))
-    return out
-
-
 def gelu(c: OnnxNode) -> Node:
     approximate = c.get_str("approximate", "none", ("none", "tanh"))
     return emit("gelu", c[0], approximate=approximate)
@@ -204,7 +187,6 @@ TABLE: dict[str, Handler] = {
     "Cast": cast,
     "CastLike": cast_like,
     "Clip": clip,
-    "Dropout": dropout,
     "Erf": erf,
     "Gelu": gelu,
     "IsInf": is_inf,

@@ -57,11 +57,21 @@ class Importer:
     operators: dict[str, str] = field(default_factory=dict[str, str])
     problems: list[str] = field(default_factory=list[str])
     count: int = 0
+    seed: Node | None = None  # the input that random numbers begin with, once there are any
+    streams: int = 0  # of random numbers so far
 
     # --- graphs -------------------------------------------------------------------------------
 
     def add_initializers(self, g: GraphProto, scope: Scope) -> None:
-        """Defines the weights of a graph."""
+        """Defines the weights of a graph. Those that a Gradient names are kept apart from constants
+        of the same contents."""
+        apart = {
+            x.decode("utf-8", "replace")
+            for n in g.node
+            if n.op_type == "Gradient"
+            for a in n.attribute
+            for x in a.strings
+        }
         for t in g.initializer:
             what = f"{scope.place}initializer {t.name!r}"
             if not t.name:
@@ -77,6 +87,8 @@ class Importer:
                 continue
             scope.values[t.name] = n
             self.notes.setdefault(n, t.name)
+            if t.name in apart:
+                scope.values[t.name] = apply("identity", n, of=t.name)
         for s in g.sparse_initializer:
             what = f"{scope.place}initializer {s.values.name!r}"
             try:
@@ -117,13 +129,19 @@ class Importer:
         return Graph(name, tuple(inputs), tuple(outputs), tuple(names), notes)
 
     def body(
-        self, g: GraphProto, scope: Scope, inputs: Sequence[Node], what: str, inline: bool = False
+        self,
+        g: GraphProto,
+        scope: Scope,
+        inputs: Sequence[Node],
+        what: str,
+        inline: bool = False,
+        round: Node | None = None,
     ) -> Scope:
-        """Converts a body of control flow, given the nodes of its formal inputs. Its captures are
-        in the scope that comes back."""
+        """Converts a body of control flow, given the nodes of its formal inputs (and of the number
+        of the round). Its captures are in the scope that comes back."""
         # Each link is what its place adds: with whole places the text would double at each level.
         chain = self.deeper(scope.chain, what.removeprefix(scope.place))
-        inner = Scope(scope.opsets, outer=scope, inline=inline, chain=chain)
+        inner = Scope(scope.opsets, outer=scope, inline=inline, chain=chain, round=round)
         if len(g.input) != len(inputs):
             raise ModelError(
                 f"expected {len(inputs)} inputs of the body, found {len(g.input)}", where=what
@@ -395,7 +413,8 @@ class Importer:
                 f"found {len(inputs)} and {len(node.output)}"
             )
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in f.opset_import}
-        inner = Scope({**scope.opsets, **opsets}, chain=self.deeper(scope.chain, what))
+        chain = self.deeper(scope.chain, what)
+        inner = Scope({**scope.opsets, **opsets}, chain=chain, caller=scope)
         absent = set(f.input[len(inputs) :])
         for formal, n in zip(f.input, inputs, strict=False):
             if n is None:

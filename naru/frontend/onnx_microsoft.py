@@ -13,7 +13,6 @@ from onnx import helper
 
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import conv, conv_transpose, gemm, transpose_last
-from naru.frontend.onnx_elementwise import dropout
 from naru.frontend.onnx_movement import pad, slice_axis
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
 from naru.frontend.onnx_shapes import gather_nd, range_, trilu
@@ -68,14 +67,6 @@ def bias_split_gelu(c: OnnxNode) -> Node:
 
 def bias_add(c: OnnxNode) -> Node:
     return emit("add", emit("add", c[0], c[1]), c[2])
-
-
-def bias_dropout(c: OnnxNode) -> list[Node]:
-    """(data + bias + residual, a mask of true): at inference nothing is dropped."""
-    inference = replace(c, version=12, inputs=(c[0], c.find(3), c.find(4)))
-    y, *mask = dropout(inference)
-    y = emit("add", y, c[1])
-    return [y if c.find(2) is None else emit("add", y, c[2]), *mask]
 
 
 def bias_softmax(c: OnnxNode) -> Node:
@@ -329,7 +320,6 @@ _WINDOW = "auto_pad dilations group kernel_shape strides"
 _MATMUL = "A B -> Y; alpha transA transB"
 MICROSOFT: Extension = {
     "BiasAdd": ("X bias skip -> Y", bias_add),
-    "BiasDropout": ("data bias residual? ratio? training_mode? -> y mask?; seed", bias_dropout),
     "BiasGelu": ("A B -> C", bias_gelu),
     "BiasSoftmax": ("data bias -> output; axis is_inner_broadcast", bias_softmax),
     "BiasSplitGelu": ("X bias -> Y", bias_split_gelu),

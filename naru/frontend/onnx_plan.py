@@ -384,7 +384,9 @@ class _Planner:
         nodes_made = [v for v in values.values() if isinstance(v, Node)]
         if not outs or len(nodes_made) != len(outs):
             return []
-        graph = importer.graph(f"part{len(self.parts)}", inputs, nodes_made, outs)
+        # (The seed of random numbers is no operand of the step: each call draws one.)
+        seeded = [*inputs, importer.seed] if importer.seed is not None else inputs
+        graph = importer.graph(f"part{len(self.parts)}", seeded, nodes_made, outs)
         self.parts.append(replace(graph, operators=importer.operators))
         title = ", ".join(check.note_of(n) for n in nodes)
         reads_of = tuple(str(n.attr("name")) for n in inputs)

@@ -34,7 +34,9 @@ class Scope:
     """The values of one graph by name. `outer` is the graph around a body of control flow. A value
     found there becomes an input of the body (`captures`: name -> (value outside, input inside)),
     unless the body is `inline`: a branch that is known to be taken.
-    `chain` are the functions and bodies that we are in, for messages and against recursion."""
+    `chain` are the functions and bodies that we are in, for messages and against recursion.
+    `caller` is the scope that an inlined function is called from, `round` the number of the round
+    where this is the body of a loop, `key` what random numbers in it begin with, once asked for."""
 
     opsets: Mapping[str, int]
     values: dict[str, Value] = field(default_factory=dict[str, Value])
@@ -42,6 +44,9 @@ class Scope:
     inline: bool = False
     captures: dict[str, tuple[Node, Node]] = field(default_factory=dict[str, tuple[Node, Node]])
     chain: tuple[str, ...] = ()
+    caller: Scope | None = None
+    round: Node | None = None
+    key: Node | None = None
 
     def find(self, name: str) -> Value | None:
         """The value of a name, captured from outside where necessary; None if there is none."""
@@ -52,17 +57,19 @@ class Scope:
         if self.inline or found is None or isinstance(found, Missing):
             return found
         if isinstance(found, Items):
-            nodes = (self._capture(f"{name}.{k}", n) for k, n in enumerate(found.nodes))
+            nodes = (self._from_outside(f"{name}.{k}", n) for k, n in enumerate(found.nodes))
             inner: Value = Items(tuple(nodes))
         else:
-            inner = self._capture(name, found)
+            inner = self._from_outside(name, found)
         self.values[name] = inner
         return inner
 
-    def _capture(self, name: str, outside: Node) -> Node:
+    def _from_outside(self, name: str, outside: Node) -> Node:
         """What stands for a node from outside: a constant itself, or else an input of the body."""
-        if outside.op == "constant":
-            return outside
+        return outside if outside.op == "constant" else self.capture(name, outside)
+
+    def capture(self, name: str, outside: Node) -> Node:
+        """An input of this body for a value from outside."""
         inner = make_input(name, outside.type)
         self.captures[name] = (outside, inner)
         return inner

@@ -12,6 +12,7 @@ from naru.frontend import (
     onnx_control,
     onnx_einsum,
     onnx_elementwise,
+    onnx_gradient,
     onnx_integers,
     onnx_microsoft,
     onnx_microsoft_attention,
@@ -25,6 +26,7 @@ from naru.frontend import (
     onnx_quantized,
     onnx_quantized_layers,
     onnx_quantized_weights,
+    onnx_random,
     onnx_recurrent,
     onnx_reductions,
     onnx_resize,
@@ -32,6 +34,7 @@ from naru.frontend import (
     onnx_shapes,
     onnx_signal,
     onnx_sorting,
+    onnx_svm,
     onnx_training,
     onnx_trees,
     onnx_vision,
@@ -51,6 +54,7 @@ TABLE: Mapping[str, Handler] = {
     **onnx_sorting.TABLE,
     **onnx_quantization.TABLE,
     **onnx_integers.TABLE,
+    **onnx_random.TABLE,
     **onnx_recurrent.TABLE,
     **onnx_control.TABLE,
     **onnx_attention.TABLE,
@@ -68,6 +72,7 @@ EXTENSIONS: Mapping[str, Extension] = {
         **onnx_microsoft.MICROSOFT,
         **onnx_microsoft_attention.MICROSOFT,
         **onnx_microsoft_norm.MICROSOFT,
+        **onnx_random.MICROSOFT,
         **onnx_quantization.MICROSOFT,
         **onnx_quantized.MICROSOFT,
         **onnx_integers.MICROSOFT,
@@ -79,8 +84,8 @@ EXTENSIONS: Mapping[str, Extension] = {
 
 TABLES: Mapping[str, Mapping[str, Handler]] = {
     "": TABLE,
-    "ai.onnx.ml": {**onnx_ml.TABLE, **onnx_trees.TABLE},
-    "ai.onnx.preview.training": onnx_training.TABLE,
+    "ai.onnx.ml": {**onnx_ml.TABLE, **onnx_svm.TABLE, **onnx_trees.TABLE},
+    "ai.onnx.preview.training": {**onnx_training.TABLE, **onnx_gradient.TABLE},
 }
 
 

@@ -1,7 +1,8 @@
 """The tensor graph: typed operators over symbolic shapes. One Node class; meaning is in `ops`.
 
-Nodes are interned, so equal computations are one node. What must stay apart (random numbers, state)
-carries a unique attribute. Names and source locations are notes beside the nodes, not part of them.
+Nodes are interned, so equal computations are one node. What must stay apart (random numbers)
+carries an attribute of its own. Names and source locations are notes beside the nodes, not part of
+them.
 """
 
 from __future__ import annotations
@@ -151,6 +152,9 @@ def make_constant(array: np.ndarray) -> Node:
     return make_node(
         "constant", (), {"data": make_data(array)}, TensorType(dtype, shape, None, value)
     )
+
+
+SEED = "naru_seed"  # the input of models with random numbers that callers may leave out
 
 
 def make_input(name: str, type: TensorType) -> Node:

@@ -8,6 +8,7 @@ byte order, Python numbers. A dtype or a shape is never changed silently.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
@@ -48,6 +49,9 @@ class Named(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def optional(self) -> bool: ...
+
 
 def by_position(
     specs: Sequence[Named], args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -70,6 +74,9 @@ def by_position(
         if name in values:
             raise InputError(f"input '{name}' was given twice, by position and by name")
         values[name] = value
+    for spec in specs:
+        if spec.optional and spec.name not in values:
+            values[spec.name] = int.from_bytes(os.urandom(8), "little", signed=True)
     missing = [s for s in specs if s.name not in values]
     if missing:
         listed = ", ".join(f"'{s.name}'" for s in missing)

@@ -223,7 +223,7 @@ def _check_parts(body: Body, parts: Sequence[NativeModel]) -> None:
     for step in body.steps:
         if step.operator == NATIVE:
             part = parts[int(step.attrs["part"])]
-            wanted = (len(part.inputs), len(part.outputs))
+            wanted = (sum(not i.optional for i in part.inputs), len(part.outputs))
             if (len(step.reads), len(step.writes)) != wanted:
                 raise BundleError(f"{step.label}: its part has {wanted} inputs and outputs")
         for inner in step.bodies.values():

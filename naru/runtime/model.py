@@ -13,11 +13,13 @@ from typing import Any
 class TensorInfo:
     """Name, dtype and shape of an input or output; a dim is a size, a symbol or a formula. The
     dtype of texts is "string". What is no tensor has its kind (`sequence of float32[n]`) as dtype,
-    and no shape."""
+    and no shape. The `optional` input is the seed of random numbers: a call that gives none draws
+    one."""
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    optional: bool = False
     tensor: bool = True
 
     def __str__(self) -> str:

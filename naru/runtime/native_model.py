@@ -275,7 +275,7 @@ class NativeModel(EntryProgram, Model):
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(TensorInfo(t.name, t.dtype, t.shape) for t in self._entry.inputs)
+        return tuple(TensorInfo(t.name, t.dtype, t.shape, t.optional) for t in self._entry.inputs)
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:

@@ -46,6 +46,7 @@ class ValueInfo:
 
     name: str
     kind: Json
+    optional: bool = False
 
     def __str__(self) -> str:
         return f"{self.name}: {kind_text(self.kind)}"

@@ -44,10 +44,16 @@ class OnnxRuntime:
         self._names = [o.name for o in self._session.get_outputs()]
 
     def ways(self, feeds: Sequence[Feed]) -> dict[str, Way]:
+        own = [self._own(f) for f in feeds]
         return {
-            "run": Way(partial(self._session.run, self._names), list(feeds)),
-            "io_binding": Way(self._session.run_with_iobinding, [self._bind(f) for f in feeds]),
+            "run": Way(partial(self._session.run, self._names), own),
+            "io_binding": Way(self._session.run_with_iobinding, [self._bind(f) for f in own]),
         }
+
+    def _own(self, feed: Feed) -> Feed:
+        """What the file has as inputs: the seed of random numbers is naru's alone."""
+        names = {i.name for i in self._session.get_inputs()}
+        return {name: array for name, array in feed.items() if name in names}
 
     def _bind(self, feed: Feed) -> Any:
         to_value = self._library.OrtValue.ortvalue_from_numpy
@@ -59,4 +65,4 @@ class OnnxRuntime:
         return binding
 
     def outputs(self, feed: Feed) -> list[Array]:
-        return [np.asarray(a) for a in self._session.run(self._names, feed)]
+        return [np.asarray(a) for a in self._session.run(self._names, self._own(feed))]
