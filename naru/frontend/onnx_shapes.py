@@ -14,6 +14,7 @@ from onnx import AttributeProto
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
+from naru.frontend.onnx_sparse import dense
 from naru.ir.expr import Const, Expr, free_vars
 from naru.ir.graph import Node
 from naru.ir.simplify import (
@@ -255,7 +256,7 @@ def constant_node(c: OnnxNode) -> Node:
         case AttributeProto.STRING | AttributeProto.STRINGS:
             raise Unsupported("a constant of strings", "map strings to numbers outside the model")
         case _:
-            raise Unsupported("a sparse constant", "store it as a dense tensor")
+            array = dense(c.importer.tensors, a.sparse_tensor, f"{c.label}, attribute {a.name!r}")
     return constant(array, array.dtype)
 
 
