@@ -30,8 +30,11 @@ test: check
 test-slow: $(VENV)/.installed-slow qemu node gdb
 	$(PYTEST) -m slow tests
 
+# The newest, and older ones in environments of their own (below .venv-conformance).
+SUITES := 1.17.0 1.21.0 1.23.2
+
 onnx-conformance: $(VENV)/.installed-test
-	$(BIN)/python tools/onnx_conformance.py
+	$(BIN)/python tools/onnx_conformance.py $(SUITES:%=--onnx %)
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/run.py
@@ -108,4 +111,4 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-conformance

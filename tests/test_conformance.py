@@ -37,3 +37,21 @@ def test_the_backend() -> None:
     assert backend.run_model(model, [x, y])[0].tolist() == [4, 6]
     with pytest.raises(NaruError, match="input 'y'"):
         backend.run_model(model, [x])
+
+
+def test_dtypes_of_older_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the onnx package holds bf16 and tiny floats as bits, so does the backend."""
+    bits = {"BFLOAT16": np.uint16, "FLOAT8E5M2": np.uint8, "INT4": np.int8}
+    named = {onnx.TensorProto.DataType.Value(k): np.dtype(v) for k, v in bits.items()}
+    monkeypatch.setattr(backend, "_of_package", named.__getitem__)
+    for name, dtype, given in (
+        ("BFLOAT16", "bfloat16", [0x3F80, 0x7FC0]),
+        ("FLOAT8E5M2", "float8e5m2", [0x3C, 0x7F]),
+        ("INT4", "int4", [7, -8]),
+    ):
+        model = onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["": 21]> '
+            f"g ({dtype}[2] x) => ({dtype}[2] y) {{ y = Identity(x) }}"
+        )
+        (y,) = backend.run_model(model, [np.array(given, bits[name])])
+        assert (y.dtype, y.tolist()) == (bits[name], given)

@@ -3,6 +3,10 @@
     python tools/onnx_conformance.py               compare with docs/conformance.md
     python tools/onnx_conformance.py --update      write docs/conformance.md
     python tools/onnx_conformance.py -k resize     only tests whose names match; nothing is compared
+    python tools/onnx_conformance.py --onnx 1.17.0 --onnx 1.21.0    the suites of these versions
+
+A suite of another version than the installed one runs in a virtual environment of its own, below
+.venv-conformance, which is made when first needed: this checkout's naru with that onnx.
 
 Every test for the CPU counts: one that is skipped has failed. Exit status 1 where the list of
 failures is not the one in the docs.
@@ -17,13 +21,15 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
 import unittest
 import warnings
 from pathlib import Path
 
 import onnx
 
-PAGE = Path(__file__).parent.parent / "docs" / "conformance.md"
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "conformance.md"
 KINDS = {
     "OnnxBackendNodeModelTest": "node",
     "OnnxBackendSimpleModelTest": "simple",
@@ -36,7 +42,8 @@ HEAD = """# Conformance
 <!-- Written by `python tools/onnx_conformance.py --update`. -->
 
 The tests of the ONNX standard come with the onnx package. `make onnx-conformance` runs all of them
-through `naru.onnx_backend` with the package's own runner. A test that is skipped counts as failed.
+through `naru.onnx_backend` with the package's own runner: those of the newest onnx package, and of
+two older ones. A test that is skipped counts as failed.
 
 """
 
@@ -87,11 +94,29 @@ def work(part: int, parts: int, pattern: str) -> None:
         print(json.dumps([name, run_one(tests[name])]), flush=True)
 
 
-def run_all(jobs: int, pattern: str) -> dict[str, str]:
+def python_with(version: str) -> str:
+    """The Python of an environment that has this version of onnx; made if need be."""
+    if version == onnx.__version__:
+        return sys.executable
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        needs = tomllib.load(file)["project"]["dependencies"]
+    needs = [f"onnx=={version}" if re.match(r"onnx\b", n) else n for n in needs]
+    folder = ROOT / ".venv-conformance" / version
+    python, made = folder / "bin" / "python", folder / "made"
+    if not made.is_file() or made.read_text() != "\n".join(needs):
+        # Of this Python, as naru's native part in this checkout is.
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *needs], check=True)
+        made.write_text("\n".join(needs))
+    return str(python)
+
+
+def run_all(version: str, jobs: int, pattern: str) -> dict[str, str]:
     """Test -> why it failed (empty: it passed), by that many processes."""
+    python = python_with(version)
     with tempfile.TemporaryDirectory() as home:  # the suite keeps outputs of its models there
-        env = {**os.environ, "ONNX_HOME": home}
-        command = [sys.executable, __file__, "-k", pattern, "--part"]
+        env = {**os.environ, "ONNX_HOME": home, "PYTHONPATH": str(ROOT)}
+        command = [python, __file__, "-k", pattern, "--part"]
         workers = [
             subprocess.Popen([*command, f"{k}/{jobs}"], stdout=subprocess.PIPE, text=True, env=env)
             for k in range(jobs)
@@ -105,21 +130,30 @@ def run_all(jobs: int, pattern: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def page(found: dict[str, str]) -> str:
-    """The page of the docs: counts and failures."""
-    lines = [
-        f"Suite of onnx {onnx.__version__}:",
-        "",
-        "| kind | passed | of |",
-        "| --- | --- | --- |",
-    ]
+def section(version: str, found: dict[str, str]) -> str:
+    """What the page says of a suite: counts and failures."""
+    lines = [f"## onnx {version}", "", "| kind | passed | of |", "| --- | --- | --- |"]
     for kind in (*KINDS.values(), "all"):
         some = [why for name, why in found.items() if kind in ("all", name.partition("/")[0])]
         lines.append(f"| {kind} | {sum(not why for why in some):,} | {len(some):,} |")
     failed = {n: why for n, why in found.items() if why}
-    lines += ["", "## What fails, and why", "", "| test | reason |", "| --- | --- |"]
+    lines += ["", f"What fails of onnx {version}, and why:", ""]
+    lines += ["| test | reason |", "| --- | --- |"]
     lines += [f"| {n.replace('/test_', '/')} | {_cell(why)} |" for n, why in failed.items()]
-    return HEAD + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def sections(text: str) -> dict[str, str]:
+    """Version -> its section in a page."""
+    parts = re.split(r"^(?=## onnx )", text, flags=re.M)[1:]
+    return {part.split()[2]: part.rstrip() + "\n" for part in parts}
+
+
+def write_page(new: dict[str, str]) -> None:
+    """The page with these sections in place of those it had, the newest suite first."""
+    known = sections(PAGE.read_text(encoding="utf-8")) | new
+    order = sorted(known, key=lambda v: [int(n) for n in v.split(".")], reverse=True)
+    PAGE.write_text(HEAD + "\n".join(known[v] for v in order), encoding="utf-8")
 
 
 def _cell(text: str) -> str:
@@ -131,33 +165,45 @@ def failures(text: str) -> list[str]:
     return re.findall(r"^\| ([\w-]+/\S+) \|", text, flags=re.M)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-k", default="", help="only tests whose names match this expression")
-    parser.add_argument("--update", action="store_true", help="write docs/conformance.md")
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--part", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.part:
-        work(*map(int, args.part.split("/")), args.k)
-        return 0
-    found = run_all(args.jobs, args.k)
-    text = page(found)
-    if args.k:
-        print(text.removeprefix(HEAD))
-        return 0
-    print(text.removeprefix(HEAD).partition("\n## ")[0])
-    if args.update:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    now, listed = set(failures(text)), set(failures(PAGE.read_text(encoding="utf-8")))
+def out_of_date(version: str, text: str, found: dict[str, str]) -> bool:
+    """Prints what differs between the failures in a section and those that the page lists."""
+    listed = set(failures(sections(PAGE.read_text(encoding="utf-8")).get(version, "")))
+    now = set(failures(text))
     for name in sorted(now - listed):
         print(f"fails, and is not listed: {name}: {found[name.replace('/', '/test_', 1)]}")
     for name in sorted(listed - now):
         print(f"listed, and does not fail: {name}")
     if now != listed:
         print(f"{PAGE.name} is out of date: python tools/onnx_conformance.py --update")
-    return int(now != listed)
+    return now != listed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-k", default="", help="only tests whose names match this expression")
+    parser.add_argument("--update", action="store_true", help="write docs/conformance.md")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument(
+        "--onnx",
+        action="append",
+        metavar="VERSION",
+        help="of this version of onnx (default: the installed one); may be repeated",
+    )
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.part:
+        work(*map(int, args.part.split("/")), args.k)
+        return 0
+    status = 0
+    for version in args.onnx or [onnx.__version__]:
+        found = run_all(version, args.jobs, args.k)
+        text = section(version, found)
+        print(text if args.k else text.partition("\nWhat fails")[0])
+        if args.update and not args.k:
+            write_page({version: text})
+        elif not args.k:
+            status |= out_of_date(version, text, found)
+    return status
 
 
 if __name__ == "__main__":

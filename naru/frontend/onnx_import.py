@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeAlias, cast
 
 from google.protobuf.message import DecodeError
@@ -29,7 +30,7 @@ from naru.frontend.onnx_node import (
 )
 from naru.frontend.onnx_scope import Items, Missing, Scope, Symbols, Value, identifier
 from naru.frontend.onnx_signatures import check_signature
-from naru.frontend.onnx_sparse import read_sparse
+from naru.frontend.onnx_sparse import dense as read_sparse
 from naru.frontend.onnx_tables import EXTENSIONS, Handler, find_handler, find_signature
 from naru.ir.expr import INT_MAX, Const
 from naru.ir.graph import Attr, Graph, Node, TensorType, make_constant, toposort
@@ -72,32 +73,27 @@ class Importer:
             for a in n.attribute
             for x in a.strings
         }
-        for t in g.initializer:
-            what = f"{scope.place}initializer {t.name!r}"
-            if not t.name:
+        dense = [(t.name, partial(self.tensors.read, t)) for t in g.initializer]
+        sparse = [
+            (s.values.name, partial(read_sparse, self.tensors, s)) for s in g.sparse_initializer
+        ]
+        for name, read in (*dense, *sparse):
+            what = f"{scope.place}initializer {name!r}"
+            if not name:
                 raise ModelError("an initializer has no name", where=scope.place or None)
-            if t.name in scope.values:
+            if name in scope.values:
                 raise ModelError(
                     "this name is defined twice", where=what, hint="rename one of the two"
                 )
             try:
-                n = make_constant(self.tensors.read(t, what))
+                n = make_constant(read(what))
             except Unsupported as error:
-                scope.values[t.name] = self.report(what, error.reason, error.hint)
+                scope.values[name] = self.report(what, error.reason, error.hint)
                 continue
-            scope.values[t.name] = n
-            self.notes.setdefault(n, t.name)
-            if t.name in apart:
-                scope.values[t.name] = apply("identity", n, of=t.name)
-        for s in g.sparse_initializer:
-            what = f"{scope.place}initializer {s.values.name!r}"
-            try:
-                n = make_constant(read_sparse(self.tensors, s, what))
-            except Unsupported as error:
-                scope.values[s.values.name] = self.report(what, error.reason, error.hint)
-                continue
-            scope.values[s.values.name] = n
-            self.notes.setdefault(n, s.values.name)
+            scope.values[name] = n
+            self.notes.setdefault(n, name)
+            if name in apart:
+                scope.values[name] = apply("identity", n, of=name)
 
     def add_nodes(self, nodes: Sequence[NodeProto], scope: Scope) -> None:
         """Converts nodes in an order that defines values before they are read."""

@@ -48,7 +48,7 @@ from naru.frontend.onnx_kinds import (
 from naru.frontend.onnx_node import Unsupported
 from naru.frontend.onnx_scope import Missing, Scope, identifier
 from naru.ir.expr import Const, Expr, Var
-from naru.ir.graph import Graph, Node, TensorType, make_constant, make_input
+from naru.ir.graph import Graph, Node, TensorType, make_input
 
 NATIVE = "native"
 CONSTANT = "constant"
@@ -255,17 +255,16 @@ class _Planner:
         return refined(kind, declared)
 
     def add_initializers(self, g: GraphProto, level: _Level) -> None:
-        for t in g.initializer:
-            what = f"{level.place}initializer {t.name!r}"
-            if t.name in level.constants:
-                raise ModelError("this name is defined twice", where=what)
-            if t.data_type == TensorProto.STRING:
-                self.texts.values.add(t.name)
-            try:
-                level.constants[t.name] = make_constant(self.tensors.read(t, what))
-            except Unsupported as error:
-                self.report(what, error.reason, error.hint)
-                level.kinds[t.name] = None
+        strings = (t.name for t in g.initializer if t.data_type == TensorProto.STRING)
+        self.texts.values.update(strings)
+        importer, scope = self.importer(level)
+        importer.add_initializers(g, scope)
+        self.problems += importer.problems
+        for name, value in scope.values.items():
+            if isinstance(value, Node):
+                level.constants[name] = value
+            else:
+                level.kinds[name] = None
 
     def body(self, g: GraphProto, level: _Level, inputs: Sequence[str]) -> Body:
         """A graph whose inputs are known, as steps."""

@@ -14,7 +14,7 @@ from onnx import AttributeProto
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
-from naru.frontend.onnx_sparse import read_sparse
+from naru.frontend.onnx_sparse import dense
 from naru.ir.expr import Const, Expr, free_vars
 from naru.ir.graph import Node
 from naru.ir.simplify import (
@@ -264,7 +264,7 @@ def constant_node(c: OnnxNode) -> Node:
         case AttributeProto.STRINGS:
             array = np.array(c.get_texts(a.name) or (), np.int64)
         case AttributeProto.SPARSE_TENSOR:
-            array = read_sparse(c.importer.tensors, a.sparse_tensor, f"attribute {a.name!r}")
+            array = dense(c.importer.tensors, a.sparse_tensor, f"{c.label}, attribute {a.name!r}")
         case _:
             raise ModelError(f"attribute {a.name!r}: expected a tensor or numbers")
     return constant(array, array.dtype)

@@ -16,8 +16,8 @@ from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
 from naru.frontend.onnx_scores import (
     TRANSFORMS,
     as_f32,
+    class_labels,
     first_greatest,
-    integer_labels,
     label_at,
     negative,
     opposite,
@@ -107,7 +107,7 @@ def svm_regressor(c: OnnxNode) -> Node:
 def svm_classifier(c: OnnxNode) -> Sequence[Node]:
     """(label of each row, scores): of each pair of classes, or probabilities of each class where
     prob_a and prob_b are given; of a linear model, of each class."""
-    labels = integer_labels(c, "classlabels_ints", "classlabels_strings")
+    labels = class_labels(c, "classlabels_ints", "classlabels_strings")
     post = c.get_str("post_transform", "NONE", TRANSFORMS)
     per_class, rho = c.get_ints("vectors_per_class") or (), floats(c, "rho")
     coefficients = floats(c, "coefficients")

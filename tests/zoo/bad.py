@@ -179,13 +179,37 @@ def _unequal_branches() -> onnx.ModelProto:
     )
 
 
-def _sparse() -> onnx.ModelProto:
+def _sparse(
+    places: list[Any], dims: list[int] | None = None, values: tuple[float, ...] = (1.0, 2.0)
+) -> onnx.ModelProto:
+    """The good model with its weight stored as the values at those places."""
     model = _good()
-    values = numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "w")
-    indices = numpy_helper.from_array(np.array([1, 7], np.int64), "w_indices")
+    found = numpy_helper.from_array(np.array(values, np.float32), "w")
+    indices = numpy_helper.from_array(np.array(places), "w_indices")
+    sparse = helper.make_sparse_tensor(found, indices, [3, 4] if dims is None else dims)
     model.graph.ClearField("initializer")
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3, 4]))
+    model.graph.sparse_initializer.append(sparse)
     return model
+
+
+def _sparse_graphs() -> dict[str, tuple[onnx.ModelProto, Verdict, tuple[str, ...]]]:
+    bounds, order = ("indices in 0..",), ("ascending",)
+    return {
+        "sparse_beyond": (_sparse([1, 12]), "model", bounds),
+        "sparse_negative": (_sparse([-1, 7]), "model", bounds),
+        "sparse_beyond_by_axis": (_sparse([[0, 1], [0, 4]]), "model", bounds),
+        "sparse_twice": (_sparse([7, 7]), "model", order),
+        "sparse_unordered": (_sparse([[2, 1], [0, 3]]), "model", order),
+        "sparse_count": (_sparse([1, 7, 8]), "model", ("indices",)),
+        "sparse_rank": (_sparse([[0, 1, 2], [2, 2, 2]]), "model", ("indices",)),
+        "sparse_float_indices": (_sparse([1.0, 7.0]), "model", ("indices",)),
+        "sparse_scalar": (_sparse([0, 1], []), "model", ("dims",)),
+        "sparse_negative_dim": (_sparse([0, 1], [3, -4]), "model", ("dims",)),
+        "sparse_shape": (_sparse([1, 7], [4, 4]), "model", ("MatMul",)),
+        # A file of some hundred bytes may not ask for a terabyte.
+        "sparse_huge": (_sparse([1, 7], [1 << 20, 1 << 20]), "unsupported", ("dense",)),
+        "sparse_overflow": (_sparse([1, 7], [1 << 40, 1 << 40]), "unsupported", ("dense",)),
+    }
 
 
 def _unnamed_type() -> onnx.ModelProto:
@@ -405,7 +429,7 @@ def _graphs() -> dict[str, Entry]:
             "model",
             ("empty",),
         ),
-        "sparse_initializer": (_sparse(), "unsupported", ("sparse",)),
+        **_sparse_graphs(),
         "nan_weights": (
             _with_weight(numpy_helper.from_array(nan, "w")),
             "warning",
