@@ -16,16 +16,30 @@ from naru.version import VERSION as __version__
 
 if TYPE_CHECKING:
     from naru.compiler import compile
+    from naru.custom import check_op, register_op, unregister_op
     from naru.errors import NaruError
     from naru.runtime.model import Model
     from naru.runtime.session import load
     from naru.targets import Target
 
-__all__ = ["Model", "NaruError", "Target", "__version__", "compile", "load"]
+__all__ = [
+    "Model",
+    "NaruError",
+    "Target",
+    "__version__",
+    "check_op",
+    "compile",
+    "load",
+    "register_op",
+    "unregister_op",
+]
 
 # Loaded on first use, so that `import naru` is quick and running a bundle never loads the compiler.
 _HOMES = {
     "compile": "naru.compiler",
+    "check_op": "naru.custom",
+    "register_op": "naru.custom",
+    "unregister_op": "naru.custom",
     "load": "naru.runtime.session",
     "Model": "naru.runtime.model",
     "Target": "naru.targets",

@@ -9,6 +9,7 @@ import hashlib
 import json
 import mmap
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -188,7 +189,10 @@ def _bundle_key(
     """The cache key of a bundle. The name of the file is in the bundle too."""
     label = name or ("" if isinstance(source, bytes) else Path(source).stem)
     sides = json.dumps(sorted(files.items()))
-    return make_key("bundle", digest, sides, repr(options), label, compiler_version())
+    # What users registered; where nobody did, the module is not loaded.
+    custom = sys.modules.get("naru.custom")
+    own = "" if custom is None else str(custom.digest())
+    return make_key("bundle", digest, sides, repr(options), label, compiler_version(), own)
 
 
 def _map_file(path: str | os.PathLike[str]) -> mmap.mmap:

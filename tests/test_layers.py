@@ -43,6 +43,7 @@ TOP = (
     "naru.bench",
     "naru.cli",
     "naru.compiler",
+    "naru.custom",
     "naru.demo",
     "naru.doctor",
     "naru.explain",

@@ -31,7 +31,7 @@ from naru.frontend.onnx_node import (
 from naru.frontend.onnx_scope import Items, Missing, Scope, Symbols, Value, identifier
 from naru.frontend.onnx_signatures import check_signature
 from naru.frontend.onnx_sparse import dense as read_sparse
-from naru.frontend.onnx_tables import EXTENSIONS, Handler, find_handler, find_signature
+from naru.frontend.onnx_tables import CUSTOM, EXTENSIONS, Handler, find_handler, find_signature
 from naru.ir.expr import INT_MAX, Const
 from naru.ir.graph import Attr, Graph, Node, TensorType, make_constant, toposort
 from naru.ir.simplify import known, prod
@@ -355,8 +355,8 @@ class Importer:
                 f"opset {version} of the domain {domain or 'ai.onnx'!r} has no {node.op_type}",
                 "check the name and the opset that the model declares",
             )
-        hint = "export without custom operators, or add a function body for it to the model"
-        if domain in EXTENSIONS:
+        hint = "naru.register_op, or a function body for it in the model"
+        if domain in EXTENSIONS or domain in CUSTOM:
             return f"naru has no {node.op_type} of that domain yet", hint
         return f"the domain {domain!r} is not known", hint
 

@@ -89,17 +89,21 @@ TABLES: Mapping[str, Mapping[str, Handler]] = {
 }
 
 
+# Operators that users registered (naru/custom): domain -> operator -> (signature, function).
+CUSTOM: dict[str, dict[str, tuple[str, Handler]]] = {}
+
+
 def find_handler(op: str, domain: str) -> Handler | None:
     """The function for an operator."""
     if op in TABLES.get(domain, {}):
         return TABLES[domain][op]
-    found = EXTENSIONS.get(domain, {}).get(op)
+    found = EXTENSIONS.get(domain, {}).get(op) or CUSTOM.get(domain, {}).get(op)
     return None if found is None else found[1]
 
 
 def find_signature(op: str, domain: str) -> str | None:
     """The signature of an operator beyond the standard (see onnx_signatures.py)."""
-    found = EXTENSIONS.get(domain, {}).get(op)
+    found = EXTENSIONS.get(domain, {}).get(op) or CUSTOM.get(domain, {}).get(op)
     return None if found is None else found[0]
 
 
