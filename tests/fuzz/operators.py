@@ -59,6 +59,7 @@ DIFFERENT: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
     "Attention": ("computes the scale of f64 in f32", _double),
     "DFT": ("computes f64 by tables of f32", _double),
     "Gelu": ("computes f64 with constants of f32", _double),
+    "LeakyRelu": ("computes f64 with constants of f32", _double),
     "MatMulInteger": ("leaves memory as it is where nothing is summed", _empty),
     "MeanVarianceNormalization": ("NaN where a mean is of one element", _single),
     "QuantizeLinear": ("the standard does not say what NaN becomes", _wild),
