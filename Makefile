@@ -4,6 +4,7 @@
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node)
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
+#   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
@@ -18,7 +19,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo test test-slow onnx-conformance bench wheels check clean clean-all qemu node gdb
+.PHONY: demo test test-slow onnx-conformance fuzz bench wheels check clean clean-all qemu node gdb
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -35,6 +36,9 @@ SUITES := 1.17.0 1.21.0 1.23.2
 
 onnx-conformance: $(VENV)/.installed-test
 	$(BIN)/python tools/onnx_conformance.py $(SUITES:%=--onnx %)
+
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python tools/fuzz.py
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/run.py

@@ -104,6 +104,14 @@ class Knobs:
             "most threads of a run (default: the usable cores)",
         ),
     )
+    loop_limit: int = field(
+        default=0,
+        metadata=_about(
+            _level(0, 2**62),
+            "a number of rounds",
+            "most rounds of a loop of a model, which then fails; 0 lets it go on (default)",
+        ),
+    )
     hugepages: int = field(
         default=0,
         metadata=_about(

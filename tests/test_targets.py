@@ -186,4 +186,4 @@ def test_every_knob_is_described() -> None:
         rows = {name: (value, text) for name, value, text in knobs.describe()}
     assert rows["NARU_THREADS"][0] == "3"
     assert all(text for _, text in rows.values())
-    assert len(rows) == 10
+    assert len(rows) == 11

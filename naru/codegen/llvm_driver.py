@@ -27,7 +27,8 @@ from naru.targets import Target
 Role: TypeAlias = str | tuple[str, int]
 NO_MEMORY = 2  # NARU_NO_MEMORY
 FIELDS = ("host", "weights", "arena", "io", "dims", "state", "trace")
-SERVICES = ("barrier", "set_io", "alloc", "fail", "mark")
+HOST = ("alloc", "barrier", "now", "next_round")  # functions of the host, after 8 bytes
+SERVICES = ("barrier", "set_io", "alloc", "fail", "mark", "next_round")
 
 
 # smul.fix.sat at scale 0 is the saturating product, which has no intrinsic of its own.
@@ -99,7 +100,7 @@ class Driver(Sizes):
 
     def service(self, name: str) -> str:
         """A function of the host."""
-        k = ("alloc", "barrier", "now").index(name)
+        k = HOST.index(name)
         return self.put(f"load ptr, ptr {self.at(self.fields['host'], 8 + k * self.bytes)}")
 
     def base(self, buffer: Buffer) -> Value:
@@ -223,6 +224,23 @@ class Driver(Sizes):
         got = self.put(f"load ptr, ptr {self.slot('io', k)}")
         nothing = self.put(f"icmp eq ptr {got}, null")
         with self.only_if(nothing, "stop"):
+            self._return()
+
+    def _next_round(self, s: Invoke) -> None:
+        """Hosts before this function went on without it."""
+        step, count = (self._number(a) for a in s.args)
+        with self.only_if(self.first, "round"):
+            size = self.put(f"load i32, ptr {self.at(self.fields['host'], 4)}")
+            known = self.put(f"icmp uge i32 {size}, {8 + len(HOST) * self.bytes}")
+            with self.only_if(known, "ask"):
+                why = self.put(f"call i64 {self.service('next_round')}(ptr %ctx, i64 {count})")
+                ends = self.put(f"icmp ne i64 {why}, 0")
+                with self.only_if(ends, "end"):
+                    self._set_error((why, step, count, "0"))
+        self._barrier(s)
+        code = self.put(f"load i64, ptr {self.error}")
+        failed = self.put(f"icmp ne i64 {code}, 0")
+        with self.only_if(failed, "stop"):
             self._return()
 
     def _fail(self, s: Invoke) -> None:

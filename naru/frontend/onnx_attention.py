@@ -325,7 +325,9 @@ def rotate(x: Node, cos: Node, sin: Node, interleaved: bool, width: int = 0, axi
     turned = Const(width) if width else size
     half = floordiv(turned, 2)
     n, m = known(turned), known(size)
-    if n is None or m is None or n % 2 or n > m:
+    if n is None or m is None:
+        raise Unsupported("heads of unknown size", "give the size of a head in the model")
+    if n % 2 or n > m:
         raise ModelError(f"expected an even size of at most that of a head, found {n} and {m}")
     wide = compute_dtype(x.type.dtype)
     last = x.type.rank - 1

@@ -12,6 +12,7 @@ from naru.frontend.onnx_node import OnnxNode, emit, scalar
 from naru.ir.expr import Const
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE
+from naru.ops.bits import has_no_bits
 from naru.ops.cast import MODES
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
@@ -173,8 +174,12 @@ def swish(c: OnnxNode) -> Node:
 
 def bit_cast(c: OnnxNode) -> Node:
     """The same bits as another dtype."""
-    to = dtype_of(c.get_int("to", 0), "attribute 'to'")
-    return emit("bit_cast", c[0], source=c[0].type.dtype, to=to)
+    source, to = c[0].type.dtype, dtype_of(c.get_int("to", 0), "attribute 'to'")
+    if source == to:
+        return c[0]
+    if has_no_bits(source) or has_no_bits(to):
+        raise Unsupported(f"the bits of {source} as {to}", "cast its values instead")
+    return emit("bit_cast", c[0], source=source, to=to)
 
 
 TABLE: dict[str, Handler] = {

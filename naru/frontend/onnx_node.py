@@ -221,9 +221,10 @@ class OnnxNode:
         return emit("with_sizes", n, *bound) if bound else n
 
     def is_fixed(self, i: int) -> bool:
-        """Is operand i left out, or known as plain numbers?"""
+        """Is operand i left out, or known as plain numbers? (Numbers that were bound to no symbols
+        look as if they were.)"""
         n = self.find(i)
-        return n is None or self.importer.constants.find(n) is not None
+        return n is None or (n.op != "bind_dim" and self.importer.constants.find(n) is not None)
 
     def axis(self, default: int, rank: int, name: str = "axis") -> int:
         """The attribute `axis`, brought into 0..rank-1."""

@@ -10,7 +10,7 @@ from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, sca
 from naru.frontend.onnx_shapes import axis_flags, iota, kept_places, pick
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, add, compare, known, logical_or, prod, select
+from naru.ir.simplify import ONE, ZERO, add, compare, known, logical_or, prod, select
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
@@ -112,6 +112,8 @@ def hardmax(c: OnnxNode) -> Node:
     """1 at the first maximum along the axis, 0 elsewhere."""
 
     def one_at_maximum(x: Node, axis: int) -> Node:
+        if x.type.shape[axis] is ZERO:
+            return x
         shape = [ONE] * x.type.rank
         shape[axis] = x.type.shape[axis]
         positions = iota(x.type.shape[axis], x, axis)

@@ -136,7 +136,7 @@ class Run:
     def service(self, name: str, args: Sequence[Any]) -> None:
         """A service of the driver, `alloc` excepted."""
         match name, args:
-            case "barrier", ():
+            case ("barrier", ()) | ("next_round", (_, _)):
                 self.host.barriers += 1
             case "set_io", (k, Address() as ref):
                 self.host.io[int(k)] = ref.bytes()

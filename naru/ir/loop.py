@@ -127,6 +127,7 @@ class Invoke:
       alloc(k, bytes)                 growable memory; its address becomes pointer k
       fail(code, a, b)                error slot, then return
       mark(k)                         a timestamp (profiling)
+      next_round(k, round)            all meet; return if the host ends step k, a loop, here
     and one that kernels use too:
       prefetch(ref)                   a hint that the cache line will be read soon; it means
                                       nothing, and the address may lie anywhere

@@ -56,7 +56,7 @@ from naru.ir.text_expr import (
     word,
 )
 
-SERVICES = ("barrier", "set_io", "alloc", "fail", "mark", "prefetch")
+SERVICES = ("barrier", "set_io", "alloc", "fail", "mark", "next_round", "prefetch")
 LOOP_NAMES = {"serial": "range", "parallel": "parallel", "unroll": "unroll"}
 INDENT = "    "
 

@@ -206,7 +206,8 @@ def _argument(p: Buffer | Var, a: Ref | Expr) -> Problems:
 
 # What each service takes: n a number, r an address.
 SERVICE_ARGUMENTS = {
-    "barrier": "", "set_io": "nr", "alloc": "nn", "fail": "nnn", "mark": "n", "prefetch": "r",
+    "barrier": "", "set_io": "nr", "alloc": "nn", "fail": "nnn", "mark": "n",
+    "next_round": "nn", "prefetch": "r",
 }  # fmt: skip
 
 

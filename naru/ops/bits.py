@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from naru.dtypes import DTYPES
+from naru.dtypes import DTYPES, TINY, is_float
 from naru.errors import ModelError
 from naru.ir.expr import Read, Unary
 from naru.ir.graph import Node, TensorType
@@ -20,11 +20,18 @@ from naru.ops.samples import edges, random
 Array = np.ndarray
 
 
+def has_no_bits(dtype: str) -> bool:
+    """Tiny floats: loop IR knows their values only."""
+    return dtype in TINY and is_float(dtype)
+
+
 def infer_bit_cast(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """attrs source and to: the dtypes before and after, of one width."""
     x, to = operand("bit_cast", types, 0), str(attrs["to"])
     if x.dtype != attrs["source"] or DTYPES[x.dtype].bits != DTYPES[to].bits:
         raise ModelError(f"bit_cast: {x.dtype} and {to} differ in width")
+    if has_no_bits(x.dtype) or has_no_bits(to):
+        raise ModelError(f"bit_cast: expected no tiny float, got {x.dtype} and {to}")
     return (TensorType(to, x.shape),)
 
 

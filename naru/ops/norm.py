@@ -20,7 +20,7 @@ from naru.ops.contraction import wide
 from naru.ops.formula import Term
 from naru.ops.operands import (
     axis_of,
-    broadcast_dims,
+    broadcast_into,
     broadcast_read,
     check_equal,
     check_kind,
@@ -30,7 +30,6 @@ from naru.ops.operands import (
     given,
     operand,
     optional,
-    shape_text,
     size_as,
 )
 from naru.ops.reduction import reduce_stage
@@ -165,12 +164,11 @@ def infer_layer_normalization(types: Types, attrs: Attrs) -> tuple[TensorType, .
     check_kind("layer_normalization", x.dtype, "f")
     check_same_dtype("layer_normalization", [t for t in (x, scale, bias) if t is not None])
     axis_of("layer_normalization", attrs.get("axis", -1), x.rank)
+    shape = x.shape
     for t in (scale, bias):
-        if t is not None and broadcast_dims("layer_normalization", x.shape, t.shape) != x.shape:
-            raise ModelError(
-                f"layer_normalization: {shape_text(t.shape)} does not fit {shape_text(x.shape)}"
-            )
-    return (TensorType(x.dtype, x.shape),)
+        if t is not None:
+            shape = broadcast_into("layer_normalization", t.shape, shape)
+    return (TensorType(x.dtype, shape),)
 
 
 def ref_layer_normalization(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
@@ -225,7 +223,7 @@ def lower_layer_normalization(e: Emit, n: Node, ins: Sequence[Tensor | None]) ->
             out = out + f.cast(Term(broadcast_read(bias, at)), dtype)
         return f.cast(out, n.type.dtype).expr
 
-    return (e.stage(f"layer_norm_{len(e.stages)}", x.shape, result),)
+    return (e.stage(f"layer_norm_{len(e.stages)}", n.type.shape, result),)
 
 
 def _layer_normalization_samples() -> Iterable[Sample]:
@@ -253,11 +251,7 @@ def infer_rms_normalization(types: Types, attrs: Attrs) -> tuple[TensorType, ...
     check_kind("rms_normalization", x.dtype, "f")
     check_kind("rms_normalization", scale.dtype, "f")
     axis_of("rms_normalization", attrs.get("axis", -1), x.rank)
-    if broadcast_dims("rms_normalization", x.shape, scale.shape) != x.shape:
-        raise ModelError(
-            f"rms_normalization: {shape_text(scale.shape)} does not fit {shape_text(x.shape)}"
-        )
-    return (TensorType(x.dtype, x.shape),)
+    return (TensorType(x.dtype, broadcast_into("rms_normalization", scale.shape, x.shape)),)
 
 
 def ref_rms_normalization(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
@@ -291,7 +285,7 @@ def lower_rms_normalization(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> S
         out = element(x, at) * Term(Read(inverse, row))
         return f.cast(out * f.cast(Term(broadcast_read(scale, at)), dtype), n.type.dtype).expr
 
-    return (e.stage(f"rms_norm_{len(e.stages)}", x.shape, result),)
+    return (e.stage(f"rms_norm_{len(e.stages)}", n.type.shape, result),)
 
 
 def _rms_normalization_samples() -> Iterable[Sample]:

@@ -165,6 +165,16 @@ def broadcast_dims(op: str, *shapes: Sequence[Expr]) -> Dims:
     return tuple(out)
 
 
+def broadcast_into(op: str, shape: Sequence[Expr], into: Sequence[Expr]) -> Dims:
+    """What `broadcast_dims` gives for a shape that may not make the other one larger. ModelError
+    where it does."""
+    wide = broadcast_dims(op, into, shape)
+    grown = any(d is ONE and w is not ONE for d, w in zip(into, wide, strict=False))
+    if len(wide) != len(into) or grown:
+        raise ModelError(f"{op}: {shape_text(shape)} does not fit {shape_text(into)}")
+    return wide
+
+
 def broadcast_read(t: Tensor, at: Sequence[Expr]) -> Read:
     """The element of t at position `at` of the broadcast shape; dims of size 1 repeat."""
     skip = len(at) - len(t.shape)

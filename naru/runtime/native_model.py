@@ -110,6 +110,7 @@ class EntryProgram(_native.Program):
         self._symbols = bundle.symbols
         index = {s.name: k for k, s in enumerate(bundle.symbols)}
         weights = bundle.sections.get("weights")
+        _native.set_loop_limit(knobs.current().loop_limit)
         super().__init__(
             bundle.image,
             weights.offset if weights else 0,
@@ -206,6 +207,11 @@ _FAILURES: dict[int, Callable[[Entry, int, int, int], NaruError]] = {
     1: lambda e, a, b, c: RunError(f"{_step(e, a)}: index {b} is out of range for a size of {c}"),
     2: lambda e, a, b, c: RunError(f"{_step(e, a)}: no memory for {_size(b)}"),
     3: lambda e, a, b, c: RunError(f"{_step(e, a)}: got a size of {b}, the most is {c}"),
+    6: lambda e, a, b, c: RunError(f"{_step(e, a)}: a signal ended it in round {b}"),
+    7: lambda e, a, b, c: RunError(
+        f"{_step(e, a)}: it goes on after {b} rounds, the most that are allowed",
+        hint="NARU_LOOP_LIMIT sets how many",
+    ),
     5: lambda e, a, b, c: RunError(f"{_step(e, a)}: got a size of {b}, the least is {c}"),
     4: lambda e, a, b, c: RunError(
         f"the values of these inputs do not fit the model: {_requirement(e, a)}",

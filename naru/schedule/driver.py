@@ -618,7 +618,7 @@ class Builder:
             *(x for c in states for x in changing.begin(self, c)),
             *(self.grow(s, capacity, now) if growing else []),
             self.keep(number, "i64", Cast(now, "i64")),
-            Invoke("barrier", ()),
+            Invoke("next_round", (Const(self.step), now)),
             *self.emit_scope(s.scopes[0]),
             Invoke("barrier", ()),
             *self.change(s),

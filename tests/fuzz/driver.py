@@ -31,15 +31,15 @@ class Found:
     slowest: tuple[float, int] = (0.0, -1)
 
 
-def fuzz(target: str, start: int, end: int) -> Found:
-    """Runs the cases start..end-1 of a target."""
+def fuzz(target: str, start: int, end: int, most: int = MOST_FAILURES) -> Found:
+    """Runs the cases start..end-1 of a target, up to that many failures."""
     found = Found()
-    while start < end and len(found.failures) < MOST_FAILURES:
-        start = _run_worker(target, start, end, found)
+    while start < end and len(found.failures) < most:
+        start = _run_worker(target, start, end, found, most)
     return found
 
 
-def _run_worker(target: str, start: int, end: int, found: Found) -> int:
+def _run_worker(target: str, start: int, end: int, found: Found, most: int) -> int:
     """Runs one worker until it ends, however that is; returns the case to go on with."""
     command = [sys.executable, "-m", "tests.fuzz.worker", target, str(start), str(end)]
     with (
@@ -48,7 +48,7 @@ def _run_worker(target: str, start: int, end: int, found: Found) -> int:
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
         ) as worker,
     ):
-        last, finished = _read_lines(worker, start, found)
+        last, finished = _read_lines(worker, start, found, most)
         code = worker.wait()
         log.seek(0)
         text = log.read()[-4000:]
@@ -61,7 +61,9 @@ def _run_worker(target: str, start: int, end: int, found: Found) -> int:
     return max(last, start) + 1
 
 
-def _read_lines(worker: subprocess.Popen[str], start: int, found: Found) -> tuple[int, bool]:
+def _read_lines(
+    worker: subprocess.Popen[str], start: int, found: Found, most: int
+) -> tuple[int, bool]:
     """(the last case that was begun, whether it was also finished)."""
     lines = cast(IO[str], worker.stdout)
     last, finished = start - 1, True
@@ -82,7 +84,7 @@ def _read_lines(worker: subprocess.Popen[str], start: int, found: Found) -> tupl
         found.slowest = max(found.slowest, (record["seconds"], last))
         if "error" in record:
             found.failures[last] = record["error"]
-            if len(found.failures) >= MOST_FAILURES:
+            if len(found.failures) >= most:
                 worker.kill()
         else:
             found.outcomes[record["outcome"]] += 1

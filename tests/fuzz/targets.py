@@ -30,10 +30,13 @@ from naru.runtime.native_model import NativeModel
 from tests import zoo
 
 from . import bundle_mutations, byte_mutations, onnx_mutations
+from .graphs import check_graph, make_graph
+from .operators import NAMES, check_case, check_nth, make_case
 
 COMPILED = ("gemm_bias", "split_model", "nonzero_model", "scalar_model")
 LARGEST = 1 << 20  # elements of an input that a fuzzed bundle is called with
 LARGEST_SEED = 12_000
+COMPILE_OPERATORS_EVERY = int(os.environ.get("NARU_FUZZ_COMPILE_OPERATORS_EVERY", "1"))
 COMPILE_EVERY = int(os.environ.get("NARU_FUZZ_COMPILE_EVERY", "40"))
 
 
@@ -204,10 +207,28 @@ def misbehave(_data: bytes, n: int) -> str:
     return "never seen" if n == 2 and bytearray(1 << 40) else "fine"
 
 
+def _operator(name: str) -> Target:
+    return Target(
+        lambda n: make_case(*_split(name), n).model.SerializeToString(),
+        lambda _, n: check_case(name, n, native=n % COMPILE_OPERATORS_EVERY == 0),
+    )
+
+
+def _split(name: str) -> tuple[str, str]:
+    domain, _, op = name.rpartition(".")
+    return domain, op
+
+
 TARGETS = {
     "misbehaving": Target(lambda n: b"", misbehave),
     "onnx_bytes": Target(_case(models, byte_mutations.damage, "onnx_bytes"), check_model),
     "onnx": Target(_case(models, onnx_mutations.mutate, "onnx"), check_model),
     "bundle_bytes": Target(_case(bundles, byte_mutations.damage, "bundle_bytes"), check_damage),
     "bundle": Target(_case(bundles, bundle_mutations.mutate, "bundle"), check_bundle),
+    # Results compared: numpy's meaning, compiled code, ONNX Runtime.
+    "operators": Target(lambda n: b"", lambda _, n: check_nth(n)),
+    "graphs": Target(
+        lambda n: make_graph(n).model.SerializeToString(), lambda _, n: check_graph(n)
+    ),
+    **{f"op:{name}": _operator(name) for name in NAMES},
 }

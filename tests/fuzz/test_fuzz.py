@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from naru.frontend.onnx_tables import operators
+
 from .driver import fuzz, report
+from .operators import NAMES, check_case
 from .targets import check_bundle, check_compiled, check_model
 
 # Numbers of cases. What a number stands for changes with the zoo, hence the corpus.
@@ -35,6 +38,36 @@ def test_damaged_files_are_read_or_refused(target: str) -> None:
 @pytest.mark.parametrize("target", QUICK)
 def test_many_more_damaged_files(target: str) -> None:
     check(target, QUICK[target], 12 * QUICK[target])
+
+
+OPERATOR_CASES = 5  # of each operator
+GRAPHS = 60
+
+
+@pytest.mark.slow
+def test_operators_at_random() -> None:
+    check("operators", 0, OPERATOR_CASES * len(NAMES))
+
+
+@pytest.mark.slow
+def test_graphs_at_random() -> None:
+    found = fuzz("graphs", 0, GRAPHS)
+    assert not found.failures, report("graphs", found)
+    assert found.outcomes == {"right": GRAPHS}
+
+
+def test_a_few_operators_at_random() -> None:
+    for name in ("Add", "ReduceSum", "Slice", "Gather"):
+        for n in range(3):
+            assert check_case(name, n) in ("right", "alone")
+
+
+def test_every_operator_is_drawn() -> None:
+    """But for those that must be named here."""
+    left_out = {"FlexAttention", "OptionalGetElement", "OptionalHasElement",
+                "SimplifiedLayerNormalization", "SwiGLU", "TreeEnsemble"}  # fmt: skip
+    known = {n for d, names in operators().items() if d != "com.microsoft" for n in names}
+    assert known - {n.rpartition(".")[2] for n in NAMES} == left_out
 
 
 def test_crashes_are_reported_and_do_not_end_the_run() -> None:

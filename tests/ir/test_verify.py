@@ -111,7 +111,8 @@ def test_invoke() -> None:
         "threads: expected an index, found i32",
     ]
     assert problems(Invoke("relu", ())) == [
-        "relu is neither a kernel nor one of barrier, set_io, alloc, fail, mark, prefetch"
+        "relu is neither a kernel nor one of barrier, set_io, alloc, fail, mark, next_round, "
+        "prefetch"
     ]
 
 

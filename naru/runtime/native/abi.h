@@ -25,6 +25,9 @@ typedef struct naru_host {
     void (*barrier)(naru_ctx *ctx, int64_t tid, int64_t n);
     /* Monotonic nanoseconds, for the profiling entry. */
     int64_t (*now)(void);
+    /* Before each round of a loop whose end data tell: 0, or why the run must end (error[0]). Called
+     * from thread 0 only, and only if `size` says that the host has it. */
+    int64_t (*next_round)(naru_ctx *ctx, int64_t round);
 } naru_host;
 
 struct naru_ctx {
@@ -48,7 +51,9 @@ enum {
     NARU_NO_MEMORY = 2,    /* step, bytes */
     NARU_BAD_DIM = 3,      /* step, value, bound */
     NARU_BROKEN = 4,       /* condition of the entry's `requires` that data break */
-    NARU_TOO_SMALL = 5     /* step, value, least */
+    NARU_TOO_SMALL = 5,    /* step, value, least */
+    NARU_INTERRUPTED = 6,  /* step, round; a signal came */
+    NARU_TOO_LONG = 7      /* step, round: the most that the host allows */
 };
 
 /* Runs the entry. Called by n threads at once with tid 0..n-1 (SPMD); all n must be live. */

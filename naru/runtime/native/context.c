@@ -1,6 +1,7 @@
 /* What one call in flight owns: an arena, the arrays of naru_ctx, and host.alloc's region. */
 #include "native.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -95,9 +96,46 @@ void naru_context_reset(naru_context *ctx)
         free_chunks(ctx);
 }
 
+/* ---- host.next_round ---- */
+
+enum { LOOK_NS = 20000000 }; /* how long Ctrl-C may wait, besides a round */
+
+static _Atomic int64_t loop_limit;
+
+void naru_set_loop_limit(int64_t rounds)
+{
+    atomic_store_explicit(&loop_limit, rounds, memory_order_relaxed);
+}
+
+/* The caller's thread holds the GIL here, or takes it: a handler of Python may run. The exception
+ * stays in the thread's state until the run is over. */
+static int interrupted(naru_context *ctx)
+{
+    if (ctx->saved)
+        PyEval_RestoreThread(ctx->saved);
+    int found = PyErr_CheckSignals() < 0;
+    ctx->saved = PyEval_SaveThread(); /* a loop that is this long lets other threads go on */
+    return found;
+}
+
+int64_t naru_next_round(naru_ctx *abi, int64_t round)
+{
+    naru_context *ctx = (naru_context *)abi;
+    int64_t limit = atomic_load_explicit(&loop_limit, memory_order_relaxed);
+    if (limit > 0 && round >= limit)
+        return NARU_TOO_LONG;
+    int64_t now = naru_now_ns();
+    if (now < ctx->look_at)
+        return NARU_OK;
+    int first = ctx->look_at == 0;
+    ctx->look_at = now + LOOK_NS;
+    return !first && interrupted(ctx) ? NARU_INTERRUPTED : NARU_OK;
+}
+
 /* ---- contexts ---- */
 
-static const naru_host HOST = {NARU_ABI_VERSION, sizeof HOST, context_alloc, naru_barrier, naru_now_ns};
+static const naru_host HOST = {NARU_ABI_VERSION, sizeof HOST,   context_alloc,
+                               naru_barrier,     naru_now_ns, naru_next_round};
 
 naru_context *naru_context_new(const naru_shape *shape, const uint8_t *weights)
 {

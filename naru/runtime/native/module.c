@@ -61,6 +61,16 @@ static PyObject *set_threads(PyObject *module, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+static PyObject *set_loop_limit(PyObject *module, PyObject *arg)
+{
+    (void)module;
+    long long rounds = PyLong_AsLongLong(arg);
+    if (rounds == -1 && PyErr_Occurred())
+        return NULL;
+    naru_set_loop_limit(rounds);
+    Py_RETURN_NONE;
+}
+
 /* ---- checksums ---- */
 
 static PyObject *checksum(PyObject *source, uint32_t (*sum)(const uint8_t *, size_t))
@@ -157,6 +167,7 @@ static PyMethodDef functions[] = {
     {"memory_limit", memory_limit, METH_NOARGS, "Bytes of physical memory and swap."},
     {"get_threads", get_threads, METH_NOARGS, "The most threads that one run uses."},
     {"set_threads", set_threads, METH_O, "Sets it for this process; None: the usable cores."},
+    {"set_loop_limit", set_loop_limit, METH_O, "The most rounds of a loop in this process; 0: any."},
     {"announce_symbols", announce_symbols, METH_O,
      "Tells gdb of an ELF image (bytes); a capsule, with which it ends."},
     {"crc32c", crc32c, METH_O, "CRC32C of a buffer."},

@@ -63,6 +63,8 @@ typedef struct naru_context {
     PyObject **outputs;
     naru_chunk *chunks; /* host.alloc's region, newest first */
     int64_t chunk_total;
+    PyThreadState *saved; /* of the caller, while it has given the GIL away */
+    int64_t look_at;      /* when a loop looks for signals next, ns; 0: it has not begun */
 } naru_context;
 
 /* Sizes of the arrays of a context. */
@@ -77,6 +79,9 @@ naru_context *naru_context_new(const naru_shape *shape, const uint8_t *weights);
 void naru_context_free(naru_context *ctx);
 /* Makes the arena at least `bytes` long; its contents are lost. 0 when there is no memory. */
 int naru_context_grow(naru_context *ctx, int64_t bytes);
+/* host.next_round: looks for signals, and at the limit. */
+int64_t naru_next_round(naru_ctx *ctx, int64_t round);
+void naru_set_loop_limit(int64_t rounds); /* of every loop from now on; 0: none */
 /* Ends the life of what host.alloc gave out. */
 void naru_context_reset(naru_context *ctx);
 

@@ -267,14 +267,16 @@ static void run_code(program *self, naru_context *ctx, const int64_t *plan)
     int64_t want = plan[2] < 1 ? 1 : plan[2] > 1024 ? 1024 : plan[2];
     if (self->threads && want > self->threads)
         want = self->threads;
-    PyThreadState *saved = plan[1] > RELEASE_GIL_NS ? PyEval_SaveThread() : NULL;
+    ctx->look_at = 0;
+    ctx->saved = plan[1] > RELEASE_GIL_NS ? PyEval_SaveThread() : NULL;
     int n = want > 1 ? naru_pool_enter((int)want) : 1;
     if (n > 1)
         naru_pool_run(self->run, &ctx->abi, n);
     else
         self->run(&ctx->abi, 0, 1);
-    if (saved)
-        PyEval_RestoreThread(saved);
+    if (ctx->saved) /* also if a loop gave the GIL away meanwhile */
+        PyEval_RestoreThread(ctx->saved);
+    ctx->saved = NULL;
 }
 
 /* From bound inputs to the result. The context is not given back. */
@@ -292,7 +294,9 @@ static PyObject *run_bound(program *self, naru_context *ctx)
     if (make_outputs(self, ctx, plan + PLAN_HEAD) == 0) {
         run_code(self, ctx, plan);
         const int64_t *error = ctx->abi.error;
-        if (error[0] != NARU_OK)
+        if (error[0] == NARU_INTERRUPTED && PyErr_Occurred())
+            ; /* what the signal's handler raised */
+        else if (error[0] != NARU_OK)
             fail(self, error[0], error[1], error[2], error[3]);
         else if (!self->late || make_late_outputs(self, ctx) == 0)
             result = take_result(self, ctx);
