@@ -6,6 +6,7 @@
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
+#   make bench-operators   single operators against ONNX Runtime (five minutes), into docs/ too
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
@@ -19,7 +20,8 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo test test-slow onnx-conformance fuzz bench wheels check clean clean-all qemu node gdb
+.PHONY: demo test test-slow onnx-conformance fuzz bench bench-operators wheels check clean clean-all \
+  qemu node gdb
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -42,6 +44,9 @@ fuzz: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/run.py
+
+bench-operators: $(VENV)/.installed-bench
+	$(BIN)/python bench/operators.py
 
 wheels: $(VENV)/.installed-test
 	$(BIN)/python tools/build_wheels.py

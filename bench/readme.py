@@ -16,7 +16,7 @@ from typing import Any
 
 from aims import find_case, load_seconds, seconds
 
-from naru.bench.record import read_record
+from naru.bench.record import read_record, record_files
 from naru.bench.report import LABELS, format_seconds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,7 +90,7 @@ FIGURES: dict[str, Callable[[Record], str]] = {
 
 def newest(folder: Path = RESULTS) -> Record | None:
     """The complete record of the latest date; None when there is none."""
-    records = [read_record(path) for path in folder.glob("*.json")]
+    records = [read_record(path) for path in record_files(folder)]
     complete = [r for r in records if r["complete"]]
     return max(complete, key=lambda r: r["date"], default=None)
 

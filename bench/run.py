@@ -26,7 +26,7 @@ from imports import measure_imports
 from naru.bench.engines import ENGINES
 from naru.bench.measure import Settings, measure_case
 from naru.bench.plot import check_plot, draw
-from naru.bench.record import continues, new_record, read_record, write_record
+from naru.bench.record import continues, new_record, read_record, record_files, write_record
 from naru.bench.report import format_seconds, remarks, tables
 from naru.bench.rounds import Effort, usable_cores
 from naru.cli.printing import make_table, print_table
@@ -50,7 +50,7 @@ def result_file(record: Record) -> Path:
 
 def unfinished(record: Record) -> Record | None:
     """A record of an interrupted run that this one can go on with."""
-    for path in sorted(RESULTS.glob("*.json"), reverse=True):
+    for path in reversed(record_files(RESULTS)):
         old = read_record(path)
         if continues(old, record):
             return old

@@ -53,6 +53,12 @@ def read_record(path: Path) -> Json:
     return record
 
 
+def record_files(folder: Path) -> list[Path]:
+    """The records of models in a folder, by name. Those of single operators have a form of their
+    own, and `operators` in their names (bench/operators.py)."""
+    return sorted(p for p in folder.glob("*.json") if "-operators-" not in p.name)
+
+
 def continues(old: Json, new: Json) -> bool:
     """Whether an unfinished record can go on as `new`: the same code, settings and machine."""
     alike = ("commit", "settings", "machine")

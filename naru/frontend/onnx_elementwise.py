@@ -8,7 +8,7 @@ from functools import reduce
 from naru.dtypes import TINY
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
-from naru.frontend.onnx_node import OnnxNode, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
 from naru.ir.expr import Const
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import knobs
 from ..artifact.bundle import Bundle, Symbol, TensorSpec, dtype_of, read_bundle
 from ..errors import BundleError, InputError, NaruError, RunError
 from . import arguments
@@ -149,8 +150,13 @@ class HostModel(Model):
         go = True if len(reads) < 2 or reads[1] is None else _flag(reads[1])
         carried, held = list(reads[2:]), step.attrs["carried"]
         stacks: list[list[Any]] = [[] for _ in step.attrs["stacked"]]
-        k = 0
+        k, limit = 0, knobs.current().loop_limit
         while go and (count is None or k < count):
+            if limit and k >= limit:
+                raise RunError(
+                    f"it goes on after {k} rounds, the most that are allowed",
+                    hint="NARU_LOOP_LIMIT sets how many",
+                )
             given = [np.array(k, np.int64), np.array(True), *carried]
             more, *results = self._body(step.bodies["body"], given, values, texts)
             go, carried = _flag(more), results[:held]
