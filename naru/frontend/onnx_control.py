@@ -3,7 +3,7 @@ outside is passed in like everything else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onnx import AttributeProto, GraphProto
 
@@ -19,7 +19,7 @@ from naru.frontend.onnx_node import (
 )
 from naru.frontend.onnx_scope import Missing, Scope
 from naru.frontend.onnx_shapes import size_of
-from naru.ir.expr import Const, Var, free_vars
+from naru.ir.expr import Const, Expr, Var, free_vars
 from naru.ir.graph import (
     Attr,
     Node,
@@ -29,7 +29,7 @@ from naru.ir.graph import (
     make_input,
     toposort,
 )
-from naru.ir.simplify import known
+from naru.ir.simplify import ONE, known
 from naru.ops.control import rounds_known
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
@@ -75,8 +75,10 @@ def if_(c: OnnxNode) -> Sequence[Node]:
             raise ModelError(
                 f"expected {len(c.outputs)} outputs of {names[k]}, found {len(results[k])}"
             )
+    results, loose = _of_one_rank(results)
     places = _check_branches(results["then"], results["orelse"])
     captures = {**scopes["then"].captures, **scopes["orelse"].captures}
+    c.importer.check_settled(outer for outer, _ in captures.values())
     inputs = tuple(inner for _, inner in captures.values())
     graphs = {
         k: c.importer.graph(k, inputs, results[k], [o.name for o in g.output])
@@ -86,7 +88,31 @@ def if_(c: OnnxNode) -> Sequence[Node]:
     if places:
         symbols = [c.importer.symbols.fresh(f"{c.outputs[k]}_{axis}") for k, axis in places]
         attrs |= {"places": places, "symbols": tuple(symbols)}
-    return outputs_of(emit("if", cond, *(outer for outer, _ in captures.values()), **attrs))
+    out = outputs_of(emit("if", cond, *(outer for outer, _ in captures.values()), **attrs))
+    c.importer.loose.update(out[k] for k in loose)
+    return out
+
+
+def _of_one_rank(
+    results: Mapping[str, tuple[Node, ...]],
+) -> tuple[dict[str, tuple[Node, ...]], list[int]]:
+    """The branches' results; which of them have one element, but not as many dims in the one as in
+    the other: these get as many. (Who reads them sees to it that this makes no difference.)"""
+    loose: list[int] = []
+    out = {k: list(nodes) for k, nodes in results.items()}
+    for k, pair in enumerate(zip(*results.values(), strict=True)):
+        rank = max(n.type.rank for n in pair)
+        if len({n.type.rank for n in pair}) == 1 or any(d is not ONE for d in _dims(*pair)):
+            continue
+        loose.append(k)
+        for name, n in zip(out, pair, strict=True):
+            if n.type.rank < rank:
+                out[name][k] = emit("reshape", n, shape=(ONE,) * rank)
+    return {k: tuple(nodes) for k, nodes in out.items()}, loose
+
+
+def _dims(*nodes: Node) -> list[Expr]:
+    return [d for n in nodes for d in n.type.shape]
 
 
 def _taken(c: OnnxNode, name: str) -> Sequence[Node]:
@@ -261,6 +287,7 @@ def _loop_node(
     places: tuple[tuple[int, int], ...] = (),
 ) -> list[Node]:
     captures = inner.captures.values()
+    c.importer.check_settled([*(outer for outer, _ in captures), *carried])
     body = c.importer.graph("body", (*inputs, *(i for _, i in captures)), results, names)
     outer = [o for o, _ in captures]
     attrs: dict[str, Attr] = {"body": body, "carried": len(carried)}

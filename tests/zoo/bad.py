@@ -182,7 +182,7 @@ def _unequal_branches() -> onnx.ModelProto:
 def _sparse() -> onnx.ModelProto:
     model = _good()
     values = numpy_helper.from_array(np.array([1.0, 2.0], np.float32), "w")
-    indices = numpy_helper.from_array(np.array([1, 7], np.int64), "w_indices")
+    indices = numpy_helper.from_array(np.array([1, 70], np.int64), "w_indices")
     model.graph.ClearField("initializer")
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3, 4]))
     return model
@@ -405,7 +405,7 @@ def _graphs() -> dict[str, Entry]:
             "unsupported",
             ("sequence",),
         ),
-        "sparse_initializer": (_sparse(), "unsupported", ("sparse",)),
+        "sparse_initializer": (_sparse(), "model", ("indices inside",)),
         "nan_weights": (
             _with_weight(numpy_helper.from_array(nan, "w")),
             "warning",
