@@ -3,7 +3,7 @@ outside is passed in like everything else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from onnx import AttributeProto, GraphProto
 
@@ -19,7 +19,7 @@ from naru.frontend.onnx_node import (
 )
 from naru.frontend.onnx_scope import Items, Scope
 from naru.frontend.onnx_shapes import size_of
-from naru.ir.expr import free_vars
+from naru.ir.expr import Const, Expr, Var, free_vars
 from naru.ir.graph import (
     Attr,
     Node,
@@ -29,6 +29,7 @@ from naru.ir.graph import (
     make_input,
     toposort,
 )
+from naru.ir.simplify import ONE, known
 from naru.ops.control import rounds_known
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
@@ -61,9 +62,9 @@ def made(c: OnnxNode, g: GraphProto, inner: Scope) -> tuple[Node, ...]:
 def if_(c: OnnxNode) -> Sequence[Node]:
     """Both branches take the union of what they capture; their results have the same types."""
     cond = as_scalar(c[0])
-    known = c.importer.constants.find(cond)
-    if known is not None:
-        return _taken(c, "then_branch" if known.item() else "else_branch")
+    truth = c.importer.constants.find(cond)
+    if truth is not None:
+        return _taken(c, "then_branch" if truth.item() else "else_branch")
     names = {"then": "then_branch", "orelse": "else_branch"}
     bodies = {k: get_body(c, name) for k, name in names.items()}
     scopes = {
@@ -76,8 +77,10 @@ def if_(c: OnnxNode) -> Sequence[Node]:
             raise ModelError(
                 f"expected {len(c.outputs)} outputs of {names[k]}, found {len(results[k])}"
             )
+    results, loose = _of_one_rank(results)
     places = _check_branches(results["then"], results["orelse"])
     captures = {**scopes["then"].captures, **scopes["orelse"].captures}
+    c.importer.check_settled(outer for outer, _ in captures.values())
     inputs = tuple(inner for _, inner in captures.values())
     graphs = {
         k: c.importer.graph(k, inputs, results[k], [o.name for o in g.output])
@@ -87,7 +90,31 @@ def if_(c: OnnxNode) -> Sequence[Node]:
     if places:
         symbols = [c.importer.symbols.fresh(f"{c.outputs[k]}_{axis}") for k, axis in places]
         attrs |= {"places": places, "symbols": tuple(symbols)}
-    return outputs_of(emit("if", cond, *(outer for outer, _ in captures.values()), **attrs))
+    out = outputs_of(emit("if", cond, *(outer for outer, _ in captures.values()), **attrs))
+    c.importer.loose.update(out[k] for k in loose)
+    return out
+
+
+def _of_one_rank(
+    results: Mapping[str, tuple[Node, ...]],
+) -> tuple[dict[str, tuple[Node, ...]], list[int]]:
+    """The branches' results; which of them have one element, but not as many dims in the one as in
+    the other: these get as many. (Who reads them sees to it that this makes no difference.)"""
+    loose: list[int] = []
+    out = {k: list(nodes) for k, nodes in results.items()}
+    for k, pair in enumerate(zip(*results.values(), strict=True)):
+        rank = max(n.type.rank for n in pair)
+        if len({n.type.rank for n in pair}) == 1 or any(d is not ONE for d in _dims(*pair)):
+            continue
+        loose.append(k)
+        for name, n in zip(out, pair, strict=True):
+            if n.type.rank < rank:
+                out[name][k] = emit("reshape", n, shape=(ONE,) * rank)
+    return {k: tuple(nodes) for k, nodes in out.items()}, loose
+
+
+def _dims(*nodes: Node) -> list[Expr]:
+    return [d for n in nodes for d in n.type.shape]
 
 
 def _taken(c: OnnxNode, name: str) -> Sequence[Node]:
@@ -146,11 +173,13 @@ def loop(c: OnnxNode) -> Sequence[Node]:
         states = _states(c, g, carried, places)
         inputs = [*heads, *states]
         inner = c.importer.body(g, c.scope, inputs, f"{c.label}, body", round=heads[0])
-        results = made(c, g, inner)
+        results = _as_declared(g, carried, made(c, g, inner))
         more = _changing(states, results[1:], places)
         if more == places:
             break
         places = more  # sizes that were taken to stay do change: once more, with symbols for them
+    first = 1 + len(carried)
+    results = (*results[:first], *_slices(g, _sizes_at(states, places), results, first))
     return _loop_node(
         c,
         None if trip is None else as_scalar(trip),
@@ -162,6 +191,29 @@ def loop(c: OnnxNode) -> Sequence[Node]:
         tuple(o.name for o in g.output),
         places,
     )
+
+
+def _as_declared(
+    g: GraphProto, carried: Sequence[Node], results: tuple[Node, ...]
+) -> tuple[Node, ...]:
+    """What a round makes of carried values. A size that data decide in the round, and that the body
+    declares to stay what it is before the first one, is held to that."""
+    inside = defined_symbols(*toposort(*results))
+    out = list(results)
+    for k, n in enumerate(carried):
+        after = results[1 + k]
+        declared = [i.type.tensor_type.shape.dim for i in (g.input[2 + k], g.output[1 + k])]
+        if any(len(dims) != after.type.rank for dims in declared) or n.type.rank != after.type.rank:
+            continue
+        shape = list(after.type.shape)
+        for axis, d in enumerate(shape):
+            size = known(n.type.shape[axis])
+            said = {dims[axis].dim_value for dims in declared if dims[axis].HasField("dim_value")}
+            if inside.intersection(free_vars(d)) and said == {size}:
+                shape[axis] = n.type.shape[axis]
+        if tuple(shape) != after.type.shape:
+            out[1 + k] = emit("reshape", after, shape=tuple(shape))
+    return tuple(out)
 
 
 def _states(
@@ -177,6 +229,11 @@ def _states(
         )
         out.append(formal(name, TensorType(n.type.dtype, shape)))
     return out
+
+
+def _sizes_at(states: Sequence[Node], places: Sequence[tuple[int, int]]) -> list[Var]:
+    """The symbols of the sizes of carried values that change."""
+    return free_vars(*(states[k].type.shape[axis] for k, axis in places)) if places else []
 
 
 def _changing(
@@ -196,6 +253,30 @@ def _changing(
     return tuple(sorted(found))
 
 
+def _slices(
+    g: GraphProto, changing: Sequence[Var], results: Sequence[Node], first: int
+) -> list[Node]:
+    """What a round gives to be stacked, from output `first` on. Slices have one size: where a round
+    decides it (or it is one of `changing`), that is the declared one, which each round is held to.
+    """
+    inside = {*changing, *defined_symbols(*toposort(*results))}
+    out: list[Node] = []
+    for n, o in zip(results[first:], g.output[first:], strict=True):
+        declared = o.type.tensor_type.shape.dim
+        shape = list(n.type.shape)
+        for axis, d in enumerate(shape):
+            if not inside.intersection(free_vars(d)):
+                continue
+            if len(declared) != len(shape) or not declared[axis].HasField("dim_value"):
+                raise Unsupported(
+                    f"it stacks {type_text(n)} ({o.name!r}), a size that each round decides",
+                    "declare the size of that output of the body as a number",
+                )
+            shape[axis] = Const(declared[axis].dim_value)
+        out.append(n if tuple(shape) == n.type.shape else emit("reshape", n, shape=tuple(shape)))
+    return out
+
+
 def _loop_node(
     c: OnnxNode,
     trip: Node | None,
@@ -208,6 +289,7 @@ def _loop_node(
     places: tuple[tuple[int, int], ...] = (),
 ) -> list[Node]:
     captures = inner.captures.values()
+    c.importer.check_settled([*(outer for outer, _ in captures), *carried])
     body = c.importer.graph("body", (*inputs, *(i for _, i in captures)), results, names)
     outer = [o for o, _ in captures]
     attrs: dict[str, Attr] = {"body": body, "carried": len(carried)}
@@ -322,6 +404,7 @@ def _scan_loop(
     for inside, (outer, _, _) in zip(whole, scanned, strict=True):
         inner.captures[str(inside.attr("name"))] = (outer, inside)
     results = made(c, g, inner)
+    results = (*results[: len(own)], *_slices(g, (), results, len(own)))
     if stop is not None and length is not None:
         inner.captures["scan_rounds"] = (length, stop)
         going = emit("less", round_, stop)

@@ -39,6 +39,12 @@ from naru.ops.registry import apply
 
 MAX_DEPTH = 40  # of functions in functions and of bodies in bodies
 OLDEST = 6  # broadcasting by attributes ended with opset 7; what little 6 differs in is handled
+BROADCAST = frozenset(  # results have the rank of the operand of most dims
+    {
+        "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max",
+        "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor",
+    }
+)  # fmt: skip
 MAX_NODES = 2_000_000  # after inlining; functions that call functions multiply
 
 
@@ -48,7 +54,8 @@ FunctionKey: TypeAlias = tuple[str, str, str]
 @dataclass
 class Importer:
     """The state of one import. `notes` maps our nodes to the names of ONNX nodes and weights,
-    `operators` the names of nodes to their operators."""
+    `operators` the names of nodes to their operators. `loose` are values of one element, seen as of
+    the most dims that they may have: only running tells how many they are."""
 
     tensors: Tensors
     functions: Mapping[FunctionKey, FunctionProto]
@@ -57,6 +64,7 @@ class Importer:
     notes: dict[Node, str] = field(default_factory=dict[Node, str])
     operators: dict[str, str] = field(default_factory=dict[str, str])
     problems: list[str] = field(default_factory=list[str])
+    loose: set[Node] = field(default_factory=set[Node])
     count: int = 0
     seed: Node | None = None  # the input that random numbers begin with, once there are any
     streams: int = 0  # of random numbers so far
@@ -121,8 +129,26 @@ class Importer:
         self, name: str, inputs: Sequence[Node], outputs: Sequence[Node], names: Sequence[str]
     ) -> Graph:
         """A Graph with the notes of its nodes."""
+        self.check_settled(outputs)
         notes = {n: self.notes[n] for n in toposort(*outputs) if n in self.notes}
         return Graph(name, tuple(inputs), tuple(outputs), tuple(names), notes)
+
+    def check_settled(self, nodes: Iterable[Node | None]) -> None:
+        """Unsupported where the rank of one of the nodes is known only at run time."""
+        for n in nodes:
+            if n in self.loose:
+                raise UnsupportedError(
+                    [f"a value of rank {n.type.rank} or less: branches give it different ones"]
+                )
+
+    def check_readers(self, node: NodeProto, inputs: Sequence[Node | None]) -> None:
+        """A value of loose rank may be read where its rank makes no difference to the result."""
+        loose = [n for n in inputs if n is not None and n in self.loose]
+        if not loose or (node.op_type == "CastLike" and inputs[0] not in self.loose):
+            return
+        most = max((n.type.rank for n in inputs if n is not None and n not in loose), default=-1)
+        if node.op_type not in BROADCAST or most < max(n.type.rank for n in loose):
+            self.check_settled(loose)
 
     def body(
         self,
@@ -247,6 +273,7 @@ class Importer:
     def dispatch(
         self, node: NodeProto, scope: Scope, inputs: Sequence[Node | None], label: str
     ) -> Sequence[Value]:
+        self.check_readers(node, inputs)
         domain = check.domain_of(node)
         function = self.functions.get((domain, node.op_type, node.overload))
         if function is not None:

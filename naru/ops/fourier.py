@@ -8,15 +8,15 @@ many multiply-adds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from naru.errors import ModelError
 from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
-from naru.ir.simplify import add, floordiv, index, known, mul, prod
-from naru.ops.kernel_text import by_hand, indent, tiled
+from naru.ir.simplify import add, ceildiv, floordiv, index, known, mul, prod
+from naru.ops.kernel_text import by_hand, indent
 from naru.ops.operands import (
     check_kind,
     check_same_dtype,
@@ -29,12 +29,13 @@ from naru.ops.samples import random
 from naru.targets import Target
 
 Array = np.ndarray
+LANES = 8  # lines that are transformed side by side
 
 
 def infer_dft(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """x [B, N, A, 1 or 2] (f32, f64) along N, cropped or filled with zeros to n; w [2, n], the
     cosines and sines of a turn in n steps (clockwise: sines below 0) -> (results [B, m, A, 2], and
-    two buffers [B · A, 2, n] to work in).
+    two buffers [blocks of lines, 2, n, LANES] to work in).
 
     attrs scaled: divide by n; half: the results up to n // 2 only; real: x has those only, and the
     result is [B, n, A, 1]."""
@@ -50,8 +51,13 @@ def infer_dft(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     results = add(floordiv(n, 2), 1) if attrs.get("half") else n
     planes = 1 if attrs.get("real") else 2
     out = TensorType(dtype, (x.shape[0], results, x.shape[2], index(planes)))
-    work = TensorType(dtype, (mul(x.shape[0], x.shape[2]), index(2), n))
+    work = TensorType(dtype, (_blocks(x.shape), index(2), n, index(LANES)))
     return out, work, work
+
+
+def _blocks(shape: Sequence[Expr]) -> Expr:
+    """Lines are transformed LANES at a time."""
+    return ceildiv(mul(shape[0], shape[2]), LANES)
 
 
 def _signal(x: Array, n: int, real: bool) -> Array:
@@ -74,29 +80,46 @@ def ref_dft(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     y = np.einsum("kn,bna->bka", matrix, _signal(x, n, real))
     y = y / n if attrs.get("scaled") and n else y
     out = np.stack([y.real] if real else [y.real, y.imag], -1).astype(x.dtype)
-    work = np.zeros((x.shape[0] * x.shape[2], 2, n), x.dtype)
+    work = np.zeros((-(-x.shape[0] * x.shape[2] // LANES), 2, n, LANES), x.dtype)
     return out, work, work
 
 
 def _load(dtype: str, planes: int, real: bool) -> list[str]:
-    """The signal of a line, as two planes."""
+    """The signals of a block of lines, as two planes. Where there are fewer lines, the last one
+    stands for the rest."""
     at = f"((b * N0 + source) * A + a) * {planes}"
     lines = [
-        "for j in range(N):",
-        f"    source: index = {'min(j, N - j)' if real else 'j'}",
-        f"    re = {dtype}(0.0)",
-        f"    im = {dtype}(0.0)",
-        "    if source < N0:",
-        f"        re = x[{at}]",
-        f"        im = x[{at} + 1]" if planes == 2 else "        pass",
+        f"for l in range({LANES}):",
+        f"    line: index = min(block * {LANES} + l, LINES - 1)",
+        "    b: index = line // A",
+        "    a: index = line % A",
+        "    for j in range(N):",
+        f"        source: index = {'min(j, N - j)' if real else 'j'}",
+        f"        re = {dtype}(0.0)",
+        f"        im = {dtype}(0.0)",
+        "        if source < N0:",
+        f"            re = x[{at}]",
+        f"            im = x[{at} + 1]" if planes == 2 else "            pass",
     ]
     if real:  # what lies behind the middle is the mirror image, conjugate
-        lines += ["    if j > source:", "        im = -im"]
-    return [*lines, "    ping[base + j] = re", "    ping[base + N + j] = im"]
+        lines += ["        if j > source:", "            im = -im"]
+    return [
+        *lines,
+        f"        ping[base + j * {LANES} + l] = re",
+        f"        ping[base + (N + j) * {LANES} + l] = im",
+    ]
 
 
 def _passes(dtype: str) -> list[str]:
     """One pass for each prime factor p of n: s results have been separated, m are to come."""
+
+    def tile(buffer: str, at: str) -> str:
+        return f"{buffer}[{at}:{at} + {LANES}]"
+
+    def total(plane: int) -> str:
+        return f"sums[{plane}, 0:{LANES}]"
+
+    imaginary = f"N * {LANES}"
     return [
         "s = 1",
         "m = N",
@@ -106,70 +129,80 @@ def _passes(dtype: str) -> list[str]:
         "        p = p + 1",
         "        if p * p > m:",
         "            p = m",
-        "    taken: index = p",
+        "    r = p",
+        "    if m % 4 == 0:",  # two factors at once: fewer passes over the signal
+        "        r = 4",
+        "    taken: index = r",
         "    done: index = s",
-        "    rest: index = m // p",
+        "    rest: index = m // taken",
         "    for k in range(rest):",
         "        for i in range(taken):",
         "            first: index = k * i * done",
         "            step: index = i * (N // taken)",
         "            for q in range(done):",
-        f"                re = {dtype}(0.0)",
-        f"                im = {dtype}(0.0)",
+        f"                sums: {dtype}[2, {LANES}] @ stack",
+        f"                {total(0)} = splat({dtype}(0.0), {LANES})",
+        f"                {total(1)} = splat({dtype}(0.0), {LANES})",
         "                t = first",
         "                for j in range(taken):",
-        "                    here: index = base + q + done * (k + rest * j)",
-        f"                    c: {dtype} = w[t]",
-        f"                    d: {dtype} = w[N + t]",
-        "                    re = re + ping[here] * c - ping[here + N] * d",
-        "                    im = im + ping[here] * d + ping[here + N] * c",
+        f"                    here: index = base + (q + done * (k + rest * j)) * {LANES}",
+        f"                    c: {dtype}[{LANES}] = splat(w[t], {LANES})",
+        f"                    d: {dtype}[{LANES}] = splat(w[N + t], {LANES})",
+        f"                    re: {dtype}[{LANES}] = {tile('ping', 'here')}",
+        f"                    im: {dtype}[{LANES}] = {tile('ping', f'here + {imaginary}')}",
+        f"                    {total(0)} = {total(0)} + re * c - im * d",
+        f"                    {total(1)} = {total(1)} + im * c + re * d",
         "                    t = t + step",
         "                    if t >= N:",
         "                        t = t - N",
-        "                to: index = base + q + done * (taken * k + i)",
-        "                pong[to] = re",
-        "                pong[to + N] = im",
-        *indent(tiled("2 * N", None, lambda at: f"ping[{at('base')}] = pong[{at('base')}]")),
+        f"                to: index = base + (q + done * (taken * k + i)) * {LANES}",
+        f"                {tile('pong', 'to')} = {total(0)}",
+        f"                {tile('pong', f'to + {imaginary}')} = {total(1)}",
+        "    for j in range(2 * N):",
+        f"        moved: index = base + j * {LANES}",
+        f"        {tile('ping', 'moved')} = {tile('pong', 'moved')}",
         "    s = done * taken",
         "    m = rest",
     ]
 
 
 def opaque_dft(n: Node, target: Target) -> str:
-    """Parameters: x, w, out, ping, pong, sizes. Lines are independent."""
+    """Parameters: x, w, out, ping, pong, sizes. Blocks of lines are independent."""
     x, w = (given(n.inputs, k).type for k in range(2))
     attrs = dict(n.attrs)
     planes, real = known(x.shape[3]) or 1, bool(attrs.get("real"))
-    to = f"((b * M + k) * A + a) * {1 if real else 2}"
+    to = f"((line // A * M + k) * A + line % A) * {1 if real else 2}"
     scale = f"{x.dtype}(1.0) / {x.dtype}(N)" if attrs.get("scaled") else f"{x.dtype}(1.0)"
+    plane = f"out[{to} + 1] = ping[base + (N + k) * {LANES} + l] * scale"
     store = [
-        f"scale: {x.dtype} = {scale}",
-        "for k in range(min(M, N)):",
-        f"    out[{to}] = ping[base + k] * scale",
-        *([] if real else [f"    out[{to} + 1] = ping[base + N + k] * scale"]),
+        f"out[{to}] = ping[base + k * {LANES} + l] * scale",
+        *([] if real else [plane]),
     ]
+    rows = ["for k in range(min(M, N)):", *indent(store)]
     if attrs.get("half"):  # of no elements: one result
-        zero = [f"    out[{to} + {j}] = {x.dtype}(0.0)" for j in range(2)]
-        store += ["for k in range(min(M, N), M):", *zero]
-    line = [
-        "b: index = line // A",
-        "a: index = line % A",
-        "base: index = line * 2 * N",
+        zero = [f"out[{to} + {j}] = {x.dtype}(0.0)" for j in range(2)]
+        rows += ["for k in range(min(M, N), M):", *indent(zero)]
+    block = [
+        f"base: index = block * 2 * N * {LANES}",
         *_load(x.dtype, planes, real),
         *_passes(x.dtype),
-        *store,
+        f"scale: {x.dtype} = {scale}",
+        f"for l in range({LANES}):",
+        f"    line: index = block * {LANES} + l",
+        "    if line < LINES:",
+        *indent(rows, 2),
     ]
     sizes: dict[str, Expr] = {
-        "LINES": mul(x.shape[0], x.shape[2]), "A": x.shape[2], "N0": x.shape[1], "N": w.shape[1],
-        "M": n.type.shape[1],
+        "LINES": mul(x.shape[0], x.shape[2]), "BLOCKS": _blocks(x.shape), "A": x.shape[2],
+        "N0": x.shape[1], "N": w.shape[1], "M": n.type.shape[1],
     }  # fmt: skip
-    body = ["for line in parallel(LINES):", *indent(line)]
+    body = ["for block in parallel(BLOCKS):", *indent(block)]
     return by_hand(n, ("x", "w"), ("out", "ping", "pong"), body, sizes)
 
 
 def _flops(n: Node) -> Expr:
     """Of a length whose largest prime factor is small: about eight passes."""
-    return mul(64, prod(n.types[1].shape))
+    return mul(8, prod(n.types[1].shape))
 
 
 def _waves(n: int, dtype: str, inverse: bool) -> Array:

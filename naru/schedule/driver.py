@@ -616,6 +616,7 @@ class Builder:
         body: list[Stmt] = [
             Let(now, count),
             *(x for c in states for x in changing.begin(self, c)),
+            *self.check_known(*(v for c in states for v in c.sizes.values())),
             *(self.grow(s, capacity, now) if growing else []),
             self.keep(number, "i64", Cast(now, "i64")),
             Invoke("next_round", (Const(self.step), now)),

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from zoo.build import text
 
 import naru
-from naru.errors import InputError, ModelError, RunError
+from naru.errors import InputError, ModelError, RunError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.ops.evaluate import evaluate
 
@@ -72,3 +72,28 @@ def test_sparse_tensors_that_make_no_sense(at: list[int] | list[list[int]]) -> N
     opset = helper.make_opsetid("", 17)
     with pytest.raises(ModelError, match="expected"):
         read_onnx(helper.make_model(graph, opset_imports=[opset], ir_version=8))
+
+
+EITHER = (
+    "(bool p, float[n] x) => ({out} y) {{ s = If(p) <"
+    " then_branch = a () => (float u) {{ u = Constant <value_float = 2.0> () }},"
+    " else_branch = b () => (float[1] v) {{ v = Constant <value_floats = [3.0]> () }}> {last} }}"
+)
+
+
+def test_one_element_of_either_rank() -> None:
+    """Whether a scalar or a vector is added to a vector makes no difference."""
+    source = text(EITHER.format(out="float[n]", last="y = Add(x, s)"))
+    x = np.arange(3, dtype=np.float32)
+    for p, more in ((True, 2), (False, 3)):
+        (got,) = evaluate(read_onnx(source), [np.array(p), x])
+        np.testing.assert_array_equal(got, x + more)
+
+
+READERS = ["y = Identity(s)", "y = Add(s, s)", "q = Shape(s) y = Cast <to = 1> (q)"]
+
+
+@pytest.mark.parametrize("last", READERS)
+def test_one_element_whose_rank_makes_a_difference(last: str) -> None:
+    with pytest.raises(UnsupportedError, match="a value of rank 1 or less"):
+        read_onnx(text(EITHER.format(out="float[m]", last=last)))

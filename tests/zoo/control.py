@@ -207,6 +207,26 @@ add_text(
     sizes=N,
 )
 add_text(
+    "loop_of_slices",  # whose sizes only the declared ones of the body tell
+    """(float[1] y, int64 trips) => (float[1] last, float[k,1] all) {
+      yes = Constant <value = bool {1}> ()
+      last, all = Loop (trips, yes, y) <
+        body = step (int64 i, bool go, float[1] state)
+          => (bool more, float[1] next, float[1] seen) {
+          more = Identity(go)
+          one = Constant <value_ints = [1]> ()
+          table = Constant <value_floats = [1.0, 2.0, 3.0, 4.0, 5.0]> ()
+          from = Reshape(i, one)
+          to = Add(from, one)
+          row = Slice(table, from, to)
+          next = Add(state, row)
+          seen = Identity(next)
+        }
+      >
+    }""",
+    values={"trips": constant(5)},
+)
+add_text(
     "scan_backwards",
     """(float[2,n] x, float[n,2] z, float[2] start) => (float[2] final, float[2,n] sums) {
       final, sums = Scan <
