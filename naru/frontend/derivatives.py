@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from naru.frontend.onnx_node import Unsupported, emit, scalar
+from naru.frontend.onnx_shapes import filled
 from naru.ir.expr import Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, ZERO, add, floordiv, known, mul, prod, sub
@@ -46,12 +47,12 @@ def like(g: Node, x: Node) -> Node:
 
 def zeros(x: Node) -> Node:
     """0 in the shape of x."""
-    return emit("constant_of_shape", shape=x.type.shape, value=0.0, dtype=x.type.dtype)
+    return filled(0.0, x.type.dtype, x.type.shape, x)
 
 
 def ones(x: Node) -> Node:
     """1 in the shape of x."""
-    return emit("constant_of_shape", shape=x.type.shape, value=1.0, dtype=x.type.dtype)
+    return filled(1.0, x.type.dtype, x.type.shape, x)
 
 
 def _number(n: Node, name: str, default: float) -> Node:
@@ -292,18 +293,18 @@ def _reduce_sum(n: Node, g: Node) -> Gradients:
     return (emit("expand", _kept(n, g), shape=operand(n).type.shape),)
 
 
-def _size_as(n: Node, size: Expr, dtype: str) -> Node:
-    """A size as a number: the sum of so many ones where only running tells it."""
+def _size_as(x: Node, size: Expr) -> Node:
+    """A size as a number of x's dtype: the sum of so many ones where only running tells it."""
     value = known(size)
     if value is not None:
-        return scalar(float(value), n)
-    counted = emit("constant_of_shape", shape=(size,), value=1.0, dtype="f32")
-    return emit("cast", emit("reduce_sum", counted, axes=(0,), keepdims=False), to=dtype)
+        return scalar(float(value), x)
+    counted = filled(1.0, "f32", (size,), x)
+    return emit("cast", emit("reduce_sum", counted, axes=(0,), keepdims=False), to=x.type.dtype)
 
 
 def _reduce_mean(n: Node, g: Node) -> Gradients:
     x = operand(n)
-    count = _size_as(g, prod(x.type.shape[k] for k in _axes(n)), g.type.dtype)
+    count = _size_as(x, prod(x.type.shape[k] for k in _axes(n)))
     return _reduce_sum(n, emit("div", g, count))
 
 
@@ -328,7 +329,7 @@ def _log_softmax(n: Node, g: Node) -> Gradients:
 
 def _global_average_pool(n: Node, g: Node) -> Gradients:
     x = operand(n)
-    count = _size_as(g, prod(x.type.shape[2:]), g.type.dtype)
+    count = _size_as(x, prod(x.type.shape[2:]))
     return (emit("expand", emit("div", g, count), shape=x.type.shape),)
 
 
@@ -498,7 +499,7 @@ def _gather(n: Node, g: Node) -> Gradients:
     front = (*range(axis, axis + many), *range(axis), *range(axis + many, rank))
     rows = emit("reshape", emit("transpose", g, perm=front), shape=(count, width))
     places = emit("reshape", at, shape=(count, 1))
-    start = emit("constant_of_shape", shape=(shape[axis], width), value=0.0, dtype=g.type.dtype)
+    start = filled(0.0, g.type.dtype, (shape[axis], width), x)
     total = emit("scatter_nd", start, places, rows, reduction="add")
     total = emit("reshape", total, shape=(shape[axis], *before, *after))
     back = (*range(1, axis + 1), 0, *range(axis + 1, x.type.rank))

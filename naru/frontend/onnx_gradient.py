@@ -15,7 +15,8 @@ from naru.errors import ModelError
 from naru.frontend.derivatives import COMPOSITIONS, FLAT, RULES, ones, zeros
 from naru.frontend.onnx_node import AlreadyReported, OnnxNode, Unsupported, emit, type_text
 from naru.frontend.onnx_scope import Missing
-from naru.ir.graph import Node, toposort
+from naru.ir.expr import Var, free_vars
+from naru.ir.graph import Node, defined_symbols, get_output, toposort
 from naru.ops.registry import OPS, with_inputs
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
@@ -56,6 +57,7 @@ def differentiate(y: Node, xs: Sequence[Node], held: Sequence[Node]) -> list[Nod
     """The derivative of the sum of y by each of xs, zeros where y does not depend on it."""
     y, order, moving = _moving(y, xs, held)
     gradients: dict[Node, Node] = {y: ones(y)}
+    makers = {v: get_output(n, 0) for n in order for v in defined_symbols(n)}
     for n in reversed(order):
         g = gradients.get(n)
         if g is None or n not in moving or n in xs:
@@ -63,7 +65,7 @@ def differentiate(y: Node, xs: Sequence[Node], held: Sequence[Node]) -> list[Nod
         rule = RULES.get(n.op)
         if rule is None:
             raise Unsupported(f"naru has no derivative of {n.op} yet")
-        for x, part in zip(n.inputs, rule(n, g), strict=True):
+        for x, part in zip(n.inputs, rule(n, _behind(g, n, makers)), strict=True):
             if x is None or x not in moving:
                 continue
             if part is None:
@@ -71,6 +73,13 @@ def differentiate(y: Node, xs: Sequence[Node], held: Sequence[Node]) -> list[Nod
             before = gradients.get(x)
             gradients[x] = part if before is None else emit("add", before, part)
     return [gradients.get(x) or zeros(x) for x in xs]
+
+
+def _behind(g: Node, n: Node, makers: Mapping[Var, Node]) -> Node:
+    """g, kept back until the sizes of n's operands are known, where data decide them."""
+    asked = free_vars(*(d for x in n.inputs if x is not None for d in x.type.shape))
+    found = dict.fromkeys(makers[v] for v in asked if v in makers)
+    return emit("with_sizes", g, *found) if found else g
 
 
 def _moving(

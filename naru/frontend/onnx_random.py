@@ -19,9 +19,16 @@ from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, emit, scalar
 from naru.frontend.onnx_scope import Scope
+from naru.frontend.onnx_shapes import filled, givers
 from naru.frontend.onnx_signatures import Extension
 from naru.ir.expr import Expr
-from naru.ir.graph import SEED, Attr, Node, TensorType, make_input
+from naru.ir.graph import (
+    SEED,
+    Attr,
+    Node,
+    TensorType,
+    make_input,
+)
 from naru.ir.simplify import add, floordiv, index, mul, prod, sub
 from naru.ops.random import DTYPES_DRAWN
 from naru.ops.registry import constant
@@ -57,13 +64,14 @@ def draw(
 ) -> Node:
     """Numbers for this node; `attrs` are those of the op."""
     attrs |= {"shape": tuple(shape), "dtype": dtype}
+    sizes = givers(shape, *(n for n in c.inputs if n is not None))
     if seed is None:
         c.importer.streams += 1
-        return emit(op, find_key(c, c.scope), stream=c.importer.streams, **attrs)
+        return emit(op, find_key(c, c.scope), *sizes, stream=c.importer.streams, **attrs)
     if math.isfinite(seed) and 0 <= int(seed) <= LARGEST_SEED:
-        return emit(op, seed=int(seed), **attrs)
+        return emit(op, *((None, *sizes) if sizes else ()), seed=int(seed), **attrs)
     bits = np.array([seed], np.int64 if isinstance(seed, int) else np.float64).view(np.int64)
-    return emit(op, constant(bits, np.int64), **attrs)
+    return emit(op, constant(bits, np.int64), *sizes, **attrs)
 
 
 def _seed(c: OnnxNode) -> float | None:
@@ -102,8 +110,7 @@ def _like(op: str) -> Handler:
     def handler(c: OnnxNode) -> Node:
         """With the shape of x, and its dtype unless there is an attribute."""
         x = c[0]
-        made = draw(c, op, x.type.shape, _dtype(c, x.type.dtype), _seed(c), **_attributes(c, op))
-        return c.held(made)
+        return draw(c, op, x.type.shape, _dtype(c, x.type.dtype), _seed(c), **_attributes(c, op))
 
     return handler
 
@@ -155,8 +162,7 @@ def dropout(c: OnnxNode) -> Sequence[Node]:
         training = constant(c.has("is_test") and not c.get_flag("is_test", True), np.bool_)
     on = None if training is None else c.importer.constants.find(training)
     if training is None or (on is not None and not on.any()):
-        keep = constant(True, np.bool_)
-        masks = [emit("expand", keep, shape=x.type.shape)] if c.wants(1) else []
+        masks = [filled(True, "bool", x.type.shape, x)] if c.wants(1) else []
         return [emit("identity", x), *(_as_mask(c, m) for m in masks)]
     y, mask = dropped(c, x, None if on is not None else training)
     return [y, _as_mask(c, mask)]

@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import AttributeProto
 
+from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
 from naru.frontend.onnx_sparse import dense
 from naru.ir.expr import Const, Expr, free_vars
-from naru.ir.graph import Node
+from naru.ir.graph import Node, defined_symbols, get_output, toposort
 from naru.ir.simplify import (
     FALSE,
     ONE,
@@ -331,6 +332,26 @@ def iota(size: Expr, like: Node, axis: int = 0) -> Node:
         return constant(np.arange(n), np.int64)
     zero, one = constant(0, np.int64), constant(1, np.int64)
     return emit("range", zero, size_of(like, axis), one, length=size)
+
+
+def givers(shape: Sequence[Expr], *before: Node) -> list[Node]:
+    """A node, if one is needed, behind which the sizes of a shape are known: of those in or before
+    some nodes that give values to symbols, the last, made to wait for the others."""
+    asked = set(free_vars(*shape))
+    order = toposort(*before) if asked else []
+    found = [get_output(n, 0) for n in reversed(order) if asked & defined_symbols(n)]
+    if len(found) < 2:
+        return found
+    return [emit("with_sizes", *found)]
+
+
+def filled(value: float, dtype: str, shape: Sequence[Expr], *before: Node) -> Node:
+    """A number in a shape whose sizes some nodes have."""
+    given = givers(shape, *before)
+    if not given:
+        return emit("constant_of_shape", shape=tuple(shape), value=value, dtype=dtype)
+    number = emit("with_sizes", constant(value, DTYPES[dtype].numpy), *given)
+    return emit("expand", number, shape=tuple(shape))
 
 
 def size_of(x: Node, axis: int) -> Node:

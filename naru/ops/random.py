@@ -2,7 +2,8 @@
 
 They are those of numpy.random.RandomState: MT19937, doubles of 53 bits, normal numbers by the polar
 method. A stream begins with attr `seed` (0..2**32-1), or where operand 0 is given with
-its numbers, two words each, and attr `stream`, by which nodes that share a seed differ.
+its numbers, two words each, and attr `stream`, by which nodes that share a seed differ. Operand 1
+is not read: it is what gives values to symbols in the shape, where data decide them.
 
 Numbers are drawn in double precision and rounded to the dtype, half floats by way of f32. Rounding
 may reach `high`.
@@ -201,7 +202,7 @@ def _number(n: Node, text: str) -> str:
 
 
 def _kernel(n: Node, body: Sequence[str]) -> str:
-    roles = ("key",) if n.inputs else ()
+    roles = ("key", "sizes")[: len(n.inputs)]
     return by_hand(n, roles, ("out",), body, {"COUNT": prod(n.type.shape)})
 
 
@@ -328,7 +329,10 @@ def _samples(a: str, b: str) -> Iterable[Sample]:
     for numbers, stream in (([0], 0), ([7], 1), ([-1, 2**40, -(2**63)], 2**32 - 1)):
         attrs = {"shape": (400,), "dtype": "f64", "stream": stream, a: 0.0, b: 1.0}
         yield Sample((np.array(numbers),), attrs)
-    yield Sample((), {"shape": (5,), "dtype": "f64", "seed": 0, a: 3.0, b: 3.0})
+    attrs = {"shape": (5,), "dtype": "f64", a: 3.0, b: 3.0}
+    yield Sample((), {"seed": 0, **attrs})
+    yield Sample((None, np.array([5])), {"seed": 0, **attrs})
+    yield Sample((np.array([3, 4]), np.array([5])), {"stream": 0, **attrs})
     yield Sample((), {"shape": (5,), "dtype": "f32", "seed": 0, a: 0.0, b: 0.0})
 
 

@@ -74,12 +74,12 @@ def verify(
     """
     rtol, atol = limits(model, tolerance)
     names = (ONNXRUNTIME, REFERENCE) if against == BOTH else (against,)
-    sides = {name: make_side(name, source) for name in names}
     if ONNXRUNTIME in names and any(i.optional for i in model.inputs):
         raise NaruError(
             "the model draws random numbers, and those of ONNX Runtime are others",
             hint="--against reference",
         )
+    sides = {name: make_side(name, source) for name in names}
     found: list[Compared] = []
     for k, sample in enumerate(samples):
         results = {"naru": run(model, sample)}

@@ -226,6 +226,25 @@ def test_values_other_than_the_named_ones() -> None:
     np.testing.assert_array_equal(dx, 2 * q * z)
 
 
+def test_sizes_that_data_decide() -> None:
+    """Nothing of such a size is made before the size is known."""
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 22, "ai.onnx.preview.training" : 1]>\n'
+        "g (float[n] x) => (y, d) {\np = NonZero (x)\nq = Gather (x, p)\n"
+        "s = Constant <value = int64[1] {0}> ()\ne = Constant <value = int64[1] {2}> ()\n"
+        "a = Constant <value = int64[1] {1}> ()\nr = Slice (q, s, e, a)\n"
+        "b = ReduceMean (q)\nt = ReduceSum (r)\ny = Add (b, t)\n"
+        'd = ai.onnx.preview.training.Gradient <xs = ["x"], y = "y"> (x) }'
+    )
+    compiled = naru.compile(model, cache=False)
+    for x in ([1.0, 0.0, 2.0, 0.0, 3.0], [0.0, 4.0, 5.0]):
+        array = np.array(x, np.float32)
+        nonzero = np.flatnonzero(array)
+        want = np.where(array != 0, 1 / len(nonzero), 0)
+        want[nonzero[:2]] += 1
+        np.testing.assert_allclose(compiled(array)[1], want, rtol=1e-6)
+
+
 def test_gradients_of_gradients() -> None:
     model = parser.parse_model(
         '<ir_version: 10, opset_import: ["" : 22, "ai.onnx.preview.training" : 1]>\n'

@@ -3,6 +3,7 @@ distributions that come out."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -12,9 +13,11 @@ from onnx import ModelProto, TensorProto, helper, parser
 
 import naru
 from naru.dtypes import DTYPES
-from naru.errors import InputError, ModelError
+from naru.errors import InputError, ModelError, NaruError
 from naru.frontend.onnx import read_onnx
+from naru.inputs import with_seed
 from naru.ops.evaluate import evaluate
+from naru.verify.compared import all_passed, verify
 
 Array = np.ndarray
 SEED = np.array(7)
@@ -123,6 +126,21 @@ def test_rounds_of_a_loop_and_branches_draw_their_own() -> None:
     np.testing.assert_array_equal(a, state(5, 1).uniform(size=4))
 
 
+def test_sizes_that_data_decide() -> None:
+    """Nothing is drawn before it is known how much."""
+    model = compiled(
+        "g (float[n] x) => (y, z, k) {\np = NonZero (x)\n"
+        "y = RandomUniformLike <dtype = 11> (p)\n"
+        "z = RandomNormalLike <seed = 1.0, dtype = 11> (p)\n"
+        "f = Cast <to = 1> (p)\nt = Constant <value = bool {1}> ()\nw, k = Dropout (f, , t) }"
+    )
+    for count in (3, 5):
+        y, z, k = model(np.ones(count, np.float32), naru_seed=7)
+        np.testing.assert_array_equal(y, state(7, 1).uniform(size=(1, count)))
+        np.testing.assert_allclose(z, np.random.RandomState(1).normal(size=(1, count)))
+        assert k.shape == (1, count)
+
+
 def test_functions_of_the_file_draw_too() -> None:
     model = parser.parse_model(
         '<ir_version: 10, opset_import: ["" : 22, "f" : 1]>\n'
@@ -138,6 +156,22 @@ def test_functions_of_the_file_draw_too() -> None:
 def test_the_name_of_the_seed_is_taken() -> None:
     with pytest.raises(ModelError, match="naru_seed"):
         read_onnx(text("g (float naru_seed) => (float y) { y = Abs (naru_seed) }"))
+
+
+def test_verifying_and_inputs_from_files(tmp_path: Path) -> None:
+    """The reference draws the same for a seed; ONNX Runtime draws others. Arrays from files need no
+    seed."""
+    body = "g (float[n] x) => (float[n] y) { u = RandomUniformLike (x)\ny = Add (u, x) }"
+    path = tmp_path / "noise.onnx"
+    path.write_bytes(text(body).SerializeToString())
+    model = compiled(body)
+    arrays = {"x": np.zeros(5, np.float32)}
+    sample = with_seed(model.inputs, arrays)
+    assert sample["naru_seed"] == 0
+    assert with_seed(model.inputs, {**arrays, "naru_seed": SEED})["naru_seed"] == 7
+    assert all_passed(verify(model, path, [sample], against="reference"))
+    with pytest.raises(NaruError, match="random numbers"):
+        verify(model, path, [sample])
 
 
 # --- distributions --------------------------------------------------------------------------------
