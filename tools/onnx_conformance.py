@@ -37,6 +37,14 @@ KINDS = {
     "OnnxBackendPyTorchOperatorModelTest": "pytorch-operator",
     "OnnxBackendRealModelTest": "real",
 }
+# Of older suites: what a later one, for the same inputs, expects otherwise, and naru with it.
+OVERTAKEN = {
+    r"/test_cast_FLOAT(16)?_to_U?INT4": "clamps what is beyond; undefined, and later wraps",
+    r"/test_averagepool_3d_dilations_large_count_include_pad_is_1_ceil": "corrected later",
+    r"/test_qlinearmatmul_\wD_int8": "wraps where the standard, and later the test, saturates",
+    r"/test_adam_multiple": "its model lacks attributes that its results are made with",
+    r"/test_attention_.*_qk_matmul_(bias|softcap)": "modes 1 and 2 were exchanged later",
+}
 HEAD = """# Conformance
 
 <!-- Written by `python tools/onnx_conformance.py --update`. -->
@@ -127,7 +135,7 @@ def run_all(version: str, jobs: int, pattern: str) -> dict[str, str]:
             if worker.returncode:
                 sys.exit(f"a process of the suite ended with status {worker.returncode}")
             found.update(json.loads(line) for line in out.splitlines() if line.startswith("["))
-    return dict(sorted(found.items()))
+    return {name: overtaken(version, name, why) for name, why in sorted(found.items())}
 
 
 def section(version: str, found: dict[str, str]) -> str:
@@ -147,6 +155,14 @@ def sections(text: str) -> dict[str, str]:
     """Version -> its section in a page."""
     parts = re.split(r"^(?=## onnx )", text, flags=re.M)[1:]
     return {part.split()[2]: part.rstrip() + "\n" for part in parts}
+
+
+def overtaken(version: str, name: str, why: str) -> str:
+    """Why a test failed, by what is known of older suites."""
+    if version == onnx.__version__ or not why.startswith("Not equal"):
+        return why
+    known = next((v for k, v in OVERTAKEN.items() if re.search(k, name)), None)
+    return why if known is None else f"the suite is overtaken: {known}"
 
 
 def write_page(new: dict[str, str]) -> None:

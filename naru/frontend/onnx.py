@@ -17,7 +17,7 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import FunctionProto, ModelProto, TypeProto, ValueInfoProto, defs
+from onnx import FunctionProto, ModelProto, TypeProto, ValueInfoProto, defs, helper
 
 import naru.ops  # fills the registry
 from naru.dtypes import FROM_ONNX
@@ -135,6 +135,8 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
     nodes = [n for n in outputs if isinstance(n, Node)]
     for o, n in zip(g.output, nodes, strict=True):
         _check_output(o, n)
+    for info in g.value_info:
+        _check_value(info, scope.values.get(info.name))
     graph_name = identifier(name if name is not None else g.name, "model")
     if importer.seed is not None:
         inputs.append(importer.seed)
@@ -155,6 +157,13 @@ def opsets_of(model: ModelProto) -> dict[str, int]:
         )
     if version is not None and version < 1:
         raise ModelError(f"expected an opset of at least 1, found {version}")
+    newest_ml = max(int(row[3]) for row in helper.VERSION_TABLE)
+    if not 1 <= opsets.get("ai.onnx.ml", 1) <= newest_ml:
+        raise ModelError(
+            f"expected opset 1..{newest_ml} of ai.onnx.ml, which the installed onnx "
+            f"{onnx.__version__} knows, found opset {opsets['ai.onnx.ml']}",
+            hint="install a newer onnx package",
+        )
     return opsets
 
 
@@ -223,6 +232,17 @@ def _dim(tensor: TypeProto.Tensor, k: int, name: str, importer: Importer) -> Exp
     if dim.HasField("dim_param") and dim.dim_param:
         return importer.symbols.named(dim.dim_param)
     return importer.symbols.fresh(f"{name}_{k}")
+
+
+def _check_value(info: ValueInfoProto, n: Value | None) -> None:
+    """The declared element type of a value on the way, where there is one, is the one that was
+    found. (Sizes that editors of models left behind are wrong in many files, and are not read.)"""
+    declared = info.type.tensor_type.elem_type if info.type.HasField("tensor_type") else 0
+    if declared and isinstance(n, Node) and FROM_ONNX.get(declared) != n.type.dtype:
+        raise ModelError(
+            f"it is declared as {dtype_label(declared)}, found {type_text(n)}",
+            where=f"value {info.name!r}",
+        )
 
 
 def _check_output(info: ValueInfoProto, n: Node) -> None:

@@ -549,8 +549,10 @@ def bind(f: FunctionProto, node: NodeProto, absent: set[str]) -> list[NodeProto]
 
 
 def check_ranks(results: Sequence[Value]) -> None:
-    """Unsupported for more dims than arrays have."""
+    """Unsupported for more dims than arrays have; ModelError for a size below 0."""
     for n in results:
+        if isinstance(n, Node) and any(isinstance(d, Const) and d.value < 0 for d in n.type.shape):
+            raise ModelError(f"expected sizes of at least 0, found {type_text(n)}")
         if isinstance(n, Node) and n.type.rank > MAX_RANK:
             raise Unsupported(
                 f"a result of {n.type.rank} dims", f"use at most {MAX_RANK}; most may be merged"

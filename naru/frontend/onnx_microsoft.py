@@ -146,9 +146,9 @@ def fused_gemm(c: OnnxNode) -> Node:
     return activated(c, gemm(c))
 
 
-def fused_conv(c: OnnxNode) -> Node:
+def fused_conv(c: OnnxNode, product: Node | None = None) -> Node:
     """activation(conv(X, W, B) + Z). The activation's numbers are a list."""
-    y = conv(c)
+    y = conv(c) if product is None else product
     y = y if c.find(3) is None else emit("add", y, c[3])
     numbers = c.get_floats("activation_params")
     name = c.get_str("activation", "")
@@ -165,13 +165,23 @@ def fused_conv(c: OnnxNode) -> Node:
 
 def nhwc_conv(c: OnnxNode) -> Node:
     """X [N, spatial…, C], W [M, window…, C / group]: a conv between transpositions."""
+    return _channels_last(c, weights_too=True)
+
+
+def nhwc_fused_conv(c: OnnxNode) -> Node:
+    """The same with weights as ONNX has them, Z and an activation."""
+    return fused_conv(c, _channels_last(c, weights_too=False))
+
+
+def _channels_last(c: OnnxNode, *, weights_too: bool) -> Node:
     x, w = c[0], c[1]
     if x.type.rank < 3 or w.type.rank != x.type.rank:
         raise ModelError(f"expected X and W of one rank ≥ 3, found {x.type.rank}, {w.type.rank}")
     first = (0, x.type.rank - 1, *range(1, x.type.rank - 1))
     last = (0, *range(2, x.type.rank), 1)
-    moved = [emit("transpose", n, perm=first) for n in (x, w)]
-    return emit("transpose", conv(replace(c, inputs=(*moved, c.find(2)))), perm=last)
+    x = emit("transpose", x, perm=first)
+    w = emit("transpose", w, perm=first) if weights_too else w
+    return emit("transpose", conv(replace(c, inputs=(x, w, c.find(2)))), perm=last)
 
 
 def conv_transpose_dynamic_pads(c: OnnxNode) -> Node:
@@ -343,6 +353,10 @@ MICROSOFT: Extension = {
     "Irfft": ("X -> Y; normalized onesided signal_ndim", irfft),
     "MurmurHash3": ("X -> Y; positive seed", murmur_hash_3),
     "NhwcConv": (f"X W B? -> Y; pads {_WINDOW}", nhwc_conv),
+    "NhwcFusedConv": (
+        f"X W B? Z? -> Y; activation activation_params pads {_WINDOW}",
+        nhwc_fused_conv,
+    ),
     "Pad": ("data pads value? -> output; mode", pad_),
     "QuickGelu": ("X -> Y; alpha", quick_gelu),
     "Range": ("start limit delta? -> Y", range__),

@@ -3,6 +3,7 @@ machines only, with what their documentation says."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +164,95 @@ def test_what_has_no_kernel_there() -> None:
         close(ours(case)[0], power / power.sum(-1, keepdims=True))
     (got,) = ours(Case("TorchEmbedding", [floats(5, 3), np.array([[4, 0]])]))
     close(got, floats(5, 3)[[[4, 0]]])
+
+
+def softmax(x: Array) -> Array:
+    power = np.exp(x - x.max(-1, keepdims=True))
+    return power / power.sum(-1, keepdims=True)
+
+
+def exact_gelu(x: Array) -> Array:
+    return x / 2 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def fast_gelu(x: Array) -> Array:
+    return x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def test_fused_activations_without_a_kernel_there() -> None:
+    x, bias = floats(2, 3, 8), floats(8, seed=1)
+    total = x + bias
+    (got,) = ours(Case("BiasSplitGelu", [x, bias]))
+    close(got, (total[..., :4] * exact_gelu(total[..., 4:])).astype(np.float32))
+    w = floats(8, 5, seed=2)
+    (got,) = ours(Case("GemmFastGelu", [x, w]))
+    close(got, fast_gelu(x @ w).astype(np.float32))
+    (got,) = ours(Case("GemmFastGelu", [x, w, floats(5)]))
+    close(got, fast_gelu(x @ w + floats(5)).astype(np.float32))
+    a, b = floats(2, 4, 3), floats(2, 4, 5, seed=1)
+    product = 0.5 * np.swapaxes(a, 1, 2) @ b
+    attrs = {"transA": 1, "alpha": 0.5}
+    for more, want in (
+        ({"activation": "Softmax"}, softmax(product)),
+        ({"activation": "LeakyRelu", "activation_alpha": 0.3},
+         np.where(product < 0, 0.3 * product, product)),
+        ({"activation": "Tanh"}, np.tanh(product)),
+        ({"activation": "Softmax", "activation_axis": 1},
+         np.swapaxes(softmax(np.swapaxes(product, 1, 2)), 1, 2)),
+    ):  # fmt: skip
+        (got,) = ours(Case("FusedMatMulActivation", [a, b], {**attrs, **more}))
+        close(got, want.astype(np.float32))
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize(
+    "window", [{}, {"strides": [2, 1], "pads": [1, 0, 2, 1]}, {"dilations": [1, 2]}]
+)
+def test_nhwc_conv(group: int, window: dict[str, Any]) -> None:
+    """Between transpositions it is ONNX's Conv."""
+    x, w, b = floats(2, 6, 7, 4), floats(6, 3, 2, 4 // group, seed=1), floats(6)
+    attrs = {**window, "group": group}
+    (got,) = ours(Case("NhwcConv", [x, w, b], attrs))
+    plain = [np.ascontiguousarray(np.moveaxis(a, 3, 1)) for a in (x, w)]
+    model = model_of("Conv", [*plain, b], attrs, domain="", outputs=1)
+    (pair,) = run_both(model, [*plain, b])
+    close(got, np.moveaxis(pair[1], 1, 3))
+    attrs["activation"] = "Relu"
+    (got,) = ours(Case("NhwcFusedConv", [x, plain[1], b, got], attrs))
+    close(got, np.maximum(2 * np.moveaxis(pair[1], 1, 3), 0))
+
+
+def test_packed_queries_keys_and_values() -> None:
+    """The packed forms give what separate operands give."""
+    parts = [floats(2, 5, 2, 8, seed=k) for k in range(3)]
+    flat = [p.reshape(2, 5, 16) for p in parts]
+    bias = floats(48, seed=5)
+    want = ours(Case("MultiHeadAttention", [*flat, bias], HEADS))[0]
+    packed = np.stack(parts, 3)
+    (got,) = ours(Case("MultiHeadAttention", [packed, None, None, bias], HEADS))
+    close(got, want)
+    keys = np.stack(parts[1:], 3)
+    (got,) = ours(Case("MultiHeadAttention", [flat[0], keys, None, bias], HEADS))
+    close(got, want)
+    q, k, v = (np.moveaxis((f + bias[16 * i : 16 * i + 16]).reshape(2, 5, 2, 8), 1, 2)
+               for i, f in enumerate(flat))  # fmt: skip
+    y = softmax(q @ np.swapaxes(k, 2, 3) / math.sqrt(8)) @ v
+    close(want, np.moveaxis(y, 1, 2).reshape(2, 5, 16).astype(np.float32))
+
+
+@pytest.mark.parametrize("sizes", [[3, 2], [2, 4], [1, 1], None])
+def test_feature_vectorizer(sizes: list[int] | None) -> None:
+    a, b = floats(4, 3), floats(4, 2, seed=1)
+    attrs = {} if sizes is None else {"inputdimensions": sizes}
+    case = Case("FeatureVectorizer", [a, b], attrs, domain="ai.onnx.ml")
+    (got,) = ours(case)
+    want = [np.pad(x, ((0, 0), (0, 9)))[:, :n]
+            for x, n in zip((a, b), sizes or (3, 2), strict=True)]  # fmt: skip
+    close(got, np.concatenate(want, 1))
+    if sizes is not None:
+        model = model_of(case.op, case.operands, attrs, domain=case.domain, outputs=1)
+        for mine, theirs in run_both(model, case.operands):
+            close(mine, theirs)
 
 
 def test_fourier_there_and_back() -> None:

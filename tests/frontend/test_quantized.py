@@ -58,7 +58,8 @@ def model_of(
     node = helper.make_node(op, names, [r.name for r in results], domain=domain, **attrs)
     weights = [numpy_helper.from_array(a, n) for n, a in given if not a.ndim]
     graph = helper.make_graph([node], "g", inputs, results, weights)
-    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
+    versions = {"": opset, MICROSOFT: 1, "ai.onnx.ml": 3}
+    opsets = [helper.make_opsetid(d, v) for d, v in versions.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 

@@ -212,6 +212,67 @@ def _sparse_graphs() -> dict[str, tuple[onnx.ModelProto, Verdict, tuple[str, ...
     }
 
 
+def _declared(code: int) -> onnx.ModelProto:
+    """The value z, a float, is declared with this element type."""
+    model = text("(float[3] x) => (float[3] y) { z = Neg(x) y = Abs(z) }")
+    model.graph.value_info.append(helper.make_tensor_value_info("z", code, [3]))
+    return model
+
+
+def _ml(version: int) -> onnx.ModelProto:
+    model = text(
+        "(float[3,2] x) => (float[3,2] y) "
+        "{ y = ai.onnx.ml.Scaler <offset = [0.0], scale = [2.0]> (x) }"
+    )
+    model.opset_import.add(domain="ai.onnx.ml", version=version)
+    return model
+
+
+def _on_constant(op: str, values: list[int], *, scalar: bool = False) -> onnx.ModelProto:
+    """`op`(x, c) on x: float[3] and constant integers c."""
+    c = np.array(values[0] if scalar else values, np.int64)
+    return text(f"(float[3] x) => (float[] y) {{ y = {op} (x, c) }}", {"c": c})
+
+
+def _operands() -> dict[str, tuple[onnx.ModelProto, Verdict, tuple[str, ...]]]:
+    """Constant operands and attributes that no tensor fits."""
+    negative = ("negative", "at least 0", "below 0", "-2")
+    one_hot = "(int64[3] x, float[2] v) => (float[] y) { y = OneHot(x, c, v) }"
+    fill = "() => (float[] y) { y = ConstantOfShape(c) }"
+    expand = "(float[3] x) => (float[] y) { y = Expand(x, c) }"
+    minus = np.array([-2], np.int64)
+    models = {
+        "gather_beyond": (_on_constant("Gather", [7]), ("out of range",)),
+        "gather_below": (_on_constant("Gather", [-4], scalar=True), ("out of range",)),
+        "one_hot_negative": (text(one_hot, {"c": minus[0]}), negative),
+        "constant_of_negative_shape": (text(fill, {"c": minus}), negative),
+        "expand_negative": (text(expand, {"c": minus}), negative),
+        "tile_negative": (_on_constant("Tile", [-2]), negative),
+        "tile_of_two_axes": (_on_constant("Tile", [1, 2]), ("tile", "repeats")),
+        "pad_below_nothing": (_on_constant("Pad", [-2, -2]), ("pad", "negative", "at least 0")),
+        "pads_of_three": (_on_constant("Pad", [1, 1, 1]), ("pads",)),
+        "squeeze_of_three": (_on_constant("Squeeze", [0]), ("squeeze", "size 1")),
+        "unsqueeze_twice": (_on_constant("Unsqueeze", [0, 0]), ("unsqueeze", "axes", "twice")),
+        "reduce_axis": (_on_constant("ReduceSum", [4]), ("axis",)),
+        "top_k_beyond": (
+            text("(float[3] x) => (float[] y, int64[] i) { y, i = TopK(x, c) }",
+                 {"c": np.array([4], np.int64)}),
+            ("k", "3"),
+        ),
+        "split_differs": (
+            text("(float[3] x) => (float[] y, float[] z) { y, z = Split(x, c) }",
+                 {"c": np.array([1, 1], np.int64)}),
+            ("split", "sum"),
+        ),
+        "slice_step_0": (
+            text("(float[3] x) => (float[] y) { y = Slice(x, z, c, z, z) }",
+                 {"c": np.array([2], np.int64), "z": np.array([0], np.int64)}),
+            ("step",),
+        ),
+    }  # fmt: skip
+    return {name: (model, "model", words) for name, (model, words) in models.items()}
+
+
 def _unnamed_type() -> onnx.ModelProto:
     model = _nodes(_node("Neg", "x"))
     model.graph.input[0].type.ClearField("tensor_type")
@@ -430,6 +491,10 @@ def _graphs() -> dict[str, Entry]:
             ("empty",),
         ),
         **_sparse_graphs(),
+        **_operands(),
+        "value_declared_otherwise": (_declared(TensorProto.INT64), "model", ("'z'",)),
+        "ml_opset_too_new": (_ml(4000), "model", ("4000",)),
+        "ml_opset_0": (_ml(0), "model", ("opset 0",)),
         "nan_weights": (
             _with_weight(numpy_helper.from_array(nan, "w")),
             "warning",
