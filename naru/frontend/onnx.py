@@ -56,9 +56,9 @@ def read_onnx(
     Weights in side files are memory-mapped.
     Raises ModelError, or UnsupportedError. Warns (NaruWarning) of NaN and infinities among weights.
     """
-    model, own_folder, where = _load(source)
+    model, own_folder, where = load_model(source)
     try:
-        return _read(model, own_folder or folder, name)
+        return read_into(Importer(Tensors(own_folder or folder), functions_of(model)), model, name)
     except ModelError as error:
         raise _in_file(error, where) from None
     except UnsupportedError as error:
@@ -70,7 +70,7 @@ def _in_file(error: ModelError, where: str) -> ModelError:
     return ModelError(error.message, where=place, hint=error.hint)
 
 
-def _load(
+def load_model(
     source: str | os.PathLike[str] | bytes | ModelProto,
 ) -> tuple[ModelProto, Path | None, str]:
     """(model, its folder, how to call it in messages)."""
@@ -107,7 +107,8 @@ def _parse(data: bytes, where: str) -> ModelProto:
     return model
 
 
-def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
+def read_into(importer: Importer, model: ModelProto, name: str | None) -> Graph:
+    """The graph that an importer makes of a model."""
     check_text(model)
     g = model.graph
     if model.ir_version > onnx.IR_VERSION:
@@ -116,7 +117,6 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
             f"{onnx.__version__} knows, found {model.ir_version}",
             hint="install a newer onnx package",
         )
-    importer = Importer(Tensors(folder), _functions(model))
     scope = Scope(_opsets(model))
     importer.add_initializers(g, scope)
     inputs = [n for i in g.input if isinstance(n := _add_input(i, scope, importer), Node)]
@@ -153,7 +153,8 @@ def _opsets(model: ModelProto) -> dict[str, int]:
     return opsets
 
 
-def _functions(model: ModelProto) -> dict[FunctionKey, FunctionProto]:
+def functions_of(model: ModelProto) -> dict[FunctionKey, FunctionProto]:
+    """The functions that a model brings along."""
     found: dict[FunctionKey, FunctionProto] = {}
     for f in model.functions:
         key = ("" if f.domain == "ai.onnx" else f.domain, f.name, f.overload)
