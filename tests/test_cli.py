@@ -127,7 +127,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == group.OK
     listed = out.partition("Commands:")[2].split("\n\n")[0]
     verbs = [line.split()[0] for line in listed.splitlines() if line.strip()]
-    wanted = "compile run verify bench explain profile doctor demo ops"
+    wanted = "check compile run verify bench explain profile doctor demo ops"
     assert verbs == wanted.split()
     for verb in verbs:
         code, out, _ = run(capsys, verb, "--help")
@@ -587,11 +587,32 @@ def test_ops(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "ops")
     assert code == group.OK
     assert "Conv" in out
+    assert "ImageDecoder" not in out
     code, out, _ = run(capsys, "ops", "--json")
-    report = json.loads(out)
-    assert report["ops"]["matmul"] == "contraction"
-    assert "QGemm" in report["others"]["com.microsoft"]
-    assert "Gemm" in report["onnx"]
+    found = json.loads(out)["operators"]
+    assert "QGemm" in found["com.microsoft"]
+    assert "float" not in found["ai.onnx"]["Gemm"]["versions"]["13"]
+    assert found["ai.onnx"]["Gemm"]["speed"]["f32"] == ["tuned"]
+    code, out, _ = run(capsys, "ops", "--own", "--json")
+    assert json.loads(out)["ops"]["matmul"] == "contraction"
+
+
+def test_some_ops(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "ops", "gemm", "LSTM")
+    assert code == group.OK
+    assert out.startswith("Gemm (ai.onnx)\n")
+    assert "tuned: floats" in out
+    code, out, _ = run(capsys, "ops", "--missing", "--domain", "ai.onnx")
+    assert "StringSplit" in out
+    code, out, _ = run(capsys, "ops", "--class", "scalar", "--json")
+    assert "NonZero" in json.loads(out)["operators"]["ai.onnx"]
+    assert "Relu" not in json.loads(out)["operators"]["ai.onnx"]
+    code, _, err = run(capsys, "ops", "Convv")
+    assert code == group.USER_ERROR
+    assert "did you mean 'Conv'?" in err
+    code, _, err = run(capsys, "ops", "--domain", "ai.onnx.lm")
+    assert code == group.USER_ERROR
+    assert "ai.onnx.ml" in err
 
 
 # ---- the whole way ----

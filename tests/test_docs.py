@@ -7,7 +7,10 @@ Python of a page runs, and its links lead somewhere.
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import replace
@@ -244,10 +247,29 @@ def foreign_explanation(_: Path) -> Blocks:
     return {"foreign": "\n".join([*lines.summary(found), "", *lines.table(rows, found)])}
 
 
+UNUSUAL = """(float[n, 4] x, bool c) => (float[n, 4] y, int64[2, k] z)
+{ a = Relu(x) z = NonZero(a) b = Softmax <axis = 7> (a) d = NotThere(b)
+  y = If (c) <then_branch = one () => (float[n, 4] t) { t = Sigmoid(a) },
+              else_branch = two () => (float[n, 4] u) { u = Neg(a) }> }"""
+
+
+def check_page(folder: Path) -> Blocks:
+    path = folder / "model.onnx"
+    path.write_bytes(zoo_text(UNUSUAL).SerializeToString())
+    done = subprocess.run(
+        [sys.executable, "-m", "naru", "check", path.name],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    return {"check": re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)}
+
+
 PRINTERS: dict[str, Callable[[Path], Blocks]] = {
     "layout.md": dense_forms,
     "errors.md": error_texts,
     "bundles.md": bundle_format,
+    "check.md": check_page,
     "explain.md": foreign_explanation,
     "runtime.md": settings,
     "stages/1-frontend.md": frontend_page,

@@ -41,6 +41,7 @@ TOP = (
     "naru",
     "naru.__main__",
     "naru.bench",
+    "naru.check",
     "naru.cli",
     "naru.compiler",
     "naru.custom",
@@ -54,6 +55,7 @@ TOP = (
     "naru.options",
     "naru.pipeline",
     "naru.roofs",
+    "naru.support",
     "naru.verify",
 )
 # The runtime and what it borrows. They must run where neither the compiler nor its dependencies

@@ -1,7 +1,8 @@
 """The `naru` command: one function a verb, one module a group of verbs.
 
-Exit codes: 0 success, 1 an error in what the user gave (one message on stderr, no traceback),
-2 wrong usage, 3 `verify` found a difference, 4 a bug of naru (see crash.py), 130 interrupted.
+Exit codes: 0 success, 1 an error in what the user gave (one message on stderr, no traceback) or a
+model that `check` finds not to compile, 2 wrong usage, 3 `verify` found a difference, 4 a bug of
+naru (see crash.py), 130 interrupted.
 Imports stand inside the commands, so that each loads only what it needs: `naru run model.naru`
 works without the compiler.
 """
@@ -15,11 +16,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from naru.cli.bench import bench_command
+from naru.cli.check import check_command
 from naru.cli.compile import compile_command
 from naru.cli.explain import explain_command
 from naru.cli.failures import report_failure
 from naru.cli.group import OK, naru
-from naru.cli.machine import demo_command, doctor_command, ops_command
+from naru.cli.machine import demo_command, doctor_command
+from naru.cli.ops import ops_command
 from naru.cli.printing import flush, output, warn
 from naru.cli.profile import profile_command
 from naru.cli.run import run_command
@@ -28,6 +31,7 @@ from naru.errors import NaruWarning
 
 # The order of the help, which is that of a model's life.
 VERBS = (
+    check_command,
     compile_command,
     run_command,
     verify_command,

@@ -1,4 +1,4 @@
-"""naru doctor, naru demo, naru ops: about this machine and this installation"""
+"""naru doctor, naru demo: about this machine and this installation"""
 
 from __future__ import annotations
 
@@ -44,28 +44,3 @@ def demo_command() -> None:
     from naru.demo import show
 
     show()
-
-
-@click.command("ops")
-@as_json_option
-def ops_command(as_json: bool) -> None:
-    """Lists the ONNX operators that compile, and naru's own ops by kind.
-
-    \b
-      naru ops
-      naru ops --json
-    """
-    from naru.frontend.onnx_tables import operators
-    from naru.ops.registry import OPS
-
-    found = operators()
-    ops = {name: op.kind for name, op in sorted(OPS.items())}
-    if as_json:
-        print_json({"onnx": found.pop("ai.onnx"), "others": found, "ops": ops})
-        return
-    for domain, names in found.items():
-        click.echo(wrap(f"{len(names)} operators of {domain}: ", " ".join(names)))
-    click.echo("and every operator that the standard defines as a function of these\n")
-    for kind in sorted(set(ops.values())):
-        of_kind = [name for name, k in ops.items() if k == kind]
-        click.echo(wrap(f"{kind:12} ", " ".join(of_kind)))

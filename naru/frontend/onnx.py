@@ -58,7 +58,7 @@ def read_onnx(
     """
     model, own_folder, where = load_model(source)
     try:
-        return _read(model, own_folder or folder, name)
+        return read_into(Importer(Tensors(own_folder or folder), functions_of(model)), model, name)
     except ModelError as error:
         raise in_file(error, where) from None
     except UnsupportedError as error:
@@ -107,7 +107,8 @@ def _parse(data: bytes, where: str) -> ModelProto:
     return model
 
 
-def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
+def read_into(importer: Importer, model: ModelProto, name: str | None) -> Graph:
+    """The graph that an importer makes of a model."""
     check_text(model)
     g = model.graph
     if model.ir_version > onnx.IR_VERSION:
@@ -116,7 +117,6 @@ def _read(model: ModelProto, folder: Path | None, name: str | None) -> Graph:
             f"{onnx.__version__} knows, found {model.ir_version}",
             hint="install a newer onnx package",
         )
-    importer = Importer(Tensors(folder), functions_of(model))
     scope = Scope(opsets_of(model))
     importer.add_initializers(g, scope)
     inputs = [n for i in g.input if isinstance(n := _add_input(i, scope, importer), Node)]
@@ -168,6 +168,7 @@ def opsets_of(model: ModelProto) -> dict[str, int]:
 
 
 def functions_of(model: ModelProto) -> dict[FunctionKey, FunctionProto]:
+    """The functions that a model brings along."""
     found: dict[FunctionKey, FunctionProto] = {}
     for f in model.functions:
         key = ("" if f.domain == "ai.onnx" else f.domain, f.name, f.overload)

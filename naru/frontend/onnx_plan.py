@@ -99,7 +99,7 @@ def read_plan(
         return None
     try:
         check.check_text(model)
-        return _Planner(_inlined(model), folder).plan(name)
+        return Planner(inlined(model), folder).plan(name)
     except ModelError as error:
         raise in_file(error, where) from None
     except UnsupportedError as error:
@@ -151,7 +151,7 @@ def _node_foreign(n: NodeProto) -> bool:
     return any(_graph_foreign(g) for g in check.bodies_of(n))
 
 
-def _inlined(model: ModelProto) -> ModelProto:
+def inlined(model: ModelProto) -> ModelProto:
     """Functions in which something needs the host are put in place of their calls."""
     if not any(_nodes_foreign(f.node) for f in model.functions):
         return model
@@ -165,11 +165,11 @@ def _inlined(model: ModelProto) -> ModelProto:
 
 
 @dataclass
-class _Level:
+class Level:
     """The values of one graph. A kind of None: it could not be made, and that was reported."""
 
     opsets: Mapping[str, int]
-    outer: _Level | None = None
+    outer: Level | None = None
     kinds: dict[str, Kind | None] = field(default_factory=dict[str, "Kind | None"])
     constants: dict[str, Node] = field(default_factory=dict[str, Node])
     place: str = ""
@@ -189,7 +189,7 @@ class _Level:
         return self.outer.kind(name)
 
 
-class _Planner:
+class Planner:
     def __init__(self, model: ModelProto, folder: Path | None) -> None:
         self.model = model
         self.texts = Texts()
@@ -201,7 +201,7 @@ class _Planner:
 
     def plan(self, name: str | None) -> HostPlan:
         g = self.model.graph
-        level = _Level(opsets_of(self.model))
+        level = Level(opsets_of(self.model))
         self.add_initializers(g, level)
         inputs: list[tuple[str, Kind]] = []
         for v in g.input:
@@ -243,7 +243,7 @@ class _Planner:
             self.texts.values.add(where.split("'")[1])
         return kind
 
-    def output_kind(self, t: TypeProto, name: str, level: _Level) -> Kind | None:
+    def output_kind(self, t: TypeProto, name: str, level: Level) -> Kind | None:
         """The kind that was found; what is unknown of it is as declared."""
         node, kind = level.constant(name), level.kind(name)
         if node is not None:
@@ -254,7 +254,7 @@ class _Planner:
             declared = None
         return refined(kind, declared)
 
-    def add_initializers(self, g: GraphProto, level: _Level) -> None:
+    def add_initializers(self, g: GraphProto, level: Level) -> None:
         strings = (t.name for t in g.initializer if t.data_type == TensorProto.STRING)
         self.texts.values.update(strings)
         importer, scope = self.importer(level)
@@ -266,7 +266,7 @@ class _Planner:
             else:
                 level.kinds[name] = None
 
-    def body(self, g: GraphProto, level: _Level, inputs: Sequence[str]) -> Body:
+    def body(self, g: GraphProto, level: Level, inputs: Sequence[str]) -> Body:
         """A graph whose inputs are known, as steps."""
         known = {*level.kinds, *level.constants}
         nodes = check.in_order(g.node, known, level.place)
@@ -281,9 +281,7 @@ class _Planner:
         steps += self.read_constants(outputs, level, steps)
         return Body(tuple(inputs), tuple(outputs), tuple(steps))
 
-    def steps(
-        self, nodes: Sequence[NodeProto], level: _Level, outputs: Sequence[str]
-    ) -> list[Step]:
+    def steps(self, nodes: Sequence[NodeProto], level: Level, outputs: Sequence[str]) -> list[Step]:
         """In turns: all native nodes that can be run, as one part; then the host's."""
         steps: list[Step] = []
         left = [n for n in nodes if not self.fold_constant(n, level)]
@@ -306,7 +304,7 @@ class _Planner:
             left = rest
         return steps
 
-    def check_names(self, nodes: Sequence[NodeProto], level: _Level) -> None:
+    def check_names(self, nodes: Sequence[NodeProto], level: Level) -> None:
         """Every value that is read is defined."""
         made = {o for n in nodes for o in n.output}
         for n in nodes:
@@ -318,7 +316,7 @@ class _Planner:
                         where=check.label_of(n, level.place),
                     )
 
-    def fold_constant(self, node: NodeProto, level: _Level) -> bool:
+    def fold_constant(self, node: NodeProto, level: Level) -> bool:
         """Defines the value of a Constant."""
         if node.op_type != "Constant" or check.domain_of(node):
             return False
@@ -339,13 +337,13 @@ class _Planner:
         level.constants[name] = made
         return True
 
-    def importer(self, level: _Level) -> tuple[Importer, Scope]:
+    def importer(self, level: Level) -> tuple[Importer, Scope]:
         chain = (level.place.removesuffix(": "),) if level.place else ()
         return Importer(self.tensors, self.functions), Scope(level.opsets, chain=chain)
 
     # --- native parts -----------------------------------------------------------------------------
 
-    def native_group(self, nodes: Sequence[NodeProto], level: _Level) -> list[NodeProto]:
+    def native_group(self, nodes: Sequence[NodeProto], level: Level) -> list[NodeProto]:
         """The native nodes that can run now, one after the other."""
         group: list[NodeProto] = []
         made: set[str] = set()
@@ -359,7 +357,7 @@ class _Planner:
                 self.mark_texts(n, level)
         return group
 
-    def part(self, nodes: Sequence[NodeProto], level: _Level, needed: set[str]) -> list[Step]:
+    def part(self, nodes: Sequence[NodeProto], level: Level, needed: set[str]) -> list[Step]:
         """One native part, and the kinds of its outputs."""
         made = [o for n in nodes for o in n.output if o]
         outs = [o for o in made if o in needed]
@@ -391,7 +389,7 @@ class _Planner:
         reads_of = tuple(str(n.attr("name")) for n in inputs)
         return [Step(NATIVE, title, reads_of, tuple(outs), {"part": len(self.parts) - 1})]
 
-    def part_input(self, name: str, level: _Level, importer: Importer) -> Node | None:
+    def part_input(self, name: str, level: Level, importer: Importer) -> Node | None:
         """A formal input of a part; None, reported where it is new, for what it cannot be."""
         kind = level.kind(name)
         if kind is None:
@@ -425,11 +423,11 @@ class _Planner:
 
     # --- which values are texts -------------------------------------------------------------------
 
-    def mark_texts(self, node: NodeProto, level: _Level) -> None:
+    def mark_texts(self, node: NodeProto, level: Level) -> None:
         """Remembers which results of a native node are tensors of texts."""
         self.texts.values.update(o for o in self.text_results(node, level) if o)
 
-    def text_results(self, node: NodeProto, level: _Level) -> list[str]:
+    def text_results(self, node: NodeProto, level: Level) -> list[str]:
         given = {a.name: a for a in node.attribute}
         if node.op_type in ("LabelEncoder", "CategoryMapper"):
             return list(node.output) if self.gives_texts(node, given) else []
@@ -466,7 +464,7 @@ class _Planner:
         return both and not self.texts.values.intersection(node.input)
 
     def text_results_of_bodies(
-        self, node: NodeProto, bodies: Sequence[GraphProto], level: _Level
+        self, node: NodeProto, bodies: Sequence[GraphProto], level: Level
     ) -> list[str]:
         found: list[str] = []
         skip = {"Loop": 1, "If": 0}.get(node.op_type, 0)
@@ -484,7 +482,7 @@ class _Planner:
 
     # --- steps on the host ------------------------------------------------------------------------
 
-    def on_host(self, node: NodeProto, level: _Level, native: set[str] | None = None) -> bool:
+    def on_host(self, node: NodeProto, level: Level, native: set[str] | None = None) -> bool:
         """Does a node whose operands are known run on the host? `native`: values of the part that
         is being put together."""
         domain = check.domain_of(node)
@@ -499,7 +497,7 @@ class _Planner:
         foreign = [r for r in reads if not _is_native(self.operand_kind(r, level, native or set()))]
         return bool(foreign) or any(self.graph_on_host(g) for g in check.bodies_of(node))
 
-    def operand_kind(self, name: str, level: _Level, native: set[str]) -> Kind | None:
+    def operand_kind(self, name: str, level: Level, native: set[str]) -> Kind | None:
         if not name:
             return None
         if name in self.texts.values:
@@ -520,7 +518,7 @@ class _Planner:
                 return True
         return False
 
-    def host_steps(self, node: NodeProto, level: _Level, before: Sequence[Step]) -> list[Step]:
+    def host_steps(self, node: NodeProto, level: Level, before: Sequence[Step]) -> list[Step]:
         """A node on the host, behind the constants that it reads."""
         label = check.label_of(node, level.place)
         reads = check.reads_of(node)
@@ -541,7 +539,7 @@ class _Planner:
             raise ModelError(error.message, where=label, hint=error.hint) from None
         return [*self.read_constants(step.reads, level, before), step]
 
-    def host_step(self, node: NodeProto, level: _Level, label: str) -> Step:
+    def host_step(self, node: NodeProto, level: Level, label: str) -> Step:
         domain = check.domain_of(node)
         version = level.opsets.get(domain)
         if version is None:
@@ -559,12 +557,12 @@ class _Planner:
             raise Unsupported(f"{node.op_type} over values that live on the host")
         return self.simple(node, level, rule, kinds)
 
-    def kind_at(self, name: str, level: _Level) -> Kind | None:
+    def kind_at(self, name: str, level: Level) -> Kind | None:
         constant = level.constant(name) if name else None
         return self.found_kind(name, constant, {}) if constant else level.kind(name)
 
     def simple(
-        self, node: NodeProto, level: _Level, rule: Rule, kinds: Sequence[Kind | None]
+        self, node: NodeProto, level: Level, rule: Rule, kinds: Sequence[Kind | None]
     ) -> Step:
         made = rule(HostNode(node, kinds))
         for name, kind in zip(node.output, made.kinds, strict=False):
@@ -572,7 +570,7 @@ class _Planner:
         note = check.note_of(node)
         return Step(node.op_type, note, tuple(node.input), tuple(node.output), made.attrs)
 
-    def define(self, name: str, kind: Kind | None, level: _Level) -> None:
+    def define(self, name: str, kind: Kind | None, level: Level) -> None:
         if not name:
             return
         level.kinds[name] = kind
@@ -580,7 +578,7 @@ class _Planner:
             self.texts.values.add(name)
 
     def read_constants(
-        self, names: Iterable[str], level: _Level, before: Sequence[Step]
+        self, names: Iterable[str], level: Level, before: Sequence[Step]
     ) -> list[Step]:
         """Steps that fetch the constants among some values, once a body."""
         have = {w for s in before for w in s.writes}
@@ -598,25 +596,25 @@ class _Planner:
     # --- control flow -----------------------------------------------------------------------------
 
     def control(
-        self, node: NodeProto, level: _Level, label: str, kinds: Sequence[Kind | None]
+        self, node: NodeProto, level: Level, label: str, kinds: Sequence[Kind | None]
     ) -> Step:
         make = {"If": self.if_, "Loop": self.loop, "SequenceMap": self.sequence_map}
         return make[node.op_type](node, level, label, kinds)
 
     def plan_body(
-        self, g: GraphProto, level: _Level, place: str, kinds: Sequence[Kind | None]
+        self, g: GraphProto, level: Level, place: str, kinds: Sequence[Kind | None]
     ) -> tuple[Body, list[Kind | None]]:
         """(a body whose formal inputs are of these kinds, the kinds of its outputs)."""
         if len(g.input) != len(kinds):
             raise ModelError(f"{place}: expected {len(kinds)} inputs, found {len(g.input)}")
-        inner = _Level(level.opsets, level, place=f"{place}: ")
+        inner = Level(level.opsets, level, place=f"{place}: ")
         for v, kind in zip(g.input, kinds, strict=True):
             self.define(v.name, refined(kind, _declared(v.type)), inner)
         self.add_initializers(g, inner)
         body = self.body(g, inner, [v.name for v in g.input])
         return body, [self.kind_at(o.name, inner) for o in g.output]
 
-    def if_(self, node: NodeProto, level: _Level, label: str, kinds: Sequence[Kind | None]) -> Step:
+    def if_(self, node: NodeProto, level: Level, label: str, kinds: Sequence[Kind | None]) -> Step:
         bodies: dict[str, Body] = {}
         results: list[list[Kind | None]] = []
         for branch in ("then_branch", "else_branch"):
@@ -632,9 +630,7 @@ class _Planner:
         note = check.note_of(node)
         return Step("If", note, tuple(node.input), tuple(node.output), {}, bodies)
 
-    def loop(
-        self, node: NodeProto, level: _Level, label: str, kinds: Sequence[Kind | None]
-    ) -> Step:
+    def loop(self, node: NodeProto, level: Level, label: str, kinds: Sequence[Kind | None]) -> Step:
         g, states = _graph(node, "body"), list(kinds[2:])
         heads: list[Kind | None] = [scalar_kind("i64"), scalar_kind("bool")]
         while True:
@@ -662,7 +658,7 @@ class _Planner:
         return Step("Loop", note, tuple(node.input), tuple(node.output), attrs, {"body": body})
 
     def sequence_map(
-        self, node: NodeProto, level: _Level, label: str, kinds: Sequence[Kind | None]
+        self, node: NodeProto, level: Level, label: str, kinds: Sequence[Kind | None]
     ) -> Step:
         g = _graph(node, "body")
         if not isinstance(kinds[0], SequenceKind):
