@@ -45,6 +45,10 @@ def _single(case: Case) -> bool:
     return any(1 in a.shape for a in case.feed.values())
 
 
+def _aligned(case: Case) -> bool:
+    return "align_corners" in case.label
+
+
 def _double(case: Case) -> bool:
     return any(a.dtype == np.float64 for a in case.feed.values())
 
@@ -63,6 +67,7 @@ DIFFERENT: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
     "MatMulInteger": ("leaves memory as it is where nothing is summed", _empty),
     "MeanVarianceNormalization": ("NaN where a mean is of one element", _single),
     "QuantizeLinear": ("the standard does not say what NaN becomes", _wild),
+    "Resize": ("rounds the sizes before it aligns corners", _aligned),
     "Shrink": ("computes f64 with constants of f32", _double),
     "Sign": ("0 for NaN", _wild),
     "QLinearMatMul": ("leaves memory as it is where nothing is summed", _empty),
