@@ -31,7 +31,7 @@ from naru.bench.machine import commit, traits
 from naru.bench.rounds import usable_cores
 from naru.compiler import compile_bundle
 from naru.errors import NaruError
-from naru.runtime.session import Model
+from naru.runtime.native_model import NativeModel
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results", ROOT / "docs" / "operator-speed.md"
@@ -52,7 +52,7 @@ def measure(case: OperatorCase, seconds: float) -> Record:
     calls: dict[str, Call] = {}
     try:
         found["compile"] = min(_compile_seconds(source) for _ in range(COMPILES))
-        compiled = Model(compile_bundle(source, cache=False), threads=1)
+        compiled = NativeModel(compile_bundle(source, cache=False), threads=1)
         calls["naru"] = lambda: compiled(feed)
         got = calls["naru"]()
         got = got if isinstance(got, tuple) else (got,)

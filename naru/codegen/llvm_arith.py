@@ -286,6 +286,8 @@ def _from_float(r: Row, to: Row, x: str) -> str:
     if to.bits <= 16 and not is_float(to.dtype):
         return _to_small(r, to, x)
     if not is_float(to.dtype):
+        if to.dtype == "i32" and r.shape and r.code.target.arch == "x86_64":
+            return _to_i32(r, to, x)
         name = "fptosi" if to.signed else "fptoui"
         return r.put(f"call {to.kind} @llvm.{name}.sat({r.kind} {x})")
     wide, was_wide = to.dtype == "f64", r.dtype == "f64"
@@ -308,6 +310,16 @@ def _to_small(r: Row, to: Row, x: str) -> str:
     x = r.select(r.put(f"fcmp olt {r.kind} {x}, {most}"), x, most)
     whole = vector("i32", r.shape)
     return r.put(f"trunc {whole} {r.put(f'fptosi {r.kind} {x} to {whole}')} to {to.kind}")
+
+
+def _to_i32(r: Row, to: Row, x: str) -> str:
+    """What `fptosi.sat` gives, which x86 would compute a lane at a time."""
+    whole = r.put(f"fptosi {r.kind} {x} to {to.kind}")
+    least, most = (f"splat ({r.lane} {v}.0)" for v in (-(2**31), 2**31))
+    for test, limit, value in (("oge", most, 2**31 - 1), ("olt", least, -(2**31)), ("uno", x, 0)):
+        mask = r.put(f"fcmp {test} {r.kind} {x}, {limit}")
+        whole = to.select(mask, to.integer(value), whole)
+    return whole
 
 
 def _holds(outer: str, inner: str) -> bool:

@@ -17,8 +17,11 @@ def transpose(r: Row, rows: Sequence[str]) -> list[str]:
     """The columns of a tile whose rows have the shape of r.
 
     Where rows and lanes come in fours: 4×4 blocks inside of each four lanes of four rows, then
-    fours of lanes change places; on x86 each step is one instruction."""
+    fours of lanes change places; on x86 each step is one instruction. Squares of small integers
+    are turned by interleaving."""
     lanes, count = r.shape[0], len(rows)
+    if count == lanes and count & (count - 1) == 0 and r.lane in ("i8", "i16"):
+        return _interleaved(r, rows)
     if count % 4 or lanes % 4 or count & (count - 1):
         return [_column(r, rows, k) for k in range(lanes)]
     blocks = [_transpose_fours(r, rows[k : k + 4]) for k in range(0, count, 4)]
@@ -46,6 +49,18 @@ def _transpose_fours(r: Row, rows: Sequence[str]) -> list[str]:
         *(shuffle(r, ab, cd, p) for p in (left, right)),
         *(shuffle(r, ab_high, cd_high, p) for p in (left, right)),
     ]
+
+
+def _interleaved(r: Row, rows: Sequence[str]) -> list[str]:
+    """The columns of a square: each of log2(n) rounds interleaves a row with that n / 2 below it,
+    their lower and their upper halves; each is an instruction on x86 and ARM."""
+    n = len(rows)
+    parts = range(n // 2), range(n // 2, n)
+    low, high = ([i for k in part for i in (k, n + k)] for part in parts)
+    for _ in range(n.bit_length() - 1):
+        pairs = list(zip(rows[: n // 2], rows[n // 2 :], strict=True))
+        rows = [shuffle(r, a, b, half) for a, b in pairs for half in (low, high)]
+    return list(rows)
 
 
 def _gather_fours(r: Row, parts: Sequence[str], chosen: range) -> str:

@@ -20,7 +20,7 @@ from naru.ops.operands import shape_text
 from naru.ops.registry import OPS
 from naru.options import Options
 from naru.pipeline import build
-from naru.runtime.session import Model
+from naru.runtime.native_model import NativeModel
 from naru.schedule.group import root_of
 from naru.targets import Target
 
@@ -79,7 +79,7 @@ def _check(
     if custom.kernel is not None:
         got = _interpreted(graph, target, present)
         _compare(got, wanted, tolerance, f"{where}: the kernel, interpreted")
-    made: Any = Model(build(graph, Options(target), tested=False))(*present)
+    made: Any = NativeModel(build(graph, Options(target), tested=False))(*present)
     outputs = cast("Sequence[np.ndarray]", made if isinstance(made, tuple) else (made,))
     _compare(outputs, wanted, tolerance, where)
 

@@ -40,6 +40,8 @@ _UNUSED = "_Unused"  # what the standard gives for a text that is no key
 
 # --- features -------------------------------------------------------------------------------------
 
+SPARSEST = 8  # numbers for each key, up to which a table of all of them is made
+
 
 def array_feature_extractor(c: OnnxNode) -> Node:
     """x[..., y]; a row for x of rank 1."""
@@ -182,6 +184,11 @@ def label_encoder(c: OnnxNode) -> Node:
         raise ModelError(f"expected as many keys as values, found {keys.size} and {values.size}")
     if keys.dtype != DTYPES[x.type.dtype].numpy:
         raise ModelError(f"expected keys of {x.type.dtype}, found {keys.dtype}")
+    if keys.dtype.kind == "i":
+        low, high = int(keys.min()) - 1, int(keys.max()) + 1
+        limits = np.iinfo(keys.dtype)
+        if limits.min <= low and high <= limits.max and high - low <= SPARSEST * keys.size:
+            return _near_keys(c, x, keys, values, low, high)
     wide = emit("reshape", x, shape=(*x.type.shape, ONE))
     same = emit("equal", wide, constant(keys, keys.dtype))
     nans = np.isnan(keys) if keys.dtype.kind == "f" else np.zeros(keys.size, np.bool_)
@@ -227,6 +234,20 @@ def _mapped(c: OnnxNode, x: Node, numbers: Array, texts: Array) -> Node:
     places = emit("where", same, constant(order, np.int64), constant(0, np.int64))
     place = emit("reduce_max", places, axes=(x.type.rank,), keepdims=False)
     return _found(np.dtype(np.int64), default, values[::-1], place)
+
+
+def _near_keys(
+    c: OnnxNode, x: Node, keys: np.ndarray, values: np.ndarray, low: int, high: int
+) -> Node:
+    """Values for integer keys that lie close together, between low and high: from a table of all
+    numbers there, whose first and last element stand for what is outside."""
+    table = np.full(high - low + 1, _default(c, values.dtype), values.dtype)
+    order = 1 if c.version >= 4 else -1  # the last assignment counts
+    for key, value in zip(keys[::order].tolist(), values[::order].tolist(), strict=True):
+        table[key - low] = value
+    least, most = constant(low, keys.dtype), constant(high, keys.dtype)
+    inside = emit("min", emit("max", x, least), most)
+    return emit("gather", constant(table, table.dtype), emit("sub", inside, least), axis=0)
 
 
 def _default(c: OnnxNode, dtype: np.dtype) -> Any:

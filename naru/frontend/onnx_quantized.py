@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import averages, maxima
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit
@@ -12,9 +13,10 @@ from naru.frontend.onnx_quantization import cast, dequantize, quantize, saturate
 from naru.frontend.onnx_signatures import Extension
 from naru.ir.expr import Const
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, known, mul
+from naru.ir.simplify import ONE, known, mul, prod
 from naru.ops.registry import constant
 
+BYTES = 256  # values of a byte
 MOST_SUMMED = 2**23  # bytes, whose sum i32 holds
 
 
@@ -67,7 +69,17 @@ def qlinear_mul(c: OnnxNode) -> Node:
 
 
 def qlinear_sigmoid(c: OnnxNode) -> Node:
-    return narrow(c, emit("sigmoid", wide(c, 0)), 3, c[0].type.dtype)
+    """Looked up in a table of the results for all bytes, which costs less than one exponential."""
+    x = c[0]
+    size = known(prod(x.type.shape))
+    if size is not None and size <= BYTES:
+        return narrow(c, emit("sigmoid", wide(c, 0)), 3, x.type.dtype)
+    kind = DTYPES[x.type.dtype].numpy
+    every = constant(np.arange(BYTES, dtype=np.uint8).view(kind), kind)
+    values = dequantize(every, one(c[1]), one_or_none(c.find(2)), "f32")
+    table = narrow(c, emit("sigmoid", values), 3, x.type.dtype)
+    bits = x if x.type.dtype == "u8" else emit("bit_cast", x, source=x.type.dtype, to="u8")
+    return emit("gather", table, bits, axis=0)
 
 
 def qlinear_leaky_relu(c: OnnxNode) -> Node:

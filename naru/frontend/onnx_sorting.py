@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from naru.dtypes import DTYPES, is_float
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit
 from naru.ir.expr import Const, Expr
@@ -42,12 +43,37 @@ def top_k(c: OnnxNode) -> Sequence[Node]:
     moved = _transposed(x, perm)
     outer = moved.type.shape[:-1]
     rows = emit("reshape", moved, shape=(prod(outer), x.type.shape[axis]))
-    found = emit("top_k", rows, k=k[0], largest=c.get_flag("largest", True))
+    largest = c.get_flag("largest", True)
+    if k[0] is rows.type.shape[1]:
+        pair = _sorted(rows, largest=largest)
+    else:
+        found = emit("top_k", rows, k=k[0], largest=largest)
+        pair = get_output(found, 0), get_output(found, 1)
     back = tuple(perm.index(j) for j in range(x.type.rank))
-    return [
-        _transposed(emit("reshape", get_output(found, j), shape=(*outer, k[0])), back)
-        for j in range(2)
-    ]
+    return [_transposed(emit("reshape", one, shape=(*outer, k[0])), back) for one in pair]
+
+
+def _sorted(rows: Node, *, largest: bool) -> tuple[Node, Node]:
+    """Each row in order, and the positions that its elements had."""
+    keys = _keys(rows) if is_float(rows.type.dtype) else rows
+    found = emit("sort", keys, largest=largest)
+    order = get_output(found, 1)
+    values = emit("gather_elements", rows, order, axis=1) if keys is not rows else None
+    return get_output(found, 0) if values is None else values, order
+
+
+def _keys(x: Node) -> Node:
+    """Integers in the order of floats: their bits, those of negative ones turned around. Zeros of
+    both signs are equal, and NaNs are, and the greatest."""
+    wide = x if x.type.dtype == "f64" else emit("cast", x, to="f32")
+    to, most = ("i64", 2**63 - 1) if x.type.dtype == "f64" else ("i32", 2**31 - 1)
+    kind = DTYPES[to].numpy
+    bits = emit("bit_cast", wide, source=wide.type.dtype, to=to)
+    turned = emit("bitwise_xor", bits, constant(most, kind))
+    key = emit("where", emit("less", bits, constant(0, kind)), turned, bits)
+    zero = emit("equal", wide, constant(0, DTYPES[wide.type.dtype].numpy))
+    key = emit("where", zero, constant(0, kind), key)
+    return emit("where", emit("isnan", wide), constant(most, kind), key)
 
 
 def _bound(c: OnnxNode, count: Node, what: str, most: Expr) -> Node:
@@ -84,8 +110,7 @@ def _sorted_rows(rows: Node) -> Node:
     flat = emit("reshape", rows, shape=(ONE, size))
     if flat.type.dtype == "bool":
         flat = emit("cast", flat, to="u8")
-    order = get_output(emit("top_k", flat, k=size, largest=False), 1)
-    return emit("reshape", order, shape=(size,))
+    return emit("reshape", _sorted(flat, largest=False)[1], shape=(size,))
 
 
 def non_max_suppression(c: OnnxNode) -> Node:

@@ -207,9 +207,10 @@ register(Op("slice", "index", infer_slice, ref_slice, lower_slice, samples=_slic
 
 
 def infer_gather(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """x, indices (i32 or i64) -> x.shape[:axis] + indices.shape + x.shape[axis + 1:]."""
+    """x, indices (signed, or bytes as into a table) -> x.shape[:axis] + indices.shape +
+    x.shape[axis + 1:]."""
     x, at = operand("gather", types, 0), operand("gather", types, 1)
-    check_kind("gather", at.dtype, "i")
+    check_kind("gather", at.dtype, "iu" if at.dtype == "u8" else "i")
     axis = axis_of("gather", attrs.get("axis", 0), x.rank)
     out = TensorType(x.dtype, (*x.shape[:axis], *at.shape, *x.shape[axis + 1 :]))
     _check_any("gather", x.shape[axis], out.shape)
@@ -236,7 +237,7 @@ def ref_gather(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     axis = int(attrs.get("axis", 0)) % x.ndim
     if not x.shape[axis]:
         return (np.zeros((*x.shape[:axis], *at.shape, *x.shape[axis + 1 :]), x.dtype),)
-    return (np.take(x, _in_range(at, x.shape[axis]), axis),)
+    return (np.take(x, _in_range(at.astype(np.int64), x.shape[axis]), axis),)
 
 
 def _in_range(at: Array, size: int) -> Array:
@@ -255,8 +256,11 @@ def position(at: Tensor, i: Sequence[Expr], size: Expr, source: Node | None) -> 
             return _known_position(number, size)
     else:
         e = Cast(Read(at, tuple(i)), "index")
-    e = select(compare("lt", e, 0), add(e, size), e)
-    return minimum(maximum(e, 0), sub(size, 1))
+    if at.dtype != "u8":
+        e = maximum(select(compare("lt", e, 0), add(e, size), e), 0)
+    elif bounds(size)[0] >= 256:
+        return e
+    return minimum(e, sub(size, 1))
 
 
 def _known_position(number: int, size: Expr) -> Expr:
@@ -290,6 +294,9 @@ def _gather_samples() -> Iterable[Sample]:
     yield Sample((random(4, 5), np.zeros((0,), np.int64)), {"axis": -1})
     yield Sample((random(3, dtype="i64"), np.array([2])), {"axis": 0})
     yield Sample((random(2, 0), np.array([1, 2])), {"axis": 1})
+    every = np.arange(255, -1, -1, dtype=np.uint8)
+    yield Sample((random(256), every), {"axis": 0})
+    yield Sample((random(20, 2), every), {"axis": 0})
 
 
 register(Op("gather", "index", infer_gather, ref_gather, lower_gather, samples=_gather_samples))

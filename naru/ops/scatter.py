@@ -7,7 +7,7 @@ f32 and rounded after each update. An update whose position is out of range is l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,23 @@ BOOL_TEXTS = {
     "none": "{new}", "add": "{old} | {new}", "mul": "{old} & {new}",
     "max": "{old} | {new}", "min": "{old} & {new}",
 }  # fmt: skip
-MEANINGS: dict[str, Callable[[Any, Any], Any]] = {
-    "none": lambda old, new: new, "add": np.add, "mul": np.multiply,
-    "max": np.maximum, "min": np.minimum,
+MEANINGS: dict[str, Any] = {
+    "add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum,
 }  # fmt: skip
+
+
+def _update(out: Array, places: list[Array], updates: Array, how: str) -> None:
+    """Brings updates into their places, one after the other: without a reduction the last counts.
+    `places`: for each of the first axes of out, positions of either sign."""
+    if not places:
+        out, places = out[None], [np.zeros(len(updates), np.int64)]
+    if how != "none":
+        MEANINGS[how].at(out, tuple(places), updates)
+    elif updates.size:
+        found = [np.where(p < 0, p + size, p) for p, size in zip(places, out.shape, strict=False)]
+        flat = np.ravel_multi_index(found, out.shape[: len(found)])
+        last = len(flat) - 1 - np.unique(flat[::-1], return_index=True)[1]
+        out[tuple(p[last] for p in found)] = updates[last]
 
 
 def _reduction(op: str, attrs: Attrs) -> str:
@@ -102,12 +115,11 @@ def infer_scatter_elements(types: Types, attrs: Attrs) -> tuple[TensorType, ...]
 def ref_scatter_elements(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     data, at, updates = given(arrays), given(arrays, 1), given(arrays, 2)
     axis, out = int(attrs.get("axis", 0)) % data.ndim, data.copy()
-    fn, size = MEANINGS[_reduction("scatter_elements", attrs)], data.shape[axis]
-    for where in np.ndindex(at.shape):
-        to = int(at[where])
-        if -size <= to < size:
-            place = (*where[:axis], to, *where[axis + 1 :])
-            out[place] = fn(out[place], updates[where])
+    size = data.shape[axis]
+    inside = (at >= -size) & (at < size)
+    grid: list[Any] = list(np.indices(at.shape))
+    places = [at[inside] if k == axis else i[inside] for k, i in enumerate(grid)]
+    _update(out, places, updates[inside], _reduction("scatter_elements", attrs))
     return (out,)
 
 
@@ -200,14 +212,10 @@ def infer_scatter_nd(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 def ref_scatter_nd(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     data, at, updates = given(arrays), given(arrays, 1), given(arrays, 2)
-    out, fn = data.copy(), MEANINGS[_reduction("scatter_nd", attrs)]
-    sizes = np.array(data.shape[:-1], np.int64)
-    for u in range(len(at)):
-        where: Array = at[u]
-        if ((where >= -sizes) & (where < sizes)).all():
-            wrapped: Array = np.where(where < 0, where + sizes, where)
-            place = tuple(int(i) for i in wrapped)
-            out[place] = fn(out[place], updates[u])
+    out, sizes = data.copy(), np.array(data.shape[:-1], np.int64)
+    inside = ((at >= -sizes) & (at < sizes)).all(axis=1)
+    places: list[Array] = list(at[inside].T)
+    _update(out, places, updates[inside], _reduction("scatter_nd", attrs))
     return (out,)
 
 

@@ -313,14 +313,14 @@ def infer_unique_groups(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 def ref_unique_groups(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     ranks, order = _ranks(given(arrays)), given(arrays, 1)
+    there = ranks[order]
+    new = np.ones(len(order), np.bool_)
+    new[1:] = (there[1:] != there[:-1]).any(axis=1)
     group = np.zeros(len(order), np.int64)
-    firsts: list[int] = []
-    for k, i in enumerate(order):
-        if not k or (ranks[i] != ranks[order[k - 1]]).any():
-            firsts.append(int(i))
-        group[i] = len(firsts) - 1
+    group[order] = np.cumsum(new) - 1
+    firsts = order[new]
     if not attrs.get("sorted", True):
-        group = np.argsort(np.argsort(firsts)).astype(np.int64)[group] if firsts else group
+        group = np.argsort(np.argsort(firsts)).astype(np.int64)[group] if len(firsts) else group
     return group, np.array([len(firsts)], np.int64)
 
 

@@ -37,11 +37,12 @@ def schedule_terms(
 
 def turn_steps(out: Stage, lanes: int) -> list[Step] | None:
     """Square tiles of the last two axes where an operand lies the other way round: its rows are
-    loaded and turned in registers. Two tiles side by side, so that they use whole cache lines. None
-    where no operand does."""
-    name = out.tensor.name
-    if lanes < 4 or len(out.axes) < 2 or DTYPES[out.tensor.dtype].bits < 32:
+    loaded and turned in registers. Several tiles side by side, so that they use whole cache lines.
+    Tiles of bytes and 16-bit integers have 128 bits in a row. None where no operand lies so."""
+    name, kind = out.tensor.name, DTYPES[out.tensor.dtype]
+    if lanes < 4 or len(out.axes) < 2 or (kind.bits < 32 and kind.kind not in "iu"):
         return None
+    lanes = min(lanes, 128 // kind.bits) if kind.bits < 32 else lanes
     rows, columns = out.axes[-2:]
     kinds = {turned(r, rows.var, columns.var, lanes) for r in reads(out.value)}
     if "turned" not in kinds or "gather" in kinds:
@@ -84,11 +85,19 @@ def row_steps(out: Stage, others: list[Stage], lanes: int) -> list[Step]:
     steps: list[Step] = []
     order = [a.var.name for a in out.axes]
     by_rows = _reads_rows(out, reductions, positions, by_tensor, lanes)
+    again = _outside(out, positions)
     if order and not by_rows:
         n = out.axes[-1].var.name
-        # A reduction in the same lanes has its accumulators in registers.
-        steps += lane_steps(out, lanes, 1 if any(len(order) - 1 in p for p in positions) else 4)
+        # A reduction in the same lanes has its accumulators in registers: a whole cache line of
+        # them where several rows are written from it.
+        vectors = (2 if again else 1) if any(len(order) - 1 in p for p in positions) else 4
+        steps += lane_steps(out, lanes, vectors)
         order = [*order[:-1], f"{n}.o", f"{n}.i.o", f"{n}.i.i"]
+    if again:
+        order = [x for x in order if x not in again]
+        depth = next((k for k, x in enumerate(order) if x.endswith(".i.o")), len(order))
+        order[depth:depth] = again
+        steps.append(Order(out.tensor.name, tuple(order)))
     placed = [
         _place_reduction(s, out, p, by_tensor, lanes, by_rows=by_rows)
         for s, p in zip(reductions, positions, strict=True)
@@ -98,6 +107,14 @@ def row_steps(out: Stage, others: list[Stage], lanes: int) -> list[Step]:
     depth = min((order.index(x) + 1 if x in order else 0 for x in places), default=len(order) - 2)
     steps += share(out, order[: max(depth, 0)], steps)
     return [*steps, *(s for found in placed for s in found)]
+
+
+def _outside(out: Stage, positions: list[list[int]]) -> list[str]:
+    """The result's axes that no reduction has but that lie outside of one that some have: in their
+    loops each reduction would be computed again and again, so they belong inside of it."""
+    used = {k for p in positions for k in p}
+    last = max(used, default=0)
+    return [a.var.name for k, a in enumerate(out.axes[:last]) if k not in used]
 
 
 def _reads_rows(
