@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ Array = np.ndarray
 
 
 def model(
-    op: str, opset: int, inputs: dict[str, tuple[int, list[Any]]], constants: dict[str, Array],
+    op: str, opset: int, inputs: Mapping[str, tuple[int, list[Any]]], constants: dict[str, Array],
     names: list[str], **attrs: Any,
 ) -> onnx.ModelProto:  # fmt: skip
     """One node over typed inputs and constants."""
