@@ -334,7 +334,15 @@ ms("QLinearSigmoid", u8(1024, 1024), *HALVES, s(1 / 256), h(0, U8))
 ms("QLinearSoftmax", u8(1024, 1024), *HALVES, s(1 / 256), h(0, U8), opset=13, axis=-1)
 ms("QLinearWhere", b(1024, 1024), u8(1024, 1024), *HALVES, u8(1024, 1024), *HALVES, s(0.03), h(120, U8))
 
+_VECTORS = np.random.default_rng(0).standard_normal(64 * 30).tolist()
+_MACHINE = {"kernel_type": "RBF", "kernel_params": [0.3, 0.0, 3.0], "support_vectors": _VECTORS, "rho": [0.4]}
+case("SVMRegressor", f(8192, 30), domain="ai.onnx.ml", n_supports=64, coefficients=_VECTORS[:64], **_MACHINE)
+case("SVMClassifier", f(8192, 30), domain="ai.onnx.ml", outputs=2, vectors_per_class=[32, 32], classlabels_ints=[0, 1], coefficients=_VECTORS[:64], **_MACHINE)
+
 # What is no matter of speed, or has no tensors: control flow, sequences, strings.
 NOT_MEASURED = {
     "If", "Loop", "Scan", "OptionalGetElement", "OptionalHasElement", "TreeEnsemble",
+    "CategoryMapper", "Gradient",
+    # ONNX Runtime has them for GPUs alone, or not at all.
+    "BitmaskBiasDropout", "BitmaskDropout", "NhwcFusedConv",
 }

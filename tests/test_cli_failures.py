@@ -78,7 +78,7 @@ def test_nearest() -> None:
     ("args", "code", "message"),
     [
         (("complie", "model.onnx"), group.USAGE, "did you mean 'compile'?"),
-        (("frobnicate",), group.USAGE, "the verbs are compile, run"),
+        (("frobnicate",), group.USAGE, "the verbs are check, compile, run"),
         (("verify", "model.onnx", "--sampels", "x"), group.USAGE, "Did you mean '--samples'?"),
         (("verify", "model.onnx", "--dims", "bach=2"), group.USER_ERROR, "did you mean 'batch'?"),
         (("compile", "model.onnx", "--isa", "avx51"), group.USER_ERROR, "did you mean 'avx512'?"),

@@ -17,7 +17,9 @@ from tools import measure_operators, operator_cases
 
 ROOT = Path(__file__).resolve().parent.parent
 # What is known to be wrong (docs/conformance.md).
-WRONG = {("Loop", 11)}
+WRONG = {("DFT", 17), ("DFT", 20)}
+# What one node alone cannot show, and other tests do (test_host.py, frontend/test_gradient.py).
+ELSEWHERE = {"CategoryMapper", "Gradient"}
 ANEW = "python tools/measure_operators.py -k '^(%s)$'"
 
 
@@ -34,7 +36,8 @@ def test_the_table_names_what_the_registry_names() -> None:
 
 def test_every_operator_with_a_function_was_seen_to_work() -> None:
     rows = support.read()
-    names = [n for d, listed in operators().items() for n in listed if not rows[d, n].works]
+    listed = [(d, n) for d, names in operators().items() for n in names]
+    names = [n for d, n in listed if n not in ELSEWHERE and not rows[d, n].works]
     assert not names, f"add a case to tests/zoo/one_node.py, then {ANEW % '|'.join(names)}"
 
 

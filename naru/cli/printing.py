@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 import click
 
@@ -72,7 +72,9 @@ def make_table(title: str, columns: Sequence[str], right: Sequence[int] = ()) ->
 
 def print_table(table: Table) -> None:
     """On a terminal in its width; elsewhere wide enough that lines stay whole."""
-    console(width=None if sys.stdout.isatty() else 160).print(table)
+    stdout = cast("TextIO | None", sys.stdout)
+    if stdout is not None:  # None: closed
+        console(width=None if stdout.isatty() else 160).print(table)
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:

@@ -225,4 +225,4 @@ def _samples() -> Iterable[Sample]:
 
 
 register(Op("dft", "opaque", infer_dft, ref_dft, opaque=opaque_dft, flops=_flops,
-            samples=_samples))  # fmt: skip
+            samples=_samples, work=2))  # fmt: skip

@@ -110,6 +110,7 @@ class Op:
     flops: Callable[[Node], Expr] | None = None
     expand: Expand | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
+    work: int = 0  # so many of the last outputs are memory to work in; they mean nothing
 
 
 OPS: dict[str, Op] = {}

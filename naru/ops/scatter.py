@@ -66,7 +66,8 @@ def _update(out: Array, places: list[Array], updates: Array, how: str) -> None:
     if not places:
         out, places = out[None], [np.zeros(len(updates), np.int64)]
     if how != "none":
-        MEANINGS[how].at(out, tuple(places), updates)
+        with np.errstate(invalid="ignore"):  # NaN among what is compared
+            MEANINGS[how].at(out, tuple(places), updates)
     elif updates.size:
         found = [np.where(p < 0, p + size, p) for p, size in zip(places, out.shape, strict=False)]
         flat = np.ravel_multi_index(found, out.shape[: len(found)])

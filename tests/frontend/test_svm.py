@@ -153,7 +153,6 @@ def test_machines_of_scikit_learn() -> None:
         ({"kernel_type": "CUBIC"}, "one of LINEAR"),
         ({"prob_a": [1.0, 1.0, 1.0]}, "prob_a and prob_b"),
         ({"classlabels_ints": []}, "labels"),
-        ({"classlabels_strings": ["a", "b", "c"], "classlabels_ints": None}, "strings"),
     ],
 )
 def test_errors(change: dict[str, Any], message: str) -> None:

@@ -65,7 +65,10 @@ def test_a_few_operators_at_random() -> None:
 def test_every_operator_is_drawn() -> None:
     """But for those that must be named here."""
     left_out = {"FlexAttention", "OptionalGetElement", "OptionalHasElement",
-                "SimplifiedLayerNormalization", "SwiGLU", "TreeEnsemble"}  # fmt: skip
+                "SimplifiedLayerNormalization", "SwiGLU", "TreeEnsemble", "CategoryMapper",
+                "Gradient", "SVMClassifier", "SVMRegressor",
+                "Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+                "RandomUniformLike"}  # fmt: skip
     known = {n for d, names in operators().items() if d != "com.microsoft" for n in names}
     assert known - {n.rpartition(".")[2] for n in NAMES} == left_out
 

@@ -82,7 +82,9 @@ def run_kernel(name: str, sample: Sample, target: str) -> list[np.ndarray]:
 @pytest.mark.parametrize(("name", "sample"), CASES)
 def test_kernel_matches_numpy(name: str, sample: Sample, target: str) -> None:
     wanted = OPS[name].ref(sample.inputs, dict(sample.attrs))
-    for got, want in zip(run_kernel(name, sample, target), wanted, strict=True):
+    made = run_kernel(name, sample, target)
+    assert len(made) == len(wanted)
+    for got, want in list(zip(made, wanted, strict=True))[: len(made) - OPS[name].work]:
         assert got.dtype == want.dtype
         if FROM_NUMPY[want.dtype] in TINY:
             np.testing.assert_array_equal(got.view(np.uint8), want.view(np.uint8))
