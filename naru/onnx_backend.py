@@ -30,11 +30,12 @@ class CompiledRep(BackendRep):
         self.model = model
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The outputs, in the graph's order."""
+        """The outputs, in the graph's order. Random numbers begin with the seed 0."""
         given = [
             _as_ours(x, info.dtype) for x, info in zip(inputs, self.model.inputs, strict=False)
         ]
-        result: Any = self.model(*given, *inputs[len(given) :])
+        seed = {i.name: 0 for i in self.model.inputs if i.optional}
+        result: Any = self.model(*given, *inputs[len(given) :], **seed)
         made = cast("tuple[Any, ...]", result) if isinstance(result, tuple) else (result,)
         return tuple(_as_theirs(y) for y in made)
 
