@@ -38,6 +38,7 @@ from naru.codegen.objects import compile_modules  # noqa: E402
 from naru.dtypes import FROM_NUMPY, FROM_ONNX, is_float  # noqa: E402
 from naru.errors import ModelError, NaruError, UnsupportedError  # noqa: E402
 from naru.frontend.onnx import read_onnx  # noqa: E402
+from naru.frontend.onnx_host import ALWAYS  # noqa: E402
 from naru.frontend.onnx_import import has_function  # noqa: E402
 from naru.frontend.onnx_plan import (  # noqa: E402
     CONSTANT,
@@ -65,6 +66,7 @@ TARGET = "x86-64-avx2"  # what is run, so that the file is the same from all new
 OTHERS = ("aarch64-neon", "wasm32-simd128")  # compiled, not run
 PAGE = ROOT / "docs" / "operators.md"
 ORDER = list(support.CLASSES)
+HOST = {(d or "ai.onnx", n) for d, n in ALWAYS}  # Python runs them, whatever the element type
 DRIVER = ("run", "profile", "plan")  # what is no kernel among the modules of a model
 MOST_CASES = 12  # of an operator that are tried for each version and element type
 MOST_CLASSES = 8  # of cases that the kernels are looked at of
@@ -334,7 +336,10 @@ class Measurement:
             start = time.perf_counter()
             self.vary(key, listed)
             self.classify(key, listed)
-            if not self.found[key].speed:
+            if key in HOST:
+                some = self.found[key]
+                some.speed = {d: {"host"} for dtypes in some.agreed.values() for d in dtypes}
+            elif not self.found[key].speed:
                 for case in mixed[key][:MOST_CLASSES]:
                     self.classify_mixed(key, case)
             tell(key, as_json(key, self.found[key]))
@@ -396,7 +401,9 @@ class Measurement:
                 else:
                     told = [r for r in reasons if r != support.UNTESTED]
                     unknown = support.UNTESTED if is_known(key, schema) else support.NONE
-                    if dtype == "string" and TensorProto.STRING not in FROM_ONNX:
+                    if key in HOST:
+                        unknown = "on the host, not measured"
+                    elif dtype == "string" and TensorProto.STRING not in FROM_ONNX:
                         unknown = "tensors of strings"
                     found.why.setdefault((version, dtype), told[0] if told else unknown)
 

@@ -16,7 +16,7 @@ not malice: a bundle is machine code, and loading it means trusting who made it.
 The manifest (`?` marks what may be absent; more keys are kept and ignored)::
 
     format, abi     ints; naru: the version that wrote it
-    needs?          [names of features without which the bundle must not be run]
+    needs?          [features without which it must not be run]; "host": see runtime/plan.py
     target          {name, triple, features: [LLVM names that the CPU must have]}
     source          {name, sha256?, files?, ...}            options: {...}
     symbols         [{name, lo, hi, kind: "input" | "kernel"}], inputs first; a dim of an input
@@ -28,7 +28,6 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
                     requires: texts of the conditions on input sizes that plan checks;
                     steps: names of the steps, for errors and times. The first entry is what a call
                     runs; one named "profile" takes and gives the same and keeps times
-    host?           the plan of a model that runs partly on the host: runtime/plan.py
     states          [] (reserved for named persistent buffers)
     memory          {arena: formula text, ...}
     kernels         [{name, ops?, nodes?, why?, calls?, shape?, algorithm?, schedule?, flops?,
@@ -76,8 +75,7 @@ from ..errors import BundleError
 from ..runtime import _native
 from ..version import VERSION
 
-FORMAT = 1
-OLDEST_FORMAT = 1
+FORMAT = OLDEST_FORMAT = 1
 FEATURES = frozenset(("host",))  # what this runtime has for `needs`
 _MAX_POINTERS = 65536  # slots for memory that the code allocates
 MAGIC = b"\x89NARU\r\n\x1a"
@@ -122,8 +120,8 @@ class TensorSpec:
     optional: bool = False  # callers may leave it out: the int64 seed of random numbers
 
     def __str__(self) -> str:
-        optional = ", optional" if self.optional else ""
-        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]{optional}"
+        more = "], optional" if self.optional else "]"
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -735,8 +733,8 @@ def _read_tensor(reader: _Reader, symbols: set[str] | None) -> TensorSpec:
     dtype = reader.text("dtype")
     dtype_of(dtype)
     dims = tuple(cast(list[int | str], shape))
-    optional = reader.flag("optional") and (dtype, dims) == ("int64", ())
-    return TensorSpec(reader.text("name"), dtype, dims, reader.flag("late"), optional)
+    late, optional = reader.flag("late"), reader.flag("optional") and (dtype, dims) == ("int64", ())
+    return TensorSpec(reader.text("name"), dtype, dims, late, optional)
 
 
 # ---- golden vectors ----

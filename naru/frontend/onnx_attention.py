@@ -223,6 +223,8 @@ def _mask(c: OnnxNode, q: Node, new_k: Node, k: Node) -> Mask:
     given, lengths = c.find(3), c.find(6)
     if lengths is not None and k is not new_k:
         raise ModelError("expected nonpad_kv_seqlen or past_key, found both")
+    if lengths is not None and lengths.type.rank != 1:
+        raise ModelError(f"expected nonpad_kv_seqlen [batch], found rank {lengths.type.rank}")
     causal = c.get_flag("is_causal", False)
     left, right = c.get_int("left_window_size", -1), c.get_int("right_window_size", -1)
     if min(left, right) < -1:

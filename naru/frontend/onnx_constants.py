@@ -66,7 +66,7 @@ class Constants:
         try:
             with np.errstate(all="ignore"):
                 result = np.asarray(OPS[n.op].ref(arrays, dict(n.attrs))[0])
-        except (IndexError, ZeroDivisionError, FloatingPointError):
+        except (IndexError, ValueError, ZeroDivisionError, FloatingPointError):
             return None
         return result.astype(DTYPES[n.type.dtype].numpy, copy=False)
 

@@ -50,6 +50,8 @@ def _value(c: OnnxNode, name: str) -> Node:
         raise AlreadyReported
     if found is None:
         raise ModelError(f"expected a value called {name!r}, found none")
+    if not isinstance(found, Node):
+        raise ModelError(f"expected a tensor called {name!r}, found a sequence")
     return found
 
 

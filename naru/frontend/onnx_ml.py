@@ -35,12 +35,11 @@ from naru.ops.registry import constant
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 Array = np.ndarray
+SPARSEST = 8  # numbers for each key, up to which a table of all of them is made
 _UNUSED = "_Unused"  # what the standard gives for a text that is no key
 
 
 # --- features -------------------------------------------------------------------------------------
-
-SPARSEST = 8  # numbers for each key, up to which a table of all of them is made
 
 
 def array_feature_extractor(c: OnnxNode) -> Node:

@@ -71,13 +71,9 @@ def _merged(first: str, second: str, to: str, takes_second: str, step: int) -> l
     ]
 
 
-def opaque_sort(n: Node, target: Target) -> str:
-    """Parameters: x, values, order, parts, places, sizes. Runs of 1, 2, 4, … elements are merged
-    from one half of the memory to the other. Of two whole runs half of the result comes from their
-    beginnings and half from their ends: neither ends before, and the processor does both at once.
-    """
-    x = given(n.inputs).type
-    dtype, largest = x.dtype, bool(n.attr("largest", False))
+def _merges(largest: bool) -> tuple[list[str], list[str]]:
+    """Of two whole runs half of the result comes from their beginnings and half from their ends:
+    neither ends before, and the processor does both at once. Then the merge of what is left."""
 
     def before(a: str, b: str) -> str:
         """Text of: b comes before a, and is not equal to it."""
@@ -104,6 +100,15 @@ def opaque_sort(n: Node, target: Target) -> str:
         "    low: index = begin + k",
         *indent([line.replace("source + b]", "source + min(b, N - 1)]") for line in tail]),
     ]
+    return whole, rest
+
+
+def opaque_sort(n: Node, target: Target) -> str:
+    """Parameters: x, values, order, parts, places, sizes. Runs of 1, 2, 4, … elements are merged
+    from one half of the memory to the other."""
+    x = given(n.inputs).type
+    dtype = x.dtype
+    whole, rest = _merges(bool(n.attr("largest", False)))
     body = [
         "for r in parallel(ROWS):",
         "    for i in range(N):",

@@ -315,7 +315,7 @@ def _take_array(name: str, kind: Json, value: object) -> NDArray[Any]:
         if array.dtype.name == kind["dtype"] and array.flags.c_contiguous and array.dtype.isnative:
             return array
     spec = _spec(name, kind)
-    return arguments.plain(spec, arguments.to_array(spec, value))
+    return arguments.plain(spec, arguments.to_array(spec, cast(object, value)))
 
 
 def _refused(name: str, expected: str, value: object) -> InputError:
