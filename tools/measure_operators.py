@@ -338,6 +338,7 @@ class Measurement:
             self.classify(key, listed)
             if key in HOST:
                 some = self.found[key]
+                self.take_all(key, some)
                 some.speed = {d: {"host"} for dtypes in some.agreed.values() for d in dtypes}
             elif not self.found[key].speed:
                 for case in mixed[key][:MOST_CLASSES]:
@@ -345,6 +346,15 @@ class Measurement:
             tell(key, as_json(key, self.found[key]))
             seconds = time.perf_counter() - start
             print(f"{key[0]}.{key[1]:28} {seconds:6.1f} s", file=sys.stderr, flush=True)
+
+    def take_all(self, key: tuple[str, str], found: Findings) -> None:
+        """What Python moves, it moves whatever its element type; that it does is shown by the
+        standard's tests as a whole, and by tests/test_host.py."""
+        found.why.clear()
+        for version, schema in cases.schemas().get(key, {}).items():
+            variable, _ = cases.principal(schema)
+            for dtype in cases.allowed(schema, variable):
+                found.add(version, dtype)
 
     def classify_mixed(self, key: tuple[str, str], case: Case) -> None:
         """The class of a model of several nodes, for an operator that has no case of its own:
@@ -401,10 +411,8 @@ class Measurement:
                 else:
                     told = [r for r in reasons if r != support.UNTESTED]
                     unknown = support.UNTESTED if is_known(key, schema) else support.NONE
-                    if key in HOST:
-                        unknown = "on the host, not measured"
-                    elif dtype == "string" and TensorProto.STRING not in FROM_ONNX:
-                        unknown = "tensors of strings"
+                    if dtype == "string" and TensorProto.STRING not in FROM_ONNX:
+                        unknown = "strings: not measured"
                     found.why.setdefault((version, dtype), told[0] if told else unknown)
 
     def variants(self, listed: list[Case], version: int, dtype: str) -> Iterator[Case]:
