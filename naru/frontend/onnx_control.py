@@ -353,6 +353,8 @@ def _batched_scan(
     """Scan of opset 8: every operand has an axis of samples in front, each of which may be of a
     length of its own (operand 0). A loop over samples, of a loop over rounds."""
     lengths, whole = c.find(0), [*states, *scanned]
+    if any(n.type.rank < 1 for n in whole) or any(n.type.rank < 2 for n in scanned):
+        raise ModelError("expected samples in front of every operand, then what is scanned")
     number = make_input("scan_sample", TensorType("i64", ()))
     go = make_input("scan_sample_go", TensorType("bool", ()))
     scope = Scope(c.scope.opsets, outer=c.scope, chain=c.scope.chain)

@@ -13,7 +13,7 @@ from onnx import AttributeProto
 
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
-from naru.frontend.onnx_data import dtype_of
+from naru.frontend.onnx_data import MAX_RANK, dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
 from naru.frontend.onnx_sparse import dense
 from naru.ir.expr import Const, Expr, free_vars
@@ -170,7 +170,7 @@ def unsqueeze(c: OnnxNode) -> Node:
             new = axis_flags(raw, len(shape) + len(raw))
             return _spread(new, shape)
 
-        example = tuple(range(known(prod(c[1].type.shape)) or 0))
+        example = tuple(range(min(known(prod(c[1].type.shape)) or 0, MAX_RANK)))
         dims = c.sizes(1, "axes", resolve, least=0, example=example)
         return emit("reshape", c[0], shape=tuple(dims or ()))
     given = c.get_ints("axes") if c.has("axes") else c.fixed(1, "axes")
