@@ -17,7 +17,7 @@ from naru.ops.registry import OPS, Arrays, Attrs
 
 Array = np.ndarray
 Env = dict[Var, int]
-MOST_ROUNDS = 20_000  # of a loop: one that never ends must not hang the compiler
+MOST_ROUNDS = 10_000  # of a loop: one that never ends must not hang the compiler
 # Elements from which on the f32 of a constant stay: what they meet is f64, and so is the result.
 LARGE = 1 << 22
 _KEPT = ("constant", "transpose", "reshape")  # and what only looks at one another way
