@@ -19,7 +19,9 @@ import naru
 from naru.artifact.bundle import make_bundle, read_bundle
 from naru.cli import main
 from naru.errors import BundleError, InputError, ModelError, NaruError, RunError, UnsupportedError
-from naru.frontend.onnx_host import ALWAYS, CONTROL
+from naru.frontend import onnx_plan
+from naru.frontend.onnx_host import ALWAYS, CONTROL, SOMETIMES
+from naru.runtime import plan
 from naru.runtime.host import HostModel
 from naru.runtime.host_operators import ATTRIBUTES, OPERATORS
 from naru.runtime.session import open_model
@@ -182,6 +184,18 @@ CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {"a": texts("the", "cat", "sat", "the", "cat")},
     ),
     (
+        "a branch of texts",
+        """g (bool c, string[N] a) => (string[N] b) {
+            d = If(c) <then_branch: graph = t () => (string[1] p) {
+                p = Constant<value_strings=["yes"]>()
+            }, else_branch: graph = e () => (string[1] q) {
+                q = Constant<value_strings=["no"]>()
+            }>
+            b = Where(c, d, a)
+        }""",
+        {"c": np.array(True), "a": texts("x")},
+    ),
+    (
         "different texts in order",
         """g (string[N] a) => (string[K] u, int64[K] first, int64[N] inverse, int64[K] counts) {
             u, first, inverse, counts = Unique(a)
@@ -314,7 +328,7 @@ def test_wrong_inputs() -> None:
         with pytest.raises(InputError, match=message):
             words(value, texts("b"))
     with pytest.raises(RunError, match=r"step 'f' \(Cast\): a text is no float32"):
-        compiled(CASES[13][1])(texts("seven"))
+        compiled(CASES[14][1])(texts("seven"))
 
 
 BAD = (
@@ -328,6 +342,7 @@ BAD = (
     ("g (seq(float[N]) s) => (float[N] y) { y = ConcatFromSequence(s) }", "attribute 'axis'"),
     ("g (seq(float[N]) s) => (float[N] y) { y = SequenceAt(s, q) }", "a value called 'q'"),
     ("g (seq(float[N]) s) => (float[N] y) { z = SequenceLength(s) }", "the output 'y'"),
+    ("g (seq(float[N]) s) => (float n) { n = SequenceLength(s) }", "declared as f32"),
     ("g (float[N] x, seq(float[N]) s) => (seq(float[N]) t) {\n"
      " a = Foo(x)\n t = SequenceInsert(s, a) }", "has no Foo"),
 )  # fmt: skip
@@ -341,10 +356,20 @@ def test_bad_models(text: str, message: str) -> None:
 
 def test_what_is_read_is_what_is_run() -> None:
     """Each operator has rules for reading and a meaning, under one name."""
-    read = {op for _, op in ALWAYS} | {"Identity", "Cast", "Unique"}
+    read = {op for _, op in (*ALWAYS, *SOMETIMES)}
     assert read == set(OPERATORS)
     assert set(ATTRIBUTES) <= set(OPERATORS)
-    assert set(CONTROL) == {"If", "Loop", "SequenceMap"}
+    assert set(CONTROL) == set(plan.CONTROL)
+    assert (onnx_plan.NATIVE, onnx_plan.CONSTANT) == (plan.NATIVE, plan.CONSTANT)
+
+
+def test_any_name_is_a_name() -> None:
+    """Also one with quotes."""
+    model = model_of("g (string[N] a) => (string[N] b) { b = StringConcat(a, a) }")
+    name = 'it\'s "a"'
+    model.graph.input[0].name = name
+    model.graph.node[0].input[:] = [name, name]
+    assert naru.compile(model, cache=False)(texts("x")).tolist() == ["xx"]
 
 
 @pytest.mark.parametrize("start", range(0, 300, 100))

@@ -38,13 +38,13 @@ from naru.codegen.objects import compile_modules  # noqa: E402
 from naru.dtypes import FROM_NUMPY, FROM_ONNX, is_float  # noqa: E402
 from naru.errors import ModelError, NaruError, UnsupportedError  # noqa: E402
 from naru.frontend.onnx import read_onnx  # noqa: E402
+from naru.frontend.onnx_foreign import needs_host  # noqa: E402
 from naru.frontend.onnx_host import ALWAYS  # noqa: E402
 from naru.frontend.onnx_import import has_function  # noqa: E402
 from naru.frontend.onnx_plan import (  # noqa: E402
     CONSTANT,
     NATIVE,
     HostPlan,
-    needs_host,
     read_plan,
 )
 from naru.frontend.onnx_tables import operators  # noqa: E402

@@ -370,12 +370,12 @@ def rule_of(node: NodeProto, domain: str, kinds: Sequence[Kind | None]) -> Rule 
     key = (domain, node.op_type)
     if key in ALWAYS:
         return ALWAYS[key]
+    found = SOMETIMES.get(key)
+    if found is None or not kinds:
+        return None
+    to = next((a.i for a in node.attribute if a.name == "to"), 0)
     if key == ("", "Identity"):
-        return _identity if not isinstance(kinds[0], TensorKind) else None
-    texts = bool(kinds) and is_string(kinds[0])
-    if key == ("", "Cast"):
-        to = next((a.i for a in node.attribute if a.name == "to"), 0)
-        return _cast if texts or to == TensorProto.STRING else None
-    if key == ("", "Unique"):
-        return _unique if texts else None
-    return None
+        foreign = not isinstance(kinds[0], TensorKind)
+    else:
+        foreign = is_string(kinds[0]) or (key == ("", "Cast") and to == TensorProto.STRING)
+    return found if foreign else None

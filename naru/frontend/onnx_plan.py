@@ -17,23 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import (
-    AttributeProto,
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    TypeProto,
-    checker,
-    inliner,
-)
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from naru.dtypes import DTYPES
 from naru.errors import IRError, ModelError, UnsupportedError
 from naru.frontend import onnx_check as check
 from naru.frontend.onnx import functions_of, in_file, load_model, opsets_of
 from naru.frontend.onnx_data import Tensors, Texts
-from naru.frontend.onnx_host import ALWAYS, CONTROL, HostNode, Rule, rule_of
+from naru.frontend.onnx_foreign import holds_texts, inlined, mark_texts, needs_host
+from naru.frontend.onnx_host import CONTROL, HostNode, Rule, rule_of
 from naru.frontend.onnx_import import Importer
 from naru.frontend.onnx_kinds import (
     STRING,
@@ -106,61 +98,6 @@ def read_plan(
         raise UnsupportedError(error.problems, where=where) from None
 
 
-# --- what needs the host --------------------------------------------------------------------------
-
-
-def needs_host(model: ModelProto) -> bool:
-    """Does anything in the model have a type that native code lacks?"""
-    g = model.graph
-    types = [v.type for v in (*g.input, *g.output)]
-    if any(_foreign(t) for t in types):
-        return True
-    return _graph_foreign(g) or any(_nodes_foreign(f.node) for f in model.functions)
-
-
-def _foreign(t: TypeProto) -> bool:
-    kind = t.WhichOneof("value")
-    if kind == "tensor_type":
-        return t.tensor_type.elem_type == TensorProto.STRING
-    return kind in ("sequence_type", "optional_type", "map_type")
-
-
-def _graph_foreign(g: GraphProto) -> bool:
-    strings = any(t.data_type == TensorProto.STRING for t in g.initializer)
-    formal = any(_foreign(v.type) for v in g.input)
-    return strings or formal or _nodes_foreign(g.node)
-
-
-def _nodes_foreign(nodes: Iterable[NodeProto]) -> bool:
-    return any(_node_foreign(n) for n in nodes)
-
-
-def _node_foreign(n: NodeProto) -> bool:
-    key = (check.domain_of(n), n.op_type)
-    if key in ALWAYS or n.op_type == "SequenceMap":
-        return True
-    for a in n.attribute:
-        if a.type == AttributeProto.TENSOR and a.t.data_type == TensorProto.STRING:
-            return True
-        if n.domain == "ai.onnx.ml" and a.name.endswith("_strings") and a.strings:
-            return True
-        if a.name in ("value_string", "value_strings", "pool_strings"):
-            return True
-        if n.op_type == "Cast" and a.name == "to" and a.i == TensorProto.STRING:
-            return True
-    return any(_graph_foreign(g) for g in check.bodies_of(n))
-
-
-def inlined(model: ModelProto) -> ModelProto:
-    """Functions in which something needs the host are put in place of their calls."""
-    if not any(_nodes_foreign(f.node) for f in model.functions):
-        return model
-    try:
-        return inliner.inline_local_functions(model)
-    except (checker.ValidationError, RuntimeError) as error:
-        raise ModelError(f"its functions cannot be inlined: {error}") from None
-
-
 # --- planning -------------------------------------------------------------------------------------
 
 
@@ -190,6 +127,8 @@ class Level:
 
 
 class Planner:
+    """The state of one plan while it is made; see read_plan."""
+
     def __init__(self, model: ModelProto, folder: Path | None) -> None:
         self.model = model
         self.texts = Texts()
@@ -208,7 +147,7 @@ class Planner:
             if v.name in level.constants:
                 continue
             kind = self.declared(v.type, f"input {v.name!r}")
-            level.kinds[v.name] = kind
+            self.define(v.name, kind, level)
             if kind is not None:
                 inputs.append((v.name, kind))
         body = self.body(g, level, [n for n, _ in inputs])
@@ -239,8 +178,6 @@ class Planner:
             return self.report(where, error.reason, error.hint)
         if kind is None:
             raise ModelError("expected a type, found none", where=where)
-        if isinstance(kind, TensorKind) and kind.dtype == STRING:
-            self.texts.values.add(where.split("'")[1])
         return kind
 
     def output_kind(self, t: TypeProto, name: str, level: Level) -> Kind | None:
@@ -252,6 +189,10 @@ class Planner:
             declared = kind_of(t, f"output {name!r}")
         except Unsupported:
             declared = None
+        found, told = (k.dtype if isinstance(k, TensorKind) else None for k in (kind, declared))
+        if found and told and found != told:
+            where = f"output {name!r}"
+            raise ModelError(f"it is declared as {declared}, found {kind}", where=where)
         return refined(kind, declared)
 
     def add_initializers(self, g: GraphProto, level: Level) -> None:
@@ -330,9 +271,7 @@ class Planner:
         if not isinstance(made, Node):
             level.kinds[name] = None
             return True
-        given = node.attribute[0] if node.attribute else None
-        strings = given is not None and given.name in ("value_string", "value_strings")
-        if strings or (given is not None and given.t.data_type == TensorProto.STRING):
+        if holds_texts(node):
             self.texts.values.add(name)
         level.constants[name] = made
         return True
@@ -354,7 +293,7 @@ class Planner:
             if not self.on_host(n, level, made):
                 group.append(n)
                 made.update(o for o in n.output if o)
-                self.mark_texts(n, level)
+                mark_texts(n, level.opsets, self.texts.values)
         return group
 
     def part(self, nodes: Sequence[NodeProto], level: Level, needed: set[str]) -> list[Step]:
@@ -420,65 +359,6 @@ class Planner:
             for d in n.type.shape
         )
         return TensorKind(STRING if name in self.texts.values else n.type.dtype, dims)
-
-    # --- which values are texts -------------------------------------------------------------------
-
-    def mark_texts(self, node: NodeProto, level: Level) -> None:
-        """Remembers which results of a native node are tensors of texts."""
-        self.texts.values.update(o for o in self.text_results(node, level) if o)
-
-    def text_results(self, node: NodeProto, level: Level) -> list[str]:
-        given = {a.name: a for a in node.attribute}
-        if node.op_type in ("LabelEncoder", "CategoryMapper"):
-            return list(node.output) if self.gives_texts(node, given) else []
-        if "classlabels_strings" in given and given["classlabels_strings"].strings:
-            return [node.output[0]]
-        bodies = check.bodies_of(node)
-        if bodies:
-            return self.text_results_of_bodies(node, bodies, level)
-        texts = self.texts.values
-        schema = check.find_schema(
-            node.op_type, level.opsets.get(check.domain_of(node), 1), check.domain_of(node)
-        )
-        if schema is None or not schema.inputs or not texts.intersection(node.input):
-            return []
-        last = len(schema.inputs) - 1
-        variables = {
-            schema.inputs[min(i, last)].type_str
-            for i, name in enumerate(node.input)
-            if name in texts
-        }
-        ends = len(schema.outputs) - 1
-        return [
-            o
-            for i, o in enumerate(node.output)
-            if schema.outputs[min(i, ends)].type_str in variables
-        ]
-
-    def gives_texts(self, node: NodeProto, given: Mapping[str, AttributeProto]) -> bool:
-        """Of operators that map numbers to texts, or texts to numbers."""
-        if "values_strings" in given or "values_tensor" in given:
-            tensor = given.get("values_tensor")
-            return tensor is None or tensor.t.data_type == TensorProto.STRING
-        both = "classes_strings" in given or "cats_strings" in given
-        return both and not self.texts.values.intersection(node.input)
-
-    def text_results_of_bodies(
-        self, node: NodeProto, bodies: Sequence[GraphProto], level: Level
-    ) -> list[str]:
-        found: list[str] = []
-        skip = {"Loop": 1, "If": 0}.get(node.op_type, 0)
-        texts = self.texts.values
-        for g in bodies:
-            formals = [v.name for v in g.input]
-            actual = list(node.input) if node.op_type != "If" else []
-            texts.update(f for f, a in zip(formals, actual, strict=False) if a in texts)
-            texts.update(t.name for t in g.initializer if t.data_type == TensorProto.STRING)
-            for n in g.node:
-                self.mark_texts(n, level)
-            results = [o.name for o in g.output][skip:]
-            found += [o for o, r in zip(node.output, results, strict=False) if r in texts]
-        return found
 
     # --- steps on the host ------------------------------------------------------------------------
 

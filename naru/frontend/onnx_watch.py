@@ -15,8 +15,9 @@ from naru.errors import ModelError, NaruError, UnsupportedError
 from naru.frontend import onnx_check as check
 from naru.frontend.onnx import functions_of, load_model, read_into
 from naru.frontend.onnx_data import Tensors
+from naru.frontend.onnx_foreign import inlined, needs_host
 from naru.frontend.onnx_import import FunctionKey, Importer
-from naru.frontend.onnx_plan import Level, Planner, Step, inlined, needs_host
+from naru.frontend.onnx_plan import Level, Planner, Step
 from naru.frontend.onnx_scope import Missing, Scope, Value
 from naru.ir.expr import Expr, Var, free_vars
 from naru.ir.graph import Node
