@@ -272,6 +272,17 @@ def test_optional_values() -> None:
         model(None)
 
 
+def test_casts_like_another_operand() -> None:
+    """(ONNX Runtime has them only as a function, which knows no strings.)"""
+    model = compiled("""g (string[N] a, float[M] f) => (float[N] x, string[M] s) {
+        x = CastLike(a, f)
+        s = CastLike(f, a)
+    }""")
+    found = model(texts("1.5", "-2"), np.array([0.5, 3], np.float32))
+    np.testing.assert_array_equal(found.x, np.array([1.5, -2], np.float32))
+    assert found.s.tolist() == ["0.5", "3.0"]
+
+
 def test_maps() -> None:
     model = compiled("""g (map(int64, float) m) => (float[1,3] y) {
         y = ai.onnx.ml.CastMap<cast_to="TO_FLOAT", map_form="SPARSE", max_map=3>(m)

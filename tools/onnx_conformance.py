@@ -90,6 +90,7 @@ def reason(trace: str) -> str:
                 default=len(lines) - 1)  # fmt: skip
     message = " ".join(line.strip() for line in lines[start:] if line.strip())
     message = re.sub(r"^[\w.]*\b(UnsupportedError|ModelError|AssertionError): ?", "", message)
+    message = message.replace(f"{ROOT}/", "")
     message = message.removeprefix("model: ").replace("1 node cannot be compiled: ", "")
     return (message[:157] + "...") if len(message) > 160 else message
 
@@ -107,7 +108,8 @@ def python_with(version: str) -> str:
     if version == onnx.__version__:
         return sys.executable
     with (ROOT / "pyproject.toml").open("rb") as file:
-        needs = tomllib.load(file)["project"]["dependencies"]
+        project = tomllib.load(file)["project"]
+    needs = project["dependencies"] + project["optional-dependencies"]["images"]
     needs = [f"onnx=={version}" if re.match(r"onnx\b", n) else n for n in needs]
     folder = ROOT / ".venv-conformance" / version
     python, made = folder / "bin" / "python", folder / "made"

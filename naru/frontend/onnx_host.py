@@ -255,7 +255,14 @@ def _regex_full_match(c: HostNode) -> Made:
 
 def _cast(c: HostNode) -> Made:
     """To texts or from them; others are native."""
-    x, to = c.tensor(0), element_type(c.attr("to", 0))
+    return _cast_to(c.tensor(0), element_type(c.attr("to", 0)))
+
+
+def _cast_like(c: HostNode) -> Made:
+    return _cast_to(c.tensor(0), c.tensor(1).dtype)
+
+
+def _cast_to(x: TensorKind, to: str) -> Made:
     name = STRING if to == STRING else DTYPES[to].numpy.name
     return Made([TensorKind(to, x.shape)], {"to": name, "from_texts": x.dtype == STRING})
 
@@ -358,6 +365,7 @@ ALWAYS: Mapping[tuple[str, str], Rule] = {
 SOMETIMES: Mapping[tuple[str, str], Rule] = {
     ("", "Identity"): _identity,
     ("", "Cast"): _cast,
+    ("", "CastLike"): _cast_like,
     ("", "Unique"): _unique,
 }
 # Bodies of these run there when something in them does; onnx_plan.py plans them.
@@ -373,9 +381,8 @@ def rule_of(node: NodeProto, domain: str, kinds: Sequence[Kind | None]) -> Rule 
     found = SOMETIMES.get(key)
     if found is None or not kinds:
         return None
-    to = next((a.i for a in node.attribute if a.name == "to"), 0)
     if key == ("", "Identity"):
-        foreign = not isinstance(kinds[0], TensorKind)
-    else:
-        foreign = is_string(kinds[0]) or (key == ("", "Cast") and to == TensorProto.STRING)
-    return found if foreign else None
+        return None if isinstance(kinds[0], TensorKind) else found
+    to = next((a.i for a in node.attribute if a.name == "to"), 0)
+    gives_texts = key == ("", "Cast") and to == TensorProto.STRING
+    return found if gives_texts or any(map(is_string, kinds)) else None
