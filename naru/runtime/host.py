@@ -4,6 +4,7 @@ own, called with arrays; between them, Python moves sequences, maps and texts.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -312,10 +313,13 @@ def _take_array(name: str, kind: Json, value: object) -> NDArray[Any]:
     """Most often, what is passed is as it must be."""
     if isinstance(value, np.ndarray):
         array = cast("NDArray[Any]", value)
-        if array.dtype.name == kind["dtype"] and array.flags.c_contiguous and array.dtype.isnative:
+        if array.dtype == _dtype(kind["dtype"]) and array.flags.c_contiguous:
             return array
     spec = _spec(name, kind)
     return arguments.plain(spec, arguments.to_array(spec, cast(object, value)))
+
+
+_dtype = functools.cache(dtype_of)
 
 
 def _refused(name: str, expected: str, value: object) -> InputError:
@@ -347,7 +351,10 @@ def _give(kind: Json, value: Any, texts: Texts) -> Any:
         element = kind.get("element", {"kind": "unknown"})
         if what == "optional":  # of a sequence
             element = element.get("element", {"kind": "unknown"})
-        return [_give(element, v, texts) for v in cast("list[Any]", value)]
+        items = cast("list[Any]", value)
+        if element["kind"] == "map":
+            return list(items)  # maps have nothing to give but themselves
+        return [_give(element, v, texts) for v in items]
     if what == "optional":
         return _give(kind["element"], value, texts)
     if what == "tensor" and kind["dtype"] == "string":
