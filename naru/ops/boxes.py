@@ -38,40 +38,41 @@ def infer_non_max_suppression(types: Types, attrs: Attrs) -> tuple[TensorType, .
     return TensorType("i64", scores.shape), TensorType("i64", scores.shape[:2])
 
 
-def _corners(box: Array, center: bool) -> Array:
-    """(top, left, bottom, right)"""
+def _corners(boxes: Array, center: bool) -> Array:
+    """(top, left, bottom, right) of boxes[..., 4]"""
     if center:
-        x, y, width, height = box
+        x, y, width, height = np.moveaxis(boxes, -1, 0)
         half = np.float32(2)
-        return np.array([y - height / half, x - width / half, y + height / half, x + width / half])
-    return np.array([*np.minimum(box[:2], box[2:]), *np.maximum(box[:2], box[2:])])
+        sides = (y - height / half, x - width / half, y + height / half, x + width / half)
+        return np.stack(sides, -1)
+    one, other = boxes[..., :2], boxes[..., 2:]
+    return np.concatenate((np.minimum(one, other), np.maximum(one, other)), -1)
 
 
-def _overlap(a: Array, b: Array) -> float:
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    inside = np.prod(np.maximum(sides, 0))
-    areas = np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])
-    if inside <= 0 or areas[0] <= 0 or areas[1] <= 0:
-        return 0.0
-    return float(inside / (areas[0] + areas[1] - inside))
+def _overlaps(box: Array, others: Array) -> Array:
+    """Of a box with each of others[n, 4]: the area they share by the area of both together."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    inside = np.prod(np.maximum(sides, 0), 1)
+    area, areas = np.prod(box[2:] - box[:2]), np.prod(others[:, 2:] - others[:, :2], 1)
+    shared = (inside > 0) & (area > 0) & (areas > 0)
+    return np.divide(inside, area + areas - inside, out=np.zeros_like(inside), where=shared)
 
 
 def ref_non_max_suppression(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
-    boxes, scores = given(arrays), given(arrays, 1)
+    boxes, scores = _corners(given(arrays), bool(attrs.get("center"))), given(arrays, 1)
     most, overlap, least = (given(arrays, k).reshape(-1)[0] for k in (2, 3, 4))
     kept = np.full(scores.shape, -1, np.int64)
     counts = np.zeros(scores.shape[:2], np.int64)
     for b, k in np.ndindex(scores.shape[:2]):
-        row = scores[b, k]
-        chosen: list[int] = []
+        row, chosen = scores[b, k], kept[b, k]  # chosen[:n] are
+        n = 0
         for i in np.argsort(-row, kind="stable"):
-            if len(chosen) >= most or not (attrs.get("all_scores") or row[i] > least):
+            if n >= most or not (attrs.get("all_scores") or row[i] > least):
                 break
-            box = _corners(boxes[b, i], bool(attrs.get("center")))
-            others = [_corners(boxes[b, j], bool(attrs.get("center"))) for j in chosen]
-            if all(_overlap(box, other) <= overlap for other in others):
-                chosen.append(int(i))
-        kept[b, k, : len(chosen)], counts[b, k] = chosen, len(chosen)
+            if (_overlaps(boxes[b, i], boxes[b, chosen[:n]]) <= overlap).all():
+                chosen[n] = i
+                n += 1
+        counts[b, k] = n
     return kept, counts
 
 
