@@ -183,7 +183,7 @@ case("Attention", f(1, 8, 128, 64), f(1, 8, 128, 64), f(1, 8, 128, 64))
 case("Attention", f(1, 8, 128, 64), f(1, 8, 128, 64), f(1, 8, 128, 64), is_causal=1, label="causal")
 case("FlexAttention", f(1, 8, 128, 64), f(1, 8, 128, 64), f(1, 8, 128, 64), domain="ai.onnx.preview")
 case("RotaryEmbedding", f(1, 8, 512, 64), f(512, 32), f(512, 32), i(1, 512, low=0, high=512))
-case("LinearAttention", f(1, 128, 512), f(1, 128, 512), f(1, 128, 512), outputs=2, q_num_heads=8, kv_num_heads=8, version=27)
+case("LinearAttention", f(1, 128, 512), f(1, 128, 512), f(1, 128, 512), outputs=2, q_num_heads=8, kv_num_heads=8, update_rule="linear", version=27)
 case("CausalConvWithState", f(1, 512, 512), w(512, 1, 4), outputs=2, version=27)
 
 # --- quantization ---------------------------------------------------------------------------------
