@@ -45,6 +45,14 @@ OVERTAKEN = {
     r"/test_adam_multiple": "its model lacks attributes that its results are made with",
     r"/test_attention_.*_qk_matmul_(bias|softcap)": "modes 1 and 2 were exchanged later",
 }
+# Of any suite: why no right result passes.
+BEYOND = {
+    r"/test_bernoulli": "numbers of another generator are expected",
+    r"/test_dft_inverse": "zeros are expected as the suite's own f32 arithmetic had them, 2e-7",
+    r"/test_attention_4d_causal_fp16_expanded": "naru's is nearer to the exact result (2.0e-4 off; "
+    "what is expected, 2.9e-4)",
+    r"/test_loop16_seq_none": "the runner takes the length of a scalar that is in a sequence",
+}
 HEAD = """# Conformance
 
 <!-- Written by `python tools/onnx_conformance.py --update`. -->
@@ -137,7 +145,7 @@ def run_all(version: str, jobs: int, pattern: str) -> dict[str, str]:
             if worker.returncode:
                 sys.exit(f"a process of the suite ended with status {worker.returncode}")
             found.update(json.loads(line) for line in out.splitlines() if line.startswith("["))
-    return {name: overtaken(version, name, why) for name, why in sorted(found.items())}
+    return {name: explained(version, name, why) for name, why in sorted(found.items())}
 
 
 def section(version: str, found: dict[str, str]) -> str:
@@ -159,12 +167,15 @@ def sections(text: str) -> dict[str, str]:
     return {part.split()[2]: part.rstrip() + "\n" for part in parts}
 
 
-def overtaken(version: str, name: str, why: str) -> str:
-    """Why a test failed, by what is known of older suites."""
-    if version == onnx.__version__ or not why.startswith("Not equal"):
-        return why
-    known = next((v for k, v in OVERTAKEN.items() if re.search(k, name)), None)
-    return why if known is None else f"the suite is overtaken: {known}"
+def explained(version: str, name: str, why: str) -> str:
+    """Why a test failed, by what is known of it; what it said is left out only where a later suite
+    contradicts it."""
+    if why.startswith("Not equal") and version != onnx.__version__:
+        later = next((v for k, v in OVERTAKEN.items() if re.search(k, name)), None)
+        if later:
+            return f"the suite is overtaken: {later}"
+    beyond = next((v for k, v in BEYOND.items() if re.search(k, name)), None)
+    return f"{beyond}: {why}" if beyond and why.startswith(("Not equal", "TypeError")) else why
 
 
 def write_page(new: dict[str, str]) -> None:
