@@ -30,6 +30,7 @@ from naru.ops.operands import (
     given,
     ints,
     operand,
+    plainest,
     shape_text,
 )
 from naru.ops.registry import Arrays, Attrs, Emit, Op, Sample, Types, register
@@ -124,7 +125,7 @@ def _product(a: Array, b: Array) -> Array:
 def lower_matmul(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
     """out[batch, m, n] = sum over k of a[batch, m, k] * b[batch, k, n]."""
     a, b = given(ins), given(ins, 1)
-    left, _, batch = _matrices(a.shape, b.shape)
+    left, right, batch = _matrices(a.shape, b.shape)
 
     def value(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
         (k,) = over
@@ -136,7 +137,7 @@ def lower_matmul(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Ten
         return product(x, y, dict(n.attrs)).expr
 
     name = f"matmul_{len(e.stages)}"
-    out = e.reduce(name, n.type.shape, (left[-1],), "add", value)
+    out = e.reduce(name, n.type.shape, (plainest(left[-1], right[-2]),), "add", value)
     return (narrow(e, out, n.type.dtype),)
 
 

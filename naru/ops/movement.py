@@ -445,14 +445,15 @@ def infer_concat(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     parts = [operand("concat", types, k) for k in range(max(len(types), 1))]
     dtype, first = check_same_dtype("concat", parts), parts[0]
     axis = axis_of("concat", attrs["axis"], first.rank)
+    shape = list(first.shape)
     for p in parts[1:]:
         if p.rank != first.rank:
             raise ModelError(f"concat: ranks {first.rank} and {p.rank} differ")
         for k in range(first.rank):
             if k != axis:
-                check_equal("concat", f"sizes of axis {k}", first.shape[k], p.shape[k])
-    total = add(*(p.shape[axis] for p in parts))
-    out = TensorType(dtype, (*first.shape[:axis], total, *first.shape[axis + 1 :]))
+                shape[k] = check_equal("concat", f"sizes of axis {k}", shape[k], p.shape[k])
+    shape[axis] = add(*(p.shape[axis] for p in parts))
+    out = TensorType(dtype, tuple(shape))
     return (with_value(out, moved(ref_concat, parts, attrs)),)
 
 

@@ -15,7 +15,7 @@ from naru.dtypes import DTYPES, is_float
 from naru.errors import ModelError
 from naru.ir.expr import Cast, Expr, Read, Var
 from naru.ir.graph import TensorType
-from naru.ir.simplify import ONE, ZERO, index, known
+from naru.ir.simplify import ONE, ZERO, bounds, index, known
 from naru.ir.tensor import Tensor
 from naru.ir.text_expr import print_expr
 from naru.ops.formula import Term, cast, number
@@ -23,6 +23,7 @@ from naru.ops.registry import Attrs, Types
 
 Dims = tuple[Expr, ...]
 T = TypeVar("T")
+_SHORT = 64  # lanes of the longest vector, of bytes
 
 
 def dim_text(e: Expr) -> str:
@@ -135,12 +136,19 @@ def check_equal(op: str, what: str, a: Expr, b: Expr) -> Expr:
     assumed = _assumed.get()
     if assumed is not None:
         assumed.append(Equality(what, a, b))
-    return min(a, b, key=_plainness)
+    return plainest(a, b)
+
+
+def plainest(*dims: Expr) -> Expr:
+    """Of dims that are equal, the one to go by: a number, else one that is short whatever comes (no
+    vector may be longer than an operand), else a symbol, else a formula."""
+    return min(dims, key=_plainness)
 
 
 def _plainness(e: Expr) -> int:
-    """The size by which a dim is best called: a number, else a symbol, else a formula."""
-    return 0 if known(e) is not None else 1 if isinstance(e, Var) else 2
+    if known(e) is not None:
+        return 0
+    return 1 if bounds(e)[1] < _SHORT else 2 if isinstance(e, Var) else 3
 
 
 def axis_of(op: str, axis: Any, rank: int) -> int:

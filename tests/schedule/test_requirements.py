@@ -52,6 +52,41 @@ def test_dims_of_different_names_must_be_equal() -> None:
     model.selftest()
 
 
+SLICED = (
+    "(float[n] x) => (float[k] y) { zero = Constant <value_ints = [0]> () length = Shape (x)"
+    " part = Slice(table, zero, length) z = Mul(x, part) y = "
+)
+
+
+@pytest.mark.parametrize("end", ["Relu(z)", "ReduceSum(z)", "Softmax(z)"])
+def test_a_table_shorter_than_a_vector(end: str) -> None:
+    table = np.arange(1, 6, dtype=np.float32)
+    source = text(SLICED + end + " }", {"table": table})
+    model = naru.compile(source.SerializeToString(), cache=False)
+    for size in (1, 4, 5):
+        x = np.linspace(-1, 2, size, dtype=np.float32)
+        z = x * table[:size]
+        e = np.exp(z - z.max())
+        expected = {"R": np.maximum(z, 0), "S": e / e.sum()}[end[0]]
+        wanted = z.sum(keepdims=True) if "Sum" in end else expected
+        np.testing.assert_allclose(model(x), wanted, rtol=1e-5)
+    with pytest.raises(InputError, match=r"needs n == min\(5, n\)"):
+        model(np.ones(6, np.float32))
+
+
+def test_operands_of_a_concat_that_tell_a_size() -> None:
+    body = (
+        "(float[2,n] x, float[3,8] y) => (float[5,8] z)"
+        " { c = Concat <axis = 0> (x, y) m = ReduceMax <axes = [1]> (c) z = Sub(c, m) }"
+    )
+    model = naru.compile(text(body, opset=13).SerializeToString(), cache=False)
+    x, y = np.ones((2, 8), np.float32), np.arange(24, dtype=np.float32).reshape(3, 8)
+    c = np.concatenate((x, y))
+    np.testing.assert_array_equal(model(x, y), c - c.max(1, keepdims=True))
+    with pytest.raises(InputError, match="n == 8"):
+        model(x[:, :7], y)
+
+
 def test_a_table_of_positions_is_long_enough() -> None:
     """As BERT has it: the first s rows of a table, of which there may be fewer."""
     body = (
