@@ -18,9 +18,6 @@ from tools import measure_operators, operator_cases
 ROOT = Path(__file__).resolve().parent.parent
 # What is known to be wrong (docs/conformance.md).
 WRONG = {("DFT", 17), ("DFT", 20)}
-# What one node alone cannot show, and other tests do: test_host.py, and in frontend/
-# test_gradient.py and test_microsoft.py.
-ELSEWHERE = {"CategoryMapper", "Gradient", "NhwcFusedConv"}
 ANEW = "python tools/measure_operators.py -k '^(%s)$'"
 
 
@@ -38,7 +35,7 @@ def test_the_table_names_what_the_registry_names() -> None:
 def test_every_operator_with_a_function_was_seen_to_work() -> None:
     rows = support.read()
     listed = [(d, n) for d, names in operators().items() for n in names]
-    names = [n for d, n in listed if n not in ELSEWHERE and not rows[d, n].works]
+    names = [n for d, n in listed if not rows[d, n].works]
     assert not names, f"add a case to tests/zoo/one_node.py, then {ANEW % '|'.join(names)}"
 
 

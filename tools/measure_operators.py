@@ -30,12 +30,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
-from onnx import TensorProto  # noqa: E402
 
 import naru  # noqa: E402
 from naru import pipeline, support  # noqa: E402
 from naru.codegen.objects import compile_modules  # noqa: E402
-from naru.dtypes import FROM_NUMPY, FROM_ONNX, is_float  # noqa: E402
+from naru.dtypes import FROM_NUMPY, is_float  # noqa: E402
 from naru.errors import ModelError, NaruError, UnsupportedError  # noqa: E402
 from naru.frontend.onnx import read_onnx  # noqa: E402
 from naru.frontend.onnx_foreign import needs_host  # noqa: E402
@@ -67,6 +66,17 @@ OTHERS = ("aarch64-neon", "wasm32-simd128")  # compiled, not run
 PAGE = ROOT / "docs" / "operators.md"
 ORDER = list(support.CLASSES)
 HOST = {(d or "ai.onnx", n) for d, n in ALWAYS}  # Python runs them, whatever the element type
+# What no case of one node can show, and tests of their own do: test_host.py, and in tests/frontend
+# test_gradient.py, test_microsoft.py and test_operands.py.
+SHOWN = {
+    ("ai.onnx.ml", "CategoryMapper"): {"i64": "vectorised", "string": "vectorised"},
+    ("ai.onnx.ml", "LabelEncoder"): dict.fromkeys(
+        ("f32", "f64", "i16", "i32", "string"), "vectorised"
+    ),
+    ("ai.onnx.ml", "OneHotEncoder"): {"string": "vectorised"},
+    ("ai.onnx.preview.training", "Gradient"): {"f32": "tuned", "f64": "tuned"},
+    ("com.microsoft", "NhwcFusedConv"): {"f32": "tuned"},
+}
 DRIVER = ("run", "profile", "plan")  # what is no kernel among the modules of a model
 MOST_CASES = 12  # of an operator that are tried for each version and element type
 MOST_CLASSES = 8  # of cases that the kernels are looked at of
@@ -340,6 +350,8 @@ class Measurement:
                 some = self.found[key]
                 self.take_all(key, some)
                 some.speed = {d: {"host"} for dtypes in some.agreed.values() for d in dtypes}
+            elif key in SHOWN:
+                self.take_shown(key, self.found[key])
             elif not self.found[key].speed:
                 for case in mixed[key][:MOST_CLASSES]:
                     self.classify_mixed(key, case)
@@ -355,6 +367,14 @@ class Measurement:
             variable, _ = cases.principal(schema)
             for dtype in cases.allowed(schema, variable):
                 found.add(version, dtype)
+
+    def take_shown(self, key: tuple[str, str], found: Findings) -> None:
+        """What other tests show, in each version that allows it."""
+        for dtype, kind in SHOWN[key].items():
+            found.speed.setdefault(dtype, set()).add(kind)
+            for version, schema in cases.schemas()[key].items():
+                if dtype in cases.allowed(schema, cases.principal(schema)[0]):
+                    found.add(version, dtype)
 
     def classify_mixed(self, key: tuple[str, str], case: Case) -> None:
         """The class of a model of several nodes, for an operator that has no case of its own:
@@ -411,8 +431,6 @@ class Measurement:
                 else:
                     told = [r for r in reasons if r != support.UNTESTED]
                     unknown = support.UNTESTED if is_known(key, schema) else support.NONE
-                    if dtype == "string" and TensorProto.STRING not in FROM_ONNX:
-                        unknown = "strings: not measured"
                     found.why.setdefault((version, dtype), told[0] if told else unknown)
 
     def variants(self, listed: list[Case], version: int, dtype: str) -> Iterator[Case]:

@@ -17,6 +17,8 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
 from naru.dtypes import DTYPES, FROM_NUMPY
+from naru.frontend.onnx import read_onnx
+from naru.ops.evaluate import evaluate
 
 Schema = defs.OpSchema
 MOST_SIZE = 4096  # elements of an input that dims are enlarged to, about
@@ -253,6 +255,8 @@ def _attribute(name: str, formal: Any, value: Any) -> AttributeProto:
 def with_dtype(case: Case, dtype: str) -> Case | None:
     """The case with its principal type variable bound to another element type; None where it has
     that type by something that cannot be changed here."""
+    if dtype == "string":
+        return with_texts(case)
     node = case.node
     assert node is not None
     version = version_of(node.domain, node.op_type, opset_of(case.model, node.domain))
@@ -272,12 +276,7 @@ def with_dtype(case: Case, dtype: str) -> Case | None:
         value.t.CopyFrom(numpy_helper.from_array(array))
         _forget_outputs(model)
         return replace(case, model=model, wanted=None)
-    formals = list(schema.inputs)
-    names = {
-        n
-        for k, n in enumerate(node.input)
-        if n and _type_of(formals[min(k, len(formals) - 1)]) == variable
-    }
+    names = _of_type(schema, node, variable)
     inputs = list(case.inputs)
     for k, info in enumerate(model.graph.input):
         if info.name in names:
@@ -292,6 +291,61 @@ def with_dtype(case: Case, dtype: str) -> Case | None:
             )
     _forget_outputs(model)
     return replace(case, model=model, inputs=tuple(inputs), wanted=None)
+
+
+def _of_type(schema: Schema, node: NodeProto, variable: str) -> set[str]:
+    """The operands and results whose element type a variable stands for."""
+    sides = ((node.input, list(schema.inputs)), (node.output, list(schema.outputs)))
+    return {
+        n
+        for names, formals in sides
+        for k, n in enumerate(names)
+        if n and _type_of(formals[min(k, len(formals) - 1)]) == variable
+    }
+
+
+def with_texts(case: Case) -> Case | None:
+    """The case with texts in place of numbers, for what moves and compares them only: wanted are
+    the texts for what the numpy meaning gives for the numbers. None where there is no such case, or
+    attributes name numbers."""
+    numbered = with_dtype(case, "i64")
+    if numbered is None or numbered.node is None or numbered.node.domain == "ai.onnx.ml":
+        return None
+    node = numbered.node
+    version = version_of(node.domain, node.op_type, opset_of(case.model, node.domain))
+    schema = schemas()[domain_name(node.domain), node.op_type][version or 1]
+    variable, place = principal(schema, node)
+    if place is None:
+        return None
+    names = _of_type(schema, node, variable)
+    model = ModelProto.FromString(numbered.model.SerializeToString())
+    for t in model.graph.initializer:
+        if t.name in names:
+            t.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(t)), t.name))
+    inputs = tuple(
+        np.abs(a) if i.name in names else a
+        for i, a in zip(model.graph.input, numbered.inputs, strict=True)
+    )
+    results = evaluate(read_onnx(model), inputs)
+    for i in model.graph.input:
+        if i.name in names:
+            i.type.tensor_type.elem_type = TensorProto.STRING
+    for t in model.graph.initializer:
+        if t.name in names:
+            t.CopyFrom(numpy_helper.from_array(_named(numpy_helper.to_array(t)), t.name))
+    given = (
+        _named(a) if i.name in names else a for i, a in zip(model.graph.input, inputs, strict=True)
+    )
+    outputs = [o for o in node.output if o]
+    wanted = (_named(r) if n in names else r for n, r in zip(outputs, results, strict=True))
+    return replace(case, model=model, inputs=tuple(given), wanted=tuple(wanted))
+
+
+def _named(numbers: np.ndarray) -> np.ndarray:
+    """A text for each number, in the same order; the empty one for 0."""
+    out = np.empty(numbers.shape, object)
+    out.reshape(-1)[:] = [f"{n:07}" if n else "" for n in numbers.reshape(-1).tolist()]
+    return out
 
 
 def converted(a: np.ndarray, to: np.dtype) -> np.ndarray:

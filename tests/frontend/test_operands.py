@@ -41,6 +41,32 @@ def test_unknown_categories() -> None:
         model(np.array([[5, 1], [2, 7]]))
 
 
+@pytest.mark.parametrize("value", ["float", "double", "int16", "int32", "int64", "string"])
+@pytest.mark.parametrize("key", ["float", "double", "int16", "int32", "int64", "string"])
+def test_label_encoders_of_all_types(key: str, value: str) -> None:
+    def listed(kind: str, *numbers: int) -> str:
+        shown = ", ".join(f'"{n}"' if kind == "string" else str(n) for n in numbers)
+        return f"{kind}[{len(numbers)}] {{{shown}}}"
+
+    def array(kind: str, *numbers: int) -> np.ndarray:
+        if kind == "string":
+            return np.array([str(n) for n in numbers], object)
+        return np.array(numbers, {"float": "float32", "double": "float64"}.get(kind, kind))
+
+    tables = (
+        f"keys_tensor = {listed(key, 3, 4)}, values_tensor = {listed(value, 7, 8)},"
+        f" default_tensor = {listed(value, 9)}"
+    )
+    source = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17, "ai.onnx.ml" : 4]>'
+        f"g ({key}[n] x) => ({value}[n] y) {{ y = ai.onnx.ml.LabelEncoder<{tables}>(x) }}"
+    )
+    got = naru.compile(source.SerializeToString(), cache=False)(array(key, 4, 5, 3))
+    wanted = array(value, 8, 9, 7)
+    assert got.dtype == wanted.dtype
+    np.testing.assert_array_equal(got, wanted)
+
+
 def sparse(values: list[float], at: list[int] | list[list[int]]) -> onnx.SparseTensorProto:
     held = numpy_helper.from_array(np.array(values, np.float32), "w")
     return helper.make_sparse_tensor(held, numpy_helper.from_array(np.array(at), "at"), [2, 3])
