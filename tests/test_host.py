@@ -27,7 +27,7 @@ from naru.runtime.host_operators import ATTRIBUTES, OPERATORS
 from naru.runtime.session import open_model
 from tests.fuzz.bundle_mutations import edit_json
 
-HEAD = '<ir_version: 8, opset_import: ["": 21, "ai.onnx.ml": 3]>\n'
+HEAD = '<ir_version: 8, opset_import: ["": 21, "ai.onnx.ml": 3, "com.microsoft": 1]>\n'
 
 
 def model_of(text: str) -> onnx.ModelProto:
@@ -444,3 +444,30 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code, said = run(verb, source)
         assert code != 0
         assert "partly on the host" in said
+
+
+NAMED_ALIKE = """g (bool p, string[2] x, float[2] v) => (string[2] y, float[2] w) {
+    y = If(p) <then_branch = a () => (string[2] o) { t = StringConcat(x, x) o = Identity(t) },
+               else_branch = b () => (string[2] o) { t = Neg(v) o = Cast<to = 8>(t) }>
+    w = If(p) <then_branch = a () => (float[2] o) { t = Neg(v) o = Identity(t) },
+               else_branch = b () => (float[2] o) { t = StringConcat(one, e) o = Cast<to = 1>(t) }>
+    one = Constant<value_strings = ["1", "1"]>()
+    e = Cast<to = 8>(v)
+}"""
+
+
+def test_bodies_that_use_a_name_again() -> None:
+    model = compiled(NAMED_ALIKE)
+    for p in (True, False):
+        x, v = texts("a", "b"), np.array([1, 2], np.float32)
+        y, w = model(np.array(p), x, v)
+        assert y.tolist() == (["aa", "bb"] if p else ["-1.0", "-2.0"])
+        np.testing.assert_array_equal(w, [-1, -2] if p else [11, 12])
+
+
+@pytest.mark.parametrize(
+    "node", ["Add(x, x)", "Abs(x)", "ReduceSum(x)", "ArgMax(x)", "com.microsoft.CDist(x, x)"]
+)
+def test_texts_are_no_numbers(node: str) -> None:
+    with pytest.raises((ModelError, UnsupportedError), match=r"found string|of texts"):
+        compiled(f"g (string[2] x) => (y) {{ y = {node} }}")

@@ -3,7 +3,7 @@ of nodes. Every ModelError says what was expected, what was found, and what to t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import Protocol, cast
 
@@ -114,16 +114,22 @@ def check_counts(node: NodeProto, schema: defs.OpSchema, label: str) -> None:
 
 
 def check_dtypes(
-    node: NodeProto, schema: defs.OpSchema, inputs: Sequence[Node | None], label: str
+    node: NodeProto,
+    schema: defs.OpSchema,
+    inputs: Sequence[Node | None],
+    label: str,
+    texts: Collection[str] = (),
 ) -> None:
-    """Each operand has an allowed element type, and those that must agree do."""
+    """Each operand has an allowed element type, and those that must agree do. `texts`: values whose
+    numbers are those of texts."""
     bound: dict[str, tuple[int, str]] = {}
     allowed = _allowed(schema.name, schema.since_version, schema.domain)
     for i, n in enumerate(inputs):
         if n is None or not schema.inputs:
             continue
         formal, types, homogeneous = allowed[min(i, len(allowed) - 1)]
-        found = f"tensor({_ONNX_TYPE[n.type.dtype]})"
+        own = "string" if node.input[i] in texts else n.type.dtype
+        found = f"tensor({_ONNX_TYPE.get(own, own)})"
         if found not in types:
             names = ", ".join(sorted(t.removeprefix("tensor(").removesuffix(")") for t in types))
             raise ModelError(
@@ -131,11 +137,11 @@ def check_dtypes(
                 where=label,
                 hint="put a Cast before it, or check the opset that the model declares",
             )
-        first, dtype = bound.setdefault(formal, (i, n.type.dtype))
-        if homogeneous and dtype != n.type.dtype:
+        first, dtype = bound.setdefault(formal, (i, own))
+        if homogeneous and dtype != own:
             raise ModelError(
                 f"operands {first} ({node.input[first]!r}) and {i} ({node.input[i]!r}) must have "
-                f"one element type, found {dtype} and {n.type.dtype}",
+                f"one element type, found {dtype} and {own}",
                 where=label,
                 hint="put a Cast before one of them",
             )

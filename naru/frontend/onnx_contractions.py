@@ -39,12 +39,18 @@ def gemm(c: OnnxNode) -> Node:
     a = transpose_last(a) if c.get_flag("transA", False) else a
     b = transpose_last(b) if c.get_flag("transB", False) else b
     alpha, beta = c.get_float("alpha", 1.0), c.get_float("beta", 1.0)
-    y = emit("matmul", a, b)
-    if alpha != 1.0:
-        y = emit("mul", y, scalar(alpha, y))
-    if bias is None or beta == 0.0:
-        return y
-    return emit("add", y, bias if beta == 1.0 else emit("mul", bias, scalar(beta, bias)))
+    y = _times(emit("matmul", a, b), alpha)
+    return y if bias is None or beta == 0.0 else emit("add", y, _times(bias, beta))
+
+
+def _times(x: Node, factor: float) -> Node:
+    """x · factor; integers as the standard's reference has it: in f64, towards zero."""
+    if factor == 1.0:
+        return x
+    if x.type.dtype[0] in "bf" or factor.is_integer():
+        return emit("mul", x, scalar(factor, x))
+    wide = emit("cast", x, to="f64")
+    return emit("cast", emit("mul", wide, scalar(factor, wide)), to=x.type.dtype)
 
 
 @dataclass(frozen=True)

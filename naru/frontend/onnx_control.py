@@ -18,7 +18,7 @@ from naru.frontend.onnx_node import (
     type_text,
 )
 from naru.frontend.onnx_scope import Items, Scope
-from naru.frontend.onnx_shapes import size_of
+from naru.frontend.onnx_shapes import needing, size_of
 from naru.ir.expr import Const, Expr, Var, free_vars
 from naru.ir.graph import (
     Attr,
@@ -29,8 +29,9 @@ from naru.ir.graph import (
     make_input,
     toposort,
 )
-from naru.ir.simplify import ONE, known
+from naru.ir.simplify import FALSE, ONE, compare, known
 from naru.ops.control import rounds_known
+from naru.ops.operands import dim_text
 
 Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
@@ -321,12 +322,23 @@ def scan(c: OnnxNode) -> Sequence[Node]:
         for a, n in zip(_listed(c, "scan_input_axes", count), scanned, strict=True)
     ]
     backwards = _listed(c, "scan_input_directions", count)
+    scanned[0] = _equally_long(scanned, axes)
     out = _scan_loop(c, c.scope, g, states, list(zip(scanned, axes, backwards, strict=True)))
     stacked = out[len(states) :]
     to_axes = _listed(c, "scan_output_axes", len(stacked))
     turned = _listed(c, "scan_output_directions", len(stacked))
     rest = [_placed(n, a, d) for n, a, d in zip(stacked, to_axes, turned, strict=True)]
     return [*out[: len(states)], *rest]
+
+
+def _equally_long(scanned: Sequence[Node], axes: Sequence[int]) -> Node:
+    """The first of what is scanned, held back until all are known to be as long."""
+    sizes = [n.type.shape[a] for n, a in zip(scanned, axes, strict=True)]
+    needs = [compare("eq", sizes[0], s) for s in sizes[1:]]
+    if FALSE in needs:
+        listed = ", ".join(map(dim_text, sizes))
+        raise ModelError(f"expected what is scanned to be equally long, found {listed}")
+    return needing(scanned[0], needs, "all that is scanned to be equally long")
 
 
 def _listed(c: OnnxNode, name: str, count: int) -> tuple[int, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 
-from naru.dtypes import TINY
+import numpy as np
+
+from naru.dtypes import DTYPES, TINY
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
@@ -84,8 +86,10 @@ def clip(c: OnnxNode) -> Node:
     if c.version >= 11:
         low, high = c.find(1), c.find(2)
     else:
-        low = scalar(c.get_float("min", 0.0), c[0]) if c.has("min") else None
-        high = scalar(c.get_float("max", 0.0), c[0]) if c.has("max") else None
+        most = float(np.finfo(DTYPES[c[0].type.dtype].numpy).max)
+        most = min(most, float(np.finfo(np.float32).max))
+        low = scalar(c.get_float("min", -most), c[0])
+        high = scalar(c.get_float("max", most), c[0])
     bounds = [low, high] if high is not None else [low] if low is not None else []
     return emit("clip", c[0], *bounds)
 

@@ -288,12 +288,15 @@ class Importer:
                     f"naru reads it from opset {OLDEST} on",
                     "onnx.version_converter.convert_version(model, 17)",
                 )
+        texts = self.tensors.texts.values if self.tensors.texts is not None else set[str]()
         if schema is not None:
             check.check_counts(node, schema, label)
             check.check_attributes(node, version, domain, label)
-            check.check_dtypes(node, schema, inputs, label)
+            check.check_dtypes(node, schema, inputs, label, texts)
         elif signature is not None:
             check_signature(node, signature, label)
+            if not texts.isdisjoint(node.input):
+                raise Unsupported(f"{node.op_type} of texts")
         else:
             raise Unsupported(*self.unknown(node, domain, version))
         handler = find_handler(node.op_type, domain)

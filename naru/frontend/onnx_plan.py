@@ -39,6 +39,7 @@ from naru.frontend.onnx_kinds import (
 )
 from naru.frontend.onnx_node import Unsupported
 from naru.frontend.onnx_scope import Missing, Scope, identifier
+from naru.frontend.onnx_unique import with_unique_names
 from naru.ir.expr import Const, Expr, Var
 from naru.ir.graph import Graph, Node, TensorType, make_input
 
@@ -91,7 +92,7 @@ def read_plan(
         return None
     try:
         check.check_text(model)
-        return Planner(inlined(model), folder).plan(name)
+        return Planner(with_unique_names(inlined(model)), folder).plan(name)
     except ModelError as error:
         raise in_file(error, where) from None
     except UnsupportedError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from onnx import TensorProto
+
 from naru.errors import ModelError
 from naru.frontend.onnx_movement import slice_axis
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar, type_text
@@ -164,7 +166,9 @@ def layer_normalization(c: OnnxNode) -> Sequence[Node]:
         wide = emit("cast", x, to="f32") if x.type.dtype in ("f16", "bf16") else x
         mean, variance = moments(wide, tuple(range(axis, rank)))
         shifted = emit("add", variance, scalar(epsilon, variance))
-        out += [mean, emit("reciprocal", emit("sqrt", shifted))]
+        found = mean, emit("reciprocal", emit("sqrt", shifted))
+        stash = "bf16" if c.get_int("stash_type", 1) == TensorProto.BFLOAT16 else "f32"
+        out += [n if n.type.dtype == stash else emit("cast", n, to=stash) for n in found]
     return out
 
 

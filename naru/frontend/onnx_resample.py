@@ -54,6 +54,8 @@ def _positions(r: Resampling) -> Node:
     one, half, width = _f64(1), _f64(0.5), emit("mul", r.scale, r.before)
     if r.place == "asymmetric":
         return emit("div", x, r.scale)
+    if r.place == "tf_half_pixel_for_nn":
+        return emit("div", emit("add", x, half), r.scale)
     last, gaps = emit("sub", r.before, one), emit("sub", width, one)
     single = emit("equal", gaps, _f64(0))
     gaps = emit("where", single, one, gaps)

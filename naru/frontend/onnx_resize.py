@@ -38,7 +38,7 @@ MODES = ("nearest", "linear", "cubic")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 PLACES = (
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric",
-    "tf_crop_and_resize",
+    "tf_half_pixel_for_nn", "tf_crop_and_resize",
 )  # fmt: skip
 POLICIES = ("stretch", "not_larger", "not_smaller")
 LARGEST = 2**22  # elements of a table
@@ -429,6 +429,8 @@ def positions(place: str, before: int, after: int, scale: float, roi: Part) -> n
         return x * (before - 1) / (width - 1) if width != 1 else np.zeros(after)
     if place == "asymmetric":
         return x / scale
+    if place == "tf_half_pixel_for_nn":  # of opset 11 alone
+        return (x + 0.5) / scale
     if place == PLACES[-1]:
         start, end = (e for e in roi if not isinstance(e, Node))
         inside = x * (end - start) * (before - 1) / (width - 1) if width != 1 else np.full(

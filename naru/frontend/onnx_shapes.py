@@ -282,7 +282,7 @@ def range_(c: OnnxNode) -> Node:
         count = max(int(np.ceil((last - first) / step)), 0)
         return emit("range", start, limit, delta, length=index(count))
     values = [_known_size(n, a) for n, a in zip((start, limit, delta), arrays, strict=True)]
-    if start.type.dtype[0] == "f" or any(v is None for v in values):
+    if start.type.dtype[0] in "bf" or any(v is None for v in values):
         return _computed_range(c, start, limit, delta)
     first, last, by = (v for v in values if v is not None)
     length = _range_length(first, last, by)
@@ -301,8 +301,9 @@ def _range_length(start: Expr, limit: Expr, delta: Expr) -> Expr:
 
 def _computed_range(c: OnnxNode, start: Node, limit: Node, delta: Node) -> Node:
     """A range whose length only data tell: it is computed first, as the standard has it."""
-    if start.type.dtype[0] == "f":
-        steps = emit("ceil", emit("div", emit("sub", limit, start), delta))
+    if start.type.dtype[0] in "bf":
+        first, last, step = (emit("cast", n, to="f64") for n in (start, limit, delta))
+        steps = emit("ceil", emit("div", emit("sub", last, first), step))
     else:
         # Integers: towards plus infinity, whatever the signs are.
         away = emit("neg", emit("sub", limit, start))
@@ -413,7 +414,10 @@ def compress(c: OnnxNode) -> Node:
         axis = c.axis(0, x.type.rank)
     else:
         axis, x = 0, emit("reshape", x, shape=(prod(x.type.shape),))
-    found = nonzero_positions(c, c[1])
+    held, size = c[1], x.type.shape[axis]
+    if compare("le", held.type.shape[0], size) is not TRUE:  # what lies beyond the axis is nothing
+        held = emit("slice", held, starts=(ZERO,), ends=(size,), axes=(0,), steps=(1,))
+    found = nonzero_positions(c, held)
     return emit("gather", x, emit("reshape", found, shape=(found.type.shape[1],)), axis=axis)
 
 
@@ -429,8 +433,11 @@ def flat_positions(x: Node, at: Node, batch: int) -> tuple[Node, int]:
         part = emit("gather", at, constant(j, np.int64), axis=inner)
         part = part if part.type.dtype == "i64" else emit("cast", part, to="i64")
         negative = emit("less", part, scalar(0, part))
-        wrapped = emit("add", part, size_of(x, batch + j))
-        parts.append(emit("where", negative, wrapped, part))
+        size = size_of(x, batch + j)
+        part = emit("where", negative, emit("add", part, size), part)
+        if batch + width > 1:  # outside of an axis is not the next row
+            part = emit("clip", part, scalar(0, part), emit("sub", size, scalar(1, part)))
+        parts.append(part)
     if not parts:
         raise ModelError("expected index vectors of at least one number")
     flat = parts[0]

@@ -123,3 +123,82 @@ READERS = ["y = Identity(s)", "y = Add(s, s)", "q = Shape(s) y = Cast <to = 1> (
 def test_one_element_whose_rank_makes_a_difference(last: str) -> None:
     with pytest.raises(UnsupportedError, match="a value of rank 1 or less"):
         read_onnx(text(EITHER.format(out="float[m]", last=last)))
+
+
+CORNERS = {
+    "a range of floats is counted in f64": (
+        "(float a, float b, float d) => (float[n] y) { y = Range(a, b, d) }",
+        [np.float32(0), np.float32(0.6), np.float32(0.2)],
+        np.float32([0, 0.2, 0.4, 0.6]),
+    ),
+    "integers times a fraction": (
+        "(int32[2,2] a) => (int32[2,2] y) { y = Gemm <alpha = 0.5> (a, a) }",
+        [np.int32([[1, 2], [3, 4]])],
+        np.int32([[3, 5], [7, 11]]),
+    ),
+    "more conditions than elements": (
+        "(float[n] x, bool[k] b) => (float[m] y) { y = Compress <axis = 0> (x, b) }",
+        [np.float32([1, 2]), np.array([False, True, True, True])],
+        np.float32([2]),
+    ),
+    "positions outside are those of the edge, axis by axis": (
+        "(float[2,3] x, int64[n,2] at) => (float[n] y) { y = GatherND(x, at) }",
+        [np.arange(6, dtype=np.float32).reshape(2, 3), np.array([[0, 5], [-9, 1], [7, -1]])],
+        np.float32([2, 1, 5]),
+    ),
+    "deviations of doubles are floats": (
+        "(double[1,2] x, double[2] w) => (float[1,1] m) { y, m = LayerNormalization(x, w) }",
+        [np.array([[1.0, 3.0]]), np.ones(2)],
+        np.float32([[2]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CORNERS)
+def test_corners(what: str) -> None:
+    body, inputs, wanted = CORNERS[what]
+    model = naru.compile(text(body).SerializeToString(), cache=False)
+    got = model(*(np.asarray(a) for a in inputs))
+    assert got.dtype == wanted.dtype
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_bounds_that_a_clip_of_old_leaves_out() -> None:
+    source = text("(float[n] x) => (float[n] y) { y = Clip(x) }", opset=6)
+    most = np.finfo(np.float32).max
+    (got,) = evaluate(read_onnx(source), [np.float32([np.inf, -np.inf, 1])])
+    np.testing.assert_array_equal(got, [most, -most, 1])
+
+
+@pytest.mark.parametrize("scales", ["constant", "computed"])
+def test_half_pixels_as_tensorflow_had_them(scales: str) -> None:
+    body = (
+        "(float[1,1,1,4] x{more}) => (float[1,1,1,n] y) {{ none = Constant <value = "
+        'float[0] {{}}> () y = Resize <mode = "nearest", coordinate_transformation_mode = '
+        '"tf_half_pixel_for_nn"> (x, none, scales) }}'
+    )
+    factors = np.float32([1, 1, 1, 2])
+    x = np.arange(4, dtype=np.float32).reshape(1, 1, 1, 4)
+    if scales == "constant":
+        source, inputs = text(body.format(more=""), {"scales": factors}, opset=11), [x]
+    else:
+        source, inputs = text(body.format(more=", float[4] scales"), opset=11), [x, factors]
+    model = naru.compile(source.SerializeToString(), cache=False)
+    np.testing.assert_array_equal(model(*inputs).reshape(-1), [0, 1, 1, 2, 2, 3, 3, 3])
+
+
+SCANNED = (
+    "({kind}[{n}] a, {kind}[{m}] b) => (float[k] y) {{ y = Scan <num_scan_inputs = 2,"
+    " body = g (float p, float q) => (float r) {{ r = Add(p, q) }}> (a, b) }}"
+)
+
+
+def test_what_is_scanned_is_equally_long() -> None:
+    source = text(SCANNED.format(kind="float", n="n", m="m"))
+    model = naru.compile(source.SerializeToString(), cache=False)
+    x = np.arange(4, dtype=np.float32)
+    np.testing.assert_array_equal(model(x, x), x + x)
+    with pytest.raises(InputError, match="all that is scanned to be equally long"):
+        model(x, x[:2])
+    with pytest.raises(ModelError, match="to be equally long, found 4, 2"):
+        read_onnx(text(SCANNED.format(kind="float", n=4, m=2)))
