@@ -6,6 +6,7 @@ import functools
 import os
 import pickle
 import platform
+import re
 import struct
 import subprocess
 import sys
@@ -340,15 +341,76 @@ def test_a_reshape_that_fits_at_one_size_only() -> None:
         )
 
 
-def test_a_loop_without_end() -> None:
-    with pytest.raises(UnsupportedError, match="does not end within"):
-        compiled(
-            """(float[1] x) => (float[1] y) {
-              yes = Constant <value = bool {1}> ()
-              y = Loop (, yes, x) <body = step (int64 i, bool go, float[1] a)
-                => (bool more, float[1] b) { more = Identity(go) b = Neg(a) }>
-            }"""
-        )
+def test_a_loop_that_is_too_long_for_a_golden_vector() -> None:
+    """It compiles, without one: rounds, or what ends it, may be other ones in earnest."""
+    model = compiled(
+        """(float[20000] x) => (float y) {
+          n = Constant <value = int64 {20000}> () zero = Constant <value = float {0.0}> ()
+          y = Loop (n, , zero) <body = step (int64 i, bool go, float a)
+            => (bool more, float b) { more = Identity(go) e = Gather(x, i) b = Add(a, e) }>
+        }"""
+    )
+    assert not model.has_golden
+    assert model(np.ones(20000, np.float32)) == 20000
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("(float a, float d) => (float[n] y) { y = Range(a, a, d) }", None),
+        ("(float a, float d) => (float[n] y) { b = Add(a, one) y = Range(a, b, d) }", "the most"),
+        ("(float a, int64[1] s) => (float[n] y) { y = Expand(a, s) }", "of 'y': got a size of"),
+        ("(float[2,3] a, int64[1] s) => (float[n,m] y) { y = ReduceSum(a, s) }", "axes in -2..1"),
+        ("(float[3] a, int64 s) => (float[3] y) { y = CumSum(a, s) }", "axes in -1..0"),
+        ("(float[3] a, int64[1] s) => (float[n,m] y) { y = Unsqueeze(a, s) }", "axes in -2..1"),
+        ("(float[3] a, int64[2] s) => (float[n] y, float[m] z) { y, z = Split(a, s) }", "add up"),
+        ('(float[n] a, int64[2] s) => (float[m] y) { y = Pad<mode = "reflect">(a, s) }', "reflect"),
+    ],
+)
+def test_numbers_that_only_data_tell(body: str, found: str | None) -> None:
+    source = zoo.text(body, {"one": np.float32(1)} if "one" in body else {}).SerializeToString()
+    model = naru.compile(source, cache=False)
+    large = np.int64(2**40) if "Expand" in body else np.int64(5)
+    inputs: list[np.ndarray] = []
+    for t in model.inputs:
+        shape = tuple(3 if isinstance(d, str) else d for d in t.shape)
+        inputs.append(np.full(shape, large) if t.dtype == "int64" else np.zeros(shape, np.float32))
+    if found is None:
+        inputs[1] = np.ones_like(inputs[1])
+        assert model(*inputs).shape == (0,)
+        return
+    with pytest.raises((RunError, InputError), match=re.escape(found)):
+        model(*inputs)
+
+
+def test_a_body_that_never_runs_asks_for_nothing() -> None:
+    model = compiled(
+        """(float[k,3] x) => (float[m,3] y) {
+          sh = Shape(x) at = Constant <value = int64 {0}> () n = Gather(sh, at)
+          y = Loop (n, , ) <body = step (int64 i, bool go) => (bool more, float[3] o)
+            { more = Identity(go) e = Gather(x, i) o = Mul(e, e) }>
+        }"""
+    )
+    assert model(np.ones((0, 3), np.float32)).shape == (0, 3)
+    np.testing.assert_array_equal(model(np.full((2, 3), 2, np.float32)), np.full((2, 3), 4))
+
+
+def test_fewer_positions_than_elements() -> None:
+    model = compiled(
+        "(float[a,b] x, int64[c,d] i) => (float[c,d] y) { y = GatherElements<axis = 1>(x, i) }"
+    )
+    x = np.arange(18, dtype=np.float32).reshape(3, 6)
+    np.testing.assert_array_equal(model(x, np.full((2, 4), 5)), [[5] * 4, [11] * 4])
+    with pytest.raises(InputError, match="c <= a"):
+        model(x, np.zeros((4, 1), np.int64))
+
+
+def test_a_constant_that_takes_a_size_of_none() -> None:
+    model = compiled(
+        "(float[0,b] x) => (int64[r,q] y)"
+        " { s = Shape(x) c = Constant <value_int = 3> () y = Expand(c, s) }"
+    )
+    assert model(np.zeros((0, 4), np.float32)).shape == (0, 4)
 
 
 # ---- saving ----

@@ -20,6 +20,7 @@ from naru.ir.expr import Const, Expr, Var, free_vars
 from naru.ir.graph import SEED, Graph, Node, TensorType, toposort
 from naru.ir.simplify import TRUE, evaluate, known, substitute
 from naru.ir.text_expr import print_expr
+from naru.ops.evaluate import EndlessError
 from naru.ops.evaluate import evaluate as evaluate_graph
 from naru.schedule.driver import Program
 from naru.schedule.requirements import Requirement
@@ -28,6 +29,7 @@ from naru.targets import Target
 from naru.version import VERSION
 
 ABI_VERSION = 1
+MOST_ROUNDS = 5000  # of loops, in numpy
 MOST_DOUBLINGS = 10  # of a symbol's size in the golden vector
 SEARCHED = 4096  # combinations of sizes tried where conditions tie them together
 
@@ -48,9 +50,9 @@ def pack_weights(program: Program) -> bytearray:
 def make_golden(g: Graph, requires: Sequence[Requirement] = ()) -> GoldenCase | None:
     """Inputs from a fixed generator and the outputs that the numpy meaning gives for them, floats
     in double precision and rounded once. None where the numbers in the inputs must fit together as
-    shapes do, and those that were tried do not."""
+    shapes do, and those that were tried do not, or where loops take too many rounds."""
     given = [r for r in requires if not r.late]
-    sizes = golden_sizes(g, given)
+    sizes = golden_sizes(g, [r for r in requires if set(free_vars(r.cond)) <= set(g.symbols)])
     numbers = {v: Const(n) for v, n in sizes.items()}
     if any(substitute(r.cond, numbers) is not TRUE for r in given):
         return None  # no sizes were found at which the model makes sense
@@ -70,13 +72,15 @@ def make_golden(g: Graph, requires: Sequence[Requirement] = ()) -> GoldenCase | 
     for tried in (likely, inputs, above_one):
         try:
             return _golden(g, tried, float64=False)
+        except EndlessError:
+            return None
         except (ModelError, IRError, ValueError, IndexError, ZeroDivisionError, MemoryError):
             continue
     return None
 
 
 def _golden(g: Graph, inputs: list[np.ndarray], *, float64: bool) -> GoldenCase:
-    outputs = evaluate_graph(g, inputs, float64=float64)
+    outputs = evaluate_graph(g, inputs, float64=float64, rounds=MOST_ROUNDS)
     return GoldenCase("main", tuple(inputs), tuple(np.asarray(o, order="C") for o in outputs))
 
 

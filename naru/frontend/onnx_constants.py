@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
-from naru.dtypes import DTYPES
 from naru.ir.expr import Const
-from naru.ir.graph import Node, TensorType
+from naru.ir.graph import Node
+from naru.ops.evaluate import constant_result, known_array
 from naru.ops.registry import OPS
 
 LIMIT = 4096  # elements of a value on the way; larger ones are weights, not sizes
@@ -63,12 +63,7 @@ class Constants:
         ]
         if any(c is not None and a is None for c, a in zip(n.inputs, arrays, strict=True)):
             return None
-        try:
-            with np.errstate(all="ignore"):
-                result = np.asarray(OPS[n.op].ref(arrays, dict(n.attrs))[0])
-        except (IndexError, ValueError, ZeroDivisionError, FloatingPointError):
-            return None
-        return result.astype(DTYPES[n.type.dtype].numpy, copy=False)
+        return constant_result(n, arrays)
 
 
 def _is_small(n: Node) -> bool:
@@ -78,12 +73,3 @@ def _is_small(n: Node) -> bool:
         return False
     sizes = [int(d.value) for d in n.type.shape if isinstance(d, Const)]
     return len(sizes) == n.type.rank and math.prod(sizes) <= LIMIT
-
-
-def known_array(t: TensorType) -> np.ndarray | None:
-    """The array of a type whose elements are all known constants."""
-    values = [int(e.value) for e in t.value or () if isinstance(e, Const)]
-    shape = [int(d.value) for d in t.shape if isinstance(d, Const)]
-    if t.value is None or len(values) != len(t.value) or len(shape) != t.rank:
-        return None
-    return np.array(values, np.int64).astype(DTYPES[t.dtype].numpy).reshape(shape)

@@ -34,7 +34,7 @@ from naru.frontend.onnx_sparse import dense as read_sparse
 from naru.frontend.onnx_tables import CUSTOM, EXTENSIONS, Handler, find_handler, find_signature
 from naru.ir.expr import INT_MAX, Const
 from naru.ir.graph import Attr, Graph, Node, TensorType, make_constant, toposort
-from naru.ir.simplify import known, prod
+from naru.ir.simplify import compare, known, prod
 from naru.ops.registry import apply
 
 MAX_DEPTH = 40  # of functions in functions and of bodies in bodies
@@ -346,8 +346,14 @@ class Importer:
             symbols = [self.symbols.fresh(f"{stem}_size", needed.least) for _ in exprs]
             attrs |= {"symbols": tuple(symbols), "raw": raw, "exprs": exprs}
         bound = apply("bind_dim", numbers, **attrs)
+        needs: dict[str, Attr] = {}
+        if needed.rank is not None:
+            inside = [(compare("ge", r, -needed.rank), compare("lt", r, needed.rank)) for r in raw]
+            what = f"axes in {-needed.rank}..{needed.rank - 1}"
+            needs = {"needs": tuple(c for pair in inside for c in pair), "what": what}
         held: list[Node | None] = [
-            n if n is None or n.op == "bind_dim" else apply("with_sizes", n, bound) for n in inputs
+            n if n is None or n.op == "bind_dim" else apply("with_sizes", n, bound, **needs)
+            for n in inputs
         ]
         held[needed.at] = bound
         return held

@@ -8,6 +8,7 @@ import numpy as np
 
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit, scalar
+from naru.frontend.onnx_shapes import needing
 from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import (
@@ -117,9 +118,10 @@ def split(c: OnnxNode) -> Sequence[Node]:
         raise ModelError(f"expected {count} sizes, one an output, found {len(parts)}")
     if parts is None:
         return _equal_parts(c, x, axis, size, count)
-    total = known(add(*parts)) if parts else 0
-    if known(size) is not None and total is not None and total != known(size):
-        raise ModelError(f"expected sizes that add up to {known(size)}, found {total}")
+    total = add(*parts)
+    if known(size) is not None and known(total) is not None and known(total) != known(size):
+        raise ModelError(f"expected sizes that add up to {known(size)}, found {known(total)}")
+    x = needing(x, (compare("eq", total, size),), "sizes that add up to that of the axis")
     out: list[Node] = []
     start: Expr = ZERO
     for part in parts:

@@ -42,13 +42,21 @@ MOST_NUMBERS = 64  # that become sizes: two for each dim that arrays have
 class DependsOnData(Exception):
     """A handler needs numbers (operand `at`) that are known only at run time. The importer binds
     them to symbols and calls the handler again, which then finds symbols: one a number, or what
-    `resolve` makes of the numbers (sizes, none below `least`). `example`: numbers that make sense.
+    `resolve` makes of the numbers (sizes, none below `least`). `example`: numbers that make sense;
+    `rank`: of the tensor whose axes they are, from -rank on.
     """
 
     def __init__(
-        self, at: int, what: str, resolve: Resolve | None, least: int, example: Sequence[Expr]
+        self,
+        at: int,
+        what: str,
+        resolve: Resolve | None,
+        least: int,
+        example: Sequence[Expr],
+        rank: int | None = None,
     ) -> None:
         self.at, self.what, self.resolve, self.least = at, what, resolve, least
+        self.rank = rank
         self.example = tuple(example)
         super().__init__(what)
 
@@ -177,6 +185,7 @@ class OnnxNode:
         *,
         least: int = -INT_MAX,
         example: Sequence[Expr | int] = (),
+        rank: int | None = None,
     ) -> tuple[Expr, ...] | None:
         """Operand i, an integer vector or scalar, as index expressions; None where it is left out.
         Where it depends on data, these are symbols from `least` on: one an element, or what
@@ -195,7 +204,7 @@ class OnnxNode:
             if count is None or count > MOST_NUMBERS:
                 found = "unknown number" if count is None else f"{count} numbers"
                 raise Unsupported(f"{what} (operand {i}): {found} that only data tell")
-            raise DependsOnData(i, what, resolve, least, tuple(map(index, example)))
+            raise DependsOnData(i, what, resolve, least, tuple(map(index, example)), rank)
         bound = n.op == "bind_dim"  # it was resolved when it was bound
         return values if bound or resolve is None else tuple(resolve(values))
 

@@ -72,7 +72,7 @@ def _reduce_computed(c: OnnxNode, name: str, keepdims: bool) -> Node:
         kept = [pick(kept_places(flags), k, shape) for k in range(rank - len(raw))]
         return [*stay, *gone, *kept]
 
-    sizes = c.sizes(1, "axes", resolve, least=0, example=range(count or 0)) or ()
+    sizes = c.sizes(1, "axes", resolve, least=0, example=range(count or 0), rank=rank) or ()
     stay, gone, kept = sizes[:rank], sizes[rank : 2 * rank], sizes[2 * rank :]
     pairs = tuple(d for pair in zip(stay, gone, strict=True) for d in pair)
     axes = tuple(range(1, 2 * rank, 2))
@@ -138,7 +138,9 @@ def _cumulative(name: str) -> Handler:
         if c.is_fixed(1):
             axis = check_axis((c.fixed(1, "the axis") or (0,))[0], rank)
             return emit(name, x, axis=axis, **attrs)
-        sizes = c.sizes(1, "the axis", lambda raw: _around(raw[0], shape), least=0, example=[0])
+        sizes = c.sizes(
+            1, "the axis", lambda raw: _around(raw[0], shape), least=0, example=[0], rank=rank
+        )
         lines = emit("reshape", c[0], shape=sizes or ())
         return emit("reshape", emit(name, lines, axis=1, **attrs), shape=shape)
 

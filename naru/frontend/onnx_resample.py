@@ -69,7 +69,7 @@ def _positions(r: Resampling) -> Node:
         return emit("add", inside, emit("mul", r.start, last))
     middle = emit("sub", emit("div", emit("add", x, half), r.scale), half)
     if r.place == "pytorch_half_pixel":
-        return emit("where", emit("equal", width, one), _f64(-0.5), middle)
+        return emit("where", emit("equal", r.after, one), _f64(0), middle)
     if r.place == "half_pixel_symmetric":
         share = emit("sub", one, emit("div", r.after, width))
         return emit("add", emit("mul", emit("mul", r.before, half), share), middle)

@@ -38,7 +38,7 @@ MODES = ("nearest", "linear", "cubic")
 NEAREST = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
 PLACES = (
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric",
-    "tf_half_pixel_for_nn", "tf_crop_and_resize",
+    "tf_crop_and_resize",
 )  # fmt: skip
 POLICIES = ("stretch", "not_larger", "not_smaller")
 LARGEST = 2**22  # elements of a table
@@ -81,7 +81,8 @@ def resize(c: OnnxNode) -> Node:
     leaves that open, and ONNX Runtime does so) and of 11 to 19."""
     if c.version < 11:
         return _resize(c, c[0], _axes(c, _scales(c, 1)), place="asymmetric", rounding="")
-    place = c.get_str("coordinate_transformation_mode", "half_pixel", PLACES)
+    places = PLACES if c.version > 11 else (*PLACES, "tf_half_pixel_for_nn")
+    place = c.get_str("coordinate_transformation_mode", "half_pixel", places)
     rounding = c.get_str("nearest_mode", "round_prefer_floor", NEAREST)
     if _are_computed(c, 2):
         x, axes = _computed(c, 2)
@@ -437,8 +438,8 @@ def positions(place: str, before: int, after: int, scale: float, roi: Part) -> n
             after, (end - start) * (before - 1) / 2
         )  # fmt: skip
         return inside + start * (before - 1)
-    if place == "pytorch_half_pixel" and width == 1:
-        return np.full(after, -0.5)
+    if place == "pytorch_half_pixel" and after == 1:
+        return np.zeros(1)
     moved = before / 2 * (1 - after / width) if place == "half_pixel_symmetric" else 0.0
     return moved + (x + 0.5) / scale - 0.5
 

@@ -127,7 +127,7 @@ def _squeeze_computed(c: OnnxNode, shape: Sequence[Expr]) -> Node:
         gone = axis_flags(raw, len(shape))
         return [pick(kept_places(gone), k, shape) for k in range(len(shape) - len(raw))]
 
-    dims = c.sizes(1, "axes", resolve, least=0)
+    dims = c.sizes(1, "axes", resolve, least=0, rank=len(shape))
     return emit("reshape", c[0], shape=tuple(dims or ()))
 
 
@@ -170,8 +170,9 @@ def unsqueeze(c: OnnxNode) -> Node:
             new = axis_flags(raw, len(shape) + len(raw))
             return _spread(new, shape)
 
-        example = tuple(range(min(known(prod(c[1].type.shape)) or 0, MAX_RANK)))
-        dims = c.sizes(1, "axes", resolve, least=0, example=example)
+        more = known(prod(c[1].type.shape)) or 0
+        example, rank = tuple(range(min(more, MAX_RANK))), len(shape) + more
+        dims = c.sizes(1, "axes", resolve, least=0, example=example, rank=rank)
         return emit("reshape", c[0], shape=tuple(dims or ()))
     given = c.get_ints("axes") if c.has("axes") else c.fixed(1, "axes")
     rank = len(shape) + len(given or ())
@@ -309,8 +310,10 @@ def _computed_range(c: OnnxNode, start: Node, limit: Node, delta: Node) -> Node:
         away = emit("neg", emit("sub", limit, start))
         low = emit("mod", away, delta)
         steps = emit("neg", emit("div", emit("sub", away, low), delta))
-    count = emit("cast", steps, to="i64")
-    count = emit("max", count, constant(0, np.int64))
+    count = emit("max", emit("cast", steps, to="i64"), constant(0, np.int64))
+    # No number of steps of 0 is enough: too many for a size.
+    still = emit("equal", delta, scalar(0, delta))
+    count = emit("where", still, constant(np.iinfo(np.int64).max, np.int64), count)
     symbol = c.importer.symbols.fresh(f"{next((o for o in c.outputs if o), 'range')}_length")
     bound = emit("bind_dim", count, symbols=(symbol,))
     return emit("range", emit("with_sizes", start, bound), limit, delta, length=symbol)

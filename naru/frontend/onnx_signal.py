@@ -55,7 +55,9 @@ def dft(c: OnnxNode) -> Node:
     inverse, half = c.get_flag("inverse", False), c.get_flag("onesided", False)
     length = _one(c, 1, "the length", 1, 4)
     if c.version >= 20 and not c.is_fixed(2):
-        at = c.sizes(2, "the axis", lambda raw: _lines(raw[0], x.type.shape), least=0, example=[0])
+        at = c.sizes(
+            2, "the axis", lambda raw: _lines(raw[0], x.type.shape), least=0, example=[0], rank=rank
+        )
         return _narrowed(c, lambda wide: _along_computed(c, wide, at or (), length, inverse, half))
     given = c.fixed(2, "the axis") if c.version >= 20 else (c.get_int("axis", 1),)
     if given is not None and len(given) != 1:

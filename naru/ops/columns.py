@@ -153,7 +153,7 @@ def opaque_col2im(n: Node, target: Target) -> str:
     words |= {f"C{j}": w.count(d) for j, (w, d) in enumerate(zip(axes, image, strict=True))}
     words |= {"WIDTH": image[last], "COUNT": words[f"C{last}"], "COLUMNS": x.shape[2]}
     words |= {"PLANES": mul(*n.type.shape[:2]), "AREA": prod(image)}
-    known_sizes = (known(words["COUNT"]), known(prod(n.type.shape)))
+    known_sizes = (known(words["COUNT"]), known(prod(x.shape)), known(prod(n.type.shape)))
     most = min((size for size in known_sizes if size is not None), default=None)
     zero = "0.0" if is_float(x.dtype) else "0"
     kind = f"{x.dtype}({zero})"

@@ -272,9 +272,10 @@ def _np_mod(a: Array, b: Array, attrs: Attrs) -> Array:
 
 
 def _np_pow(a: Array, b: Array) -> Array:
-    if a.dtype.kind == "f":
-        return np.power(a, b.astype(a.dtype))
-    return _np_cast(np.power(a.astype(np.float64), b.astype(np.float64)), a.dtype)
+    # (Of one exponent 0.5 numpy makes a square root, which for -inf is another thing.)
+    shape, kind = np.broadcast_shapes(a.shape, b.shape), a.dtype if a.dtype.kind == "f" else "f8"
+    exponents = np.broadcast_to(b, shape).astype(kind)
+    return _np_cast(np.power(a.astype(kind), exponents), a.dtype)
 
 
 def _np_cast(x: Array, dtype: np.dtype) -> Array:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, cast
 
 import numpy as np
 
 from naru.dtypes import DTYPES, is_float, is_float_array
-from naru.errors import InputError, IRError, UnsupportedError
+from naru.errors import InputError, IRError, NaruError
 from naru.ir import simplify
 from naru.ir.expr import INT_MAX, Binary, Cast, Const, Select, Unary, Var, free_vars
 from naru.ir.graph import Graph, Node, TensorType, named_sizes, toposort
@@ -17,24 +18,35 @@ from naru.ops.registry import OPS, Arrays, Attrs
 
 Array = np.ndarray
 Env = dict[Var, int]
-MOST_ROUNDS = 10_000  # of a loop: one that never ends must not hang the compiler
+_rounds: ContextVar[list[int] | None] = ContextVar("rounds", default=None)  # that are left
 # Elements from which on the f32 of a constant stay: what they meet is f64, and so is the result.
 LARGE = 1 << 22
 _KEPT = ("constant", "transpose", "reshape")  # and what only looks at one another way
 _EXPR = (Const, Var, Binary, Select, Cast, Unary)
 
 
-def evaluate(graph: Graph, inputs: Sequence[Array], *, float64: bool = False) -> list[Array]:
+class EndlessError(NaruError):
+    """Loops go on after as many rounds as they were given."""
+
+
+def evaluate(
+    graph: Graph, inputs: Sequence[Array], *, float64: bool = False, rounds: int | None = None
+) -> list[Array]:
     """The graph's outputs for arrays in the order of its inputs.
 
-    `float64`: floats are computed in double and cast back at the end. Raises InputError when an
-    array has another dtype or shape than its input, IRError when an op gives what was not inferred.
+    `float64`: floats are computed in double and cast back at the end. `rounds`: the most that all
+    loops together may take. Raises InputError when an array has another dtype or shape than its
+    input, IRError when an op gives what was not inferred, EndlessError.
     """
     for node, array in zip(graph.inputs, inputs, strict=True):
         wanted = DTYPES[node.type.dtype].numpy
         if array.dtype != wanted:
             raise InputError(f"input {node.attr('name')}: expected {wanted}, got {array.dtype}")
-    outs = _run(graph, inputs, {}, float64)
+    before = _rounds.set(None if rounds is None else [rounds])
+    try:
+        outs = _run(graph, inputs, {}, float64)
+    finally:
+        _rounds.reset(before)
     with np.errstate(all="ignore"):  # what overflows the narrower type becomes infinite
         return [
             np.asarray(a).astype(DTYPES[n.type.dtype].numpy, copy=False)
@@ -168,6 +180,27 @@ def _concrete(n: Node, env: Env, float64: bool) -> dict[str, Any]:
     return attrs
 
 
+def constant_result(n: Node, arrays: Arrays) -> Array | None:
+    """What a node of one output gives for constant operands; None where attributes are sizes that
+    are not known, or the result is an error, which then is one of the run (an index out of range in
+    a branch that is never taken)."""
+    try:
+        with np.errstate(all="ignore"):
+            result = np.asarray(OPS[n.op].ref(arrays, _concrete(n, {}, False))[0])
+    except (IRError, IndexError, ValueError, ZeroDivisionError, FloatingPointError):
+        return None
+    return result.astype(DTYPES[n.type.dtype].numpy, copy=False)
+
+
+def known_array(t: TensorType) -> np.ndarray | None:
+    """The array of a type whose elements are all known constants."""
+    values = [int(e.value) for e in t.value or () if isinstance(e, Const)]
+    shape = [int(d.value) for d in t.shape if isinstance(d, Const)]
+    if t.value is None or len(values) != len(t.value) or len(shape) != t.rank:
+        return None
+    return np.array(values, np.int64).astype(DTYPES[t.dtype].numpy).reshape(shape)
+
+
 def _number(value: Any, env: Env) -> Any:
     if isinstance(value, _EXPR):
         missing = [v.name for v in free_vars(value) if v not in env]
@@ -214,14 +247,12 @@ def run_loop(
     trip = None if arrays[0] is None else int(arrays[0].reshape(-1)[0])
     running, carried, captures = _true(arrays[1]), list(arrays[2 : 2 + count]), arrays[2 + count :]
     rows: list[list[Array]] = []
+    left = _rounds.get()
     while running and (trip is None or len(rows) < trip):
-        if len(rows) == MOST_ROUNDS:
-            raise UnsupportedError(
-                [
-                    f"loop: it does not end within {MOST_ROUNDS} rounds at the sizes of the "
-                    "test vector"
-                ]
-            )
+        if left is not None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise EndlessError("loops go on after the rounds that they were given")
         step, cond = np.array(len(rows), np.int64), np.array(running)
         outs = _run(body, [step, cond, *carried, *captures], env, float64)
         running, carried = _true(outs[0]), list(outs[1 : 1 + count])

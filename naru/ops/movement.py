@@ -42,6 +42,7 @@ from naru.ops.operands import (
     Dims,
     all_known,
     axis_of,
+    check_at_most,
     check_equal,
     check_holds,
     check_kind,
@@ -310,8 +311,8 @@ def infer_gather_elements(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     if at.rank != x.rank:
         raise ModelError(f"gather_elements: ranks {x.rank} and {at.rank} differ")
     for k, (d, size) in enumerate(zip(at.shape, x.shape, strict=True)):
-        if k != axis and compare("le", d, size) is not TRUE:
-            check_equal("gather_elements", f"sizes of axis {k}", size, d)
+        if k != axis:
+            check_at_most("gather_elements", f"positions along axis {k}", d, size)
     _check_any("gather_elements", x.shape[axis], at.shape)
     return (TensorType(x.dtype, at.shape),)
 
@@ -520,6 +521,9 @@ def infer_pad(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
             raise ModelError(f"pad: axis {k} would have {dim_text(d)} elements")
         if mode != "constant" and x.shape[k] is ZERO and d is not ZERO:
             raise ModelError(f"pad: mode {mode} of axis {k}, which has no elements")
+        for p in (begin[k], end[k]) if mode == "reflect" and not all_known((d, x.shape[k])) else ():
+            most = maximum(sub(x.shape[k], 1), 0)
+            check_at_most("pad", "elements before the edge to reflect", p, most)
     return (TensorType(x.dtype, shape),)
 
 
@@ -567,23 +571,29 @@ def lower_pad(e: Emit, n: Node, ins: Operands) -> Lowered:
             if mode == "constant":
                 inside = logical_and(inside, compare("ge", source, 0) if low else TRUE)
                 inside = logical_and(inside, compare("lt", source, d) if high else TRUE)
-            where.append(_pad_index(source, d, str(mode), low, high))
+            wide = any((known(q) or 0) > (known(d) or 0) - 1 for q in (b, p))
+            where.append(_pad_index(source, d, str(mode), low, high, wide))
         return select(inside, Read(x, tuple(where)), fill)
 
     return (e.stage(f"pad_{len(e.stages)}", n.type.shape, element),)
 
 
-def _pad_index(i: Expr, size: Expr, mode: str, low: bool, high: bool) -> Expr:
-    """The element that position i (possibly outside 0..size-1, on the sides named) shows."""
+def _pad_index(i: Expr, size: Expr, mode: str, low: bool, high: bool, wide: bool) -> Expr:
+    """The element that position i (possibly outside 0..size-1, on the sides named) shows. `wide`:
+    it may lie so far outside that it is reflected more than once."""
     if not low and not high:
         return i
     last = sub(size, 1)
     if mode == "wrap":
         return mod(i, size)
     if mode == "reflect":
+        count = known(size)
+        if count is not None and count > 1 and wide:
+            i = mod(i, 2 * (count - 1))
+            return minimum(i, sub(2 * (count - 1), i))
         i = maximum(i, mul(i, -1)) if low else i
         i = minimum(i, sub(mul(last, 2), i)) if high else i
-        # Once is enough for pads below the size; more is not defined, but must stay in bounds.
+        # Once is enough for pads below the size; where that is not known, the plan checks it.
     if low or mode == "reflect":
         i = maximum(i, 0)
     return minimum(i, last) if high or mode == "reflect" else i
@@ -595,6 +605,7 @@ def _pad_samples() -> Iterable[Sample]:
     yield Sample((x,), {"pads": (1, 0, 0, 1, 0, 0), "mode": "constant", "value": -1.5})
     yield Sample((x,), {"pads": (0, -1, 1, 0, 1, -2), "mode": "constant"})
     yield Sample((x,), {"pads": (0, 2, 1, 0, 1, 3), "mode": "reflect"})
+    yield Sample((x,), {"pads": (5, 4, 0, 0, 9, 7), "mode": "reflect"})
     yield Sample((x,), {"pads": (1, 2, 1, 0, 4, 9), "mode": "edge"})
     yield Sample((x,), {"pads": (1, 2, 1, 0, 4, 9), "mode": "wrap"})
     yield Sample((x,), {"pads": (0, -1, 0, 0, 1, -2), "mode": "edge"})

@@ -15,7 +15,7 @@ from naru.dtypes import DTYPES, is_float
 from naru.errors import ModelError
 from naru.ir.expr import Cast, Expr, Read, Var
 from naru.ir.graph import TensorType
-from naru.ir.simplify import ONE, ZERO, bounds, index, known
+from naru.ir.simplify import FALSE, ONE, TRUE, ZERO, bounds, compare, index, known
 from naru.ir.tensor import Tensor
 from naru.ir.text_expr import print_expr
 from naru.ops.formula import Term, cast, number
@@ -123,6 +123,15 @@ def check_holds(cond: Callable[[], Expr], what: str) -> None:
     found = _conditions.get()
     if found is not None:
         found.append(Condition(cond(), what))
+
+
+def check_at_most(op: str, what: str, size: Expr, most: Expr) -> None:
+    """A dim is no larger than another one. Raises ModelError where it cannot be."""
+    holds = compare("le", size, most)
+    if holds is FALSE:
+        raise ModelError(f"{op}: {what}: {dim_text(size)} is more than {dim_text(most)}")
+    if holds is not TRUE:
+        check_holds(lambda: holds, f"{dim_text(size)} <= {dim_text(most)}: {what}")
 
 
 def check_equal(op: str, what: str, a: Expr, b: Expr) -> Expr:

@@ -31,6 +31,7 @@ from naru.ir.tensor import Tensor
 from naru.ops.kernel_text import by_hand, indent, tiled
 from naru.ops.operands import (
     axis_of,
+    check_at_most,
     check_equal,
     check_kind,
     check_same_dtype,
@@ -108,8 +109,8 @@ def infer_scatter_elements(types: Types, attrs: Attrs) -> tuple[TensorType, ...]
         raise ModelError(f"{op}: ranks {data.rank}, {at.rank} and {updates.rank} differ")
     for k in range(data.rank):
         check_equal(op, f"sizes of axis {k} of indices and updates", at.shape[k], updates.shape[k])
-        if k != axis and compare("le", at.shape[k], data.shape[k]) is not TRUE:
-            check_equal(op, f"sizes of axis {k}", data.shape[k], at.shape[k])
+        if k != axis:
+            check_at_most(op, f"positions along axis {k}", at.shape[k], data.shape[k])
     return (TensorType(data.dtype, data.shape),)
 
 

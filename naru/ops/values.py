@@ -7,6 +7,7 @@ Values are index expressions, one an element in row-major order; a bool is 0 or 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -71,10 +72,17 @@ def moved(
     """The value of an op that only moves elements: its own meaning, run on arrays of expressions.
     `rest` are further operands (indices), known as numbers."""
     arrays = [as_objects(t) for t in data]
-    if any(a is None for a in arrays):
+    if any(a is None for a in arrays) or not all(map(_is_known, attrs.values())):
         return None
     # (np.take at a scalar position gives the element itself, not an array)
     return list(np.asarray(ref([*arrays, *rest], attrs)[0], object).flat)
+
+
+def _is_known(attr: Any) -> bool:
+    """Is there no size in an attribute that is known at run time only?"""
+    if isinstance(attr, tuple):
+        return all(map(_is_known, cast("tuple[Any, ...]", attr)))
+    return not isinstance(attr, Expr) or known(attr) is not None
 
 
 def _same(a: Expr) -> Expr:

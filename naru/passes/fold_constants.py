@@ -6,7 +6,9 @@ import numpy as np
 
 from naru.dtypes import DTYPES
 from naru.ir.expr import Const
-from naru.ir.graph import Graph, Node, TensorType, make_constant
+from naru.ir.graph import Graph, Node, make_constant
+from naru.ir.simplify import known
+from naru.ops.evaluate import constant_result, known_array
 from naru.ops.registry import OPS
 from naru.passes.registry import graph_pass
 from naru.passes.rewrite import inline, rewrite
@@ -30,9 +32,9 @@ def _fold(n: Node, limit: int) -> Node:
     if n.op in ("constant", "input", "bind_dim", "with_sizes"):
         return n
     if len(n.types) == 1 and n.type.value is not None:
-        known = value_array(n.type)
-        if known is not None:
-            return make_constant(known)
+        told = known_array(n.type)
+        if told is not None:
+            return make_constant(told)
     if n.op in ("get", "if"):
         return _take_branch(n)
     arrays = [None if c is None else c.data for c in n.inputs]
@@ -41,19 +43,9 @@ def _fold(n: Node, limit: int) -> Node:
     op = OPS.get(n.op)
     if op is None or op.kind in ("control", "opaque") or not _fits(n, arrays, limit):
         return n
-    result = evaluate_node(n, arrays)
-    return n if result is None else make_constant(result)
-
-
-def value_array(type: TensorType) -> np.ndarray | None:
-    """The array of a type whose elements are all known constants."""
-    values = [e.value for e in type.value or () if isinstance(e, Const)]
-    shape = [d.value for d in type.shape if isinstance(d, Const)]
-    if type.value is None or len(values) != len(type.value) or len(shape) != type.rank:
-        return None
-    return (
-        np.array(values, np.int64).astype(DTYPES[type.dtype].numpy).reshape([int(d) for d in shape])
-    )
+    result = constant_result(n, arrays)
+    shape = tuple(known(d) for d in n.type.shape)
+    return n if result is None or result.shape != shape else make_constant(result)
 
 
 def _fits(n: Node, arrays: list[np.ndarray | None], limit: int) -> bool:
@@ -66,19 +58,6 @@ def _fits(n: Node, arrays: list[np.ndarray | None], limit: int) -> bool:
             return False
         size *= int(d.value)
     return size <= max(limit, sum(a.nbytes for a in arrays if a is not None))
-
-
-def evaluate_node(n: Node, arrays: list[np.ndarray | None]) -> np.ndarray | None:
-    """The value of a node over constants; None where it is an error, which then is one of the run
-    (an index out of range in a branch that is never taken)."""
-    try:
-        with np.errstate(all="ignore"):
-            result = np.asarray(OPS[n.op].ref(arrays, dict(n.attrs))[0])
-    except (IndexError, ZeroDivisionError, FloatingPointError):
-        return None
-    dtype = DTYPES[n.type.dtype].numpy
-    shape = tuple(int(d.value) for d in n.type.shape if isinstance(d, Const))
-    return result.astype(dtype, copy=False) if result.shape == shape else None
 
 
 def _take_branch(n: Node) -> Node:

@@ -14,8 +14,9 @@ import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +107,7 @@ class EntryProgram(_native.Program):
     """One entry of a bundle, callable with numpy arrays. Thread-safe."""
 
     def __init__(self, bundle: Bundle, entry: Entry, *, threads: int | None = None) -> None:
-        self._entry = entry
+        self._entry, self._records = entry, bundle.manifest.get("steps")
         self._symbols = bundle.symbols
         index = {s.name: k for k, s in enumerate(bundle.symbols)}
         weights = bundle.sections.get("weights")
@@ -143,7 +144,7 @@ class EntryProgram(_native.Program):
         make = _FAILURES.get(code)
         if make is None:
             return RunError(f"the code reported failure {code} ({a}, {b}, {c})")
-        return make(self._entry, a, b, c)
+        return make(_Failed(self._entry, self._records), a, b, c)
 
 
 def _input_codes(
@@ -186,12 +187,29 @@ def _restore_outputs(fields: tuple[str, ...], values: tuple[Any, ...]) -> tuple[
 # ---- failures of a run ----
 
 
-def _step(entry: Entry, step: int) -> str:
-    return f"step '{entry.steps[step]}'" if 0 <= step < len(entry.steps) else f"step {step}"
+@dataclass(frozen=True)
+class _Failed:
+    """What an entry is, and what the manifest says of its steps."""
 
+    entry: Entry
+    records: object
 
-def _requirement(entry: Entry, k: int) -> str:
-    return entry.requires[k] if 0 <= k < len(entry.requires) else f"condition {k} does not hold"
+    def step(self, k: int) -> str:
+        """A step by the nodes that it comes from, as far as they are known."""
+        names = self.entry.steps
+        found = f"step '{names[k]}'" if 0 <= k < len(names) else f"step {k}"
+        try:  # nobody has checked these
+            nodes = ", ".join(f"'{name}'" for name, _ in cast(Any, self.records)[k]["nodes"])
+        except (TypeError, ValueError, LookupError):
+            return found
+        return f"{found} of {nodes}" if nodes else found
+
+    def output(self, k: int) -> str:
+        return f"'{self.entry.outputs[k].name}'"
+
+    def requirement(self, k: int) -> str:
+        asked = self.entry.requires
+        return asked[k] if 0 <= k < len(asked) else f"condition {k} does not hold"
 
 
 def _size(count: int) -> str:
@@ -203,32 +221,31 @@ def _size(count: int) -> str:
     return f"{count} bytes"
 
 
-_FAILURES: dict[int, Callable[[Entry, int, int, int], NaruError]] = {
-    1: lambda e, a, b, c: RunError(f"{_step(e, a)}: index {b} is out of range for a size of {c}"),
-    2: lambda e, a, b, c: RunError(f"{_step(e, a)}: no memory for {_size(b)}"),
-    3: lambda e, a, b, c: RunError(f"{_step(e, a)}: got a size of {b}, the most is {c}"),
-    6: lambda e, a, b, c: RunError(f"{_step(e, a)}: a signal ended it in round {b}"),
+_FAILURES: dict[int, Callable[[_Failed, int, int, int], NaruError]] = {
+    1: lambda e, a, b, c: RunError(f"{e.step(a)}: index {b} is out of range for a size of {c}"),
+    2: lambda e, a, b, c: RunError(f"{e.step(a)}: no memory for {_size(b)}"),
+    3: lambda e, a, b, c: RunError(f"{e.step(a)}: got a size of {b}, the most is {c}"),
+    6: lambda e, a, b, c: RunError(f"{e.step(a)}: a signal ended it in round {b}"),
     7: lambda e, a, b, c: RunError(
-        f"{_step(e, a)}: it goes on after {b} rounds, the most that are allowed",
+        f"{e.step(a)}: it goes on after {b} rounds, the most that are allowed",
         hint="NARU_LOOP_LIMIT sets how many",
     ),
-    5: lambda e, a, b, c: RunError(f"{_step(e, a)}: got a size of {b}, the least is {c}"),
+    5: lambda e, a, b, c: RunError(f"{e.step(a)}: got a size of {b}, the least is {c}"),
     4: lambda e, a, b, c: RunError(
-        f"the values of these inputs do not fit the model: {_requirement(e, a)}",
+        f"the values of these inputs do not fit the model: {e.requirement(a)}",
     ),
     -1: lambda e, a, b, c: RunError(
         f"these input sizes need {_size(a)} of memory, the machine has {_size(b)}",
         hint="smaller inputs",
     ),
-    -2: lambda e, a, b, c: RunError(f"the code did not give the output '{e.outputs[a].name}'"),
-    -3: lambda e, a, b, c: RunError(f"the output '{e.outputs[a].name}' would have {_size(b)}"),
+    -2: lambda e, a, b, c: RunError(f"the code did not give the output {e.output(a)}"),
+    -3: lambda e, a, b, c: RunError(f"the output {e.output(a)} would have {_size(b)}"),
     -6: lambda e, a, b, c: RunError(
-        f"these input sizes are too small: dim {b} of the output '{e.outputs[a].name}' "
-        f"would be {c}",
+        f"these input sizes are too small: dim {b} of the output {e.output(a)} would be {c}",
         hint="larger inputs",
     ),
     -7: lambda e, a, b, c: InputError(
-        f"these input sizes do not fit the model: {_requirement(e, a)}",
+        f"these input sizes do not fit the model: {e.requirement(a)}",
         hint="sizes for which the condition holds",
     ),
     -5: lambda e, a, b, c: RunError(f"no memory for {_size(a)}", hint="smaller inputs"),

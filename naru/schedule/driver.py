@@ -37,7 +37,7 @@ from naru.schedule.requirements import Branch, Requirement, branches
 from naru.schedule.storage import Role, Scope, Step, Storage
 from naru.schedule.weights import Packed, packed_bytes
 
-BROKEN, TOO_SMALL = 4, 5  # as in abi.h
+BAD_DIM, BROKEN, TOO_SMALL = 3, 4, 5  # as in abi.h
 FIRST_ROUNDS = 16  # rounds of a loop that the memory of its scan outputs holds at first
 T = TypeVar("T")
 
@@ -506,7 +506,7 @@ class Builder:
 
     def emit_symbols(self, s: Step) -> list[Stmt]:
         """Symbols get their values; what must hold of them, and could not be said before, is
-        checked. No number is beyond what a dim can be: a slice to the largest i64 is one."""
+        checked. A slice may end at the largest i64, a size may not be what no dim can be."""
         n = s.control
         symbols, raw = variables(n, "symbols"), variables(n, "raw")
         source = n.inputs[0]
@@ -515,6 +515,7 @@ class Builder:
         for k, v in enumerate(raw or symbols):
             number = self.element(s.operands[0], dtype, k)
             if v not in self.bounds and dtype == "i64":
+                out += self.at_most(v, number)
                 low = Binary("max", number, Const(-INT_MAX, "i64"))
                 number = Binary("min", low, Const(INT_MAX, "i64"))
             out += [Let(v, Cast(number, "index")), *self.at_least(v), self.remember(v)]
@@ -524,7 +525,8 @@ class Builder:
         if raw and isinstance(exprs, tuple):
             for k, (v, e) in enumerate(zip(symbols, exprs, strict=True)):
                 if isinstance(e, Expr):
-                    out += [Let(v, e), *self.at_least(v), self.remember(v)]
+                    sized = [*self.at_least(v), *self.at_most(v, Cast(v, "i64"))]
+                    out += [Let(v, e), *sized, self.remember(v)]
                     out.append(self.keep(s.results[0], "i64", Cast(v, "i64"), k))
         return [*out, *self.check_known(*symbols, *raw)]
 
@@ -534,6 +536,13 @@ class Builder:
             return []
         stop = Invoke("fail", (Const(TOO_SMALL), Const(self.step), v, Const(v.lo)))
         return [If(Binary("lt", v, Const(v.lo)), (stop,))]
+
+    def at_most(self, v: Var, number: Expr) -> list[Stmt]:
+        """The check that a number that becomes a size is one that a dim can have."""
+        if v in self.bounds or v.lo <= -INT_MAX:
+            return []
+        stop = Invoke("fail", (Const(BAD_DIM), Const(self.step), number, Const(INT_MAX - 1, "i64")))
+        return [If(Binary("ge", number, Const(INT_MAX, "i64")), (stop,))]
 
     def check_known(self, *defined: Var) -> list[Stmt]:
         """The conditions that can be checked now that these symbols are defined too."""
@@ -613,10 +622,12 @@ class Builder:
         outside = set(self.live)
         self.live.update(v for c in states for v in c.sizes.values())
         self.rooms.append({})
+        branch = branches(s.control)["body"]
+        self.branches.append(branch)
         body: list[Stmt] = [
             Let(now, count),
             *(x for c in states for x in changing.begin(self, c)),
-            *self.check_known(*(v for c in states for v in c.sizes.values())),
+            *self.enter_branch(branch),
             *(self.grow(s, capacity, now) if growing else []),
             self.keep(number, "i64", Cast(now, "i64")),
             Invoke("next_round", (Const(self.step), now)),
@@ -628,6 +639,7 @@ class Builder:
             Assign(count, add(now, 1)),
             Invoke("barrier", ()),
         ]
+        self.branches.pop()
         self.live, rooms = outside, self.rooms.pop()
         return [
             *(Assign(room, Const(0)) for room in rooms.values()),

@@ -32,12 +32,13 @@ class Requirement:
     text: str
     needed: bool = False  # code would read beyond an operand where it does not hold
     late: bool = False  # it depends on data
-    branch: Branch | None = None  # of an `if`: it is asked for where that is taken
+    branch: Branch | None = None  # of an `if` or a loop: it is asked for where that is taken
 
 
 def branches(n: Node) -> dict[str, Branch]:
-    """What the branches of an `if` are called here. (Passes replace bodies, not their inputs.)"""
-    bodies = {k: v for k, v in n.attrs if n.op == "if" and isinstance(v, Graph)}
+    """What the bodies of an `if` or a loop, which need not run at all, are called here. (Passes
+    replace bodies, not their inputs.)"""
+    bodies = {k: v for k, v in n.attrs if n.op in ("if", "loop") and isinstance(v, Graph)}
     return {k: (k, v.inputs) for k, v in bodies.items()}
 
 

@@ -132,7 +132,9 @@ def test_random_settings_agree_with_the_reference(data: st.DataObject) -> None:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         want = np.asarray(cast("list[Any]", ReferenceEvaluator(model).run(None, {"x": x}))[0])
-    if want.size and np.isfinite(want).all():
+    # A single result of pytorch_half_pixel lies at 0; the reference has it at -0.5, or as others.
+    alone = attrs["coordinate_transformation_mode"] == "pytorch_half_pixel" and 1 in want.shape
+    if want.size and np.isfinite(want).all() and not alone:
         np.testing.assert_allclose(run(model, x), want, rtol=1e-4, atol=1e-5)
         model = model_of(tuple("abc")[:rank], constants, computed=True, **attrs)
         got = run(model, x, *constants.values())

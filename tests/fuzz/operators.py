@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+from onnx import numpy_helper
 
 from . import draw_elementwise, draw_layers, draw_movement, draw_others
 from .compare import check
@@ -45,8 +46,17 @@ def _single(case: Case) -> bool:
     return any(1 in a.shape for a in case.feed.values())
 
 
-def _aligned(case: Case) -> bool:
-    return "align_corners" in case.label
+def _resized(case: Case) -> bool:
+    blended = "'mode': 'linear'" in case.label or "'mode': 'cubic'" in case.label
+    whole = next(iter(case.feed.values())).dtype.kind in "iu" and blended
+    held = [numpy_helper.to_array(t) for t in case.model.graph.initializer]
+    scales = [a for a in (*held, *case.feed.values()) if a.dtype == np.float32 and a.ndim == 1]
+    odd = any(np.any(a * 4 % 1) for a in scales)  # f32 and f64 may fall to two sides of a number
+    return whole or odd or "align_corners" in case.label
+
+
+def _same(case: Case) -> bool:
+    return "'SAME_" in case.label
 
 
 def _double(case: Case) -> bool:
@@ -59,6 +69,9 @@ def _any(_case: Case) -> bool:
 
 # Where ONNX Runtime means something else than the standard says, or says nothing: why, and when.
 DIFFERENT: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
+    "AveragePool": ("lets SAME crop where strides are longer than windows", _same),
+    "ConvTranspose": ("lets SAME make less than the strides where windows are shorter", _same),
+    "Upsample": ("rounds whole numbers otherwise", _resized),
     "AffineGrid": ("divides by zero where a corner-aligned axis has one element", _any),
     "Attention": ("computes the scale of f64 in f32", _double),
     "DFT": ("computes f64 by tables of f32", _double),
@@ -67,7 +80,10 @@ DIFFERENT: Mapping[str, tuple[str, Callable[[Case], bool]]] = {
     "MatMulInteger": ("leaves memory as it is where nothing is summed", _empty),
     "MeanVarianceNormalization": ("NaN where a mean is of one element", _single),
     "QuantizeLinear": ("the standard does not say what NaN becomes", _wild),
-    "Resize": ("rounds the sizes before it aligns corners", _aligned),
+    "Resize": (
+        "rounds sizes before it aligns corners, and whole numbers; f32",
+        _resized,
+    ),
     "Shrink": ("computes f64 with constants of f32", _double),
     "Sign": ("0 for NaN", _wild),
     "QLinearMatMul": ("leaves memory as it is where nothing is summed", _empty),
