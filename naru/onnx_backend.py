@@ -11,26 +11,34 @@ bits as integers. Arrays are taken and given as the installed package has them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
 import numpy as np
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import IR_VERSION, ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 from onnx.backend.base import Backend, BackendRep
 
 from naru.compiler import compile
 from naru.dtypes import DTYPES, FROM_ONNX
+from naru.errors import InputError, TargetError
+from naru.runtime import arguments
 from naru.runtime.model import Model
 
 
 class CompiledRep(BackendRep):
-    """A compiled model; `run` takes the inputs in the graph's order."""
+    """A compiled model; `run` takes the inputs in the graph's order, or a dict of them by name."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """The outputs, in the graph's order. Random numbers begin with the seed 0."""
+        """The outputs, in the graph's order. Random numbers begin with the seed 0. Raises
+        InputError, RunError."""
+        if isinstance(inputs, Mapping):
+            inputs = arguments.by_position(self.model.inputs, (cast("Any", inputs),), {})
+        elif isinstance(inputs, np.ndarray):  # the only one
+            inputs = [cast("np.ndarray", inputs)]
         given = [
             _as_ours(x, info.dtype) for x, info in zip(inputs, self.model.inputs, strict=False)
         ]
@@ -86,7 +94,42 @@ class NaruBackend(Backend):
 
     @classmethod
     def prepare(cls, model: ModelProto, device: str = "CPU", **kwargs: Any) -> CompiledRep:
+        """Raises TargetError for another device than the CPU, and as naru.compile."""
+        if not cls.supports_device(device):
+            raise TargetError(f"expected the device CPU, got {device!r}")
         return CompiledRep(compile(model, cache=False))
+
+    @classmethod
+    def run_node(
+        cls,
+        node: NodeProto,
+        inputs: Any,
+        device: str = "CPU",
+        outputs_info: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
+        """The outputs of one node for arrays, one for each operand that it names; `opset_version`:
+        of the node's domain (default: the newest that the onnx package has, or 1). Raises as
+        `prepare` and `run`."""
+        names = [name for name in node.input if name]
+        if len(names) != len(inputs):
+            raise InputError(
+                f"expected {len(names)} inputs ({', '.join(names)}), got {len(inputs)}"
+            )
+        given = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+            for name, a in zip(names, map(np.asarray, inputs), strict=True)
+        ]
+        made = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
+        newest = defs.onnx_opset_version()
+        own = kwargs.get("opset_version", 1 if node.domain else newest)
+        imports = {"": newest, node.domain: own}
+        model = helper.make_model(
+            helper.make_graph([node], node.op_type, given, made),
+            opset_imports=[helper.make_opsetid(d, v) for d, v in imports.items()],
+            ir_version=IR_VERSION,
+        )
+        return cls.prepare(model, device).run(inputs)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
@@ -95,4 +138,5 @@ class NaruBackend(Backend):
 
 prepare = NaruBackend.prepare
 run_model = NaruBackend.run_model
+run_node = NaruBackend.run_node
 supports_device = NaruBackend.supports_device

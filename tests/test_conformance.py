@@ -35,8 +35,15 @@ def test_the_backend() -> None:
     s, d = backend.prepare(model).run([x, y])
     assert (s.tolist(), d.tolist()) == ([4, 6], [-2, -2])
     assert backend.run_model(model, [x, y])[0].tolist() == [4, 6]
+    assert backend.prepare(model).run({"y": y, "x": x})[1].tolist() == [-2, -2]
+    (z,) = backend.run_node(onnx.helper.make_node("Clip", ["a", "", "b"], ["z"]), [x, x[0]])
+    assert z.tolist() == [1, 1]
     with pytest.raises(NaruError, match="input 'y'"):
         backend.run_model(model, [x])
+    with pytest.raises(NaruError, match="expected 2 inputs"):
+        backend.run_node(onnx.helper.make_node("Add", ["a", "b"], ["z"]), [x])
+    with pytest.raises(NaruError, match="expected the device CPU"):
+        backend.prepare(model, "CUDA")
 
 
 def test_dtypes_of_older_packages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,13 +132,14 @@ def error_texts(folder: Path) -> Blocks:
 def unsupported_model() -> bytes:
     """An operator that does not compile yet, and one of somebody's own."""
     nodes = [
-        helper.make_node("ImageDecoder", ["x"], ["u"], name="decode"),
+        helper.make_node("SparseAttention", ["x"], ["u"], name="attend", domain="com.microsoft"),
         helper.make_node("MyOp", ["u"], ["y"], domain="com.example"),
     ]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [8])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
     graph = helper.make_graph(nodes, "unusual", [x], [y])
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.example", 1)]
+    domains = {"": 21, "com.microsoft": 1, "com.example": 1}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
