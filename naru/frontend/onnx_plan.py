@@ -110,6 +110,7 @@ class Level:
     kinds: dict[str, Kind | None] = field(default_factory=dict[str, "Kind | None"])
     constants: dict[str, Node] = field(default_factory=dict[str, Node])
     place: str = ""
+    fetched: set[str] = field(default_factory=set[str])  # constants that steps here have read
 
     def has(self, name: str) -> bool:
         own = name in self.kinds or name in self.constants
@@ -219,7 +220,7 @@ class Planner:
                     f"expected a node that makes the output {o!r}, found none",
                     where=level.place.rstrip(": ") or None,
                 )
-        steps += self.read_constants(outputs, level, steps)
+        steps += self.read_constants(outputs, level)
         return Body(tuple(inputs), tuple(outputs), tuple(steps))
 
     def steps(self, nodes: Sequence[NodeProto], level: Level, outputs: Sequence[str]) -> list[Step]:
@@ -238,7 +239,7 @@ class Planner:
             for n in left:
                 ready = all(level.has(r) for r in check.reads_of(n))
                 if ready and self.on_host(n, level):
-                    steps += self.host_steps(n, level, steps)
+                    steps += self.host_steps(n, level)
                 else:
                     rest.append(n)
             assert group or len(rest) < len(left), "nodes are in order, so the first can run"
@@ -398,7 +399,7 @@ class Planner:
                 return True
         return False
 
-    def host_steps(self, node: NodeProto, level: Level, before: Sequence[Step]) -> list[Step]:
+    def host_steps(self, node: NodeProto, level: Level) -> list[Step]:
         """A node on the host, behind the constants that it reads."""
         label = check.label_of(node, level.place)
         reads = check.reads_of(node)
@@ -417,7 +418,7 @@ class Planner:
             if error.where and "node " in error.where:
                 raise
             raise ModelError(error.message, where=label, hint=error.hint) from None
-        return [*self.read_constants(step.reads, level, before), step]
+        return [*self.read_constants(step.reads, level), step]
 
     def host_step(self, node: NodeProto, level: Level, label: str) -> Step:
         domain = check.domain_of(node)
@@ -457,16 +458,14 @@ class Planner:
         if isinstance(kind, TensorKind) and kind.dtype == STRING:
             self.texts.values.add(name)
 
-    def read_constants(
-        self, names: Iterable[str], level: Level, before: Sequence[Step]
-    ) -> list[Step]:
+    def read_constants(self, names: Iterable[str], level: Level) -> list[Step]:
         """Steps that fetch the constants among some values, once a body."""
-        have = {w for s in before for w in s.writes}
         steps: list[Step] = []
-        for name in dict.fromkeys(names):
-            node = level.constant(name) if name and name not in have else None
+        for name in names:
+            node = level.constant(name) if name and name not in level.fetched else None
             if node is None:
                 continue
+            level.fetched.add(name)
             array = Importer(self.tensors, {}).constants.find(node)
             assert array is not None
             steps.append(Step(CONSTANT, name, (), (name,), {"index": len(self.constants)}))
