@@ -296,6 +296,57 @@ def test_maps() -> None:
         words([1])
 
 
+# What a model begins with whose graph calls functions.
+CALLS = '<ir_version: 10, opset_import: ["": 21, "f": 1]>\ng (string[N] x) => (string[N] y) '
+
+
+def function_of(opset: int, name: str, body: str) -> str:
+    opsets = f'opset_import: ["": {opset}, "ai.onnx.ml": 3, "f": 1]'
+    return f'\n<domain: "f", {opsets}>\n{name} (a) => (b) {{ {body} }}'
+
+
+def test_functions_of_another_opset() -> None:
+    call = CALLS + "{ y = f.Twice(x) }"
+    source = parser.parse_model(call + function_of(20, "Twice", "b = StringConcat(a, a)"))
+    model = naru.compile(source, cache=False)
+    assert model(texts("a", "b")).tolist() == ["aa", "bb"]
+    # Nothing converts what an operator was before there was one.
+    source = parser.parse_model(call + function_of(6, "Twice", "b = StringConcat(a, a)"))
+    with pytest.raises(UnsupportedError, match=r"function f\.Twice: .* of opset 6, .* opset 21"):
+        naru.compile(source, cache=False)
+
+
+def test_functions_bring_their_domains() -> None:
+    body = 'b = ai.onnx.ml.LabelEncoder<keys_strings=["a"], values_strings=["c"]>(a)'
+    source = parser.parse_model(CALLS + "{ y = f.Encode(x) }" + function_of(21, "Encode", body))
+    assert naru.compile(source, cache=False)(texts("a")).tolist() == ["c"]
+
+
+def test_functions_that_become_too_many_nodes() -> None:
+    doubling = "".join(
+        function_of(21, f"F{k}", f"t = f.F{k + 1}(a)\n b = f.F{k + 1}(t)") for k in range(24)
+    )
+    last = function_of(21, "F24", "b = StringConcat(a, a)")
+    source = parser.parse_model(CALLS + "{ y = f.F0(x) }" + doubling + last)
+    with pytest.raises(ModelError, match="gives more than 2000000 nodes"):
+        naru.compile(source, cache=False)
+    again = function_of(21, "F", "t = StringConcat(a, a)\n b = f.F(t)")
+    with pytest.raises(ModelError, match="call themselves"):
+        naru.compile(parser.parse_model(CALLS + "{ y = f.F(x) }" + again), cache=False)
+
+
+def test_constants_are_fetched_once() -> None:
+    plan = onnx_plan.read_plan(
+        model_of("""g (string[N] x) => (string[N] y, string[1] c) {
+        c = Constant<value_strings=["a"]>()
+        a = StringConcat(x, c)
+        y = StringConcat(a, c)
+    }""")
+    )
+    assert plan is not None
+    assert [s.operator for s in plan.body.steps] == ["constant", "StringConcat", "StringConcat"]
+
+
 def test_what_a_loop_collects_natively_stays_native() -> None:
     """Sequences of known length are no host's business."""
     model = naru.compile(
