@@ -335,6 +335,21 @@ def test_functions_that_become_too_many_nodes() -> None:
         naru.compile(parser.parse_model(CALLS + "{ y = f.F(x) }" + again), cache=False)
 
 
+def test_loops_that_find_their_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = """g (float[2] x, int64 n) => (int64 y) {
+        s = SequenceEmpty()
+        t = Loop(n, , s) <body = b (int64 i, bool go, p) => (bool more, q) {
+            more = Identity(go)
+            q = SequenceInsert(p, x)
+        }>
+        y = SequenceLength(t)
+    }"""
+    assert compiled(loop)(floats(2), np.array(3)) == 3
+    monkeypatch.setattr(onnx_plan, "MOST_ROUNDS", 0)
+    with pytest.raises(UnsupportedError, match="change their kinds more than 0 times"):
+        compiled(loop)
+
+
 def test_constants_are_fetched_once() -> None:
     plan = onnx_plan.read_plan(
         model_of("""g (string[N] x) => (string[N] y, string[1] c) {
@@ -407,6 +422,12 @@ BAD = (
     ("g (seq(float[N]) s) => (float n) { n = SequenceLength(s) }", "declared as f32"),
     ("g (float[N] x, seq(float[N]) s) => (seq(float[N]) t) {\n"
      " a = Foo(x)\n t = SequenceInsert(s, a) }", "has no Foo"),
+    ("g (seq(float[N]) s) => (seq(float[N]) t) {\n"
+     " t = SequenceMap(s) <body = m (float[N] e) => (o) { o = Identity(s) }> }",
+     "expected tensors as results of the body, found sequence"),
+    ("g (seq(float[N]) s) => (seq(float[N]) t) {\n"
+     " t = SequenceMap(s) <body = m (float[N] e) => (o, p) { o = Neg(e)\n p = Neg(e) }> }",
+     "expected 1 outputs of the body, found 2"),
 )  # fmt: skip
 
 

@@ -44,6 +44,7 @@ from naru.ir.graph import Graph, Node, TensorType, make_input
 
 NATIVE = "native"
 CONSTANT = "constant"
+MOST_ROUNDS = 2000  # in which loops find the kinds of what they carry; models need a few
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class Planner:
         self.parts: list[Graph] = []
         self.constants: list[np.ndarray] = []
         self.problems: list[str] = []
+        self.rounds = 0  # of all loops, beyond the first of each; loops in loops multiply
 
     def plan(self, name: str | None) -> HostPlan:
         g = self.model.graph
@@ -524,6 +526,12 @@ class Planner:
             if wider == states or any(k is None for k in found):
                 break
             states = wider  # what a round changes is less known than at the start: once more
+            self.rounds += 1
+            if self.rounds > MOST_ROUNDS:
+                raise Unsupported(
+                    f"loops whose values change their kinds more than {MOST_ROUNDS} times",
+                    "declare the types of what bodies of loops take",
+                )
             del self.parts[parts:], self.constants[constants:]
         stacked: list[dict[str, Any]] = []
         for kind in found[1 + len(states) :]:
@@ -545,7 +553,11 @@ class Planner:
         mapped = [isinstance(k, SequenceKind) for k in kinds]
         formal = [k.element if isinstance(k, SequenceKind) else k for k in kinds]
         body, found = self.plan_body(g, level, f"{label}, body", formal)
+        if len(found) != len(node.output):
+            raise ModelError(f"expected {len(node.output)} outputs of the body, found {len(found)}")
         for name, kind in zip(node.output, found, strict=True):
+            if kind is not None and not isinstance(kind, TensorKind):
+                raise ModelError(f"expected tensors as results of the body, found {kind}")
             self.define(name, None if kind is None else SequenceKind(kind), level)
         attrs = {"mapped": mapped}
         note, reads = check.note_of(node), tuple(node.input)
