@@ -4,6 +4,7 @@ everything that can be wrong with values from outside and with plans."""
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from pathlib import Path
 from random import Random
@@ -14,6 +15,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import parser
+from PIL import Image
 
 import naru
 from naru.artifact.bundle import make_bundle, read_bundle
@@ -294,6 +296,36 @@ def test_maps() -> None:
     np.testing.assert_array_equal(words({"a": 2.0}), [[0.0, 2.0]])
     with pytest.raises(InputError, match="input 'm': expected a dict, got list"):
         words([1])
+    counts = compiled("""g (map(string, int64) m) => (int64[1,1] y) {
+        y = ai.onnx.ml.DictVectorizer<string_vocabulary=["a"]>(m)
+    }""")
+    with pytest.raises(RunError, match="its operands do not fit it"):
+        counts({"a": 2**70})
+
+
+def test_pieces_whose_sizes_only_data_tell() -> None:
+    model = compiled("""g (float[N] x, int64[K] sizes) => (float[N] y, float[M] last) {
+        s = SplitToSequence(x, sizes)
+        y = ConcatFromSequence<axis=0>(s)
+        end = Constant<value_int=-1>()
+        last = SequenceAt(s, end)
+    }""")
+    x = floats(6)
+    got = model(x, np.array([1, 0, 3, 2]))
+    np.testing.assert_array_equal(got.y, x)
+    np.testing.assert_array_equal(got.last, x[4:])
+
+
+def test_images_that_are_damaged() -> None:
+    model = compiled("g (uint8[N] x) => (uint8[H,W,3] y) { y = ImageDecoder(x) }")
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    whole = np.frombuffer(file.getvalue(), np.uint8).copy()
+    np.testing.assert_array_equal(model(whole), noise)
+    whole[file.getvalue().index(b"IDAT") - 1] -= 40  # a chunk that ends too early
+    with pytest.raises(RunError, match="no image that can be read"):
+        model(whole)
 
 
 # What a model begins with whose graph calls functions.
@@ -422,6 +454,7 @@ BAD = (
     ("g (seq(float[N]) s) => (float n) { n = SequenceLength(s) }", "declared as f32"),
     ("g (float[N] x, seq(float[N]) s) => (seq(float[N]) t) {\n"
      " a = Foo(x)\n t = SequenceInsert(s, a) }", "has no Foo"),
+    ("g (string[N] s, string[N] s) => (string[N] t) { t = StringConcat(s, s) }", "defined twice"),
     ("g (seq(float[N]) s) => (seq(float[N]) t) {\n"
      " t = SequenceMap(s) <body = m (float[N] e) => (o) { o = Identity(s) }> }",
      "expected tensors as results of the body, found sequence"),

@@ -149,7 +149,12 @@ class Planner:
         for v in g.input:
             if v.name in level.constants:
                 continue
-            kind = self.declared(v.type, f"input {v.name!r}")
+            what = f"input {v.name!r}"
+            if v.name in level.kinds:
+                raise ModelError(
+                    "this name is defined twice", where=what, hint="rename one of the two"
+                )
+            kind = self.declared(v.type, what)
             self.define(v.name, kind, level)
             if kind is not None:
                 inputs.append((v.name, kind))

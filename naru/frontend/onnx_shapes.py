@@ -16,7 +16,7 @@ from naru.errors import ModelError
 from naru.frontend.onnx_data import MAX_RANK, dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
 from naru.frontend.onnx_sparse import dense
-from naru.ir.expr import Const, Expr, free_vars
+from naru.ir.expr import INT_MAX, Const, Expr, free_vars
 from naru.ir.graph import Node, defined_symbols, get_output, toposort
 from naru.ir.simplify import (
     FALSE,
@@ -279,8 +279,12 @@ def range_(c: OnnxNode) -> Node:
         first, last, step = (a.item() for a in arrays if a is not None)
         if step == 0:
             raise ModelError("expected a delta other than 0")
-        count = max(int(np.ceil((last - first) / step)), 0)
-        return emit("range", start, limit, delta, length=index(count))
+        count = np.ceil((last - first) / step)
+        if not count <= INT_MAX:  # nor is NaN
+            raise ModelError(
+                f"expected a length of at most {INT_MAX}, found {first} to {last} by {step}"
+            )
+        return emit("range", start, limit, delta, length=index(int(max(count, 0))))
     values = [_known_size(n, a) for n, a in zip((start, limit, delta), arrays, strict=True)]
     if start.type.dtype[0] == "f" or any(v is None for v in values):
         return _computed_range(c, start, limit, delta)

@@ -123,3 +123,19 @@ READERS = ["y = Identity(s)", "y = Add(s, s)", "q = Shape(s) y = Cast <to = 1> (
 def test_one_element_whose_rank_makes_a_difference(last: str) -> None:
     with pytest.raises(UnsupportedError, match="a value of rank 1 or less"):
         read_onnx(text(EITHER.format(out="float[m]", last=last)))
+
+
+@pytest.mark.filterwarnings("ignore::naru.errors.NaruWarning")
+@pytest.mark.parametrize(("limit", "step"), [("inf", 1), ("nan", 1), ("1e30", 1), ("3e38", 1e-30)])
+def test_ranges_that_are_too_long(limit: str, step: float) -> None:
+    numbers = [np.array(v, np.float32) for v in (0, limit, step)]
+    graph = helper.make_graph(
+        [helper.make_node("Range", ["a", "b", "c"], ["y"])],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+        [numpy_helper.from_array(v, name) for v, name in zip(numbers, "abc", strict=True)],
+    )
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ModelError, match="expected a length of at most"):
+        read_onnx(source)
