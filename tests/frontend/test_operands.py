@@ -139,3 +139,46 @@ def test_ranges_that_are_too_long(limit: str, step: float) -> None:
     source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ModelError, match="expected a length of at most"):
         read_onnx(source)
+
+
+def test_too_many_pieces() -> None:
+    body = "(float[1000000000] x) => (int64 n) { s = SplitToSequence(x) n = SequenceLength(s) }"
+    with pytest.raises(UnsupportedError, match="1000000000 pieces"):
+        read_onnx(text(body))
+
+
+def trees_of(feature: int) -> onnx.ModelProto:
+    node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        nodes_treeids=[0, 0, 0],
+        nodes_nodeids=[0, 1, 2],
+        nodes_featureids=[feature, 0, 0],
+        nodes_values=[0.5, 0.0, 0.0],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0],
+        target_treeids=[0, 0],
+        target_nodeids=[1, 2],
+        target_ids=[0, 0],
+        target_weights=[3.0, 4.0],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "f"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+    )
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_trees_that_ask_for_more_features() -> None:
+    model = naru.compile(trees_of(2), cache=False)
+    np.testing.assert_array_equal(model(np.eye(3, dtype=np.float32)), [[3], [3], [4]])
+    message = r"'y' needs f >= 3: its trees ask for feature 2"
+    with pytest.raises(InputError, match=message):
+        model(np.ones((1, 2), np.float32))
+    read_onnx(trees_of(100_000_000))  # takes no table of them all
