@@ -137,7 +137,7 @@ def kept_places(gone: Sequence[Expr]) -> list[Expr]:
     before: Expr = Const(0)
     for flag in gone:
         places.append(select(flag, Const(-1), before))
-        before = select(flag, before, add(before, 1))
+        before = add(before, select(flag, ZERO, ONE))
     return places
 
 
@@ -189,7 +189,7 @@ def _spread(new: Sequence[Expr], shape: Sequence[Expr]) -> list[Expr]:
         for k, d in enumerate(shape):
             old = select(compare("eq", before, k), d, old)
         dims.append(select(flag, ONE, old))
-        before = select(flag, before, add(before, 1))
+        before = add(before, select(flag, ZERO, ONE))
     return dims
 
 

@@ -182,3 +182,20 @@ def test_trees_that_ask_for_more_features() -> None:
     with pytest.raises(InputError, match=message):
         model(np.ones((1, 2), np.float32))
     read_onnx(trees_of(100_000_000))  # takes no table of them all
+
+
+def test_many_axes_that_only_data_tell() -> None:
+    """Formulas for their sizes grow with the number of axes, not with its power of two."""
+    ones = ",".join(["1"] * 20)
+    bodies = (
+        f"(float[{ones},3] x, int64[10] a) => (float[1,1,1,1,1,1,1,1,1,1,3] y) {{ y = $(x, a) }}",
+        "(float[3] x, int64[14] a) => (float[b,c,d,e,f,g,h,i,j,k,l,m,n,o,p] y) {"
+        " y = Unsqueeze(x, a) }",
+    )
+    x, axes = np.arange(3, dtype=np.float32), np.arange(14)
+    for op in ("Squeeze", "ReduceSum <keepdims = 0>"):
+        g = read_onnx(text(bodies[0].replace("$", op)))
+        (got,) = evaluate(g, [x.reshape([*[1] * 20, 3]), axes[:10] - 12])
+        np.testing.assert_array_equal(got, x.reshape([*[1] * 10, 3]))
+    got = naru.compile(text(bodies[1]), cache=False)(x, axes)
+    np.testing.assert_array_equal(got, x.reshape([*[1] * 14, 3]))
