@@ -8,7 +8,7 @@ import io
 import pickle
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -23,6 +23,7 @@ from naru.cli import main
 from naru.errors import BundleError, InputError, ModelError, NaruError, RunError, UnsupportedError
 from naru.frontend import onnx_plan
 from naru.frontend.onnx_host import ALWAYS, CONTROL, SOMETIMES
+from naru.frontend.onnx_watch import watch
 from naru.runtime import plan
 from naru.runtime.host import HostModel
 from naru.runtime.host_operators import ATTRIBUTES, OPERATORS
@@ -316,6 +317,16 @@ def test_pieces_whose_sizes_only_data_tell() -> None:
     np.testing.assert_array_equal(got.last, x[4:])
 
 
+def test_steps_that_run_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(call: object) -> Any:
+        raise MemoryError
+
+    model = compiled("g (string[N] x) => (string[N] y) { y = StringConcat(x, x) }")
+    monkeypatch.setitem(cast("dict[str, Any]", OPERATORS), "StringConcat", fail)
+    with pytest.raises(RunError, match=r"step 'y' \(StringConcat\): there is not enough memory"):
+        model(texts("a"))
+
+
 def test_images_that_are_damaged() -> None:
     model = compiled("g (uint8[N] x) => (uint8[H,W,3] y) { y = ImageDecoder(x) }")
     file = io.BytesIO()
@@ -346,6 +357,8 @@ def test_functions_of_another_opset() -> None:
     source = parser.parse_model(call + function_of(6, "Twice", "b = StringConcat(a, a)"))
     with pytest.raises(UnsupportedError, match=r"function f\.Twice: .* of opset 6, .* opset 21"):
         naru.compile(source, cache=False)
+    (problem,) = watch(source.SerializeToString()).problems
+    assert problem.reason.startswith("function f.Twice: ")
 
 
 def test_functions_bring_their_domains() -> None:
