@@ -4,16 +4,18 @@ everything that can be wrong with values from outside and with plans."""
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
 from onnx import parser
+from PIL import Image
 
 import naru
 from naru.artifact.bundle import make_bundle, read_bundle
@@ -21,6 +23,7 @@ from naru.cli import main
 from naru.errors import BundleError, InputError, ModelError, NaruError, RunError, UnsupportedError
 from naru.frontend import onnx_plan
 from naru.frontend.onnx_host import ALWAYS, CONTROL, SOMETIMES
+from naru.frontend.onnx_watch import watch
 from naru.runtime import plan
 from naru.runtime.host import HostModel
 from naru.runtime.host_operators import ATTRIBUTES, OPERATORS
@@ -294,6 +297,114 @@ def test_maps() -> None:
     np.testing.assert_array_equal(words({"a": 2.0}), [[0.0, 2.0]])
     with pytest.raises(InputError, match="input 'm': expected a dict, got list"):
         words([1])
+    counts = compiled("""g (map(string, int64) m) => (int64[1,1] y) {
+        y = ai.onnx.ml.DictVectorizer<string_vocabulary=["a"]>(m)
+    }""")
+    with pytest.raises(RunError, match="its operands do not fit it"):
+        counts({"a": 2**70})
+
+
+def test_pieces_whose_sizes_only_data_tell() -> None:
+    model = compiled("""g (float[N] x, int64[K] sizes) => (float[N] y, float[M] last) {
+        s = SplitToSequence(x, sizes)
+        y = ConcatFromSequence<axis=0>(s)
+        end = Constant<value_int=-1>()
+        last = SequenceAt(s, end)
+    }""")
+    x = floats(6)
+    got = model(x, np.array([1, 0, 3, 2]))
+    np.testing.assert_array_equal(got.y, x)
+    np.testing.assert_array_equal(got.last, x[4:])
+
+
+def test_steps_that_run_out_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(call: object) -> Any:
+        raise MemoryError
+
+    model = compiled("g (string[N] x) => (string[N] y) { y = StringConcat(x, x) }")
+    monkeypatch.setitem(cast("dict[str, Any]", OPERATORS), "StringConcat", fail)
+    with pytest.raises(RunError, match=r"step 'y' \(StringConcat\): there is not enough memory"):
+        model(texts("a"))
+
+
+def test_images_that_are_damaged() -> None:
+    model = compiled("g (uint8[N] x) => (uint8[H,W,3] y) { y = ImageDecoder(x) }")
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    whole = np.frombuffer(file.getvalue(), np.uint8).copy()
+    np.testing.assert_array_equal(model(whole), noise)
+    whole[file.getvalue().index(b"IDAT") - 1] -= 40  # a chunk that ends too early
+    with pytest.raises(RunError, match="no image that can be read"):
+        model(whole)
+
+
+# What a model begins with whose graph calls functions.
+CALLS = '<ir_version: 10, opset_import: ["": 21, "f": 1]>\ng (string[N] x) => (string[N] y) '
+
+
+def function_of(opset: int, name: str, body: str) -> str:
+    opsets = f'opset_import: ["": {opset}, "ai.onnx.ml": 3, "f": 1]'
+    return f'\n<domain: "f", {opsets}>\n{name} (a) => (b) {{ {body} }}'
+
+
+def test_functions_of_another_opset() -> None:
+    call = CALLS + "{ y = f.Twice(x) }"
+    source = parser.parse_model(call + function_of(20, "Twice", "b = StringConcat(a, a)"))
+    model = naru.compile(source, cache=False)
+    assert model(texts("a", "b")).tolist() == ["aa", "bb"]
+    # Nothing converts what an operator was before there was one.
+    source = parser.parse_model(call + function_of(6, "Twice", "b = StringConcat(a, a)"))
+    with pytest.raises(UnsupportedError, match=r"function f\.Twice: .* of opset 6, .* opset 21"):
+        naru.compile(source, cache=False)
+    (problem,) = watch(source.SerializeToString()).problems
+    assert problem.reason.startswith("function f.Twice: ")
+
+
+def test_functions_bring_their_domains() -> None:
+    body = 'b = ai.onnx.ml.LabelEncoder<keys_strings=["a"], values_strings=["c"]>(a)'
+    source = parser.parse_model(CALLS + "{ y = f.Encode(x) }" + function_of(21, "Encode", body))
+    assert naru.compile(source, cache=False)(texts("a")).tolist() == ["c"]
+
+
+def test_functions_that_become_too_many_nodes() -> None:
+    doubling = "".join(
+        function_of(21, f"F{k}", f"t = f.F{k + 1}(a)\n b = f.F{k + 1}(t)") for k in range(24)
+    )
+    last = function_of(21, "F24", "b = StringConcat(a, a)")
+    source = parser.parse_model(CALLS + "{ y = f.F0(x) }" + doubling + last)
+    with pytest.raises(ModelError, match="gives more than 2000000 nodes"):
+        naru.compile(source, cache=False)
+    again = function_of(21, "F", "t = StringConcat(a, a)\n b = f.F(t)")
+    with pytest.raises(ModelError, match="call themselves"):
+        naru.compile(parser.parse_model(CALLS + "{ y = f.F(x) }" + again), cache=False)
+
+
+def test_loops_that_find_their_kinds_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = """g (float[2] x, int64 n) => (int64 y) {
+        s = SequenceEmpty()
+        t = Loop(n, , s) <body = b (int64 i, bool go, p) => (bool more, q) {
+            more = Identity(go)
+            q = SequenceInsert(p, x)
+        }>
+        y = SequenceLength(t)
+    }"""
+    assert compiled(loop)(floats(2), np.array(3)) == 3
+    monkeypatch.setattr(onnx_plan, "MOST_ROUNDS", 0)
+    with pytest.raises(UnsupportedError, match="change their kinds more than 0 times"):
+        compiled(loop)
+
+
+def test_constants_are_fetched_once() -> None:
+    plan = onnx_plan.read_plan(
+        model_of("""g (string[N] x) => (string[N] y, string[1] c) {
+        c = Constant<value_strings=["a"]>()
+        a = StringConcat(x, c)
+        y = StringConcat(a, c)
+    }""")
+    )
+    assert plan is not None
+    assert [s.operator for s in plan.body.steps] == ["constant", "StringConcat", "StringConcat"]
 
 
 def test_what_a_loop_collects_natively_stays_native() -> None:
@@ -356,6 +467,13 @@ BAD = (
     ("g (seq(float[N]) s) => (float n) { n = SequenceLength(s) }", "declared as f32"),
     ("g (float[N] x, seq(float[N]) s) => (seq(float[N]) t) {\n"
      " a = Foo(x)\n t = SequenceInsert(s, a) }", "has no Foo"),
+    ("g (string[N] s, string[N] s) => (string[N] t) { t = StringConcat(s, s) }", "defined twice"),
+    ("g (seq(float[N]) s) => (seq(float[N]) t) {\n"
+     " t = SequenceMap(s) <body = m (float[N] e) => (o) { o = Identity(s) }> }",
+     "expected tensors as results of the body, found sequence"),
+    ("g (seq(float[N]) s) => (seq(float[N]) t) {\n"
+     " t = SequenceMap(s) <body = m (float[N] e) => (o, p) { o = Neg(e)\n p = Neg(e) }> }",
+     "expected 1 outputs of the body, found 2"),
 )  # fmt: skip
 
 

@@ -294,7 +294,10 @@ def _modified(c: OnnxNode, name: str, x: Node) -> Node:
         return x
     what = f"{c.label}, attribute {name!r}"
     inner = c.importer.body(a.g, c.scope, [x], what, inline=True)
-    (y,) = c.importer.read_outputs(a.g, inner)
+    results = c.importer.read_outputs(a.g, inner)
+    if len(results) != 1:
+        raise ModelError(f"expected one output of the body, found {len(results)}", where=what)
+    (y,) = results
     if not isinstance(y, Node):
         raise Unsupported(f"the body {name!r} has a part that is not supported")
     if y.type.dtype != x.type.dtype or y.type.rank != 4:

@@ -1,5 +1,5 @@
-"""What of a model native code has no type for: whether there is such a thing, and which tensors
-hold texts (whose numbers native code moves: see onnx_data.Texts)."""
+"""What of a model native code has no type for: whether there is such a thing, what of it stands in
+functions, and which tensors hold texts (whose numbers native code moves: see onnx_data.Texts)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from onnx import (
     AttributeProto,
+    FunctionProto,
     GraphProto,
     ModelProto,
     NodeProto,
     TensorProto,
     TypeProto,
     checker,
+    helper,
     inliner,
+    shape_inference,
+    version_converter,
 )
 
-from naru.errors import ModelError
+from naru.errors import ModelError, UnsupportedError
 from naru.frontend import onnx_check as check
+from naru.frontend.onnx import functions_of
 from naru.frontend.onnx_host import ALWAYS
+from naru.frontend.onnx_import import MAX_DEPTH, MAX_NODES, FunctionKey
+
+# What onnx raises where it cannot inline a function, or convert one to another opset.
+_INLINING = (checker.ValidationError, RuntimeError)
+_CONVERTING = (version_converter.ConvertError, shape_inference.InferenceError)
 
 # --- what needs the host --------------------------------------------------------------------------
 
@@ -65,14 +75,71 @@ def _node_foreign(n: NodeProto) -> bool:
     return any(_graph_foreign(g) for g in check.bodies_of(n))
 
 
+# --- functions ------------------------------------------------------------------------------------
+
+
 def inlined(model: ModelProto) -> ModelProto:
-    """Functions in which something needs the host are put in place of their calls."""
-    if not any(_nodes_foreign(f.node) for f in model.functions):
+    """Functions in which something needs the host are put in place of their calls.
+    UnsupportedError names those that cannot be."""
+    if not _called_foreign(model):
         return model
     try:
-        return inliner.inline_local_functions(model)
-    except (checker.ValidationError, RuntimeError) as error:
+        made = inliner.inline_local_functions(model)
+    except _INLINING as error:
         raise ModelError(f"its functions cannot be inlined: {error}") from None
+    left = _called_foreign(made)
+    if left:  # those of another opset than the model's
+        try:
+            made = inliner.inline_local_functions(made, convert_version=True)
+        except (*_INLINING, *_CONVERTING):
+            raise UnsupportedError([_other_opset(f, model) for f in left]) from None
+    _import_domains(made, model.functions)
+    return made
+
+
+def _called_foreign(model: ModelProto) -> list[FunctionProto]:
+    """The functions that are called and in which something needs the host. ModelError where more
+    nodes would be put in their places than an import may have."""
+    functions = functions_of(model)
+    if not any(_nodes_foreign(f.node) for f in functions.values()):
+        return []
+    sizes: dict[FunctionKey, int] = {}  # once a function: calls that call twice double
+
+    def size(nodes: Iterable[NodeProto], depth: int) -> int:
+        if depth > MAX_DEPTH:
+            raise ModelError(
+                f"functions or bodies are nested more than {MAX_DEPTH} deep, or call themselves"
+            )
+        total = 0
+        for n in nodes:
+            key = (check.domain_of(n), n.op_type, n.overload)
+            if key in functions and key not in sizes:
+                sizes[key] = size(functions[key].node, depth + 1)
+            total += sizes.get(key, 1) + sum(size(g.node, depth + 1) for g in check.bodies_of(n))
+        return total
+
+    if size(model.graph.node, 0) > MAX_NODES:
+        raise ModelError(f"inlining its functions gives more than {MAX_NODES} nodes")
+    return [f for key, f in functions.items() if key in sizes and _nodes_foreign(f.node)]
+
+
+def _other_opset(f: FunctionProto, model: ModelProto) -> str:
+    return (
+        f"function {f.domain}.{f.name}: it needs the host and is of opset {_opsets(f).get('')}, "
+        f"which cannot be converted to the model's opset {_opsets(model).get('')}; try: export "
+        "both with one opset"
+    )
+
+
+def _import_domains(model: ModelProto, functions: Iterable[FunctionProto]) -> None:
+    """Imports the domains that only functions did: onnx forgets them."""
+    wanted = {domain: version for f in functions for domain, version in _opsets(f).items()}
+    for domain in wanted.keys() - _opsets(model).keys():
+        model.opset_import.append(helper.make_opsetid(domain, wanted[domain]))
+
+
+def _opsets(m: ModelProto | FunctionProto) -> dict[str, int]:
+    return {("" if o.domain == "ai.onnx" else o.domain): o.version for o in m.opset_import}
 
 
 # --- which values are texts ---------------------------------------------------------------------

@@ -26,7 +26,7 @@ Array = np.ndarray
 Complex = NDArray[np.complex128]
 LARGEST = 2**18 + 2**15  # elements of a matrix that is multiplied with many signals,
 FEW, LARGEST_OF_FEW = 8, 2**14  # with few of them
-FACTOR = 64  # the most that one product of a longer transform takes on
+FACTOR = 64  # the most that one product of a longer transform takes on, if any as small divides it
 PRIME = 512  # the largest prime factor that is not worth a convolution
 LONGEST = 2**24
 
@@ -166,18 +166,24 @@ def largest_prime(n: int) -> int:
     return max(found, n)
 
 
+def _first_factor(n: int) -> int:
+    """What the first product of a transform takes on: n itself where nothing divides it."""
+    if n <= FACTOR:
+        return n
+    fitting = [d for d in range(2, FACTOR + 1) if n % d == 0]
+    if fitting:
+        return min(fitting, key=lambda d: abs(d - n**0.5))
+    return next(d for d in range(FACTOR + 1, n + 1) if n % d == 0)
+
+
 def _transformed(p: Part, inverse: bool) -> Node:
     """All n results, of an inverse transform without the factor 1 / n."""
     n = p.n
     if largest_prime(n) > PRIME:
         return _convolved(p, inverse)
     before, _, _, behind = p.z.type.shape
-    a = 1
-    if n > FACTOR:
-        fitting = [d for d in range(2, FACTOR + 1) if n % d == 0]
-        root = n**0.5
-        a = min(fitting, key=lambda d: abs(d - root)) if fitting else 1
-    if a == 1:
+    a = _first_factor(n)
+    if a == n:
         turns = np.arange(n)[:, None] * np.arange(n)
         return _product(p, waves(n, turns, inverse))
     b = n // a

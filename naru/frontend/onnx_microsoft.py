@@ -223,8 +223,9 @@ def unfold_tensor(c: OnnxNode) -> Node:
         raise Unsupported("windows along an axis of unknown size", "fix that dim of the input")
     if not 1 <= size <= n or step < 1:
         raise ModelError(f"expected size in 1..{n} and step ≥ 1, found {size} and {step}")
-    starts = np.arange(0, n - size + 1, step)
-    at = constant(starts[:, None] + np.arange(size), np.int64)
+    starts = np.arange(0, n - size + 1, step)[:, None]
+    # (A sum, which becomes a table only where that is small.)
+    at = emit("add", constant(starts, np.int64), constant(np.arange(size), np.int64))
     y = emit("gather", x, at, axis=axis)
     order = [k for k in range(y.type.rank) if k != axis + 1]
     return emit("transpose", y, perm=(*order, axis + 1))

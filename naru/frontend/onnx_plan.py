@@ -45,6 +45,7 @@ from naru.ir.graph import Graph, Node, TensorType, make_input
 
 NATIVE = "native"
 CONSTANT = "constant"
+MOST_ROUNDS = 2000  # in which loops find the kinds of what they carry; models need a few
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Level:
     kinds: dict[str, Kind | None] = field(default_factory=dict[str, "Kind | None"])
     constants: dict[str, Node] = field(default_factory=dict[str, Node])
     place: str = ""
+    fetched: set[str] = field(default_factory=set[str])  # constants that steps here have read
 
     def has(self, name: str) -> bool:
         own = name in self.kinds or name in self.constants
@@ -138,6 +140,7 @@ class Planner:
         self.parts: list[Graph] = []
         self.constants: list[np.ndarray] = []
         self.problems: list[str] = []
+        self.rounds = 0  # of all loops, beyond the first of each; loops in loops multiply
 
     def plan(self, name: str | None) -> HostPlan:
         g = self.model.graph
@@ -147,7 +150,12 @@ class Planner:
         for v in g.input:
             if v.name in level.constants:
                 continue
-            kind = self.declared(v.type, f"input {v.name!r}")
+            what = f"input {v.name!r}"
+            if v.name in level.kinds:
+                raise ModelError(
+                    "this name is defined twice", where=what, hint="rename one of the two"
+                )
+            kind = self.declared(v.type, what)
             self.define(v.name, kind, level)
             if kind is not None:
                 inputs.append((v.name, kind))
@@ -220,7 +228,7 @@ class Planner:
                     f"expected a node that makes the output {o!r}, found none",
                     where=level.place.rstrip(": ") or None,
                 )
-        steps += self.read_constants(outputs, level, steps)
+        steps += self.read_constants(outputs, level)
         return Body(tuple(inputs), tuple(outputs), tuple(steps))
 
     def steps(self, nodes: Sequence[NodeProto], level: Level, outputs: Sequence[str]) -> list[Step]:
@@ -239,7 +247,7 @@ class Planner:
             for n in left:
                 ready = all(level.has(r) for r in check.reads_of(n))
                 if ready and self.on_host(n, level):
-                    steps += self.host_steps(n, level, steps)
+                    steps += self.host_steps(n, level)
                 else:
                     rest.append(n)
             assert group or len(rest) < len(left), "nodes are in order, so the first can run"
@@ -399,7 +407,7 @@ class Planner:
                 return True
         return False
 
-    def host_steps(self, node: NodeProto, level: Level, before: Sequence[Step]) -> list[Step]:
+    def host_steps(self, node: NodeProto, level: Level) -> list[Step]:
         """A node on the host, behind the constants that it reads."""
         label = check.label_of(node, level.place)
         reads = check.reads_of(node)
@@ -418,7 +426,7 @@ class Planner:
             if error.where and "node " in error.where:
                 raise
             raise ModelError(error.message, where=label, hint=error.hint) from None
-        return [*self.read_constants(step.reads, level, before), step]
+        return [*self.read_constants(step.reads, level), step]
 
     def host_step(self, node: NodeProto, level: Level, label: str) -> Step:
         domain = check.domain_of(node)
@@ -458,16 +466,14 @@ class Planner:
         if isinstance(kind, TensorKind) and kind.dtype == STRING:
             self.texts.values.add(name)
 
-    def read_constants(
-        self, names: Iterable[str], level: Level, before: Sequence[Step]
-    ) -> list[Step]:
+    def read_constants(self, names: Iterable[str], level: Level) -> list[Step]:
         """Steps that fetch the constants among some values, once a body."""
-        have = {w for s in before for w in s.writes}
         steps: list[Step] = []
-        for name in dict.fromkeys(names):
-            node = level.constant(name) if name and name not in have else None
+        for name in names:
+            node = level.constant(name) if name and name not in level.fetched else None
             if node is None:
                 continue
+            level.fetched.add(name)
             array = Importer(self.tensors, {}).constants.find(node)
             assert array is not None
             steps.append(Step(CONSTANT, name, (), (name,), {"index": len(self.constants)}))
@@ -526,6 +532,12 @@ class Planner:
             if wider == states or any(k is None for k in found):
                 break
             states = wider  # what a round changes is less known than at the start: once more
+            self.rounds += 1
+            if self.rounds > MOST_ROUNDS:
+                raise Unsupported(
+                    f"loops whose values change their kinds more than {MOST_ROUNDS} times",
+                    "declare the types of what bodies of loops take",
+                )
             del self.parts[parts:], self.constants[constants:]
         stacked: list[dict[str, Any]] = []
         for kind in found[1 + len(states) :]:
@@ -547,7 +559,11 @@ class Planner:
         mapped = [isinstance(k, SequenceKind) for k in kinds]
         formal = [k.element if isinstance(k, SequenceKind) else k for k in kinds]
         body, found = self.plan_body(g, level, f"{label}, body", formal)
+        if len(found) != len(node.output):
+            raise ModelError(f"expected {len(node.output)} outputs of the body, found {len(found)}")
         for name, kind in zip(node.output, found, strict=True):
+            if kind is not None and not isinstance(kind, TensorKind):
+                raise ModelError(f"expected tensors as results of the body, found {kind}")
             self.define(name, None if kind is None else SequenceKind(kind), level)
         attrs = {"mapped": mapped}
         note, reads = check.note_of(node), tuple(node.input)

@@ -150,13 +150,14 @@ def _split(c: SequenceNode) -> Items:
         if given < 1:
             raise ModelError(f"expected chunks of 1 or more, found {given}")
         chunk = int(given)
-        sizes = [min(chunk, size - k) for k in range(0, size, chunk)]
+        starts = range(0, size, chunk)
+        _check_count(len(starts))
+        sizes = [min(chunk, size - k) for k in starts]
     else:
+        _check_count(len(given))
         sizes = [int(n) for n in given]
     if sum(sizes) != size or min(sizes, default=0) < 0:
         raise ModelError(f"expected sizes that sum to {size}, found {sizes[:40]}")
-    if len(sizes) > MOST:
-        raise Unsupported(f"{len(sizes)} pieces")
     ends = np.cumsum(sizes).tolist()
     parts = [
         slice_axis(x, axis, Const(end - n), Const(n)) for n, end in zip(sizes, ends, strict=True)
@@ -165,6 +166,11 @@ def _split(c: SequenceNode) -> Items:
         shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
         parts = [emit("reshape", p, shape=shape) for p in parts]
     return Items(tuple(parts))
+
+
+def _check_count(pieces: int) -> None:
+    if pieces > MOST:
+        raise Unsupported(f"{pieces} pieces")
 
 
 def _same(c: SequenceNode) -> Value:

@@ -16,7 +16,7 @@ from naru.errors import ModelError
 from naru.frontend.onnx_data import MAX_RANK, dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
 from naru.frontend.onnx_sparse import dense
-from naru.ir.expr import Const, Expr, free_vars
+from naru.ir.expr import INT_MAX, Const, Expr, free_vars
 from naru.ir.graph import Node, defined_symbols, get_output, toposort
 from naru.ir.simplify import (
     FALSE,
@@ -137,7 +137,7 @@ def kept_places(gone: Sequence[Expr]) -> list[Expr]:
     before: Expr = Const(0)
     for flag in gone:
         places.append(select(flag, Const(-1), before))
-        before = select(flag, before, add(before, 1))
+        before = add(before, select(flag, ZERO, ONE))
     return places
 
 
@@ -190,7 +190,7 @@ def _spread(new: Sequence[Expr], shape: Sequence[Expr]) -> list[Expr]:
         for k, d in enumerate(shape):
             old = select(compare("eq", before, k), d, old)
         dims.append(select(flag, ONE, old))
-        before = select(flag, before, add(before, 1))
+        before = add(before, select(flag, ZERO, ONE))
     return dims
 
 
@@ -280,8 +280,12 @@ def range_(c: OnnxNode) -> Node:
         first, last, step = (a.item() for a in arrays if a is not None)
         if step == 0:
             raise ModelError("expected a delta other than 0")
-        count = max(int(np.ceil((last - first) / step)), 0)
-        return emit("range", start, limit, delta, length=index(count))
+        count = np.ceil((last - first) / step)
+        if not count <= INT_MAX:  # nor is NaN
+            raise ModelError(
+                f"expected a length of at most {INT_MAX}, found {first} to {last} by {step}"
+            )
+        return emit("range", start, limit, delta, length=index(int(max(count, 0))))
     values = [_known_size(n, a) for n, a in zip((start, limit, delta), arrays, strict=True)]
     if start.type.dtype[0] in "bf" or any(v is None for v in values):
         return _computed_range(c, start, limit, delta)

@@ -26,9 +26,10 @@ from naru.frontend.onnx_scores import (
     rows_of,
     transform,
 )
+from naru.frontend.onnx_shapes import needing
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, ZERO, known
+from naru.ir.simplify import ONE, ZERO, compare, known
 from naru.ops.registry import constant
 from naru.ops.tree_tables import LEAF, MEMBER, MODES, Nodes, Tables, Votes, make_tables
 from naru.ops.trees import NOTHING, apply_trees
@@ -178,12 +179,12 @@ def score(x: Node, e: Ensemble) -> Scores:
 
 def enough_features(x: Node, tables: Tables) -> Node:
     """x, with at least as many features as the trees ask for."""
-    found, wanted = known(x.type.shape[1]), tables.features
-    if found is None:  # then a gather clamps
-        return emit("gather", x, constant(np.arange(wanted), np.int64), axis=1)
-    if found < wanted:
-        raise ModelError(f"expected at least {wanted} features, found {found}")
-    return x
+    found, wanted = x.type.shape[1], tables.features
+    size = known(found)
+    if size is not None and size < wanted:
+        raise ModelError(f"expected at least {wanted} features, found {size}")
+    enough = compare("ge", found, wanted)
+    return needing(x, (enough,), f"its trees ask for feature {wanted - 1}")
 
 
 def presence(x: Node, tables: Tables, count: int) -> tuple[bool | Node, ...]:

@@ -146,7 +146,7 @@ class WatchingPlanner(Planner):
         made, scope = super().importer(level)
         return Watcher(made.tensors, made.functions, self.watched), scope
 
-    def host_steps(self, node: NodeProto, level: Level, before: Sequence[Step]) -> list[Step]:
+    def host_steps(self, node: NodeProto, level: Level) -> list[Step]:
         domain = check.domain_of(node)
         opset, place = level.opsets.get(domain, 0), level.place.removesuffix(": ")
         seen = Seen(check.note_of(node), node.op_type, domain, opset, (place,) if place else ())
@@ -154,7 +154,7 @@ class WatchingPlanner(Planner):
         self.watched.nodes.append(seen)
         known = len(self.problems)
         try:
-            return super().host_steps(node, level, before)
+            return super().host_steps(node, level)
         except ModelError as error:
             self.report(error.where or check.label_of(node), error.message, error.hint)
             level.kinds.update((o, None) for o in node.output if o)
@@ -194,7 +194,10 @@ def watch(source: str | os.PathLike[str] | bytes) -> Watched:
 
 
 def _watch_plan(model: ModelProto, folder: Path | None) -> Watched:
-    planner = WatchingPlanner(inlined(model), folder)
+    try:
+        planner = WatchingPlanner(inlined(model), folder)
+    except UnsupportedError as error:
+        return Watched([], [Problem("model", p, None) for p in error.problems])
     with suppress(UnsupportedError):  # each problem stands at its node
         planner.plan(None)
     return planner.result()

@@ -114,8 +114,10 @@ class HostModel(Model):
                 results = self._step(step, values, texts)
             except NaruError as error:
                 raise RunError(f"{step.label}: {error.message}", hint=error.hint) from None
-            except (TypeError, ValueError, LookupError, AttributeError) as error:
-                # Only a plan that naru did not make hands operators what they don't take.
+            except MemoryError:
+                raise RunError(f"{step.label}: there is not enough memory for its result") from None
+            except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+                # Maps may hold anything, and a plan that naru did not make hand over anything.
                 raise RunError(f"{step.label}: its operands do not fit it: {error}") from error
             values.update(zip(step.writes, results, strict=False))
             if times is not None:

@@ -12,7 +12,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any
 
 import numpy as np
@@ -160,7 +160,7 @@ def _split(c: Call) -> Sequence[Any]:
         sizes = [int(n) for n in given]
         if min(sizes, default=0) < 0 or sum(sizes) != size:
             raise RunError(f"expected sizes that sum to {size}, got {sizes}")
-        ends = [sum(sizes[:k]) for k in range(1, len(sizes))]
+        ends = list(accumulate(sizes[:-1]))
     if not size and (given is None or np.ndim(given) == 0):
         return [[]]
     pieces = [np.ascontiguousarray(p) for p in np.split(x, ends, axis)]
@@ -323,7 +323,7 @@ def _dict_vectorizer(c: Call) -> Sequence[Any]:
 def _decode(c: Call) -> Sequence[Any]:
     """u8[height, width, channels] of a file in any format that Pillow reads."""
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError:
         raise RunError(
             "images are decoded by the package pillow, which is not installed",
@@ -333,7 +333,7 @@ def _decode(c: Call) -> Sequence[Any]:
     try:
         with Image.open(io.BytesIO(c.values[0].tobytes())) as image:
             pixels = np.array(image.convert("L" if form == "Grayscale" else "RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RunError(f"the bytes are no image that can be read: {error}") from None
     if form == "Grayscale":
         return [pixels[:, :, None]]

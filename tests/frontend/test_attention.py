@@ -106,6 +106,12 @@ def test_flex_attention() -> None:
     np.testing.assert_allclose(got, (p * p) @ v, rtol=2e-5, atol=2e-5)
 
 
+def test_flex_attention_of_two_results() -> None:
+    two = FLEX.replace("(float[2,4,3,5] b)", "(float[2,4,3,5] b, float[2,4,3,5] a)")
+    with pytest.raises(ModelError, match="'score_mod': expected one output of the body, found 2"):
+        read_onnx(onnx.parser.parse_model(two))
+
+
 @pytest.mark.parametrize(
     ("operands", "attrs", "words"),
     [

@@ -12,6 +12,7 @@ import pytest
 
 from naru.errors import ModelError, UnsupportedError
 from naru.frontend.onnx import read_onnx
+from naru.ir.graph import toposort
 from naru.ops.evaluate import evaluate
 from tests.frontend.test_quantized import MICROSOFT, Array, Operands, floats, model_of, run_both
 
@@ -253,6 +254,13 @@ def test_feature_vectorizer(sizes: list[int] | None) -> None:
         model = model_of(case.op, case.operands, attrs, domain=case.domain, outputs=1)
         for mine, theirs in run_both(model, case.operands):
             close(mine, theirs)
+
+
+def test_windows_need_no_table() -> None:
+    attrs = {"dim": 1, "size": 10000}
+    g = read_onnx(model_of("UnfoldTensor", [floats(1, 20000)], attrs, domain=MICROSOFT))
+    constants = [n for n in toposort(*g.outputs) if n.op == "constant"]
+    assert max(n.data.size for n in constants if n.data is not None) <= 10001
 
 
 def test_fourier_there_and_back() -> None:

@@ -202,3 +202,79 @@ def test_what_is_scanned_is_equally_long() -> None:
         model(x, x[:2])
     with pytest.raises(ModelError, match="to be equally long, found 4, 2"):
         read_onnx(text(SCANNED.format(kind="float", n=4, m=2)))
+
+
+@pytest.mark.filterwarnings("ignore::naru.errors.NaruWarning")
+@pytest.mark.parametrize(("limit", "step"), [("inf", 1), ("nan", 1), ("1e30", 1), ("3e38", 1e-30)])
+def test_ranges_that_are_too_long(limit: str, step: float) -> None:
+    numbers = [np.array(v, np.float32) for v in (0, limit, step)]
+    graph = helper.make_graph(
+        [helper.make_node("Range", ["a", "b", "c"], ["y"])],
+        "g",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+        [numpy_helper.from_array(v, name) for v, name in zip(numbers, "abc", strict=True)],
+    )
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(ModelError, match="expected a length of at most"):
+        read_onnx(source)
+
+
+def test_too_many_pieces() -> None:
+    body = "(float[1000000000] x) => (int64 n) { s = SplitToSequence(x) n = SequenceLength(s) }"
+    with pytest.raises(UnsupportedError, match="1000000000 pieces"):
+        read_onnx(text(body))
+
+
+def trees_of(feature: int) -> onnx.ModelProto:
+    node = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        nodes_treeids=[0, 0, 0],
+        nodes_nodeids=[0, 1, 2],
+        nodes_featureids=[feature, 0, 0],
+        nodes_values=[0.5, 0.0, 0.0],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0],
+        target_treeids=[0, 0],
+        target_nodeids=[1, 2],
+        target_ids=[0, 0],
+        target_weights=[3.0, 4.0],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", "f"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+    )
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_trees_that_ask_for_more_features() -> None:
+    model = naru.compile(trees_of(2), cache=False)
+    np.testing.assert_array_equal(model(np.eye(3, dtype=np.float32)), [[3], [3], [4]])
+    message = r"'y' needs f >= 3: its trees ask for feature 2"
+    with pytest.raises(InputError, match=message):
+        model(np.ones((1, 2), np.float32))
+    read_onnx(trees_of(100_000_000))  # takes no table of them all
+
+
+def test_many_axes_that_only_data_tell() -> None:
+    """Formulas for their sizes grow with the number of axes, not with its power of two."""
+    ones = ",".join(["1"] * 20)
+    bodies = (
+        f"(float[{ones},3] x, int64[10] a) => (float[1,1,1,1,1,1,1,1,1,1,3] y) {{ y = $(x, a) }}",
+        "(float[3] x, int64[14] a) => (float[b,c,d,e,f,g,h,i,j,k,l,m,n,o,p] y) {"
+        " y = Unsqueeze(x, a) }",
+    )
+    x, axes = np.arange(3, dtype=np.float32), np.arange(14)
+    for op in ("Squeeze", "ReduceSum <keepdims = 0>"):
+        g = read_onnx(text(bodies[0].replace("$", op)))
+        (got,) = evaluate(g, [x.reshape([*[1] * 20, 3]), axes[:10] - 12])
+        np.testing.assert_array_equal(got, x.reshape([*[1] * 10, 3]))
+    got = naru.compile(text(bodies[1]), cache=False)(x, axes)
+    np.testing.assert_array_equal(got, x.reshape([*[1] * 14, 3]))

@@ -13,9 +13,11 @@ from onnx import helper, numpy_helper
 from naru.errors import ModelError, NaruError
 from naru.frontend.onnx import read_onnx
 from naru.frontend.onnx_fourier import largest_prime
+from naru.ir.graph import toposort
+from naru.ir.simplify import known, prod
 from naru.ops.evaluate import evaluate
 
-LENGTHS = (1, 2, 3, 8, 17, 60, 97, 128, 500, 521, 768, 1000, 1031, 1042, 2048, 3000)
+LENGTHS = (1, 2, 3, 8, 17, 60, 97, 128, 500, 521, 768, 1000, 1031, 1042, 2048, 3000, 4757)
 
 
 def model_of(op: str, arrays: list[np.ndarray], constants: dict[int, Any], **attrs: Any) -> Any:
@@ -85,6 +87,15 @@ def test_length_crops_or_fills() -> None:
         np.testing.assert_allclose(
             complex_of(got), np.fft.fft(complex_of(x), length, axis=1), atol=1e-12
         )
+
+
+@pytest.mark.parametrize("n", [67 * 71, 503 * 509])
+def test_tables_are_small(n: int) -> None:
+    """Of lengths, too, that have neither a small factor nor a large one."""
+    x = np.zeros((1, n, 1), np.float32)
+    graph = read_onnx(model_of("DFT", [x], {2: np.array(1)}))
+    sizes = [prod(c.type.shape) for c in toposort(*graph.outputs) if c.op == "constant"]
+    assert max(known(s) or 0 for s in sizes) <= max(2 * n, 4 * 509 * 509)
 
 
 def test_largest_prime() -> None:
