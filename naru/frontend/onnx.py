@@ -24,7 +24,7 @@ from naru.dtypes import FROM_ONNX
 from naru.errors import ModelError, UnsupportedError
 from naru.frontend.onnx_check import check_text
 from naru.frontend.onnx_data import MAX_RANK, Tensors, dtype_label, dtype_of
-from naru.frontend.onnx_import import FunctionKey, Importer
+from naru.frontend.onnx_import import FunctionKey, Importer, count_nodes
 from naru.frontend.onnx_node import Unsupported, type_text
 from naru.frontend.onnx_scope import Items, Missing, Scope, Value, identifier
 from naru.ir.expr import INT_MAX, Const, Expr
@@ -118,6 +118,7 @@ def read_into(importer: Importer, model: ModelProto, name: str | None) -> Graph:
             hint="install a newer onnx package",
         )
     scope = Scope(opsets_of(model))
+    count_nodes(g, importer.functions)
     importer.add_initializers(g, scope)
     inputs = [n for i in g.input if isinstance(n := _add_input(i, scope, importer), Node)]
     importer.add_nodes(g.node, scope)

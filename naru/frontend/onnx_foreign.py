@@ -24,7 +24,7 @@ from naru.errors import ModelError, UnsupportedError
 from naru.frontend import onnx_check as check
 from naru.frontend.onnx import functions_of
 from naru.frontend.onnx_host import ALWAYS
-from naru.frontend.onnx_import import MAX_DEPTH, MAX_NODES, FunctionKey
+from naru.frontend.onnx_import import count_nodes
 
 # What onnx raises where it cannot inline a function, or convert one to another opset.
 _INLINING = (checker.ValidationError, RuntimeError)
@@ -103,23 +103,7 @@ def _called_foreign(model: ModelProto) -> list[FunctionProto]:
     functions = functions_of(model)
     if not any(_nodes_foreign(f.node) for f in functions.values()):
         return []
-    sizes: dict[FunctionKey, int] = {}  # once a function: calls that call twice double
-
-    def size(nodes: Iterable[NodeProto], depth: int) -> int:
-        if depth > MAX_DEPTH:
-            raise ModelError(
-                f"functions or bodies are nested more than {MAX_DEPTH} deep, or call themselves"
-            )
-        total = 0
-        for n in nodes:
-            key = (check.domain_of(n), n.op_type, n.overload)
-            if key in functions and key not in sizes:
-                sizes[key] = size(functions[key].node, depth + 1)
-            total += sizes.get(key, 1) + sum(size(g.node, depth + 1) for g in check.bodies_of(n))
-        return total
-
-    if size(model.graph.node, 0) > MAX_NODES:
-        raise ModelError(f"inlining its functions gives more than {MAX_NODES} nodes")
+    sizes = count_nodes(model.graph, functions)
     return [f for key, f in functions.items() if key in sizes and _nodes_foreign(f.node)]
 
 

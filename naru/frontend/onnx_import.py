@@ -45,10 +45,33 @@ BROADCAST = frozenset(  # results have the rank of the operand of most dims
         "Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where", "Xor",
     }
 )  # fmt: skip
-MAX_NODES = 2_000_000  # after inlining; functions that call functions multiply
+MAX_NODES = 500_000  # after inlining; functions that call functions multiply
 
 
 FunctionKey: TypeAlias = tuple[str, str, str]
+
+
+def count_nodes(
+    g: GraphProto, functions: Mapping[FunctionKey, FunctionProto]
+) -> dict[FunctionKey, int]:
+    """How many nodes each function that is called comes to, with functions in place of calls: each
+    is looked at once, for functions that call others twice double. ModelError where the graph comes
+    to more than MAX_NODES. (What calls itself is refused elsewhere.)"""
+    sizes: dict[FunctionKey, int] = {}
+
+    def size(nodes: Iterable[NodeProto], depth: int) -> int:
+        total = 0
+        for n in nodes if depth <= MAX_DEPTH else ():
+            key = (check.domain_of(n), n.op_type, n.overload)
+            if key in functions and key not in sizes:
+                sizes[key] = 0
+                sizes[key] = size(functions[key].node, depth + 1)
+            total += sizes.get(key, 1) + sum(size(b.node, depth + 1) for b in check.bodies_of(n))
+        return total
+
+    if size(g.node, 0) > MAX_NODES:
+        raise ModelError(f"inlining its functions gives more than {MAX_NODES} nodes")
+    return sizes
 
 
 @dataclass

@@ -91,10 +91,14 @@ def read_plan(
     model, folder, where = load_model(source)
     if not needs_host(model):
         return None
+    planner = None
     try:
         check.check_text(model)
-        return Planner(with_unique_names(inlined(model)), folder).plan(name)
+        planner = Planner(with_unique_names(inlined(model)), folder)
+        return planner.plan(name)
     except ModelError as error:
+        if planner is not None and planner.problems:  # what came of these may not fit
+            raise UnsupportedError(planner.problems, where=where) from None
         raise in_file(error, where) from None
     except UnsupportedError as error:
         raise UnsupportedError(error.problems, where=where) from None
