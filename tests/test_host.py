@@ -21,6 +21,8 @@ from naru.cli import main
 from naru.errors import BundleError, InputError, ModelError, NaruError, RunError, UnsupportedError
 from naru.frontend import onnx_plan
 from naru.frontend.onnx_host import ALWAYS, CONTROL, SOMETIMES
+from naru.frontend.onnx_node import Unsupported
+from naru.frontend.re2 import to_python
 from naru.runtime import plan
 from naru.runtime.host import HostModel
 from naru.runtime.host_operators import ATTRIBUTES, OPERATORS
@@ -270,6 +272,42 @@ def test_optional_values() -> None:
     np.testing.assert_array_equal(found.y, floats(3))
     with pytest.raises(RunError, match="expected a value, got an optional without one"):
         model(None)
+
+
+PATTERNS = (
+    r"\d+|a\sb", r"\w+", r"\W*", r"[[:alpha:]]+", r"[^[:^digit:]a-c]+", r"\pN+", r"\p{Lu}|\p{^L}",
+    r"[\PL\d]*", r"a\Q.b*\E?", r"a\z", "a$", "a$\n", "(?m)a$\n^b$", "(?s).+", ".+", r"\B",
+    r"\bab\b", "(?i)[k-s]+", r"(?i)\W", "(?i:ß)", "(?i)\u0131", "a{,2}", "(?:a|b*)*", "(?U)a+?",
+    "^*a|(?P<x>b)(?i)+", r"\x{61}[\x61-\143]*", "[]a-]*", "",
+)  # fmt: skip
+LIKE = (
+    "", "3", "\u0663", "a b", "a\u00a0b", "a\nb", "a\n", "a", "A", "aa", "ab", "a.b", "b", "k", "K",
+    "\u212a", "\u017f", "ß", "ẞ", "i", "\u0131", "İ", "é", "-", "]", "a{,2}", "\x0b", "½", "\0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_mean_what_they_do_in_re2(pattern: str) -> None:
+    model = model_of('g (string[N] s) => (bool[N] y) { y = RegexFullMatch<pattern="">(s) }')
+    model.graph.node[0].attribute[0].s = pattern.encode()
+    found = naru.compile(model, cache=False)(texts(*LIKE))
+    session: Any = ort.InferenceSession(model.SerializeToString())
+    (expected,) = session.run(None, {"s": texts(*LIKE)})
+    assert [t for t, a, b in zip(LIKE, found, expected, strict=True) if a != b] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(?=x)x", "no look-around"), (r"(x)\1", "no back-references"), ("a++", "no possessive"),
+     ("(?>a)", "atomic groups"), (r"\Z", "does not know"), ("[[:foo:]]", "is no class"),
+     ("[b-a]", "a range"), ("[a", "] is missing"), ("(a", r"a \) is"), ("a)", r"a \( is"),
+     ("*a", "nothing to repeat"), ("(a{40}){40}", "at most 1000 times"), ("a{2,1}", "repeats"),
+     (r"\p{Greek}", "the characters 'Greek'"), (r"\C", "single byte"), (r"\p", "expected"),
+     ("(" * 900 + ")" * 900, "beyond Python's re")],
+)  # fmt: skip
+def test_patterns_that_are_refused(pattern: str, message: str) -> None:
+    with pytest.raises((ModelError, Unsupported), match=message):
+        to_python(pattern)
 
 
 def test_casts_like_another_operand() -> None:
