@@ -274,6 +274,7 @@ def test_optional_values() -> None:
         model(None)
 
 
+TYPES = {2: "uint8", 7: "int64", 9: "bool", 11: "double"}
 PATTERNS = (
     r"\d+|a\sb", r"\w+", r"\W*", r"[[:alpha:]]+", r"[^[:^digit:]a-c]+", r"\pN+", r"\p{Lu}|\p{^L}",
     r"[\PL\d]*", r"a\Q.b*\E?", r"a\z", "a$", "a$\n", "(?m)a$\n^b$", "(?s).+", ".+", r"\B",
@@ -319,6 +320,29 @@ def test_casts_like_another_operand() -> None:
     found = model(texts("1.5", "-2"), np.array([0.5, 3], np.float32))
     np.testing.assert_array_equal(found.x, np.array([1.5, -2], np.float32))
     assert found.s.tolist() == ["0.5", "3.0"]
+
+
+@pytest.mark.parametrize(
+    ("to", "given", "expected"),
+    [(7, ["100.5", "-1.9", "1e3", " 7", "9007199254740993.5"], [100, -1, 1000, 7, 2**53 + 1]),
+     (2, ["255.9", "-0.5", "3"], [255, 0, 3]),
+     (11, ["1E8", ".5", "-5.", "+inf", "-INF"], [1e8, 0.5, -5.0, np.inf, -np.inf]),
+     (9, ["True", "false", "0.0", "2"], [True, False, False, True])],
+)  # fmt: skip
+def test_texts_are_plain_and_scientific_numbers(to: int, given: Any, expected: Any) -> None:
+    model = compiled(f"g (string[N] s) => ({TYPES[to]}[N] y) {{ y = Cast<to={to}>(s) }}")
+    assert model(texts(*given)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("to", "text"),
+    [(7, "1_000"), (11, "1_000"), (11, "\u0663"), (7, "1e999999999"), (7, "NaN"), (7, "x"),
+     (2, "256"), (2, "-1.0"), (7, "inf"), (9, "x")],
+)  # fmt: skip
+def test_texts_that_are_no_numbers(to: int, text: str) -> None:
+    model = compiled(f"g (string[N] s) => ({TYPES[to]}[N] y) {{ y = Cast<to={to}>(s) }}")
+    with pytest.raises(RunError, match="a text is no "):
+        model(texts("1.5", text))
 
 
 def test_maps() -> None:
