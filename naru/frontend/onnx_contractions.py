@@ -309,12 +309,10 @@ def lp_pool(c: OnnxNode) -> Node:
 
 
 def _norm(c: OnnxNode, total: Callable[[Node], Node]) -> Node:
-    """The p-norm of what `total` adds up; half floats are widened on the way. p is an integer, in
-    version 1 of the operators a float."""
-    old = c.version < 2 and c.has("p")
-    x, p = c[0], c.get_float("p", 2.0) if old else float(c.get_int("p", 2))
-    if not p > 0:
-        raise ModelError(f"attribute 'p': expected more than 0, found {p:g}")
+    """The p-norm of what `total` adds up; half floats are widened on the way."""
+    x, p = c[0], c.get_int("p", 2)
+    if p < 1:
+        raise ModelError(f"attribute 'p': expected more than 0, found {p}")
     wide = emit("cast", x, to="f32") if x.type.dtype in ("f16", "bf16") else x
     if p == 1:
         out = total(emit("abs", wide))

@@ -152,8 +152,7 @@ def _equal_parts(c: OnnxNode, x: Node, axis: int, size: Expr, count: int) -> lis
 
 def concat(c: OnnxNode) -> Node:
     xs = c.operands()
-    default = 1 if c.version < 4 else 0
-    return emit("concat", *xs, axis=c.axis(default, xs[0].type.rank))
+    return emit("concat", *xs, axis=c.axis(0, xs[0].type.rank))
 
 
 def gather(c: OnnxNode) -> Node:

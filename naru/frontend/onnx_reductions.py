@@ -190,19 +190,6 @@ def moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
     return mean, emit("reduce_mean", emit("mul", apart, apart), axes=axes, keepdims=True)
 
 
-def mean_variance_normalization(c: OnnxNode) -> Node:
-    """(x - mean) / (deviation + 1e-9) over `axes`; in f32 for half floats."""
-    x, rank = c[0], c[0].type.rank
-    given = c.get_ints("axes") if c.has("axes") else (0, 2, 3)
-    axes = tuple(sorted({check_axis(a, rank) for a in given or ()}))
-    half = x.type.dtype in ("f16", "bf16")
-    wide = emit("cast", x, to="f32") if half else x
-    mean, variance = moments(wide, axes)
-    deviation = emit("add", emit("sqrt", variance), scalar(1e-9, wide))
-    y = emit("div", emit("sub", wide, mean), deviation)
-    return emit("cast", y, to=x.type.dtype) if half else y
-
-
 def instance_normalization(c: OnnxNode) -> Node:
     """(x - mean) / sqrt(variance + epsilon) · scale + bias; statistics over the spatial axes."""
     x, rank = c[0], c[0].type.rank
@@ -269,7 +256,6 @@ TABLE: dict[str, Handler] = {
     "LayerNormalization": layer_normalization,
     "LogSoftmax": _softmax("log_softmax"),
     "LpNormalization": lp_normalization,
-    "MeanVarianceNormalization": mean_variance_normalization,
     "RMSNormalization": rms_normalization,
     "Softmax": _softmax("softmax"),
 }

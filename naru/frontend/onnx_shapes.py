@@ -46,19 +46,15 @@ DIVISIBLE = 2**4 * 3**2 * 5 * 7 * 11 * 13 * 17  # a size by which that of a dim 
 
 
 def reshape(c: OnnxNode) -> Node:
-    """The target is an operand since opset 5, an attribute before."""
     before, zero = c[0].type.shape, c.get_flag("allowzero", False)
 
     def resolve(target: Sequence[Expr]) -> tuple[Expr, ...]:
         return resolve_shape(before, target, zero)
 
-    if c.has("shape"):
-        shape = resolve(tuple(map(index, c.get_ints("shape") or ())))
-    else:
-        shape = c.sizes(1, "the target shape", resolve, least=0, example=_flat(before, c.find(1)))
-        assert shape is not None
-        if c[1].op == "bind_dim":  # what it must satisfy is checked when it is known
-            return emit("reshape", c[0], shape=shape)
+    shape = c.sizes(1, "the target shape", resolve, least=0, example=_flat(before, c.find(1)))
+    assert shape is not None
+    if c[1].op == "bind_dim":  # what it must satisfy is checked when it is known
+        return emit("reshape", c[0], shape=shape)
     if not any(known(t) is None for t in shape) or prod(before) is not prod(shape):
         _check_elements(before, shape)
     return emit("reshape", c[0], shape=shape)
