@@ -15,11 +15,11 @@ import numpy as np
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Node, get_output
 from naru.ir.simplify import ONE, ZERO, add, ceildiv, floordiv, known, maximum, mul, prod, sub
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 MOST_TAPS = 1 << 20  # elements of a window; what is compiled from more would run for hours
 
