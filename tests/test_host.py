@@ -23,7 +23,9 @@ from naru.cli import main
 from naru.errors import BundleError, InputError, ModelError, NaruError, RunError, UnsupportedError
 from naru.frontend import onnx_plan
 from naru.frontend.onnx_host import ALWAYS, CONTROL, SOMETIMES
+from naru.frontend.onnx_node import Unsupported
 from naru.frontend.onnx_watch import watch
+from naru.frontend.re2 import to_python
 from naru.runtime import plan
 from naru.runtime.host import HostModel
 from naru.runtime.host_operators import ATTRIBUTES, OPERATORS
@@ -275,6 +277,43 @@ def test_optional_values() -> None:
         model(None)
 
 
+TYPES = {2: "uint8", 7: "int64", 9: "bool", 11: "double"}
+PATTERNS = (
+    r"\d+|a\sb", r"\w+", r"\W*", r"[[:alpha:]]+", r"[^[:^digit:]a-c]+", r"\pN+", r"\p{Lu}|\p{^L}",
+    r"[\PL\d]*", r"a\Q.b*\E?", r"a\z", "a$", "a$\n", "(?m)a$\n^b$", "(?s).+", ".+", r"\B",
+    r"\bab\b", "(?i)[k-s]+", r"(?i)\W", "(?i:ß)", "(?i)\u0131", "a{,2}", "(?:a|b*)*", "(?U)a+?",
+    "^*a|(?P<x>b)(?i)+", r"\x{61}[\x61-\143]*", "[]a-]*", "",
+)  # fmt: skip
+LIKE = (
+    "", "3", "\u0663", "a b", "a\u00a0b", "a\nb", "a\n", "a", "A", "aa", "ab", "a.b", "b", "k", "K",
+    "\u212a", "\u017f", "ß", "ẞ", "i", "\u0131", "İ", "é", "-", "]", "a{,2}", "\x0b", "½", "\0",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_mean_what_they_do_in_re2(pattern: str) -> None:
+    model = model_of('g (string[N] s) => (bool[N] y) { y = RegexFullMatch<pattern="">(s) }')
+    model.graph.node[0].attribute[0].s = pattern.encode()
+    found = naru.compile(model, cache=False)(texts(*LIKE))
+    session: Any = ort.InferenceSession(model.SerializeToString())
+    (expected,) = session.run(None, {"s": texts(*LIKE)})
+    assert [t for t, a, b in zip(LIKE, found, expected, strict=True) if a != b] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("(?=x)x", "no look-around"), (r"(x)\1", "no back-references"), ("a++", "no possessive"),
+     ("(?>a)", "atomic groups"), (r"\Z", "does not know"), ("[[:foo:]]", "is no class"),
+     ("[b-a]", "a range"), ("[a", "] is missing"), ("(a", r"a \) is"), ("a)", r"a \( is"),
+     ("*a", "nothing to repeat"), ("(a{40}){40}", "at most 1000 times"), ("a{2,1}", "repeats"),
+     (r"\p{Greek}", "the characters 'Greek'"), (r"\C", "single byte"), (r"\p", "expected"),
+     ("(" * 900 + ")" * 900, "beyond Python's re")],
+)  # fmt: skip
+def test_patterns_that_are_refused(pattern: str, message: str) -> None:
+    with pytest.raises((ModelError, Unsupported), match=message):
+        to_python(pattern)
+
+
 def test_casts_like_another_operand() -> None:
     """(ONNX Runtime has them only as a function, which knows no strings.)"""
     model = compiled("""g (string[N] a, float[M] f) => (float[N] x, string[M] s) {
@@ -284,6 +323,29 @@ def test_casts_like_another_operand() -> None:
     found = model(texts("1.5", "-2"), np.array([0.5, 3], np.float32))
     np.testing.assert_array_equal(found.x, np.array([1.5, -2], np.float32))
     assert found.s.tolist() == ["0.5", "3.0"]
+
+
+@pytest.mark.parametrize(
+    ("to", "given", "expected"),
+    [(7, ["100.5", "-1.9", "1e3", " 7", "9007199254740993.5"], [100, -1, 1000, 7, 2**53 + 1]),
+     (2, ["255.9", "-0.5", "3"], [255, 0, 3]),
+     (11, ["1E8", ".5", "-5.", "+inf", "-INF"], [1e8, 0.5, -5.0, np.inf, -np.inf]),
+     (9, ["True", "false", "0.0", "2"], [True, False, False, True])],
+)  # fmt: skip
+def test_texts_are_plain_and_scientific_numbers(to: int, given: Any, expected: Any) -> None:
+    model = compiled(f"g (string[N] s) => ({TYPES[to]}[N] y) {{ y = Cast<to={to}>(s) }}")
+    assert model(texts(*given)).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("to", "text"),
+    [(7, "1_000"), (11, "1_000"), (11, "\u0663"), (7, "1e999999999"), (7, "NaN"), (7, "x"),
+     (2, "256"), (2, "-1.0"), (7, "inf"), (9, "x")],
+)  # fmt: skip
+def test_texts_that_are_no_numbers(to: int, text: str) -> None:
+    model = compiled(f"g (string[N] s) => ({TYPES[to]}[N] y) {{ y = Cast<to={to}>(s) }}")
+    with pytest.raises(RunError, match="a text is no "):
+        model(texts("1.5", text))
 
 
 def test_maps() -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
+import io
 import marshal
+import pickle
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import CodeType
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +21,7 @@ from naru.custom.signature import NEEDED, Signature, read_signature
 from naru.errors import InputError, ModelError, NaruError
 from naru.frontend.onnx_check import find_schema
 from naru.frontend.onnx_node import OnnxNode
+from naru.frontend.onnx_signatures import Handler
 from naru.frontend.onnx_tables import CUSTOM, find_handler
 from naru.ir.expr import INT_MAX
 from naru.ir.graph import Node, TensorType, get_output
@@ -75,11 +81,11 @@ def register_op(
     def decorate(f: F) -> F:
         skip = 0 if kernel is not None else 1
         signature = read_signature(f, skip=skip)
-        stem = identifier(f"{domain}_{name}_{version}")
-        custom = Custom(domain, name, version, last, stem, signature, meaning, f, opset, kernel)
+        op = _op_name(domain, name, version)
+        custom = Custom(domain, name, version, last, op, signature, meaning, f, opset, kernel)
         register(_composed(custom) if kernel is None else _by_hand(custom))
         _registered.setdefault((domain, name), []).append(custom)
-        CUSTOM.setdefault(domain, {})[name] = (signature.text, _handler(domain, name))
+        CUSTOM.setdefault(domain, {})[name] = partial(_extension, domain, name)
         return f
 
     return decorate
@@ -96,17 +102,21 @@ def unregister_op(domain: str, name: str) -> None:
 
 def find_custom(domain: str, name: str, version: int | None = None) -> Custom:
     """The operator at a version of its domain (default: the newest), else InputError."""
-    found = _registered.get((domain, name), [])
-    for custom in reversed(found):
-        if version is None or custom.since <= version <= custom.until:
-            return custom
-    raise InputError(f"no operator {domain}.{name} is registered for version {version or 'any'}")
+    found = [
+        c
+        for c in _registered.get((domain, name), [])
+        if version is None or c.since <= version <= c.until
+    ]
+    if not found:
+        what = f"{domain}.{name} is registered"
+        raise InputError(f"no operator {what} for version {'any' if version is None else version}")
+    return max(found, key=lambda c: c.since)
 
 
 def digest() -> str:
     """A digest of all that is registered, a part of the cache's keys; empty if nothing is. Of a
     function it has the code, the defaults and the values that it encloses, not the functions that
-    it calls."""
+    it calls by name. InputError for a value whose contents cannot be told."""
     if not _registered:
         return ""
     made = hashlib.sha256()
@@ -114,19 +124,52 @@ def digest() -> str:
         for c in _registered[key]:
             parts = (c.domain, c.name, c.since, c.until, c.opset, c.kernel)
             made.update(repr(parts).encode())
-            made.update(_code(c.meaning))
-            made.update(_code(c.build))
+            for f in (c.meaning, c.build):
+                made.update(_contents(f, c.label))
     return made.hexdigest()
 
 
-def _code(f: Callable[..., Any]) -> bytes:
-    """The bytes that say what a function does, as far as it says so itself."""
-    code = getattr(f, "__code__", None)
-    if not isinstance(code, CodeType):
-        return repr(f).encode()
-    cells = [c.cell_contents for c in getattr(f, "__closure__", None) or ()]
-    rest = (getattr(f, "__defaults__", None), getattr(f, "__kwdefaults__", None), cells)
-    return marshal.dumps(code.replace(co_filename="", co_firstlineno=0)) + repr(rest).encode()
+class _Contents(pickle.Pickler):
+    """Writes functions as what they do, not as a name that says nothing of it. Nothing reads the
+    bytes, so what `bytes` and `str` would make of the arguments does not matter."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, FunctionType):
+            code = obj.__code__.replace(co_filename="", co_firstlineno=0)
+            cells = [c.cell_contents for c in obj.__closure__ or ()]
+            # As a state, which comes after the function is noted: it may enclose itself.
+            return bytes, (marshal.dumps(code),), (obj.__defaults__, obj.__kwdefaults__, cells)
+        if isinstance(obj, MethodType):
+            return bytes, (), (obj.__func__, obj.__self__)
+        if isinstance(obj, ModuleType):
+            return str, (obj.__name__,)
+        return NotImplemented
+
+
+def _contents(f: Callable[..., Any], label: str) -> bytes:
+    """The bytes that say what a function, or an object that can be called, does."""
+    written, call = io.BytesIO(), type(f).__call__
+    parts = (f, inspect.unwrap(f), call if isinstance(call, FunctionType) else None)
+    try:
+        _Contents(written).dump(parts)
+    except Exception as error:  # whatever a user's object raises
+        raise InputError(
+            f"{label}: a function of it holds what no key of the cache can tell: {error}",
+            hint="enclose plain values and arrays, or compile with cache=False",
+        ) from error
+    return written.getvalue()
+
+
+# Domains and names whose characters an identifier can have; the dots become underscores.
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*(\.[A-Za-z0-9]+)*/[A-Za-z0-9]+")
+
+
+def _op_name(domain: str, name: str, version: int) -> str:
+    """A name that no other operator has; where characters were lost, a digest tells them apart."""
+    stem = identifier(f"{domain}_{name}_{version}")
+    if _PLAIN.fullmatch(f"{domain}/{name}"):
+        return stem
+    return f"{stem}_x{hashlib.sha256(f'{domain}/{name}'.encode()).hexdigest()[:12]}"
 
 
 def _check_name(domain: str, name: str, since: int, until: int) -> None:
@@ -138,7 +181,7 @@ def _check_name(domain: str, name: str, since: int, until: int) -> None:
     if not 1 <= since <= until:
         raise InputError(f"{domain}.{name}: expected versions from 1 on, found {since}..{until}")
     own = _registered.get((domain, name), [])
-    taken = find_handler(name, domain) is not None and not own
+    taken = not own and find_handler(name, domain, since) is not None
     if taken or find_schema(name, INT_MAX, domain) is not None:
         raise InputError(f"{domain}.{name} is an operator that naru or the standard has")
     for c in own:
@@ -150,20 +193,22 @@ def _check_name(domain: str, name: str, since: int, until: int) -> None:
             )
 
 
-def _handler(domain: str, name: str) -> Callable[[OnnxNode], Node | Sequence[Node]]:
-    def handle(c: OnnxNode) -> Sequence[Node]:
-        try:
-            custom = find_custom(domain, name, c.version)
-        except InputError as error:
-            raise ModelError(error.message) from None
-        attrs = {k: v for k, v in custom.signature.read(c).items() if v is not None}
-        inputs = list(c.inputs) + [None] * (len(custom.signature.operands) - len(c.inputs))
-        results = make(custom, inputs, attrs)
-        if len(c.outputs) > len(results):
-            raise ModelError(f"expected at most {len(results)} outputs, found {len(c.outputs)}")
-        return results
+def _extension(domain: str, name: str, version: int) -> tuple[str, Handler]:
+    """What the front end asks for: the signature and the function of a version of the domain."""
+    try:
+        custom = find_custom(domain, name, version)
+    except InputError as error:
+        raise ModelError(error.message) from None
+    return custom.signature.text, partial(_handle, custom)
 
-    return handle
+
+def _handle(custom: Custom, c: OnnxNode) -> Sequence[Node]:
+    attrs = {k: v for k, v in custom.signature.read(c).items() if v is not None}
+    inputs = list(c.inputs) + [None] * (len(custom.signature.operands) - len(c.inputs))
+    results = make(custom, inputs, attrs)
+    if len(c.outputs) > len(results):
+        raise ModelError(f"expected at most {len(results)} outputs, found {len(c.outputs)}")
+    return results
 
 
 def make(custom: Custom, inputs: Sequence[Node | None], attrs: Attrs) -> Sequence[Node]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from naru.frontend.onnx_node import Unsupported, emit, scalar
+from naru.frontend.onnx_node import Unsupported, as_dtype, emit, scalar
 from naru.frontend.onnx_shapes import filled
 from naru.ir.expr import Expr
 from naru.ir.graph import Node
@@ -403,13 +403,9 @@ def _normalized(n: Node, centred: Node) -> Node:
     assert isinstance(epsilon, int | float)
     root = emit("sqrt", emit("add", squares, scalar(epsilon, centred)))
     scale, bias = operand(n, 1), n.inputs[2] if len(n.inputs) > 2 else None
-    out = emit("mul", emit("div", centred, root), _as(scale, centred))
-    out = out if bias is None else emit("add", out, _as(bias, centred))
-    return _as(out, n)
-
-
-def _as(x: Node, like: Node) -> Node:
-    return x if x.type.dtype == like.type.dtype else emit("cast", x, to=like.type.dtype)
+    out = emit("mul", emit("div", centred, root), as_dtype(scale, centred.type.dtype))
+    out = out if bias is None else emit("add", out, as_dtype(bias, centred.type.dtype))
+    return as_dtype(out, n.type.dtype)
 
 
 def _layer_normalization(n: Node) -> Node:

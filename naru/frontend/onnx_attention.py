@@ -20,7 +20,7 @@ from naru.errors import ModelError
 from naru.frontend.onnx_contractions import transpose_last
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_movement import slice_axis
-from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, Unsupported, as_dtype, emit, scalar
 from naru.frontend.onnx_shapes import iota, size_of
 from naru.frontend.onnx_signatures import Extension, Handler
 from naru.ir.expr import Const, Expr
@@ -31,11 +31,6 @@ from naru.ops.registry import constant
 
 TWO = Const(2)
 SOFTMAX_DTYPES = ("f32", "f16", "f64", "bf16")
-
-
-def as_dtype(x: Node, dtype: str) -> Node:
-    """x in a dtype: itself where it has it."""
-    return x if x.type.dtype == dtype else emit("cast", x, to=dtype)
 
 
 def all_true(masks: Sequence[Node | None]) -> Node | None:

@@ -15,11 +15,11 @@ import numpy as np
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Node, get_output
 from naru.ir.simplify import ONE, ZERO, add, ceildiv, floordiv, known, maximum, mul, prod, sub
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 MOST_TAPS = 1 << 20  # elements of a window; what is compiled from more would run for hours
 
@@ -309,12 +309,10 @@ def lp_pool(c: OnnxNode) -> Node:
 
 
 def _norm(c: OnnxNode, total: Callable[[Node], Node]) -> Node:
-    """The p-norm of what `total` adds up; half floats are widened on the way. p is an integer, in
-    version 1 of the operators a float."""
-    old = c.version < 2 and c.has("p")
-    x, p = c[0], c.get_float("p", 2.0) if old else float(c.get_int("p", 2))
-    if not p > 0:
-        raise ModelError(f"attribute 'p': expected more than 0, found {p:g}")
+    """The p-norm of what `total` adds up; half floats are widened on the way."""
+    x, p = c[0], c.get_int("p", 2)
+    if p < 1:
+        raise ModelError(f"attribute 'p': expected more than 0, found {p}")
     wide = emit("cast", x, to="f32") if x.type.dtype in ("f16", "bf16") else x
     if p == 1:
         out = total(emit("abs", wide))

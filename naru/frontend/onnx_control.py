@@ -3,15 +3,16 @@ outside is passed in like everything else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from onnx import AttributeProto, GraphProto
+from onnx import GraphProto
 
 from naru.errors import ModelError
 from naru.frontend.onnx_node import (
     AlreadyReported,
     OnnxNode,
     Unsupported,
+    as_scalar,
     check_axis,
     emit,
     scalar,
@@ -19,6 +20,7 @@ from naru.frontend.onnx_node import (
 )
 from naru.frontend.onnx_scope import Items, Scope
 from naru.frontend.onnx_shapes import needing, size_of
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr, Var, free_vars
 from naru.ir.graph import (
     Attr,
@@ -32,21 +34,6 @@ from naru.ir.graph import (
 from naru.ir.simplify import FALSE, ONE, compare, known
 from naru.ops.control import rounds_known
 from naru.ops.operands import dim_text
-
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
-
-
-def get_body(c: OnnxNode, name: str) -> GraphProto:
-    """The graph in an attribute."""
-    a = c.attrs.get(name)
-    if a is None or a.type != AttributeProto.GRAPH:
-        raise ModelError(f"expected a graph as the attribute {name!r}")
-    return a.g
-
-
-def as_scalar(n: Node) -> Node:
-    """A condition or a trip count may be a vector of one element."""
-    return n if n.type.rank == 0 else emit("reshape", n, shape=())
 
 
 def made(c: OnnxNode, g: GraphProto, inner: Scope) -> tuple[Node, ...]:
@@ -67,7 +54,7 @@ def if_(c: OnnxNode) -> Sequence[Node]:
     if truth is not None:
         return _taken(c, "then_branch" if truth.item() else "else_branch")
     names = {"then": "then_branch", "orelse": "else_branch"}
-    bodies = {k: get_body(c, name) for k, name in names.items()}
+    bodies = {k: c.get_graph(name) for k, name in names.items()}
     scopes = {
         k: c.importer.body(g, c.scope, (), f"{c.label}, {names[k]}") for k, g in bodies.items()
     }
@@ -120,7 +107,7 @@ def _dims(*nodes: Node) -> list[Expr]:
 
 def _taken(c: OnnxNode, name: str) -> Sequence[Node]:
     """The branch of a constant condition, in place."""
-    g = get_body(c, name)
+    g = c.get_graph(name)
     return made(c, g, c.importer.body(g, c.scope, (), f"{c.label}, {name}", inline=True))
 
 
@@ -158,7 +145,7 @@ def formal(name: str, t: TensorType) -> Node:
 
 def loop(c: OnnxNode) -> Sequence[Node]:
     """(number of rounds, condition, carried…) -> (carried…, what each round gave, stacked…)."""
-    g = get_body(c, "body")
+    g = c.get_graph("body")
     trip, cond = c.find(0), c.find(1)
     carried = [c[k] for k in range(2, len(c.inputs))]
     if len(g.input) != 2 + len(carried):
@@ -305,7 +292,7 @@ def _loop_node(
 
 def scan(c: OnnxNode) -> Sequence[Node]:
     """As a loop: round i reads element i of each scanned operand, and the results are stacked."""
-    g, count = get_body(c, "body"), c.get_int("num_scan_inputs", 0)
+    g, count = c.get_graph("body"), c.get_int("num_scan_inputs", 0)
     operands = c.inputs[1:] if c.version < 9 else c.inputs
     if not 0 < count <= len(operands) or len(g.input) != len(operands):
         raise ModelError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import reduce
 
 import numpy as np
@@ -11,13 +11,12 @@ from naru.dtypes import DTYPES, TINY
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE
 from naru.ops.bits import has_no_bits
 from naru.ops.cast import MODES
-
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
 UNARY = {
     "Abs": "abs", "Acos": "acos", "Acosh": "acosh", "Asin": "asin", "Asinh": "asinh",
@@ -169,11 +168,14 @@ def prelu(c: OnnxNode) -> Node:
     return emit("prelu", x, slope)
 
 
-def swish(c: OnnxNode) -> Node:
+def silu(x: Node, alpha: float = 1.0) -> Node:
     """x · sigmoid(alpha · x)."""
-    alpha = c.get_float("alpha", 1.0)
-    scaled = c[0] if alpha == 1.0 else emit("mul", c[0], scalar(alpha, c[0]))
-    return emit("mul", c[0], emit("sigmoid", scaled))
+    scaled = x if alpha == 1.0 else emit("mul", x, scalar(alpha, x))
+    return emit("mul", x, emit("sigmoid", scaled))
+
+
+def swish(c: OnnxNode) -> Node:
+    return silu(c[0], c.get_float("alpha", 1.0))
 
 
 def bit_cast(c: OnnxNode) -> Node:

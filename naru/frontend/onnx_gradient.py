@@ -8,18 +8,17 @@ elements is differentiated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from naru.dtypes import is_float
 from naru.errors import ModelError
 from naru.frontend.derivatives import COMPOSITIONS, FLAT, RULES, ones, zeros
 from naru.frontend.onnx_node import AlreadyReported, OnnxNode, Unsupported, emit, type_text
 from naru.frontend.onnx_scope import Missing
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Var, free_vars
 from naru.ir.graph import Node, defined_symbols, get_output, toposort
 from naru.ops.registry import OPS, with_inputs
-
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
 
 def gradient(c: OnnxNode) -> Sequence[Node]:

@@ -5,7 +5,6 @@ names; the words of messages are here, where the model is read.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from naru.frontend.onnx_kinds import (
     union,
 )
 from naru.frontend.onnx_node import Unsupported, check_axis
+from naru.frontend.re2 import to_python
 
 
 @dataclass(frozen=True)
@@ -246,11 +246,7 @@ def _regex_full_match(c: HostNode) -> Made:
     x, pattern = c.texts(0), c.attr("pattern", None)
     if pattern is None:
         raise ModelError("expected the attribute 'pattern'")
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ModelError(f"attribute 'pattern': {pattern!r} is no pattern: {error}") from None
-    return Made([TensorKind("bool", x.shape)], {"pattern": pattern})
+    return Made([TensorKind("bool", x.shape)], {"pattern": to_python(pattern)})
 
 
 def _cast(c: HostNode) -> Made:

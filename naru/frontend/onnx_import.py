@@ -303,7 +303,7 @@ class Importer:
             return self.call(function, node, scope, inputs)
         version = self.opset(node, scope)
         schema = check.find_schema(node.op_type, version, domain)
-        signature = find_signature(node.op_type, domain)
+        signature = find_signature(node.op_type, domain, version)
         if schema is not None and domain == "" and version < OLDEST:
             later = check.find_schema(node.op_type, OLDEST, domain)
             if later is None or later.since_version != schema.since_version:
@@ -322,7 +322,7 @@ class Importer:
                 raise Unsupported(f"{node.op_type} of texts")
         else:
             raise Unsupported(*self.unknown(node, domain, version))
-        handler = find_handler(node.op_type, domain)
+        handler = find_handler(node.op_type, domain, version)
         if handler is not None:
             attrs = {a.name: a for a in node.attribute}
             if any(a.ref_attr_name for a in node.attribute):
@@ -387,13 +387,13 @@ class Importer:
         if (domain, node.op_type, node.overload) not in self.functions:
             version = self.opset(node, scope)
             schema = check.find_schema(node.op_type, version, domain)
-            if find_signature(node.op_type, domain) is not None:
+            if find_signature(node.op_type, domain, version) is not None:
                 return [Missing()] * max(len(node.output), 1)
             if schema is None:
                 self.report(f"{label}, opset {version}", *self.unknown(node, domain, version))
             elif self.makes_sequence(node) or has_function(schema):
                 pass
-            elif find_handler(node.op_type, domain) is None:
+            elif find_handler(node.op_type, domain, version) is None:
                 self.report(f"{label}, opset {version}", f"naru has no {node.op_type} yet", None)
         return [Missing()] * max(len(node.output), 1)
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from naru.dtypes import is_float
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import read_window, transpose_last, window_of
-from naru.frontend.onnx_node import OnnxNode, emit, scalar
-from naru.frontend.onnx_quantization import cast, dequantize, dynamic_quantize, saturate
+from naru.frontend.onnx_node import OnnxNode, as_dtype, emit, scalar
+from naru.frontend.onnx_quantization import dequantize, dynamic_quantize, saturate
 from naru.frontend.onnx_quantized import channels_first, channels_last, one, one_or_none
 from naru.frontend.onnx_signatures import Extension, Handler
 from naru.ir.expr import Const, Expr
@@ -41,7 +41,8 @@ def per_column(parameter: Node) -> Node:
 
 def less(x: Node, zero: Node | None, dtype: str = "i32") -> Node:
     """x - zero; of 8 bits, i16 holds it."""
-    return cast(x, dtype) if zero is None else emit("sub", cast(x, dtype), cast(zero, dtype))
+    wide = as_dtype(x, dtype)
+    return wide if zero is None else emit("sub", wide, as_dtype(zero, dtype))
 
 
 def product(a: Node, zero_a: Node | None, b: Node, zero_b: Node | None) -> Node:
@@ -72,17 +73,17 @@ def padded(x: Node, more: int, begin: Sequence[Expr] = (), end: Sequence[Expr] =
 
 def scaled(total: Node, *scales: Node) -> Node:
     """A sum in i32 times scales, which are multiplied first, in f32."""
-    factor = cast(scales[0], "f32")
+    factor = as_dtype(scales[0], "f32")
     for s in scales[1:]:
-        factor = emit("mul", factor, cast(s, "f32"))
-    return emit("mul", cast(total, "f32"), factor)
+        factor = emit("mul", factor, as_dtype(s, "f32"))
+    return emit("mul", as_dtype(total, "f32"), factor)
 
 
 def requantized(total: Node, a: Node, b: Node, y: Node, zero: Node | None, dtype: str) -> Node:
     """A sum in i32 with the scales of two operands as small integers with the scale y."""
-    factor = emit("mul", cast(a, "f32"), cast(b, "f32"))
-    factor = emit("div", factor, cast(y, "f32"))
-    return saturate(emit("mul", cast(total, "f32"), factor), zero, dtype)
+    factor = emit("mul", as_dtype(a, "f32"), as_dtype(b, "f32"))
+    factor = emit("div", factor, as_dtype(y, "f32"))
+    return saturate(emit("mul", as_dtype(total, "f32"), factor), zero, dtype)
 
 
 def matmul_integer(c: OnnxNode) -> Node:
@@ -96,9 +97,9 @@ def qlinear_matmul(c: OnnxNode) -> Node:
     scale_a, scale_b, scale_y = per_row(c[1]), per_column(c[4]), per_row(c[6])
     if is_float(a.type.dtype) or is_float(b.type.dtype):
         left, right = dequantize(a, scale_a, None, "f32"), dequantize(b, scale_b, None, "f32")
-        y = emit("div", emit("matmul", left, right), cast(scale_y, "f32"))
+        y = emit("div", emit("matmul", left, right), as_dtype(scale_y, "f32"))
         return (
-            cast(y, zero.type.dtype)
+            as_dtype(y, zero.type.dtype)
             if is_float(zero.type.dtype)
             else saturate(y, zero, zero.type.dtype)
         )
@@ -110,8 +111,8 @@ def matmul_integer_to_float(c: OnnxNode) -> Node:
     total = product(c[0], c.find(4), c[1], c.find(5))
     y = scaled(total, per_row(c[2]), per_column(c[3]))
     bias = c.find(6)
-    y = y if bias is None else emit("add", y, cast(bias, "f32"))
-    return cast(y, c[2].type.dtype)
+    y = y if bias is None else emit("add", y, as_dtype(bias, "f32"))
+    return as_dtype(y, c[2].type.dtype)
 
 
 def dynamic_quantize_matmul(c: OnnxNode) -> Node:

@@ -13,6 +13,7 @@ from onnx import helper
 
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import conv, conv_transpose, gemm, transpose_last
+from naru.frontend.onnx_elementwise import silu
 from naru.frontend.onnx_movement import pad, slice_axis
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
 from naru.frontend.onnx_shapes import gather_nd, range_, trilu
@@ -45,12 +46,6 @@ def gemm_fast_gelu(c: OnnxNode) -> Node:
     x = emit("matmul", c[0], c[1])
     x = x if c.find(2) is None else emit("add", x, c[2])
     return emit("gelu", x, approximate="tanh")
-
-
-def silu(x: Node, alpha: float = 1.0) -> Node:
-    """x · sigmoid(alpha · x)."""
-    scaled = x if alpha == 1.0 else emit("mul", x, scalar(alpha, x))
-    return emit("mul", x, emit("sigmoid", scaled))
 
 
 def quick_gelu(c: OnnxNode) -> Node:

@@ -19,7 +19,6 @@ from naru.errors import ModelError
 from naru.frontend.onnx_attention import (
     Mask,
     all_true,
-    as_dtype,
     distance,
     join_heads,
     probabilities,
@@ -32,7 +31,7 @@ from naru.frontend.onnx_attention import (
     window_mask,
 )
 from naru.frontend.onnx_movement import slice_axis
-from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, Unsupported, as_dtype, emit, scalar
 from naru.frontend.onnx_shapes import iota, size_of
 from naru.frontend.onnx_signatures import Extension
 from naru.ir.expr import Const, Expr

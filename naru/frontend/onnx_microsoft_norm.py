@@ -5,9 +5,8 @@ opset 17."""
 from __future__ import annotations
 
 from naru.errors import ModelError
-from naru.frontend.onnx_attention import as_dtype
-from naru.frontend.onnx_microsoft import silu
-from naru.frontend.onnx_node import OnnxNode, emit, scalar
+from naru.frontend.onnx_elementwise import silu
+from naru.frontend.onnx_node import OnnxNode, as_dtype, emit, scalar
 from naru.frontend.onnx_reductions import layer_normalization, moments
 from naru.frontend.onnx_shapes import iota
 from naru.frontend.onnx_signatures import Extension

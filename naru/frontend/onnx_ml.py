@@ -6,7 +6,7 @@ Where the standard is silent, they do what ONNX Runtime does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,12 @@ from naru.frontend.onnx_scores import (
     transform,
 )
 from naru.frontend.onnx_shapes import needing
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, ZERO, compare, known, minimum, prod, sub
 from naru.ops.registry import constant
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 Array = np.ndarray
 SPARSEST = 8  # numbers for each key, up to which a table of all of them is made
 _UNUSED = "_Unused"  # what the standard gives for a text that is no key

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit, scalar
 from naru.frontend.onnx_shapes import needing
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import (
@@ -27,8 +28,6 @@ from naru.ir.simplify import (
     sub,
 )
 from naru.ops.registry import constant
-
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
 
 def transpose(c: OnnxNode) -> Node:
@@ -79,6 +78,23 @@ def at_axis(
         here = logical_or(compare("eq", a, axis), compare("eq", a, axis - rank))
         found = select(here, value, found)
     return found
+
+
+def from_start(axis: Expr, rank: int) -> Expr:
+    """An axis that only data tell, which may count from the end."""
+    return select(compare("lt", axis, 0), add(axis, rank), axis)
+
+
+def around_axis(axis: Expr, shape: Sequence[Expr], rank: int) -> list[Expr]:
+    """How many elements lie before an axis that only data tell, along it, and behind it, among the
+    first of `rank` dims. An axis that there is not has no elements."""
+    at = from_start(axis, rank)
+    before = prod(select(compare("gt", at, k), d, ONE) for k, d in enumerate(shape))
+    behind = prod(select(compare("lt", at, k), d, ONE) for k, d in enumerate(shape))
+    along: Expr = ZERO
+    for k, d in enumerate(shape):
+        along = select(compare("eq", at, k), d, along)
+    return [before, along, behind]
 
 
 def _check_slice(*parts: Sequence[object]) -> None:
@@ -152,8 +168,7 @@ def _equal_parts(c: OnnxNode, x: Node, axis: int, size: Expr, count: int) -> lis
 
 def concat(c: OnnxNode) -> Node:
     xs = c.operands()
-    default = 1 if c.version < 4 else 0
-    return emit("concat", *xs, axis=c.axis(default, xs[0].type.rank))
+    return emit("concat", *xs, axis=c.axis(0, xs[0].type.rank))
 
 
 def gather(c: OnnxNode) -> Node:

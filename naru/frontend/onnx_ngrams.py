@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, emit, scalar
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE
 from naru.ops.registry import constant
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 LARGEST = 1 << 24  # places of the result
 
 

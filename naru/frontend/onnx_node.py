@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from onnx import AttributeProto
+from onnx import AttributeProto, GraphProto
 
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
@@ -172,6 +172,9 @@ class OnnxNode:
             )
         return text
 
+    def get_graph(self, name: str) -> GraphProto:
+        return graph_of(self.attrs.values(), name)
+
     def array(self, i: int) -> np.ndarray | None:
         """The contents of operand i if they are constant; None if it is left out or computed."""
         n = self.find(i)
@@ -240,6 +243,14 @@ class OnnxNode:
         return check_axis(self.get_int(name, default), rank)
 
 
+def graph_of(attributes: Iterable[AttributeProto], name: str) -> GraphProto:
+    """The graph in an attribute, which must be there."""
+    for a in attributes:
+        if a.name == name and a.type == AttributeProto.GRAPH:
+            return a.g
+    raise ModelError(f"expected a graph as the attribute {name!r}")
+
+
 def check_axis(axis: int, rank: int) -> int:
     """A possibly negative axis as a non-negative one."""
     if not -rank <= axis < rank:
@@ -250,6 +261,16 @@ def check_axis(axis: int, rank: int) -> int:
 def type_text(n: Node | None) -> str:
     """`f32[n, 4]`; `-` for an operand left out."""
     return "-" if n is None else f"{n.type.dtype}{shape_text(n.type.shape)}"
+
+
+def as_dtype(x: Node, dtype: str) -> Node:
+    """x in a dtype: itself where it has it."""
+    return x if x.type.dtype == dtype else emit("cast", x, to=dtype)
+
+
+def as_scalar(n: Node) -> Node:
+    """An operand of one element as a scalar; some files give it as a vector."""
+    return n if n.type.rank == 0 else emit("reshape", n, shape=())
 
 
 def scalar(value: float | bool, like: Node) -> Node:

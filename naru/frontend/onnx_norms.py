@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit, scalar
 from naru.frontend.onnx_reductions import moments
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE
-
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
 
 def batch_normalization(c: OnnxNode) -> Node | Sequence[Node]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
 
 from naru.dtypes import DTYPES
 from naru.errors import IRError, ModelError, UnsupportedError
@@ -37,7 +37,7 @@ from naru.frontend.onnx_kinds import (
     scalar_kind,
     union,
 )
-from naru.frontend.onnx_node import Unsupported
+from naru.frontend.onnx_node import Unsupported, graph_of
 from naru.frontend.onnx_scope import Missing, Scope, identifier
 from naru.frontend.onnx_unique import with_unique_names
 from naru.ir.expr import Const, Expr, Var
@@ -509,7 +509,7 @@ class Planner:
         bodies: dict[str, Body] = {}
         results: list[list[Kind | None]] = []
         for branch in ("then_branch", "else_branch"):
-            g = _graph(node, branch)
+            g = graph_of(node.attribute, branch)
             bodies[branch], found = self.plan_body(g, level, f"{label}, {branch}", ())
             if len(found) != len(node.output):
                 raise ModelError(
@@ -522,7 +522,7 @@ class Planner:
         return Step("If", note, tuple(node.input), tuple(node.output), {}, bodies)
 
     def loop(self, node: NodeProto, level: Level, label: str, kinds: Sequence[Kind | None]) -> Step:
-        g, states = _graph(node, "body"), list(kinds[2:])
+        g, states = graph_of(node.attribute, "body"), list(kinds[2:])
         heads: list[Kind | None] = [scalar_kind("i64"), scalar_kind("bool")]
         while True:
             parts, constants = len(self.parts), len(self.constants)
@@ -557,7 +557,7 @@ class Planner:
     def sequence_map(
         self, node: NodeProto, level: Level, label: str, kinds: Sequence[Kind | None]
     ) -> Step:
-        g = _graph(node, "body")
+        g = graph_of(node.attribute, "body")
         if not isinstance(kinds[0], SequenceKind):
             raise ModelError(f"operand 0: expected a sequence, found {kinds[0]}")
         mapped = [isinstance(k, SequenceKind) for k in kinds]
@@ -599,13 +599,6 @@ def refined(kind: Kind | None, declared: Kind | None) -> Kind | None:
         inner = declared.element if isinstance(declared, OptionalKind) else declared
         return OptionalKind(refined(kind.element, inner))
     return kind
-
-
-def _graph(node: NodeProto, name: str) -> GraphProto:
-    for a in node.attribute:
-        if a.name == name and a.type == AttributeProto.GRAPH:
-            return a.g
-    raise ModelError(f"expected a graph as the attribute {name!r}")
 
 
 def _stacked(kind: Kind | None) -> Kind | None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from naru.dtypes import DTYPES, is_float
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
-from naru.frontend.onnx_node import OnnxNode, check_axis, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, as_dtype, check_axis, emit, scalar
 from naru.frontend.onnx_signatures import Extension, Handler
 from naru.ir.expr import Const
 from naru.ir.graph import Node
@@ -20,11 +20,6 @@ from naru.ir.simplify import ONE, ceildiv, floordiv, known
 from naru.ops.operands import check_equal
 
 BYTES = ("u8", "i8")
-
-
-def cast(x: Node, dtype: str) -> Node:
-    """x as another dtype; x itself where it has it."""
-    return x if x.type.dtype == dtype else emit("cast", x, to=dtype)
 
 
 def limits(dtype: str) -> tuple[int, int]:
@@ -94,29 +89,29 @@ def dequantize(x: Node, scale: Node, zero: Node | None, dtype: str | None = None
     """(x - zero) · scale, in f32 and rounded once; parameters broadcast with x. 16 bits fit f32;
     of 32 bits the difference is taken before."""
     if zero is None:
-        wide = cast(x, "f32")
+        wide = as_dtype(x, "f32")
     elif DTYPES[x.type.dtype].bits == 32:
-        wide = cast(emit("sub", x, zero), "f32")
+        wide = as_dtype(emit("sub", x, zero), "f32")
     else:
-        wide = emit("sub", cast(x, "f32"), cast(zero, "f32"))
-    return cast(emit("mul", wide, cast(scale, "f32")), dtype or scale.type.dtype)
+        wide = emit("sub", as_dtype(x, "f32"), as_dtype(zero, "f32"))
+    return as_dtype(emit("mul", wide, as_dtype(scale, "f32")), dtype or scale.type.dtype)
 
 
 def saturate(scaled: Node, zero: Node | None, dtype: str) -> Node:
     """round(scaled) + zero, held in the range of an integer dtype. In f32, as a sum with a zero
     point of 8 bits does not fit f16."""
-    rounded = emit("round", cast(scaled, "f32"))
+    rounded = emit("round", as_dtype(scaled, "f32"))
     if zero is not None:
-        rounded = emit("add", rounded, cast(zero, "f32"))
+        rounded = emit("add", rounded, as_dtype(zero, "f32"))
     low, high = limits(dtype)
-    return cast(emit("clip", rounded, scalar(low, rounded), scalar(high, rounded)), dtype)
+    return as_dtype(emit("clip", rounded, scalar(low, rounded), scalar(high, rounded)), dtype)
 
 
 def quantize(x: Node, scale: Node, zero: Node | None, dtype: str, precision: str = "") -> Node:
     """saturate(round(x / scale) + zero); the division is done in `precision`, else in the dtype of
     the scale."""
     kind = precision or scale.type.dtype
-    scaled = emit("div", cast(x, kind), cast(scale, kind))
+    scaled = emit("div", as_dtype(x, kind), as_dtype(scale, kind))
     return saturate(scaled, zero, dtype)
 
 
@@ -142,7 +137,7 @@ def quantize_linear(c: OnnxNode) -> Node:
         y = quantize(split, scale, point, dtype, precision)
     else:
         kind = precision or scale.type.dtype
-        scaled = emit("div", cast(split, kind), cast(scale, kind))
+        scaled = emit("div", as_dtype(split, kind), as_dtype(scale, kind))
         loose = {} if c.get_flag("saturate", True) else {"saturate": False}
         y = emit("cast", scaled, to=dtype, **loose)
     return y if split is x else emit("reshape", y, shape=x.type.shape)
@@ -169,7 +164,7 @@ def dynamic_quantize(x: Node) -> tuple[Node, Node, Node]:
     scale = emit("div", emit("sub", high, low), scalar(255.0, x))
     divisor = emit("where", emit("equal", scale, zero), scalar(1.0, x), scale)
     start = emit("div", emit("sub", zero, low), divisor)
-    point = cast(emit("round", emit("clip", start, zero, scalar(255.0, x))), "u8")
+    point = as_dtype(emit("round", emit("clip", start, zero, scalar(255.0, x))), "u8")
     return quantize(x, divisor, point, "u8"), scale, point
 
 

@@ -8,8 +8,8 @@ import numpy as np
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import averages, maxima
-from naru.frontend.onnx_node import OnnxNode, check_axis, emit
-from naru.frontend.onnx_quantization import cast, dequantize, quantize, saturate
+from naru.frontend.onnx_node import OnnxNode, as_dtype, check_axis, emit
+from naru.frontend.onnx_quantization import dequantize, quantize, saturate
 from naru.frontend.onnx_signatures import Extension
 from naru.ir.expr import Const
 from naru.ir.graph import Node
@@ -46,8 +46,8 @@ def narrow(c: OnnxNode, y: Node, i: int, dtype: str) -> Node:
 def integer(c: OnnxNode, i: int) -> Node:
     """Operand i less its zero point, as whole numbers in f32."""
     zero = one_or_none(c.find(i + 2))
-    x = cast(c[i], "f32")
-    return x if zero is None else emit("sub", x, cast(zero, "f32"))
+    x = as_dtype(c[i], "f32")
+    return x if zero is None else emit("sub", x, as_dtype(zero, "f32"))
 
 
 # --- elementwise ----------------------------------------------------------------------------------
@@ -152,10 +152,11 @@ def means(c: OnnxNode, axes: tuple[int, ...], keepdims: bool) -> Node:
     else:
         shape = (*x.type.shape[: axes[0]], Const(count), *x.type.shape[axes[-1] + 1 :])
         rows = emit("reshape", x, shape=shape)
-        total = emit("reduce_sum", cast(rows, "i32"), axes=axes[:1], keepdims=True)
+        total = emit("reduce_sum", as_dtype(rows, "i32"), axes=axes[:1], keepdims=True)
         if zero is not None:
-            total = emit("sub", total, emit("mul", cast(zero, "i32"), constant(count, np.int32)))
-        y = emit("mul", cast(total, "f32"), constant(1 / count, np.float32))
+            zeros = emit("mul", as_dtype(zero, "i32"), constant(count, np.int32))
+            total = emit("sub", total, zeros)
+        y = emit("mul", as_dtype(total, "f32"), constant(1 / count, np.float32))
     left = tuple(d for k, d in enumerate(kept) if k not in axes)
     return emit("reshape", requantized(c, y), shape=kept if keepdims else left)
 

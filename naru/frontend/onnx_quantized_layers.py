@@ -11,8 +11,8 @@ import numpy as np
 from naru.errors import ModelError
 from naru.frontend.onnx_integers import per_column, product, scaled
 from naru.frontend.onnx_movement import slice_axis
-from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
-from naru.frontend.onnx_quantization import cast, dequantize
+from naru.frontend.onnx_node import OnnxNode, Unsupported, as_dtype, emit, scalar
+from naru.frontend.onnx_quantization import dequantize
 from naru.frontend.onnx_quantized import one, one_or_none
 from naru.frontend.onnx_recurrent import lstm
 from naru.frontend.onnx_shapes import iota, size_of
@@ -32,7 +32,7 @@ def _mask(c: OnnxNode, mask: Node, queries: Expr, k: Node, low: float) -> Node:
     rank, batch, keys = mask.type.rank, c[0].type.shape[0], k.type.shape[2]
     if rank == 1:
         at, two = iota(keys, k, 2), mask.type.shape[0] is not batch
-        mask = end = cast(mask, "i64")
+        mask = end = as_dtype(mask, "i64")
         if two:
             end = slice_axis(mask, 0, ZERO, batch)
         keep = emit("less", at, emit("reshape", end, shape=(batch, ONE)))
@@ -87,7 +87,7 @@ def qattention(c: OnnxNode) -> list[Node]:
     if width is None or heads < 1 or width % (3 * heads):
         raise ModelError(f"attribute 'num_heads': {heads} does not divide a third of {width}")
     total = product(x, one_or_none(c.find(6)), weight, c.find(7))
-    both = emit("add", scaled(total, one(c[3]), per_column(c[4])), cast(bias, "f32"))
+    both = emit("add", scaled(total, one(c[3]), per_column(c[4])), as_dtype(bias, "f32"))
     batch, length, hidden = x.type.shape[0], x.type.shape[1], width // 3
     size = Const(hidden // heads)
     qkv: list[Node] = []
@@ -99,13 +99,13 @@ def qattention(c: OnnxNode) -> list[Node]:
         for k in (1, 2):
             before = slice_axis(past, 0, Const(k - 1), ONE)
             before = emit("reshape", before, shape=past.type.shape[1:])
-            qkv[k] = emit("concat", cast(before, "f32"), qkv[k], axis=2)
+            qkv[k] = emit("concat", as_dtype(before, "f32"), qkv[k], axis=2)
     y = emit("transpose", attention(c, qkv), perm=(0, 2, 1, 3))
     results = [emit("reshape", y, shape=(batch, length, Const(hidden)))]
     if c.wants(1):
         shape = (ONE, *qkv[1].type.shape)
         results.append(emit("concat", *(emit("reshape", p, shape=shape) for p in qkv[1:]), axis=0))
-    return [cast(n, bias.type.dtype) for n in results]
+    return [as_dtype(n, bias.type.dtype) for n in results]
 
 
 # --- embedding ------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def qembed_layer_normalization(c: OnnxNode) -> list[Node]:
              epsilon=epsilon)  # fmt: skip
     if mask is None:
         return [y, emit("expand", constant(0, np.int32), shape=(batch,))]
-    ones = cast(emit("equal", mask, scalar(1, mask)), "i32")
+    ones = as_dtype(emit("equal", mask, scalar(1, mask)), "i32")
     return [y, emit("reduce_sum", ones, axes=(1,), keepdims=False)]
 
 

@@ -12,8 +12,8 @@ from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import transpose_last
 from naru.frontend.onnx_movement import slice_axis
-from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
-from naru.frontend.onnx_quantization import cast, dequantize, meet
+from naru.frontend.onnx_node import OnnxNode, Unsupported, as_dtype, check_axis, emit, scalar
+from naru.frontend.onnx_quantization import dequantize, meet
 from naru.frontend.onnx_signatures import Extension
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
@@ -96,9 +96,9 @@ def matmul_nbits(c: OnnxNode) -> Node:
         group = slice_axis(group, 0, ZERO, Const(size))
         each, zero = (emit("gather", p, group, axis=1) for p in (each, zero))
         w = dequantize(values, each, zero, "f32")
-    y = emit("matmul", cast(a, "f32"), transpose_last(w))
-    y = y if bias is None else emit("add", y, cast(bias, "f32"))
-    return cast(y, a.type.dtype)
+    y = emit("matmul", as_dtype(a, "f32"), transpose_last(w))
+    y = y if bias is None else emit("add", y, as_dtype(bias, "f32"))
+    return as_dtype(y, a.type.dtype)
 
 
 def _zero_points(c: OnnxNode, rows: int, blocks: int, bits: int) -> Node:
@@ -107,9 +107,9 @@ def _zero_points(c: OnnxNode, rows: int, blocks: int, bits: int) -> Node:
     if zero is None:
         return constant(np.full((rows, blocks), 2 ** (bits - 1)), np.float32)
     if DTYPES[zero.type.dtype].kind == "f":
-        return cast(flat(zero, rows, blocks), "f32")
+        return as_dtype(flat(zero, rows, blocks), "f32")
     packed = flat(zero, rows, -(-blocks * bits // 8))
-    return cast(slice_axis(unpacked(packed, bits), 1, ZERO, Const(blocks)), "f32")
+    return as_dtype(slice_axis(unpacked(packed, bits), 1, ZERO, Const(blocks)), "f32")
 
 
 def matmul_bnb4(c: OnnxNode) -> Node:
@@ -122,13 +122,13 @@ def matmul_bnb4(c: OnnxNode) -> Node:
     count = rows * size
     blocks = -(-count // block)
     at = slice_axis(unpacked(flat(c[1], -(-count // 2)), 4, low_first=False), 0, ZERO, Const(count))
-    values = emit("gather", constant(TABLES[kind], np.float32), cast(at, "i32"), axis=0)
-    scales = cast(flat(c[2], blocks), "f32")
+    values = emit("gather", constant(TABLES[kind], np.float32), as_dtype(at, "i32"), axis=0)
+    scales = as_dtype(flat(c[2], blocks), "f32")
     values, (scale,) = meet(values, [scales], 0, block)
     assert scale is not None
     w = emit("reshape", emit("mul", values, scale), shape=(rows, size))
     w = transpose_last(w) if c.get_flag("transB", True) else w
-    return cast(emit("matmul", cast(a, "f32"), w), a.type.dtype)
+    return as_dtype(emit("matmul", as_dtype(a, "f32"), w), a.type.dtype)
 
 
 # --- rows -----------------------------------------------------------------------------------------

@@ -10,17 +10,17 @@ of loops with that of the round.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
-from naru.frontend.onnx_node import OnnxNode, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, as_dtype, as_scalar, emit, scalar
 from naru.frontend.onnx_scope import Scope
 from naru.frontend.onnx_shapes import filled, givers
-from naru.frontend.onnx_signatures import Extension
+from naru.frontend.onnx_signatures import Extension, Handler
 from naru.ir.expr import Expr
 from naru.ir.graph import (
     SEED,
@@ -33,7 +33,6 @@ from naru.ir.simplify import add, floordiv, index, mul, prod, sub
 from naru.ops.random import DTYPES_DRAWN
 from naru.ops.registry import constant
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 LARGEST_SEED = 2**32 - 1  # that RandomState takes as one number
 
 
@@ -123,7 +122,7 @@ def bernoulli(c: OnnxNode) -> Node:
     x = c[0]
     to = dtype_of(c.get_int("dtype", 0), "attribute 'dtype'") if c.has("dtype") else x.type.dtype
     u = draw(c, "random_uniform", x.type.shape, "f64", _seed(c), low=0.0, high=1.0)
-    return emit("cast", emit("less", u, _as("f64", x)), to=to)
+    return emit("cast", emit("less", u, as_dtype(x, "f64")), to=to)
 
 
 def multinomial(c: OnnxNode) -> Node:
@@ -138,14 +137,10 @@ def multinomial(c: OnnxNode) -> Node:
     if to not in ("i32", "i64"):
         raise ModelError(f"attribute 'dtype': expected i32 or i64, found {to}")
     most = emit("reduce_max", x, axes=(1,), keepdims=True)
-    weights = emit("exp", emit("sub", _as("f64", x), _as("f64", most)))
+    weights = emit("exp", emit("sub", as_dtype(x, "f64"), as_dtype(most, "f64")))
     shape = (x.type.shape[0], index(count))
     u = draw(c, "random_uniform", shape, "f64", _seed(c), low=0.0, high=1.0)
     return emit("cast", emit("choose", emit("cumsum", weights, axis=1), u), to=to)
-
-
-def _as(dtype: str, x: Node) -> Node:
-    return x if x.type.dtype == dtype else emit("cast", x, to=dtype)
 
 
 # --- Dropout --------------------------------------------------------------------------------------
@@ -177,24 +172,19 @@ def dropped(c: OnnxNode, x: Node, training: Node | None) -> tuple[Node, Node]:
     ratio = c.find(1)
     if ratio is None:
         ratio = constant(c.get_float("ratio", 0.5), np.float64)
-    ratio = _as("f64", _one(ratio))
+    ratio = as_dtype(as_scalar(ratio), "f64")
     seed = c.get_int("seed", 0) if c.has("seed") else None
     u = draw(c, "random_uniform", x.type.shape, "f64", seed, low=0.0, high=1.0)
     keep = emit("greater_or_equal", u, ratio)
     scale = emit("div", constant(1.0, np.float64), emit("sub", constant(1.0, np.float64), ratio))
     if training is not None:
-        on = _one(training)
+        on = as_scalar(training)
         keep = emit("or", keep, emit("not", on))
         scale = emit("where", on, scale, constant(1.0, np.float64))
     wide = x.type.dtype if x.type.dtype in ("f32", "f64") else "f32"
-    scaled = emit("mul", _as(wide, x), _as(wide, scale))
+    scaled = emit("mul", as_dtype(x, wide), as_dtype(scale, wide))
     y = emit("where", keep, scaled, scalar(0.0, scaled))
-    return _as(x.type.dtype, y), keep
-
-
-def _one(n: Node) -> Node:
-    """A scalar operand, which some files give as a vector of one."""
-    return emit("reshape", n, shape=()) if n.type.rank else n
+    return as_dtype(y, x.type.dtype), keep
 
 
 def bias_dropout(c: OnnxNode) -> list[Node]:

@@ -3,12 +3,13 @@ steps (`naru.ops.recurrent`). Constant weights become constants in the form that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from naru.errors import ModelError
 from naru.frontend.onnx_movement import slice_axis
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Attr, Node, get_output
 from naru.ir.simplify import ONE, ZERO, known
@@ -16,7 +17,6 @@ from naru.ops.activations import ACTIVATIONS
 from naru.ops.operands import check_equal, compute_dtype, shape_text
 from naru.ops.recurrent import GRU, LSTM, PANEL, RNN, Cell
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 DIRECTIONS = {"forward": (0,), "reverse": (1,), "bidirectional": (0, 1)}
 
 

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from onnx import TensorProto
 
 from naru.errors import ModelError
-from naru.frontend.onnx_movement import slice_axis
+from naru.frontend.onnx_movement import around_axis, slice_axis
 from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar, type_text
 from naru.frontend.onnx_shapes import axis_flags, iota, kept_places, pick
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
-from naru.ir.simplify import ONE, ZERO, add, compare, known, logical_or, prod, select
-
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
+from naru.ir.simplify import ONE, ZERO, known, prod, select
 
 REDUCTIONS = {
     "ReduceL1": "reduce_l1", "ReduceL2": "reduce_l2", "ReduceLogSum": "reduce_log_sum",
@@ -138,23 +137,15 @@ def _cumulative(name: str) -> Handler:
         if c.is_fixed(1):
             axis = check_axis((c.fixed(1, "the axis") or (0,))[0], rank)
             return emit(name, x, axis=axis, **attrs)
-        sizes = c.sizes(
-            1, "the axis", lambda raw: _around(raw[0], shape), least=0, example=[0], rank=rank
-        )
+
+        def resolve(raw: Sequence[Expr]) -> list[Expr]:
+            return around_axis(raw[0], shape, rank)
+
+        sizes = c.sizes(1, "the axis", resolve, least=0, example=[0], rank=rank)
         lines = emit("reshape", c[0], shape=sizes or ())
         return emit("reshape", emit(name, lines, axis=1, **attrs), shape=shape)
 
     return handler
-
-
-def _around(axis: Expr, shape: Sequence[Expr]) -> list[Expr]:
-    """How many elements lie before an axis that only data tell, along it, and behind it."""
-    at = select(compare("lt", axis, 0), add(axis, len(shape)), axis)
-    parts = [(compare("gt", at, k), compare("eq", at, k), d) for k, d in enumerate(shape)]
-    before = prod(select(first, d, ONE) for first, _, d in parts)
-    along = prod(select(here, d, ONE) for _, here, d in parts)
-    behind = prod(select(logical_or(first, here), ONE, d) for first, here, d in parts)
-    return [before, along, behind]
 
 
 def layer_normalization(c: OnnxNode) -> Sequence[Node]:
@@ -188,19 +179,6 @@ def moments(x: Node, axes: tuple[int, ...]) -> tuple[Node, Node]:
     mean = emit("reduce_mean", x, axes=axes, keepdims=True)
     apart = emit("sub", x, mean)
     return mean, emit("reduce_mean", emit("mul", apart, apart), axes=axes, keepdims=True)
-
-
-def mean_variance_normalization(c: OnnxNode) -> Node:
-    """(x - mean) / (deviation + 1e-9) over `axes`; in f32 for half floats."""
-    x, rank = c[0], c[0].type.rank
-    given = c.get_ints("axes") if c.has("axes") else (0, 2, 3)
-    axes = tuple(sorted({check_axis(a, rank) for a in given or ()}))
-    half = x.type.dtype in ("f16", "bf16")
-    wide = emit("cast", x, to="f32") if half else x
-    mean, variance = moments(wide, axes)
-    deviation = emit("add", emit("sqrt", variance), scalar(1e-9, wide))
-    y = emit("div", emit("sub", wide, mean), deviation)
-    return emit("cast", y, to=x.type.dtype) if half else y
 
 
 def instance_normalization(c: OnnxNode) -> Node:
@@ -269,7 +247,6 @@ TABLE: dict[str, Handler] = {
     "LayerNormalization": layer_normalization,
     "LogSoftmax": _softmax("log_softmax"),
     "LpNormalization": lp_normalization,
-    "MeanVarianceNormalization": mean_variance_normalization,
     "RMSNormalization": rms_normalization,
     "Softmax": _softmax("softmax"),
 }

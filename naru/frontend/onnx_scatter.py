@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ZERO, add, known, mul, prod, sub
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 REDUCTIONS = ("none", "add", "mul", "max", "min")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naru.errors import ModelError
-from naru.frontend.onnx_node import OnnxNode, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, as_dtype, emit, scalar
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, known
 from naru.ops.registry import constant
@@ -40,7 +40,7 @@ def logistic(x: Node) -> Node:
 
 
 def as_f32(x: Node) -> Node:
-    return x if x.type.dtype == "f32" else emit("cast", x, to="f32")
+    return as_dtype(x, "f32")
 
 
 def softmax_zero(x: Node) -> Node:

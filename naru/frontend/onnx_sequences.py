@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, NodeProto, helper
+from onnx import GraphProto, NodeProto, helper
 
 from naru.errors import ModelError
 from naru.frontend.onnx_movement import slice_axis
-from naru.frontend.onnx_node import Unsupported, check_axis, emit
+from naru.frontend.onnx_node import Unsupported, check_axis, emit, graph_of
 from naru.frontend.onnx_scope import Items, Value
 from naru.ir.expr import Const
 from naru.ir.graph import Node
@@ -40,12 +40,6 @@ class SequenceNode:
         if found is not None and found.ref_attr_name:
             raise ModelError("it refers to an attribute of a function, but is in none")
         return default if found is None else helper.get_attribute_value(found)
-
-    def graph(self, name: str) -> GraphProto:
-        for a in self.node.attribute:
-            if a.name == name and a.type == AttributeProto.GRAPH:
-                return a.g
-        raise ModelError(f"expected a graph as the attribute {name!r}")
 
     def items(self, i: int) -> tuple[Node, ...]:
         found = self.values[i]
@@ -193,7 +187,7 @@ def _map(c: SequenceNode) -> Sequence[Value]:
     rows: list[list[Value]] = []
     for k in range(count):
         given = [v.nodes[k] if isinstance(v, Items) else v for v in c.values if v is not None]
-        rows.append(c.body(c.graph("body"), given))
+        rows.append(c.body(graph_of(c.node.attribute, "body"), given))
     nodes = [[v for v in column if isinstance(v, Node)] for column in zip(*rows, strict=True)]
     if any(len(column) != count for column in nodes):
         raise Unsupported("a body that gives no tensor")

@@ -6,7 +6,7 @@ in attributes. Values that depend on data are bound to symbols first (OnnxNode.s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from onnx import AttributeProto
@@ -14,7 +14,8 @@ from onnx import AttributeProto
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_data import MAX_RANK, dtype_of
-from naru.frontend.onnx_node import OnnxNode, Unsupported, check_axis, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, Unsupported, as_scalar, check_axis, emit, scalar
+from naru.frontend.onnx_signatures import Handler
 from naru.frontend.onnx_sparse import dense
 from naru.ir.expr import INT_MAX, Const, Expr, free_vars
 from naru.ir.graph import Node, defined_symbols, get_output, toposort
@@ -40,25 +41,20 @@ from naru.ops.operands import dim_text, shape_text
 from naru.ops.registry import constant
 from naru.ops.shape import resolve_shape
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 LARGEST_IOTA = 1 << 16  # elements that are stored rather than computed
 DIVISIBLE = 2**4 * 3**2 * 5 * 7 * 11 * 13 * 17  # a size by which that of a dim is often divided
 
 
 def reshape(c: OnnxNode) -> Node:
-    """The target is an operand since opset 5, an attribute before."""
     before, zero = c[0].type.shape, c.get_flag("allowzero", False)
 
     def resolve(target: Sequence[Expr]) -> tuple[Expr, ...]:
         return resolve_shape(before, target, zero)
 
-    if c.has("shape"):
-        shape = resolve(tuple(map(index, c.get_ints("shape") or ())))
-    else:
-        shape = c.sizes(1, "the target shape", resolve, least=0, example=_flat(before, c.find(1)))
-        assert shape is not None
-        if c[1].op == "bind_dim":  # what it must satisfy is checked when it is known
-            return emit("reshape", c[0], shape=shape)
+    shape = c.sizes(1, "the target shape", resolve, least=0, example=_flat(before, c.find(1)))
+    assert shape is not None
+    if c[1].op == "bind_dim":  # what it must satisfy is checked when it is known
+        return emit("reshape", c[0], shape=shape)
     if not any(known(t) is None for t in shape) or prod(before) is not prod(shape):
         _check_elements(before, shape)
     return emit("reshape", c[0], shape=shape)
@@ -274,7 +270,7 @@ def constant_node(c: OnnxNode) -> Node:
 
 def range_(c: OnnxNode) -> Node:
     """From start by delta up to limit; the length must follow from constants and sizes."""
-    start, limit, delta = (_as_scalar(c[k]) for k in range(3))
+    start, limit, delta = (as_scalar(c[k]) for k in range(3))
     arrays = [c.importer.constants.find(n) for n in (start, limit, delta)]
     if all(a is not None for a in arrays):
         first, last, step = (a.item() for a in arrays if a is not None)
@@ -327,10 +323,6 @@ def _known_size(n: Node, array: np.ndarray | None) -> Expr | None:
     if n.type.value is not None and len(n.type.value) == 1:
         return n.type.value[0]
     return None if array is None or array.dtype.kind not in "iu" else Const(int(array.item()))
-
-
-def _as_scalar(n: Node) -> Node:
-    return n if n.type.rank == 0 else emit("reshape", n, shape=())
 
 
 def iota(size: Expr, like: Node, axis: int = 0) -> Node:

@@ -9,9 +9,10 @@ import numpy as np
 from naru.errors import ModelError
 from naru.frontend.onnx_data import dtype_of
 from naru.frontend.onnx_fourier import matrix, planes_of, transform
-from naru.frontend.onnx_movement import slice_axis
+from naru.frontend.onnx_movement import around_axis, from_start, slice_axis
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit, scalar
 from naru.frontend.onnx_shapes import size_of
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node, get_output
 from naru.ir.simplify import (
@@ -31,7 +32,6 @@ from naru.ir.simplify import (
 from naru.ops.operands import dim_text, shape_text
 from naru.ops.registry import constant
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 LARGEST_BASIS = 2**22  # elements of the matrix of a short-time transform
 
 
@@ -89,18 +89,11 @@ def _narrowed(c: OnnxNode, fn: Callable[[Node], Node]) -> Node:
 
 
 def _lines(axis: Expr, shape: Sequence[Expr]) -> list[Expr]:
-    """How many elements lie before an axis that only data tell, along it, and behind it; and of
-    each axis but the last, whether it is that one. An axis that there is not has no elements."""
+    """What lies around an axis that only data tell, which is not the last; and of each axis but
+    that, whether it is the one."""
     rank = len(shape)
-    at = select(compare("lt", axis, 0), add(axis, rank), axis)
-    here = [compare("eq", at, k) for k in range(rank - 1)]
-    dims = list(zip(here, shape, strict=False))
-    before = prod(select(compare("gt", at, k), d, ONE) for k, (_, d) in enumerate(dims))
-    behind = prod(select(compare("lt", at, k), d, ONE) for k, (_, d) in enumerate(dims))
-    along: Expr = ZERO
-    for flag, d in dims:
-        along = select(flag, d, along)
-    return [before, along, behind, *(select(flag, ONE, ZERO) for flag in here)]
+    here = (compare("eq", from_start(axis, rank), k) for k in range(rank - 1))
+    return [*around_axis(axis, shape[:-1], rank), *(select(flag, ONE, ZERO) for flag in here)]
 
 
 def _along_computed(

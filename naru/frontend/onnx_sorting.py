@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from naru.dtypes import DTYPES, is_float
 from naru.errors import ModelError
 from naru.frontend.onnx_node import OnnxNode, check_axis, emit
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node, get_output
 from naru.ir.simplify import ONE, known, minimum, mul, prod
 from naru.ops.registry import constant
-
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
 
 def _last(x: Node, axis: int) -> tuple[int, ...]:

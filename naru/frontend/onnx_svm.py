@@ -7,7 +7,7 @@ coefficients of a pair are a column, with zeros for the vectors of other classes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,11 +24,11 @@ from naru.frontend.onnx_scores import (
     rows_of,
     transform,
 )
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, known
 from naru.ops.registry import constant
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 Array = np.ndarray
 KERNELS = ("LINEAR", "POLY", "RBF", "SIGMOID")
 SURE = 1e-7  # how near to 0 and 1 the probability of a pair may be

@@ -4,7 +4,7 @@ signature, as the standard says nothing of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from naru.frontend import (
     onnx_attention,
@@ -89,21 +89,29 @@ TABLES: Mapping[str, Mapping[str, Handler]] = {
 }
 
 
-# Operators that users registered (naru/custom): domain -> operator -> (signature, function).
-CUSTOM: dict[str, dict[str, tuple[str, Handler]]] = {}
+# Operators that users registered (naru/custom): domain -> operator -> its signature and function at
+# a version of the domain; ModelError where it has none.
+CUSTOM: dict[str, dict[str, Callable[[int], tuple[str, Handler]]]] = {}
 
 
-def find_handler(op: str, domain: str) -> Handler | None:
-    """The function for an operator."""
+def _extension(op: str, domain: str, version: int) -> tuple[str, Handler] | None:
+    found = EXTENSIONS.get(domain, {}).get(op)
+    if found is None and op in CUSTOM.get(domain, {}):
+        return CUSTOM[domain][op](version)
+    return found
+
+
+def find_handler(op: str, domain: str, version: int) -> Handler | None:
+    """The function for an operator at a version of its domain."""
     if op in TABLES.get(domain, {}):
         return TABLES[domain][op]
-    found = EXTENSIONS.get(domain, {}).get(op) or CUSTOM.get(domain, {}).get(op)
+    found = _extension(op, domain, version)
     return None if found is None else found[1]
 
 
-def find_signature(op: str, domain: str) -> str | None:
+def find_signature(op: str, domain: str, version: int) -> str | None:
     """The signature of an operator beyond the standard (see onnx_signatures.py)."""
-    found = EXTENSIONS.get(domain, {}).get(op) or CUSTOM.get(domain, {}).get(op)
+    found = _extension(op, domain, version)
     return None if found is None else found[0]
 
 

@@ -6,16 +6,15 @@ kept of the steps before, each as many as there are tensors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from naru.errors import ModelError
-from naru.frontend.onnx_node import OnnxNode, emit, scalar
+from naru.frontend.onnx_node import OnnxNode, as_dtype, as_scalar, emit, scalar
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.graph import Node
 from naru.ops.registry import constant
-
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 
 
 def _columns(c: OnnxNode, kinds: int) -> list[tuple[Node, ...]]:
@@ -44,8 +43,7 @@ def _regular(c: OnnxNode, x: Node, gradient: Node) -> Node:
 
 def _as(x: Node, like: Node) -> Node:
     """A scalar operand in the dtype of a tensor."""
-    x = emit("reshape", x, shape=()) if x.type.rank else x
-    return x if x.type.dtype == like.type.dtype else emit("cast", x, to=like.type.dtype)
+    return as_dtype(as_scalar(x), like.type.dtype)
 
 
 def adagrad(c: OnnxNode) -> Sequence[Node]:

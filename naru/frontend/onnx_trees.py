@@ -5,7 +5,7 @@ Scores are added up in the threshold's dtype: f64 where the operand or a table i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ from naru.frontend.onnx_scores import (
     transform,
 )
 from naru.frontend.onnx_shapes import needing
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, ZERO, compare, known
@@ -34,7 +35,6 @@ from naru.ops.registry import constant
 from naru.ops.tree_tables import LEAF, MEMBER, MODES, Nodes, Tables, Votes, make_tables
 from naru.ops.trees import NOTHING, apply_trees
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 Array = np.ndarray
 AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
 MODE_NAMES = {"LEAF": LEAF, **{f"BRANCH_{m}": k for k, m in enumerate(MODES[:MEMBER])}}

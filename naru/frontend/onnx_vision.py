@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from naru.errors import ModelError
 from naru.frontend.onnx_contractions import read_window, window_of, with_bias
 from naru.frontend.onnx_movement import slice_axis
 from naru.frontend.onnx_node import OnnxNode, Unsupported, emit, scalar
+from naru.frontend.onnx_signatures import Handler
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, floordiv, known, mul, prod
@@ -19,7 +19,6 @@ from naru.ops.deformed import Windows
 from naru.ops.operands import check_equal, shape_text
 from naru.ops.registry import constant
 
-Handler = Callable[[OnnxNode], "Node | Sequence[Node]"]
 SAMPLES = {"bilinear": "linear", "bicubic": "cubic"}  # names of opset 16
 
 

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from itertools import accumulate, repeat
 from typing import Any
 
@@ -246,21 +247,39 @@ def _written(value: Any) -> str:
     return str(value)
 
 
+_TRUTH = {"true": 1.0, "false": 0.0}
+
+
 def _parsed(texts: Sequence[str], to: str) -> Array:
-    """Numbers of texts; whole ones must be written as such, and fit."""
-    dtype = dtype_of(to)
+    """Numbers of texts, plain or scientific; whole ones without what is behind the point. Python
+    would also take digits that are not ASCII, and underscores."""
+    dtype, joined = dtype_of(to), "\n".join(texts)
     try:
+        if "_" in joined or not joined.isascii():
+            raise ValueError(next(repr(t) for t in texts if "_" in t or not t.isascii()))
         if dtype.kind in "iu":
-            return np.array([int(t) for t in texts], dtype)
+            try:
+                return np.array(list(map(int, texts)), dtype)
+            except ValueError:
+                least, most = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
+                return np.array([_truncated(t, least, most) for t in texts], dtype)
         if dtype.kind == "b":
-            return (
-                np.array([{"true": 1, "false": 0}.get(t.lower(), t) for t in texts])
-                .astype(np.float64)
-                .astype(bool)
-            )
-        return np.array([float(t) for t in texts], np.float64).astype(dtype)
+            words = map(str.lower, texts)
+            return np.array([_TRUTH[t] if t in _TRUTH else float(t) for t in words]).astype(bool)
+        return np.array(list(map(float, texts)), np.float64).astype(dtype)
     except (ValueError, OverflowError) as error:
         raise RunError(f"a text is no {dtype.name}: {error}") from None
+
+
+def _truncated(text: str, least: int, most: int) -> int:
+    """The whole number towards 0. ValueError for a text that is none, or none that fits."""
+    try:
+        exact = Decimal(text).to_integral_value(ROUND_DOWN)
+    except InvalidOperation:
+        raise ValueError(repr(text)) from None
+    if not exact.is_finite() or not least <= exact <= most:  # asked before it gets long
+        raise ValueError(repr(text))
+    return int(exact)
 
 
 def _unique(c: Call) -> Sequence[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 import naru
 from naru import knobs
+from naru.custom.registering import find_custom
 from naru.errors import InputError, IRError, ModelError, NaruError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.ops.evaluate import evaluate
@@ -107,6 +109,33 @@ def test_versions_of_a_domain(temporary: str) -> None:
         compiled("(float[1, 4] x) => (float[1, 3] y) { y = own.ops.Neighbours(x) }", 3)
 
 
+def test_each_version_has_its_own_signature(temporary: str) -> None:
+    def register(attribute: str, **versions: Any) -> None:
+        scope: dict[str, Any] = {}
+        exec(f"def meaning(x, *, {attribute}=1.0): return x * x.dtype.type({attribute})", scope)
+        exec(f"def build(c, x, *, {attribute}=1.0): return c.op('Mul', x, {attribute})", scope)
+        naru.register_op("own.ops", temporary, meaning=scope["meaning"], **versions)(scope["build"])
+
+    register("beta", version=2)
+    register("alpha", until=1)
+    for attribute, version in (("alpha", 1), ("beta", 2)):
+        body = TEMPORARY.replace("(x) }", f"<{attribute} = 3.0>(x) }}")
+        np.testing.assert_allclose(compiled(body, version)(X), X * 3, rtol=1e-6)
+        with pytest.raises(ModelError, match=attribute):
+            compiled(body, 3 - version)
+    assert find_custom("own.ops", temporary).since == 2
+    naru.check_op("own.ops", temporary, (X,), attrs={"beta": 2.0})
+
+
+def test_names_that_look_alike() -> None:
+    alike = [("a.b", "C"), ("a_b", "C"), ("a", "b_C"), ("a.b", "C_1"), ("a.ü", "C"), ("a.é", "C")]
+    for domain, name in alike:
+        naru.register_op(domain, name, meaning=lambda x: x)(lambda c, x: x)
+    assert len({find_custom(*names).op for names in alike}) == len(alike)
+    for domain, name in alike:
+        naru.unregister_op(domain, name)
+
+
 def test_the_cache_knows_what_is_registered(temporary: str, tmp_path: Path) -> None:
     with knobs.scope(cache_dir=tmp_path, cache_bytes=2**30):
         register_add(temporary, 1.0)
@@ -114,6 +143,50 @@ def test_the_cache_knows_what_is_registered(temporary: str, tmp_path: Path) -> N
         naru.unregister_op("own.ops", temporary)
         register_add(temporary, 2.0)
         np.testing.assert_allclose(naru.compile(model_of(TEMPORARY))(X), X + 2, rtol=1e-6)
+
+
+def register_table(name: str, held: Any) -> None:
+    """Adds what it encloses to five numbers, says the composition."""
+
+    def table() -> Any:
+        return held["table"]
+
+    @naru.register_op("own.ops", name, meaning=lambda x: x + table())
+    def add(c: Any, x: Any) -> Any:
+        return c.op("Add", x, table()[:5])
+
+
+def test_the_cache_knows_what_functions_enclose(temporary: str) -> None:
+    """All elements of an array, and what an enclosed function encloses in its turn."""
+    digests: set[str] = set()
+    for changed in (0, 1, 0):
+        table = np.zeros(5000, np.float32)
+        table[2] = changed
+        register_table(temporary, {"table": table})
+        digests.add(naru.custom.digest())
+        naru.unregister_op("own.ops", temporary)
+    assert len(digests) == 2
+    register_table(temporary, {"table": (k for k in range(3))})
+    with pytest.raises(
+        InputError, match=r"own\.ops\.Temporary: a function of it holds what no key"
+    ):
+        naru.custom.digest()
+
+
+def test_the_cache_knows_what_methods_do(temporary: str) -> None:
+    def plus(self: int, x: Array) -> Array:
+        return x + self
+
+    def minus(self: int, x: Array) -> Array:
+        return x - self
+
+    digests: set[str] = set()
+    for function, number in ((plus, 1), (plus, 2), (minus, 1)):
+        method = MethodType(function, number)
+        naru.register_op("own.ops", temporary, meaning=method)(lambda c, x: x)
+        digests.add(naru.custom.digest())
+        naru.unregister_op("own.ops", temporary)
+    assert len(digests) == 3
 
 
 @pytest.mark.parametrize(("domain", "name"), [("com.microsoft", "Gelu"), ("ai.onnx.ml", "Scaler"),
