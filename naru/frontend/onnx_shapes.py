@@ -14,7 +14,15 @@ from onnx import AttributeProto
 from naru.dtypes import DTYPES
 from naru.errors import ModelError
 from naru.frontend.onnx_data import MAX_RANK, dtype_of
-from naru.frontend.onnx_node import OnnxNode, Unsupported, as_scalar, check_axis, emit, scalar
+from naru.frontend.onnx_node import (
+    OnnxNode,
+    Unsupported,
+    as_scalar,
+    check_axis,
+    emit,
+    scalar,
+    type_text,
+)
 from naru.frontend.onnx_signatures import Handler
 from naru.frontend.onnx_sparse import dense
 from naru.ir.expr import INT_MAX, Const, Expr, free_vars
@@ -414,6 +422,8 @@ def compress(c: OnnxNode) -> Node:
     else:
         axis, x = 0, emit("reshape", x, shape=(prod(x.type.shape),))
     held, size = c[1], x.type.shape[axis]
+    if held.type.rank != 1:
+        raise ModelError(f"expected a vector of conditions, found {type_text(held)}")
     if compare("le", held.type.shape[0], size) is not TRUE:  # what lies beyond the axis is nothing
         held = emit("slice", held, starts=(ZERO,), ends=(size,), axes=(0,), steps=(1,))
     found = nonzero_positions(c, held)

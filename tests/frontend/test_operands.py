@@ -3,6 +3,8 @@ sparse tensors."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -125,31 +127,41 @@ def test_one_element_whose_rank_makes_a_difference(last: str) -> None:
         read_onnx(text(EITHER.format(out="float[m]", last=last)))
 
 
+def f32(values: Any) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
 CORNERS = {
     "a range of floats is counted in f64": (
         "(float a, float b, float d) => (float[n] y) { y = Range(a, b, d) }",
         [np.float32(0), np.float32(0.6), np.float32(0.2)],
-        np.float32([0, 0.2, 0.4, 0.6]),
+        f32([0, 0.2, 0.4, 0.6]),
     ),
     "integers times a fraction": (
         "(int32[2,2] a) => (int32[2,2] y) { y = Gemm <alpha = 0.5> (a, a) }",
-        [np.int32([[1, 2], [3, 4]])],
-        np.int32([[3, 5], [7, 11]]),
+        [np.array([[1, 2], [3, 4]], np.int32)],
+        np.array([[3, 5], [7, 11]], np.int32),
     ),
     "more conditions than elements": (
         "(float[n] x, bool[k] b) => (float[m] y) { y = Compress <axis = 0> (x, b) }",
-        [np.float32([1, 2]), np.array([False, True, True, True])],
-        np.float32([2]),
+        [f32([1, 2]), np.array([False, True, True, True])],
+        f32([2]),
     ),
     "positions outside are those of the edge, axis by axis": (
         "(float[2,3] x, int64[n,2] at) => (float[n] y) { y = GatherND(x, at) }",
         [np.arange(6, dtype=np.float32).reshape(2, 3), np.array([[0, 5], [-9, 1], [7, -1]])],
-        np.float32([2, 1, 5]),
+        f32([2, 1, 5]),
+    ),
+    "reflections of reflections": (
+        "(float[3] x) => (float[n] y) { p = Constant <value_ints = [5, 3]> ()"
+        ' y = Pad <mode = "reflect"> (x, p) }',
+        [np.arange(3, dtype=np.float32)],
+        np.pad(np.arange(3, dtype=np.float32), (5, 3), "reflect"),
     ),
     "deviations of doubles are floats": (
         "(double[1,2] x, double[2] w) => (float[1,1] m) { y, m = LayerNormalization(x, w) }",
         [np.array([[1.0, 3.0]]), np.ones(2)],
-        np.float32([[2]]),
+        f32([[2]]),
     ),
 }
 
@@ -166,7 +178,7 @@ def test_corners(what: str) -> None:
 def test_bounds_that_a_clip_of_old_leaves_out() -> None:
     source = text("(float[n] x) => (float[n] y) { y = Clip(x) }", opset=6)
     most = np.finfo(np.float32).max
-    (got,) = evaluate(read_onnx(source), [np.float32([np.inf, -np.inf, 1])])
+    (got,) = evaluate(read_onnx(source), [f32([np.inf, -np.inf, 1])])
     np.testing.assert_array_equal(got, [most, -most, 1])
 
 
@@ -177,7 +189,7 @@ def test_half_pixels_as_tensorflow_had_them(scales: str) -> None:
         'float[0] {{}}> () y = Resize <mode = "nearest", coordinate_transformation_mode = '
         '"tf_half_pixel_for_nn"> (x, none, scales) }}'
     )
-    factors = np.float32([1, 1, 1, 2])
+    factors = f32([1, 1, 1, 2])
     x = np.arange(4, dtype=np.float32).reshape(1, 1, 1, 4)
     if scales == "constant":
         source, inputs = text(body.format(more=""), {"scales": factors}, opset=11), [x]
