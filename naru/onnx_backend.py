@@ -22,6 +22,7 @@ from onnx.backend.base import Backend, BackendRep
 from naru.compiler import compile
 from naru.dtypes import DTYPES, FROM_ONNX
 from naru.errors import InputError, TargetError
+from naru.frontend.onnx_check import domain_of
 from naru.runtime import arguments
 from naru.runtime.model import Model
 
@@ -121,9 +122,8 @@ class NaruBackend(Backend):
             for name, a in zip(names, map(np.asarray, inputs), strict=True)
         ]
         made = [helper.make_empty_tensor_value_info(name) for name in node.output if name]
-        newest = defs.onnx_opset_version()
-        own = kwargs.get("opset_version", 1 if node.domain else newest)
-        imports = {"": newest, node.domain: own}
+        newest, domain = defs.onnx_opset_version(), domain_of(node)
+        imports = {"": newest, domain: kwargs.get("opset_version", 1 if domain else newest)}
         model = helper.make_model(
             helper.make_graph([node], node.op_type, given, made),
             opset_imports=[helper.make_opsetid(d, v) for d, v in imports.items()],

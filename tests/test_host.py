@@ -645,6 +645,17 @@ def test_bodies_that_use_a_name_again() -> None:
         np.testing.assert_array_equal(w, [-1, -2] if p else [11, 12])
 
 
+def test_texts_are_moved_and_not_blended() -> None:
+    body = """g (string[1,1,2,2] x) => (string[1,1,4,2] y) {
+        s = Constant<value_floats = [1.0, 1.0, 2.0, 1.0]>()
+        y = Resize<mode = "%s">(x, , s)
+    }"""
+    x = texts("a", "b", "c", "d").reshape(1, 1, 2, 2)
+    assert compiled(body % "nearest")(x).tolist() == x.repeat(2, 2).tolist()
+    with pytest.raises(ModelError, match="texts can be moved"):
+        compiled(body % "linear")
+
+
 @pytest.mark.parametrize(
     "node", ["Add(x, x)", "Abs(x)", "ReduceSum(x)", "ArgMax(x)", "com.microsoft.CDist(x, x)"]
 )

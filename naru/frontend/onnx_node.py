@@ -162,6 +162,11 @@ class OnnxNode:
         texts = self.importer.tensors.texts
         return texts is not None and name in texts.values
 
+    def refuse_text_results(self) -> None:
+        """ModelError where a result would be texts: for what computes, and may move as well."""
+        if any(map(self.is_text, self.outputs)):
+            raise ModelError("texts can be moved, and not computed with", hint='mode = "nearest"')
+
     def get_str(self, name: str, default: str, allowed: Sequence[str] = ()) -> str:
         """A string attribute; ModelError if it is not one of `allowed`."""
         a = self._value(name, AttributeProto.STRING)

@@ -284,6 +284,8 @@ def _rois(c: OnnxNode, count: int) -> Sequence[tuple[float, float]] | Sequence[t
 
 def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str) -> Node:
     mode = c.get_str("mode", "nearest", MODES)
+    if mode != "nearest":
+        c.refuse_text_results()
     kind = x.type.dtype
     if mode != "nearest" and kind != _computed_as(kind):
         x = emit("cast", x, to=_computed_as(kind))

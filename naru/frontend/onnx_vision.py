@@ -35,6 +35,8 @@ def grid_sample(c: OnnxNode) -> Node:
     mode = c.get_str("mode", new[0], (*new, *old))
     padding = c.get_str("padding_mode", "zeros", ("zeros", "border", "reflection"))
     mode = SAMPLES.get(mode, mode)
+    if mode != "nearest":
+        c.refuse_text_results()
     if mode != "nearest" and not is_float(x.type.dtype):
         raise Unsupported(f"{mode} of {x.type.dtype}", "cast it to float before")
     places = grid.type.shape[1:-1]
