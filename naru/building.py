@@ -14,7 +14,7 @@ from naru.library.folder import replacing_files
 from naru.library.signature import identifier
 from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
 from naru.library.write import EMITS, Request, Written, write_native
-from naru.options import Progress
+from naru.options import Options, Progress
 from naru.processing import NOTHING, Declared, Labels, Processing, read_processing
 from naru.targets import TARGETS, Target, get_target
 
@@ -187,7 +187,8 @@ def write_texts(
         for target in targets:
             inside = part / f"{name}.{target.name}"
             inside.mkdir()
-            stages = lower(model, target, name, processing=processing)
+            options = Options(target, precision, processing)
+            stages = lower(model, options.arithmetic, name, processing=processing)
             for module, text in stages.modules:
                 file = inside / f"{module}{TEXTS[emit]}"
                 file.write_text(text_of(text, target), encoding="utf-8")
