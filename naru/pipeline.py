@@ -163,7 +163,7 @@ def build_parts(
     reference a while. `digest`: SHA-256 of the source, where that is known already."""
     tell = on_progress or tell_nobody
     try:
-        stages = lower(source, options.target, name, tell, options.processing)
+        stages = lower(source, options.arithmetic, name, tell, options.processing)
     except UnsupportedError:
         if options.processing:
             raise
