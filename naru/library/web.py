@@ -239,12 +239,11 @@ def _runtime(table: Json, files: Mapping[str, object], name: str) -> str:
         for file in files
         if not file.endswith(".js")
     ]
-    worker = f"./{quote(name)}.worker.js"
     text = _script("model.js", name)
     for constant, value in {
         "MODEL": _json(table),
-        "FILES": "{\n" + ",\n".join([*addresses, f'worker: "{worker}"']) + "\n}",
-        "webWorker": f'() => new Worker(new URL("{worker}", import.meta.url), {{ type: "module" }})',
+        "FILES": "{\n" + ",\n".join(addresses) + "\n}",
+        "more": f'() => import("./{quote(name)}.worker.js")',
     }.items():
         line = re.compile(rf"^const {constant} = null;.*$", re.MULTILINE)
         text, count = line.subn(lambda _, c=constant, v=value: f"const {c} = {v};", text)

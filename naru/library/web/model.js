@@ -3,7 +3,7 @@
 
 const MODEL = null; // the table of the model, written by `naru build`
 const FILES = null; // the addresses of its files, by their kind
-const webWorker = null; // makes a worker of the file beside this one
+const more = null; // imports the file of what is not always needed
 
 const NODE = Boolean(globalThis.process?.versions?.node);
 const PAGE = 65536;
@@ -66,8 +66,6 @@ async function countCores() {
 // ---- files ----
 
 const isBytes = (x) => ArrayBuffer.isView(x) || /ArrayBuffer\]$/.test(Object.prototype.toString.call(x));
-const toBytes = (x) =>
-  ArrayBuffer.isView(x) ? new Uint8Array(x.buffer, x.byteOffset, x.byteLength) : new Uint8Array(x);
 
 // Texts are addresses, relative to the page; in Node they may be paths.
 async function toURL(source) {
@@ -76,66 +74,40 @@ async function toURL(source) {
   return new URL(source, globalThis.document?.baseURI ?? globalThis.location?.href);
 }
 
-// A Response, bytes, or a stream of a file.
-async function open(source, signal) {
-  if (isBytes(source)) return toBytes(source);
-  if (source instanceof Response) return accept(source, source.url || "the response");
-  const url = await toURL(source);
-  if (NODE && url.protocol === "file:") return (await nodeModule("fs")).createReadStream(url, { signal });
-  return accept(await rethrow(() => fetch(url, { signal, credentials: "same-origin" }), url), url);
-}
-
-function accept(response, url) {
-  if (response.ok) return response;
-  throw new NaruError("download", `${url}: the server answered ${response.status} ${response.statusText}`);
-}
-
-async function rethrow(action, what) {
+// Errors of the platform become ours; those of a caller's signal pass.
+async function guard(what, action) {
   try {
     return await action();
   } catch (error) {
     if (error instanceof NaruError || error?.name === "AbortError") throw error;
-    throw new NaruError("download", `${what}: ${error?.message ?? error}`, error);
+    const code = error instanceof WebAssembly.CompileError ? "module" : "download";
+    throw new NaruError(code, `${what}: ${error?.message ?? error}`, error);
   }
 }
 
-async function* chunksOf(opened) {
-  if (opened instanceof Uint8Array) return yield opened;
-  if (!(opened instanceof Response)) return yield* opened;
-  const reader = opened.body.getReader();
-  try {
-    for (let part; !(part = await reader.read()).done; ) yield part.value;
-  } finally {
-    reader.cancel().catch(() => {}); // no download goes on for nobody
-  }
+/** A Response of an address, a Response, or bytes. */
+function open(source, signal) {
+  return guard(isBytes(source) ? "the bytes that were given" : (source.url ?? source), async () => {
+    if (isBytes(source)) return new Response(source);
+    const url = source instanceof Response ? source.url : await toURL(source);
+    if (NODE && url.protocol === "file:") return new Response(await (await nodeModule("fs/promises")).readFile(url, { signal }));
+    const response = url === source.url ? source : await fetch(url, { signal, credentials: "same-origin" });
+    if (!response.ok) throw Error(`the server answered ${response.status} ${response.statusText}`);
+    return response;
+  });
 }
 
-async function readAll(source, signal) {
-  const parts = [];
-  await rethrow(async () => {
-    for await (const part of chunksOf(await open(source, signal))) parts.push(part);
-  }, source);
-  const all = new Uint8Array(parts.reduce((n, p) => n + p.length, 0));
-  parts.reduce((at, p) => (all.set(p, at), at + p.length), 0);
-  return all;
-}
+const readAll = async (source) => new Uint8Array(await (await open(source)).arrayBuffer());
 
 // ---- the module ----
 
 async function getModule(source, signal) {
   if (source instanceof WebAssembly.Module) return source;
-  const what = isBytes(source) ? "the bytes given as wasm" : (source.url ?? source);
-  try {
-    const opened = isBytes(source) || NODE ? await readAll(source, signal) : await open(source, signal);
-    if (opened instanceof Uint8Array) return await WebAssembly.compile(opened);
-    if (/^application\/wasm\b/.test(opened.headers.get("content-type") ?? ""))
-      return await WebAssembly.compileStreaming(opened);
-    return await WebAssembly.compile(await opened.arrayBuffer());
-  } catch (error) {
-    if (error instanceof NaruError || error?.name === "AbortError") throw error;
-    const refused = error instanceof WebAssembly.CompileError;
-    throw new NaruError(refused ? "module" : "download", `${what}: ${error.message}`, error);
-  }
+  const response = await open(source, signal);
+  return guard("the WebAssembly module", async () => {
+    if (/^application\/wasm\b/.test(response.headers.get("content-type"))) return WebAssembly.compileStreaming(response);
+    return WebAssembly.compile(await response.arrayBuffer());
+  });
 }
 
 // What `naru build` wrote into a module; those of another model, or of another build, are refused.
@@ -143,7 +115,7 @@ function readRecord(module) {
   const [section] = WebAssembly.Module.customSections(module, "naru");
   const record = section ? JSON.parse(new TextDecoder().decode(section)) : {};
   if (record.build === MODEL.build) return record;
-  const found = record.name ? `of another build (of "${record.name}")` : "that naru did not make";
+  const found = record.name ? `of another build, of ${quote(record.name)}` : "that naru did not make";
   throw new NaruError("module", `the WebAssembly module is one ${found}; expected that of this file`);
 }
 
@@ -195,24 +167,29 @@ function crc32c(bytes, start = 0) {
 // ---- weights ----
 
 /** Writes the file of weights to `at` in memory, checked. Throws before anything wrong is used. */
-async function receive(opened, memory, at, weights, onProgress) {
+async function receive(response, memory, at, weights, onProgress) {
   const total = HEADER + weights.size;
   const all = new Uint8Array(memory.buffer, at, total);
   const wrong = (text) => new NaruError("weights", `the file of weights ${text}`);
+  const reader = response.body.getReader();
   let loaded = 0;
   let done = HEADER; // up to where the digest goes
   let digest = 0;
   const fold = (end) => {
-    digest = crc32c(new Uint8Array(new Uint32Array([crc32c(all.subarray(done, end))]).buffer), digest);
+    digest = crc32c(new Uint8Array(Uint32Array.of(crc32c(all.subarray(done, end))).buffer), digest);
     done = end;
   };
-  for await (const part of chunksOf(opened)) {
-    if (loaded + part.length > total) throw wrong(`is longer than the ${total} bytes of this model's`);
-    all.set(part, loaded);
-    if (loaded < HEADER && loaded + part.length >= HEADER) checkHeader(all, weights, wrong);
-    loaded += part.length;
-    while (loaded - done >= CHUNK) fold(done + CHUNK);
-    onProgress?.({ loaded, total });
+  try {
+    for (let part; (part = (await reader.read()).value); ) {
+      if (loaded + part.length > total) throw wrong(`is longer than the ${total} bytes of this model's`);
+      all.set(part, loaded);
+      if (loaded < HEADER && loaded + part.length >= HEADER) checkHeader(all, weights, wrong);
+      loaded += part.length;
+      while (loaded - done >= CHUNK) fold(done + CHUNK);
+      onProgress?.({ loaded, total });
+    }
+  } finally {
+    reader.cancel().catch(() => {}); // no download goes on for nobody
   }
   if (loaded < total) throw wrong(`ends after ${loaded} of ${total} bytes`);
   if (done < total) fold(total);
@@ -251,27 +228,26 @@ async function openCache() {
   }
 }
 
-// Where the weights come from: begun while the module compiles.
+// Begun while the module compiles.
 async function findWeights(source, weights, cache, signal) {
-  const url = isBytes(source) || source instanceof Response ? undefined : await toURL(source);
-  const store = cache && /^https?:/.test(url?.protocol) ? await openCache() : undefined;
-  const key = store && `${url.origin}${url.pathname}?naru=${weights.sha256}`;
-  const hit = await store?.match(key).catch(() => undefined);
-  const opened = hit ?? (await open(source, signal));
-  return { url, store, key, hit, opened };
+  const url = isBytes(source) || source instanceof Response ? {} : await toURL(source);
+  const store = cache && /^http/.test(url.protocol) ? await openCache() : undefined;
+  const key = `${url.origin}${url.pathname}?naru=${weights.sha256}`;
+  const hit = await store?.match(key).catch(() => {});
+  return { store, key, hit, response: hit ?? (await open(source, signal)) };
 }
 
-async function getWeights(source, found, memory, at, weights, signal, onProgress) {
-  const { url, store, key, hit, opened } = found;
-  if (hit)
-    try {
-      return await receive(hit, memory, at, weights, onProgress);
-    } catch {
-      await store.delete(key).catch(() => {}); // damaged: get it again
-    }
-  const fresh = hit ? await open(source, signal) : opened;
-  await rethrow(() => receive(fresh, memory, at, weights, onProgress), url ?? "the weights");
-  if (store) keep(store, key, new Uint8Array(memory.buffer, at, HEADER + weights.size).slice()).catch(() => {});
+async function getWeights({ store, key, hit, response }, again, memory, at, weights, onProgress) {
+  const get = (from) => guard("the weights", () => receive(from, memory, at, weights, onProgress));
+  try {
+    await get(response);
+  } catch (error) {
+    if (!hit) throw error;
+    await store.delete(key); // damaged
+    await get(await again());
+    hit = undefined;
+  }
+  if (store && !hit) keep(store, key, new Uint8Array(memory.buffer, at, HEADER + weights.size).slice()).catch(() => {});
 }
 
 // In place of what an earlier build kept; where there is no room, nothing is kept.
@@ -349,31 +325,17 @@ const bad = (name, text) => new NaruError("input", `input ${quote(name)}: ${text
 
 // {data: typed or plain array, dims?} of whatever was passed.
 function describe(spec, value) {
-  if (value && typeof value === "object" && !ArrayBuffer.isView(value) && !Array.isArray(value)) {
-    const { data, dims } = value;
-    if (data === undefined) throw bad(spec.name, "expected an array or { data, dims }, got an object without data");
-    return { ...describe(spec, data), ...(dims && { dims: Array.from(dims) }) };
-  }
+  const own = typeOf(spec.dtype)[0].name;
+  const expected = (got) => bad(spec.name, `expected ${spec.dtype} (${own} or numbers), got ${got}`);
+  if (["number", "bigint", "boolean"].includes(typeof value)) return { data: [value], scalar: true };
+  if (Array.isArray(value)) return { data: value };
   if (ArrayBuffer.isView(value)) {
     const tag = value[Symbol.toStringTag];
-    const own = typeOf(spec.dtype)[0].name;
     if (tag === own || ALSO[spec.dtype]?.includes(tag)) return { data: value };
-    throw bad(spec.name, `expected ${spec.dtype} (${own} or numbers), got ${tag ?? "DataView"}; try ${own}.from(x)`);
+    throw expected(`${tag}; try ${own}.from(x)`);
   }
-  if (!Array.isArray(value)) {
-    if (["number", "bigint", "boolean"].includes(typeof value)) return { data: [value], scalar: true };
-    throw bad(spec.name, `expected an array of ${spec.dtype}, got ${value === null ? "null" : typeof value}`);
-  }
-  if (!value.some(Array.isArray)) return { data: value };
-  const dims = [];
-  for (let inner = value; Array.isArray(inner); inner = inner[0]) dims.push(inner.length);
-  const check = (part, depth) => {
-    const fits = depth === dims.length ? !Array.isArray(part) : Array.isArray(part) && part.length === dims[depth];
-    if (!fits) throw bad(spec.name, "its inner arrays differ in length");
-    if (depth < dims.length) part.forEach((p) => check(p, depth + 1));
-  };
-  check(value, 0);
-  return { data: value.flat(Infinity), dims };
+  if (value?.data === undefined) throw expected(value === null ? "null" : `${typeof value} without data`);
+  return { data: describe(spec, value.data).data, dims: value.dims && Array.from(value.dims) };
 }
 
 // The sizes of an input. `bound`: what earlier inputs said of the symbols; it is added to.
@@ -720,38 +682,25 @@ class Model {
 
   // ---- threads ----
 
-  /** How many threads are of use: all that are asked for, unless the sizes are fixed. */
+  // As many as are of use, which sizes that are fixed tell; one where workers cannot be started.
   async start(module, wanted, stack) {
-    if (!info.inputs.some((t) => t.shape.some((d) => typeof d === "string"))) wanted = Math.min(wanted, this.#prepare(new Map()).threads);
-    const starts = [];
-    for (let tid = 1; tid < wanted; tid++) {
-      const top = this.#at.stacks + stack * tid;
-      starts.push(this.#startWorker({ module, memory: this.#memory, ctx: this.#ctx, tid, top }));
-    }
-    const started = await Promise.allSettled(starts);
-    if (started.every((s) => s.status === "fulfilled")) this.threads = Math.max(1, wanted);
+    const fixed = info.inputs.every((t) => t.shape.every(Number.isInteger));
+    const count = fixed ? Math.min(wanted, this.#prepare(new Map()).threads) : wanted;
+    if (count < 2) return;
+    const { startThread } = await more();
+    const started = Array.from({ length: count - 1 }, (_, k) => {
+      const job = { module, memory: this.#memory, ctx: this.#ctx, tid: k + 1, top: this.#at.stacks + stack * (k + 1) };
+      return startThread(job, (worker) => this.#workers.push(worker));
+    });
+    const settled = await Promise.allSettled(started);
+    if (settled.every((s) => s.status === "fulfilled")) this.threads = count;
     else this.#workers.splice(0).forEach((w) => w.terminate());
-  }
-
-  async #startWorker(job) {
-    const worker = await newWorker();
-    this.#workers.push(worker);
-    await connect(worker)("work", job);
   }
 
   /** Compares a run with the outputs of the reference that `naru build` kept. */
   async selftest(golden = FILES.golden) {
     this.#check();
-    const bytes = await readAll(golden);
-    const checks = readGolden(bytes).flatMap(({ inputs, outputs }) => {
-      const got = this.run(Object.fromEntries(info.inputs.map((t, k) => [t.name, inputs[k]])));
-      return info.outputs.map((t, k) => ({ output: t.name, ...distance(got[t.name], outputs[k]) }));
-    });
-    if (!checks.length) throw new NaruError("selftest", "there is nothing to test with: the model has no golden vector");
-    const failed = checks.filter((c) => !(c.error <= c.limit));
-    const listed = failed.map((c) => `${quote(c.output)} is off by ${c.error}, limit ${c.limit}`);
-    if (failed.length) throw new NaruError("selftest", `the self-test failed: ${listed.join("; ")}`);
-    return checks;
+    return (await more()).selftest((inputs) => this.run(inputs), golden, MODEL.tolerance);
   }
 
   /** Ends its threads and lets go of its memory. */
@@ -768,35 +717,6 @@ class Model {
 
 const specs = () => info.inputs.map((t) => `${t.name}: ${t.dtype}${shapeText(t.shape)}`).join(", ") || "no inputs";
 const noInput = (name) => new NaruError("input", `there is no input ${quote(name)}; expected ${specs()}`);
-
-// ---- golden vectors ----
-
-function readGolden(bytes) {
-  if (bytes.length < 4) return [];
-  const length = new DataView(bytes.buffer).getUint32(0, true);
-  const index = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
-  const body = align(4 + length);
-  const read = ({ dtype, shape, offset }) => {
-    const [Type, parts] = typeOf(dtype);
-    return new Tensor(dtype, shape, new Type(bytes.buffer, body + offset, product(shape) * parts));
-  };
-  return index.map(({ inputs, outputs }) => ({ inputs: inputs.map(read), outputs: outputs.map(read) }));
-}
-
-// Root mean squares over the output; integers must be equal.
-function distance(got, want) {
-  if (got.dims.join() !== want.dims.join()) return { error: Infinity, limit: 0 };
-  if (/^(u?int|bool)/.test(got.dtype)) return { error: want.data.filter((x, k) => x !== got.data[k]).length, limit: 0 };
-  const [a, b] = [got.numbers(), want.numbers()];
-  let error = 0, size = 0, count = 0; // prettier-ignore
-  for (let k = 0; k < b.length; k++) {
-    if (Object.is(a[k], b[k]) || (!Number.isFinite(b[k]) && a[k] === b[k])) error += 0;
-    else error += (a[k] - b[k]) ** 2; // NaN and infinity stay
-    if (Number.isFinite(b[k])) (size += b[k] ** 2), count++;
-  }
-  const rms = (sum) => Math.sqrt(sum / Math.max(1, count));
-  return { error: rms(error), limit: MODEL.tolerance.atol + MODEL.tolerance.rtol * rms(size) };
-}
 
 // ---- loading ----
 
@@ -829,7 +749,7 @@ async function begin(options, signal, made) {
   const weightsOf = ({ relaxed }) => MODEL.weights[Number(relaxed)];
   const sourceOf = (kind) => options.weights ?? FILES[weightsOf(kind).file];
   const find = () => findWeights(sourceOf(kind), weightsOf(kind), options.cache !== false, signal);
-  const early = options.wasm ? undefined : find(); // both at once
+  const early = options.wasm ? undefined : find(); // while the module compiles
   early?.catch(() => {}); // whether it failed is asked below
   const file = FILES[`${kind.relaxed ? "relaxed." : ""}${kind.shared ? "threads." : ""}wasm`];
   const module = await getModule(options.wasm ?? file, signal);
@@ -843,77 +763,16 @@ async function begin(options, signal, made) {
   const weights = weightsOf(kind);
   const model = new Model(memory, instance, stack, kind.relaxed, weights, { ...options, threads });
   made(model);
-  const found = await (early ?? find());
-  await getWeights(sourceOf(kind), found, memory, model.weightsAt, weights, signal, options.onProgress);
+  const again = () => open(sourceOf(kind), signal);
+  await getWeights(await (early ?? find()), again, memory, model.weightsAt, weights, options.onProgress);
   if (weights.halves) widen(memory, model.weightsAt + HEADER, weights);
   await model.start(module, threads, stack);
   signal.throwIfAborted();
   return model;
 }
 
-// ---- workers ----
-
-async function newWorker() {
-  if (!NODE) return webWorker();
-  const { Worker: NodeWorker } = await nodeModule("worker_threads");
-  return new NodeWorker(new URL(FILES.worker, import.meta.url));
-}
-
-// Calls of a worker's methods. In Node, a worker without calls does not keep the program alive.
-function connect(worker, onProgress) {
-  const waiting = new Map();
-  let count = 0;
-  let dead;
-  const stop = (error) => {
-    dead = error;
-    for (const { reject } of waiting.values()) reject(error);
-    waiting.clear();
-  };
-  const onMessage = ({ id, progress, value, error }) => {
-    if (progress) return onProgress?.(progress);
-    const { resolve, reject } = waiting.get(id);
-    waiting.delete(id);
-    if (!waiting.size) worker.unref?.();
-    if (error) reject(Object.assign(new NaruError(error.code, error.message), error));
-    else resolve(value);
-  };
-  const onError = (e) => stop(new NaruError("worker", `a worker failed: ${e.message ?? "it could not be started"}`));
-  if (NODE) worker.on("message", onMessage).on("error", onError);
-  else Object.assign(worker, { onmessage: (e) => onMessage(e.data), onerror: onError });
-  const call = (method, args) =>
-    new Promise((resolve, reject) => {
-      if (dead) throw dead;
-      worker.postMessage({ id: ++count, method, args });
-      waiting.set(count, { resolve, reject });
-      worker.ref?.();
-    });
-  return Object.assign(call, { stop });
-}
-
 /** As `load`, in a worker of its own: `run` returns a promise, and the page stays responsive. */
-export async function loadInWorker({ onProgress, signal, wasm, weights, ...options } = {}) {
-  signal?.throwIfAborted();
-  const worker = await newWorker();
-  const call = connect(worker, onProgress);
-  const end = (error) => (worker.terminate(), call.stop(error));
-  const abort = () => end(signal.reason);
-  signal?.addEventListener("abort", abort, { once: true });
-  // Addresses and responses cannot be sent.
-  const sent = async (x) => (typeof x === "string" || x instanceof URL ? String(await toURL(x)) : x instanceof Response ? readAll(x) : x);
-  try {
-    const loaded = await call("load", { ...options, wasm: await sent(wasm), weights: await sent(weights) });
-    const revive = (t) => new Tensor(t.dtype, t.dims, t.data);
-    return {
-      info,
-      ...loaded,
-      run: async (inputs) => Object.fromEntries(Object.entries(await call("run", inputs)).map(([k, t]) => [k, revive(t)])),
-      selftest: async (golden) => call("selftest", await sent(golden)),
-      dispose: () => end(new NaruError("disposed", "the model was disposed of")),
-    };
-  } catch (error) {
-    end(error);
-    throw error;
-  } finally {
-    signal?.removeEventListener("abort", abort);
-  }
-}
+export const loadInWorker = async (options) => (await more()).loadInWorker(options);
+
+/** For model.worker.js alone. */
+export const internal = { NODE, Tensor, align, nodeModule, product, quote, readAll, toURL, typeOf };
