@@ -2,20 +2,18 @@
 
     m.js  m.worker.js  m.d.ts  package.json                  for programs
     m.wasm  m.threads.wasm  [m.relaxed.wasm  m.relaxed.threads.wasm]  m.weights  m.golden
-    index.html  demo.js  README.md                           for people
+    index.html  demo.js  README.md  m.json                   for people
 
 The sources of the JavaScript are in `web/`; they are written with the model's table and file names
-put in, and without comments. A module carries a custom section `naru`: a JSON object with what
-`record` says, by which m.js knows its own, and which `naru inspect` reads.
+put in, and without comments. Each module carries the record of provenance.py in its custom section
+`naru`, with what m.js must know of it under the key `web`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,17 +24,23 @@ import numpy as np
 
 from naru.artifact.bundle import BundleParts, Bytes
 from naru.artifact.wasm import imported_pages, with_custom_section, with_shared_memory
-from naru.errors import NaruError
+from naru.errors import InputError
+from naru.library.folder import replacing_files
+from naru.library.inspect import SECTION
+from naru.library.provenance import as_json, provenance
+from naru.library.signature import Signature, Tensor, read_signature
 from naru.library.web_types import declarations
 from naru.library.weights import Weights, describe_weights
+from naru.library.write import Request, Written
 
 Json = dict[str, Any]
 
 SOURCES = Path(__file__).parent / "web"
 MAX_PAGES = 65536  # 4 GiB
-PARALLEL = "threads."  # in the name of a module with shared memory
 LEAST_HALVED = 256  # elements: what is smaller stays in single precision
 _LARGEST_HALF = 65504.0
+# Of the self-test where weights are rounded to 11 bits, a relative error of 3e-4 each.
+HALF_TOLERANCE = {"rtol": 1e-2, "atol": 1e-4}
 
 
 @dataclass(frozen=True)
@@ -53,23 +57,31 @@ class _Level:
     halves: tuple[tuple[int, int], ...]
 
 
-def write_web(
-    levels: Sequence[BundleParts], folder: Path, name: str, *, half_weights: bool = False
-) -> tuple[Path, ...]:
-    """Writes the package of a model, and gives the paths of its files.
+def write_web(levels: Sequence[BundleParts], folder: Path, request: Request) -> Written:
+    """Writes the package of a model.
 
-    `levels`: what `build_parts` gives for wasm32-simd128 and, if wanted, for wasm32-relaxed.
-    `name`: of the files. `half_weights`: float32 weights are stored in half precision, and widened
-    by the loader. Raises NaruError for a model that runs partly on the host, or if a file cannot be
-    written; then the files that were there are as they were.
+    `levels`: manifest and sections for wasm32-simd128, and, if wanted, for wasm32-relaxed. Raises
+    UnsupportedError for a model that needs Python, InputError for a request that makes no sense
+    here, or where the folder cannot be written; then nothing has changed.
     """
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise NaruError(f"{name!r} is not the name of a file", hint="letters, digits, '.', '-', '_'")
-    if any("host" in manifest for manifest, _ in levels):
-        raise NaruError("the model has operators that only run in Python, on strings or images")
-    made = _make_levels(levels, half_weights=half_weights)
-    files = _make_files(made, levels[0][1].get("golden", b""), name)
-    return _write(files, folder)
+    if request.emit != "library" or request.embed:
+        what = "--embed" if request.embed else f"--emit {request.emit}"
+        raise InputError(f"{what} is for native libraries, not for WebAssembly")
+    signature = read_signature(levels[0][0], request.name)
+    levels = sorted(levels, key=_is_relaxed)
+    if [_is_relaxed(parts) for parts in levels] not in ([False], [False, True]):
+        raise InputError("a package has code for wasm32-simd128, and may have wasm32-relaxed too")
+    made = _make_levels(levels, half_weights=request.half_weights)
+    record = provenance(levels, signature, made[0].weights, platform=request.platform)
+    files = _make_files(made, signature, record, levels[0][1].get("golden", b""))
+    with replacing_files(folder) as part:
+        for name, content in files.items():
+            (part / name).write_bytes(content)
+    return Written(tuple(folder / name for name in files), record)
+
+
+def _is_relaxed(parts: BundleParts) -> bool:
+    return "relaxed-simd" in parts[0]["target"]["features"]
 
 
 def _make_levels(levels: Sequence[BundleParts], *, half_weights: bool) -> tuple[_Level, ...]:
@@ -112,28 +124,21 @@ def _halved(
 # ---- the model's table ----
 
 
-def _interface(manifest: Mapping[str, Any]) -> Json:
-    """What the entry takes and gives, without where its code lies."""
-    return next(e for e in manifest["entries"] if e["name"] == "main")
-
-
-def make_table(levels: Sequence[_Level]) -> Json:
-    """What the JavaScript knows of the model."""
+def make_table(levels: Sequence[_Level], signature: Signature) -> Json:
+    """What the JavaScript knows of the model. `build` names it, by a digest of all that is in it."""
     manifest = levels[0].manifest
-    entry = _interface(manifest)
     steps = [[s["name"], [n for n, _ in s["nodes"]]] for s in manifest.get("steps", ())]
     table: Json = {
-        "info": _info(levels),
+        "info": _info(levels, signature),
         "symbols": [{k: s[k] for k in ("name", "lo", "hi")} for s in manifest["symbols"]],
-        "pointers": entry["pointers"],
-        "requires": entry["requires"],
+        "pointers": signature.pointers,
+        "requires": signature.requires,
         "steps": steps,
-        "tolerance": manifest["tolerance"],
+        "tolerance": HALF_TOLERANCE if levels[0].halves else manifest["tolerance"],
         "weights": [_weights(level) for level in levels],
     }
-    known = [json.dumps(table, sort_keys=True).encode(), *(level.code for level in levels)]
-    table["build"] = hashlib.sha256(b"".join(known)).hexdigest()[:32]
-    return table
+    parts = [_json(table).encode(), *(level.code for level in levels)]
+    return {**table, "build": hashlib.sha256(b"".join(parts)).hexdigest()[:32]}
 
 
 def _weights(level: _Level) -> Json:
@@ -143,72 +148,59 @@ def _weights(level: _Level) -> Json:
     return {**made, "halves": level.halves} if level.halves else made
 
 
-def _info(levels: Sequence[_Level]) -> Json:
+def _info(levels: Sequence[_Level], signature: Signature) -> Json:
     """The part of the table that programs see as `info`."""
     manifest = levels[0].manifest
-    entry = _interface(manifest)
     sizes = {"weights": levels[0].weights.size}
     sizes.update({f"{level.prefix}wasm": len(level.code) for level in levels})
     stored = "fp16" if levels[0].halves else "fp32"
     info: Json = {
-        "name": manifest["source"]["name"],
-        "inputs": [_tensor(t, "optional") for t in entry["inputs"]],
-        "outputs": [_tensor(t, "late") for t in entry["outputs"]],
+        "name": signature.name,
+        "inputs": [_tensor(t) for t in signature.inputs],
+        "outputs": [_tensor(t) for t in signature.outputs],
         "sizes": sizes,
         "classes": {"arithmetic": manifest["options"]["precision"], "weights": stored},
         "naru": manifest["naru"],
     }
-    if "labels" in manifest:
-        info["labels"] = manifest["labels"]
-    return info
+    labels = next((t.labels for t in signature.outputs if t.labels), None)
+    return {**info, "labels": labels} if labels else info
 
 
-def _tensor(t: Mapping[str, Any], flag: str) -> Json:
-    made = {k: t[k] for k in ("name", "dtype", "shape")}
-    return {**made, flag: True} if t.get(flag) else made
-
-
-def record(level: _Level, build: str, *, shared: bool) -> Json:
-    """The custom section of a module: where it comes from, and what its loader must know."""
-    manifest = level.manifest
-    return {
-        "build": build,
-        "name": manifest["source"]["name"],
-        "naru": manifest["naru"],
-        "abi": manifest["abi"],
-        "target": manifest["target"],
-        "source": manifest["source"],
-        "options": manifest["options"],
-        "entry": {k: _interface(manifest)[k] for k in ("inputs", "outputs", "requires")},
-        "weights": level.weights.sha256.hex(),
-        "pages": imported_pages(level.code),
-        "shared": shared,
-        "relaxed": bool(level.prefix),
-    }
+def _tensor(t: Tensor) -> Json:
+    made: Json = {"name": t.name, "dtype": t.dtype, "shape": t.shape}
+    return {**made, **{k: True for k in ("optional", "late") if getattr(t, k)}}
 
 
 # ---- files ----
 
 
-def _make_files(levels: Sequence[_Level], golden: Bytes, name: str) -> dict[str, Bytes]:
-    """Contents by name; what others refer to comes first."""
-    table = make_table(levels)
-    files: dict[str, Bytes] = {}
+def _make_files(
+    levels: Sequence[_Level], signature: Signature, record: Json, golden: Bytes
+) -> dict[str, Bytes]:
+    """Contents by name, the most important first."""
+    name = signature.name
+    table = make_table(levels, signature)
+    binaries: dict[str, Bytes] = {}
     for level in levels:
         for shared in (False, True):
+            about = {"build": table["build"], "pages": imported_pages(level.code)}
+            about |= {"shared": shared, "relaxed": bool(level.prefix)}
             code = with_shared_memory(level.code, MAX_PAGES) if shared else level.code
-            about = _json(record(level, table["build"], shared=shared))
-            module = with_custom_section(code, "naru", about.encode())
-            files[f"{name}.{level.prefix}{PARALLEL if shared else ''}wasm"] = module
-        files[f"{name}.{level.file}"] = b"".join([level.weights.header, level.weights.payload])
-    files[f"{name}.golden"] = golden
-    files[f"{name}.worker.js"] = _script("model.worker.js", name).encode()
-    files[f"{name}.js"] = _runtime(table, files, name).encode()
-    files[f"{name}.d.ts"] = declarations(_source("model.d.ts"), table["info"]).encode()
-    files["package.json"] = _package(name, table["info"], files).encode()
-    for page in ("index.html", "demo.js", "README.md"):
-        files[page] = _named(_source(page), name, table["info"]["name"]).encode()
-    return files
+            section = _json({**record, "web": about}).encode()
+            file = f"{name}.{level.prefix}{'threads.' if shared else ''}wasm"
+            binaries[file] = with_custom_section(code, SECTION, section)
+    for level in levels:
+        binaries[f"{name}.{level.file}"] = level.weights.header + bytes(level.weights.payload)
+    binaries[f"{name}.golden"] = golden
+    texts = {
+        f"{name}.js": _runtime(table, binaries, name),
+        f"{name}.worker.js": _script("model.worker.js", name),
+        f"{name}.d.ts": declarations(_source("model.d.ts"), table["info"]),
+        "package.json": _package(table["info"]),
+        f"{name}.json": as_json(record).decode(),
+        **{page: _named(_source(page), name) for page in ("index.html", "demo.js", "README.md")},
+    }
+    return {**binaries, **{file: text.encode() for file, text in texts.items()}}
 
 
 def _json(value: object) -> str:
@@ -219,25 +211,24 @@ def _source(file: str) -> str:
     return (SOURCES / file).read_text(encoding="utf-8")
 
 
-def _named(text: str, name: str, title: str) -> str:
+def _named(text: str, name: str) -> str:
     """A source with the names of this model."""
-    return text.replace("MODEL_NAME", title).replace("./model.", f"./{quote(name)}.")
+    return text.replace("MODEL_NAME", name).replace("./model.", f"./{quote(name)}.")
 
 
 def _script(file: str, name: str) -> str:
     """A script with the names of this model, without comments and indentation."""
     text = re.sub(r"^ */\*\*.*?\*/\n", "", _source(file), flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^ *//.*\n", "", text, flags=re.MULTILINE)
-    return _named(re.sub(r"\n\s+", "\n", text), name, "")
+    return _named(re.sub(r"\n\s+", "\n", text), name)
 
 
-def _runtime(table: Json, files: Mapping[str, object], name: str) -> str:
+def _runtime(table: Json, binaries: Mapping[str, object], name: str) -> str:
     """The runtime with the model's table. Bundlers find files where their addresses are written
     out as `new URL("…", import.meta.url)`."""
     addresses = [
         f'{_json(file.removeprefix(name + "."))}: new URL("./{quote(file)}", import.meta.url)'
-        for file in files
-        if not file.endswith(".js")
+        for file in binaries
     ]
     text = _script("model.js", name)
     for constant, value in {
@@ -248,36 +239,22 @@ def _runtime(table: Json, files: Mapping[str, object], name: str) -> str:
         line = re.compile(rf"^const {constant} = null;.*$", re.MULTILINE)
         text, count = line.subn(lambda _, c=constant, v=value: f"const {c} = {v};", text)
         assert count == 1, constant
-    kept = f"// {table['info']['name']!r}, compiled by naru {table['info']['naru']}. See README.md.\n"
-    return kept.replace("\n", " ").rstrip() + "\n" + text
+    return f"// Made by naru {table['info']['naru']}; how to use it: README.md.\n{text}"
 
 
-def _package(name: str, info: Json, files: Mapping[str, object]) -> str:
+def _package(info: Json) -> str:
+    """package.json: the folder can be imported as a package, and published as one."""
+    name = info["name"]
     package = {
-        "name": re.sub(r"[^a-z0-9._-]", "-", name.lower()).lstrip("._"),
+        "name": re.sub(r"[^a-z0-9-]", "-", name.lower()),
         "version": "1.0.0",
-        "description": f"{info['name']}, compiled by naru {info['naru']}",
+        "description": f"A model, compiled to WebAssembly by naru {info['naru']}",
         "type": "module",
         "exports": {
             ".": {"types": f"./{name}.d.ts", "default": f"./{name}.js"},
             "./*": "./*",
         },
         "types": f"./{name}.d.ts",
-        "files": [*files, "README.md"],
         "engines": {"node": ">=20"},
     }
     return json.dumps(package, indent=2, ensure_ascii=False) + "\n"
-
-
-def _write(files: Mapping[str, Bytes], folder: Path) -> tuple[Path, ...]:
-    """Writes all files beside their places, then moves them there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".naru-", dir=folder) as place:
-            for name, content in files.items():
-                (Path(place) / name).write_bytes(content)
-            for name in files:
-                os.replace(Path(place) / name, folder / name)
-    except OSError as error:
-        raise NaruError(f"{folder}: cannot write there: {error.strerror or error}") from error
-    return tuple(folder / name for name in files)

@@ -114,7 +114,7 @@ async function getModule(source, signal) {
 function readRecord(module) {
   const [section] = WebAssembly.Module.customSections(module, "naru");
   const record = section ? JSON.parse(new TextDecoder().decode(section)) : {};
-  if (record.build === MODEL.build) return record;
+  if (record.web?.build === MODEL.build) return record.web;
   const found = record.name ? `of another build, of ${quote(record.name)}` : "that naru did not make";
   throw new NaruError("module", `the WebAssembly module is one ${found}; expected that of this file`);
 }
