@@ -22,7 +22,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
     library's JSON file (see provenance.py). Nothing of the file is run. InputError for a file that
     has none or is damaged; BundleError for a bundle that cannot be read."""
     try:
-        head = path.open("rb").read(8)
+        with path.open("rb") as file:
+            head = file.read(8)
         if head[:5] == _BUNDLE:
             return _of_bundle(path)
         data = path.read_bytes()

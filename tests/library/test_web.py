@@ -319,7 +319,10 @@ def test_half_precision_rounds_to_nearest(package: Package) -> None:
     values = np.concatenate(
         [rng.standard_normal(500), rng.standard_normal(500) * 10.0 ** rng.integers(-9, 5, 500)]
     ).astype(np.float32)
-    values = np.concatenate([values, np.float32([0, -0.0, np.inf, 65519, 65520, 2**-25, 2**-24])])
+    edges = np.array([0, -0.0, np.inf, 65519, 65520, 2**-25, 2**-24], np.float32)
+    values = np.concatenate([values, edges])
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16)
     said = run_node(
         folder,
         """
@@ -327,11 +330,10 @@ def test_half_precision_rounds_to_nearest(package: Package) -> None:
         const { y } = model.run({ x: arrays.x.data });
         say([plain({ y }), y.numbers().every((v, k) => Object.is(v, arrays.back.data[k]))]);
         """,
-        {"x": values, "back": values.astype(np.float16).astype(np.float32)},
+        {"x": values, "back": halves.astype(np.float32)},
     )
-    assert np.array_equal(
-        to_arrays(said[0])["y"].view(np.uint16), values.astype(np.float16).view(np.uint16)
-    )
+    got = to_arrays(said[0])["y"]
+    assert np.array_equal(got.view(np.uint16), halves.view(np.uint16))
     assert said[1]
 
 
@@ -367,22 +369,26 @@ def test_sizes_that_must_agree(package: Package) -> None:
 
 
 def test_failures_of_a_run_name_their_nodes(package: Package) -> None:
-    node = helper.make_node("Gather", ["x", "k"], ["y"], name="pick")
-    kinds = {"x": (TensorProto.FLOAT, [5]), "k": (TensorProto.INT64, ["n"])}
-    folder = package(model_of([node], kinds, {"y": (TensorProto.FLOAT, ["n"])}))
+    node = helper.make_node("ConstantOfShape", ["size"], ["y"], name="fill")
+    kinds = {"size": (TensorProto.INT64, [1])}
+    folder = package(model_of([node], kinds, {"y": (TensorProto.FLOAT, [None])}))
     said = run_node(
         folder,
         """
         const model = await load();
-        const x = [1, 2, 3, 4, 5];
-        const wrong = await failure(() => model.run({ x, k: [1, 17] }));
-        say([wrong, model.run({ x, k: [1, -1] }).y.numbers()]);
+        const sizes = [-3, 2 ** 40, 2];
+        const found = [];
+        for (const size of sizes) found.push(await failure(() => model.run({ size: [size] })));
+        say([found, model.run({ size: [3] }).y.numbers()]);
         """,
     )
-    assert said[0][0] == "run"
-    assert "index 17 is out of range for a size of 5" in said[0][1]
-    assert said[0][2] == ["pick"]
-    assert said[1] == [2, 5]
+    (small, large, fine), numbers = said
+    assert small[0] == large[0] == "run"
+    assert small[1] == "step \"bind_dim\" of \"fill\": got a size of -3, the least is 0"
+    assert "got a size of 1099511627776, the most is" in large[1]
+    assert small[2] == large[2] == ["fill"]
+    assert fine is None
+    assert numbers == [0, 0, 0]
 
 
 def test_files_that_are_wrong(digits: Path, package: Package, tmp_path: Path) -> None:
@@ -579,7 +585,8 @@ def test_a_trap_says_something(digits: Path, tid: int) -> None:
         say([first, await run()]);
         """,
     )
-    assert {code for code, *_ in said} <= {"trap"} or said[0] is None
+    # The others don't wait here: a run may be over before one of them stops.
+    assert said[0] is None if tid else said[0][0] == "trap"
     assert said[1][0] == "trap"
     assert "load the model again" in said[1][1]
 

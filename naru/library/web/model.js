@@ -181,10 +181,9 @@ async function receive(response, memory, at, weights, onProgress) {
   };
   try {
     for (let part; (part = (await reader.read()).value); ) {
-      if (loaded + part.length > total) throw wrong(`is longer than the ${total} bytes of this model's`);
-      all.set(part, loaded);
+      all.set(part.subarray(0, total - loaded), loaded);
       if (loaded < HEADER && loaded + part.length >= HEADER) checkHeader(all, weights, wrong);
-      loaded += part.length;
+      if ((loaded += part.length) > total) throw wrong(`is longer than the ${total} bytes of this model's`);
       while (loaded - done >= CHUNK) fold(done + CHUNK);
       onProgress?.({ loaded, total });
     }
