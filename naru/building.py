@@ -53,7 +53,8 @@ def build(
     that was named: avx512, avx2 and baseline; neon). emit: "library" (shared), "static", "obj",
     "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
     embed: the weights go into the library. half_weights: of a WebAssembly package: float32 weights
-    are stored in half precision, and widened when loaded. compiler: the command of a C compiler, or "zig".
+    are stored in half precision, and widened when loaded. compiler: the command of a C
+    compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
