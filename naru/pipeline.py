@@ -27,11 +27,12 @@ from naru.artifact.contents import (
     pack_constants,
     pack_weights,
 )
-from naru.artifact.link import link
+from naru.artifact.link import Linked, link
+from naru.artifact.wasm import link_wasm
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
 from naru.codegen.objects import compile_modules
-from naru.errors import InputError, TargetError, UnsupportedError
+from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.frontend.onnx_plan import HostPlan, read_plan
 from naru.ir.graph import Graph
@@ -63,7 +64,6 @@ PASSES = (
     fuse,  # nodes become kernels
 )
 
-BUNDLED = ("x86_64", "aarch64")  # what the linker and the loader know
 ENTRIES = ("naru_run", "naru_profile", "naru_plan")
 
 
@@ -150,12 +150,6 @@ def build_parts(
     """Manifest and sections of the bundle of a model (or the graph of one). The same source,
     options and version give the same bytes. `tested`: with a golden vector, whose outputs take the
     reference a while. `digest`: SHA-256 of the source, where that is known already."""
-    if options.target.arch not in BUNDLED:
-        raise TargetError(
-            f"bundles hold code for {' and '.join(BUNDLED)}; "
-            f"{options.target.name} has kernels only",
-            hint="naru compile --isa host",
-        )
     tell = on_progress or tell_nobody
     try:
         stages = lower(source, options.target, name, tell)
@@ -171,9 +165,7 @@ def build_parts(
             store=store,
             on_progress=lambda done, total: tell("kernels", done, total),
         )
-    names = [n for n, _ in stages.modules]
-    functions = [k.func.name for k in stages.program.kernels]
-    linked = link(list(zip(names, objects, strict=True)), [*ENTRIES, *functions])
+    linked = link_program(stages, objects, options.target)
     tell("golden vector", 0, 1)
     with stage("golden vector"):
         case = make_golden(stages.graph, stages.program.requires) if tested else None
@@ -197,6 +189,15 @@ def build_parts(
         "golden": golden,
     }
     return manifest, sections
+
+
+def link_program(stages: Stages, objects: Sequence[bytes], target: Target) -> Linked:
+    """The objects of all modules as the bundle's code: one block, or a WebAssembly module that
+    imports its memory, and whose functions go by name (it has no offsets)."""
+    named = [(n, o) for (n, _), o in zip(stages.modules, objects, strict=True)]
+    if target.arch == "wasm32":
+        return Linked(link_wasm(named, ENTRIES, import_memory=True).code, {})
+    return link(named, [*ENTRIES, *(k.func.name for k in stages.program.kernels)])
 
 
 def _host_parts(

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("naru.schedule",),
     ("naru.codegen",),
     ("naru.artifact",),
+    ("naru.library",),
     ("naru.runtime",),
 )
 # The last layer: these may import everything, and nothing below may import them.

@@ -22,7 +22,7 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     symbols         [{name, lo, hi, kind: "input" | "kernel"}], inputs first; a dim of an input
                     binds an input symbol, a kernel symbol gets its value during the run
     entries         [{name, run, plan, dynamic, inputs, outputs, steps?, pointers?, requires?}]
-                    run, plan: offsets in `code` of the functions in abi.h;
+                    run, plan: offsets in `code` of the functions in abi.h (0 in WebAssembly);
                     inputs: [{name, dtype, shape: [int | symbol name], optional?}];
                     outputs: [{name, dtype, shape: [int | formula text], late?}];
                     requires: texts of the conditions on input sizes that plan checks;

@@ -214,7 +214,7 @@ def make_manifest(
     offsets = linked.offsets
     steps, tensors = step_records(g, program)
     interface = {
-        "plan": offsets["naru_plan"],
+        "plan": offsets.get("naru_plan", 0),
         "dynamic": program.pointers > 0,
         "pointers": program.pointers,
         "requires": [r.text for r in program.requires],
@@ -242,8 +242,8 @@ def make_manifest(
             for k, s in enumerate(program.symbols)
         ],
         "entries": [
-            {"name": "main", "run": offsets["naru_run"], **interface},
-            {"name": "profile", "run": offsets["naru_profile"], **interface},
+            {"name": "main", "run": offsets.get("naru_run", 0), **interface},
+            {"name": "profile", "run": offsets.get("naru_profile", 0), **interface},
         ],
         "states": [],
         "memory": {

@@ -32,7 +32,10 @@ def kernel_records(program: Program, linked: Linked) -> list[Json]:
     starts = sorted({*linked.offsets.values(), len(linked.code)})
     records: list[Json] = []
     for k in program.kernels:
-        offset = linked.offsets[k.func.name]
+        offset = linked.offsets.get(k.func.name)
+        place = {}
+        if offset is not None:  # in WebAssembly there are none
+            place = {"offset": offset, "size": starts[starts.index(offset) + 1] - offset}
         uses = steps.get(k.name, [])
         out = k.func.buffers[-1]
         records.append(
@@ -48,8 +51,7 @@ def kernel_records(program: Program, linked: Linked) -> list[Json]:
                 "bytes": print_expr(k.bytes),
                 "estimate": print_expr(k.work),
                 "why": sorted({w for u in uses for w in u.why}),
-                "offset": offset,
-                "size": starts[starts.index(offset) + 1] - offset,
+                **place,
             }
         )
     return records

@@ -1,5 +1,5 @@
 /* What this machine is: features (spelled as LLVM spells them), caches, cores, limits. */
-#include "native.h"
+#include "host.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -10,7 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
-int64_t naru_now_ns(void)
+NARU_HOST int64_t naru_now_ns(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -103,7 +103,7 @@ static uint64_t saved_state(void)
     return (uint64_t)high << 32 | low;
 }
 
-static int present(const feature *f)
+static int is_present(const feature *f)
 {
     uint32_t r[4];
     if (!__get_cpuid_count(f->leaf, f->subleaf, &r[EAX], &r[EBX], &r[ECX], &r[EDX]))
@@ -117,7 +117,7 @@ static int present(const feature *f)
     return (r[f->reg] >> f->bit & 1) && (saved_state() & f->state) == f->state;
 }
 
-int naru_request_amx(void)
+NARU_HOST int naru_request_amx(void)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     static int granted = -1;
@@ -143,20 +143,20 @@ static const feature FEATURES[] = {
     {"i8mm", 1, 13},    {"bf16", 1, 14},    {"sme", 1, 23},
 };
 
-static int present(const feature *f)
+static int is_present(const feature *f)
 {
     return getauxval(f->word ? AT_HWCAP2 : AT_HWCAP) >> f->bit & 1;
 }
 
-int naru_request_amx(void) { return 0; }
+NARU_HOST int naru_request_amx(void) { return 0; }
 
 #else
 typedef struct {
     const char *name;
 } feature;
 static const feature FEATURES[] = {{NULL}};
-static int present(const feature *f) { return f->name != NULL; }
-int naru_request_amx(void) { return 0; }
+static int is_present(const feature *f) { return f->name != NULL; }
+NARU_HOST int naru_request_amx(void) { return 0; }
 #endif
 
 enum { FEATURE_COUNT = sizeof FEATURES / sizeof *FEATURES };
@@ -166,11 +166,11 @@ static int has(int index)
 {
     static signed char known[FEATURE_COUNT]; /* 0: not asked, 1: present, -1: absent */
     if (!known[index])
-        known[index] = present(&FEATURES[index]) ? 1 : -1;
+        known[index] = is_present(&FEATURES[index]) ? 1 : -1;
     return known[index] > 0;
 }
 
-int naru_cpu_has(const char *name)
+NARU_HOST int naru_cpu_has(const char *name)
 {
     for (int k = 0; k < FEATURE_COUNT; k++)
         if (FEATURES[k].name && !strcmp(FEATURES[k].name, name))
@@ -178,22 +178,12 @@ int naru_cpu_has(const char *name)
     return 0;
 }
 
-PyObject *naru_cpu_features(void)
+NARU_HOST const char *naru_cpu_feature(int k, int *present)
 {
-    PyObject *list = PyList_New(0);
-    for (int k = 0; list && k < FEATURE_COUNT; k++) {
-        if (!has(k))
-            continue;
-        PyObject *name = PyUnicode_FromString(FEATURES[k].name);
-        if (!name || PyList_Append(list, name) < 0)
-            Py_CLEAR(list);
-        Py_XDECREF(name);
-    }
-    if (!list)
+    if (k < 0 || k >= FEATURE_COUNT || !FEATURES[k].name)
         return NULL;
-    PyObject *result = PyList_AsTuple(list);
-    Py_DECREF(list);
-    return result;
+    *present = has(k);
+    return FEATURES[k].name;
 }
 
 /* ---- files of /sys and /proc ---- */
@@ -211,35 +201,28 @@ static int read_line(const char *path, char *line, int size)
     return ok;
 }
 
-PyObject *naru_cache_sizes(void)
+NARU_HOST int naru_cache(int k, char name[40], long long *bytes)
 {
-    PyObject *result = PyDict_New();
-    for (int k = 0; result && k < 16; k++) {
-        char path[128], level[16], type[32], size[32], name[40];
-        const char *dir = "/sys/devices/system/cpu/cpu0/cache";
-        snprintf(path, sizeof path, "%s/index%d/level", dir, k);
-        if (!read_line(path, level, sizeof level))
-            break;
-        snprintf(path, sizeof path, "%s/index%d/type", dir, k);
-        if (!read_line(path, type, sizeof type))
-            break;
-        snprintf(path, sizeof path, "%s/index%d/size", dir, k);
-        if (!read_line(path, size, sizeof size))
-            break;
-        char *unit;
-        long long bytes = strtoll(size, &unit, 10);
-        bytes *= *unit == 'K' ? 1 << 10 : *unit == 'M' ? 1 << 20 : 1;
-        const char *kind = type[0] == 'D' ? "d" : type[0] == 'I' ? "i" : "";
-        snprintf(name, sizeof name, "l%s%s", level, kind);
-        PyObject *value = PyLong_FromLongLong(bytes);
-        if (!value || PyDict_SetItemString(result, name, value) < 0)
-            Py_CLEAR(result);
-        Py_XDECREF(value);
-    }
-    return result;
+    char path[128], level[16], type[32], size[32];
+    const char *dir = "/sys/devices/system/cpu/cpu0/cache";
+    snprintf(path, sizeof path, "%s/index%d/level", dir, k);
+    if (!read_line(path, level, sizeof level))
+        return 0;
+    snprintf(path, sizeof path, "%s/index%d/type", dir, k);
+    if (!read_line(path, type, sizeof type))
+        return 0;
+    snprintf(path, sizeof path, "%s/index%d/size", dir, k);
+    if (!read_line(path, size, sizeof size))
+        return 0;
+    char *unit;
+    *bytes = strtoll(size, &unit, 10);
+    *bytes *= *unit == 'K' ? 1 << 10 : *unit == 'M' ? 1 << 20 : 1;
+    const char *kind = type[0] == 'D' ? "d" : type[0] == 'I' ? "i" : "";
+    snprintf(name, 40, "l%s%s", level, kind);
+    return 1;
 }
 
-int64_t naru_memory_limit(void)
+NARU_HOST int64_t naru_memory_limit(void)
 {
     static int64_t known; /* host.alloc asks often */
     struct sysinfo info;
@@ -290,7 +273,7 @@ static double tightest_quota(const char *root, const char *relative, int version
     }
 }
 
-double naru_cpu_quota(void)
+NARU_HOST double naru_cpu_quota(void)
 {
     FILE *file = fopen("/proc/self/cgroup", "re");
     if (!file)
@@ -339,7 +322,7 @@ static int has_earlier_sibling(int cpu, const cpu_set_t *allowed)
     return 0;
 }
 
-int naru_allowed_cpus(void)
+NARU_HOST int naru_allowed_cpus(void)
 {
     cpu_set_t allowed;
     if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
@@ -348,7 +331,7 @@ int naru_allowed_cpus(void)
     return online > 0 ? (int)online : 1;
 }
 
-int naru_usable_cores(void)
+NARU_HOST int naru_usable_cores(void)
 {
     cpu_set_t allowed;
     int cores = 0;

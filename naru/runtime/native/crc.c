@@ -1,5 +1,5 @@
 /* CRC32C (Castagnoli), fast enough to check a bundle at each load. */
-#include "native.h"
+#include "host.h"
 
 #include <string.h>
 
@@ -7,7 +7,7 @@ enum { CHUNK = 1 << 20, LANES = 4 };
 
 static uint32_t table[8][256];
 
-void naru_crc_init(void)
+NARU_HOST void naru_crc_init(void)
 {
     for (uint32_t k = 0; k < 256; k++) {
         uint32_t crc = k;
@@ -97,7 +97,7 @@ static void chunks_sse42(const uint8_t *p, uint32_t *out)
 }
 #endif
 
-uint32_t naru_crc32c(uint32_t crc, const uint8_t *data, size_t size)
+NARU_HOST uint32_t naru_crc32c(uint32_t crc, const uint8_t *data, size_t size)
 {
     return ~(fast() ? state_sse42 : state_portable)(~crc, data, size);
 }
@@ -109,7 +109,7 @@ static uint32_t fold(uint32_t digest, uint32_t chunk)
     return naru_crc32c(digest, bytes, 4);
 }
 
-uint32_t naru_digest(const uint8_t *data, size_t size)
+NARU_HOST uint32_t naru_digest(const uint8_t *data, size_t size)
 {
     uint32_t digest = 0, lanes[LANES];
     for (; fast() && size >= LANES * (size_t)CHUNK; size -= LANES * (size_t)CHUNK) {

@@ -76,7 +76,7 @@ static void image_dealloc(PyObject *object)
         munmap(self->code, self->copied);
     if (self->base)
         munmap(self->base, self->mapped);
-    naru_give_memory(self->weights, self->weights_size);
+    naru_give_memory(NULL, self->weights, self->weights_size);
     Py_TYPE(object)->tp_free(object);
 }
 
@@ -142,14 +142,14 @@ static PyObject *image_copy_weights(PyObject *object, PyObject *args)
         return PyErr_SetString(PyExc_ValueError, "the weights lie outside the image"), NULL;
     if (self->weights || !size)
         Py_RETURN_NONE;
-    uint8_t *copy = naru_take_memory((size_t)size);
+    uint8_t *copy = naru_take_memory(NULL, (size_t)size);
     if (!copy)
         return PyErr_NoMemory();
     Py_BEGIN_ALLOW_THREADS
     memcpy(copy, self->base + offset, (size_t)size);
     Py_END_ALLOW_THREADS
     if (self->weights) { /* another thread was faster */
-        naru_give_memory(copy, (size_t)size);
+        naru_give_memory(NULL, copy, (size_t)size);
         Py_RETURN_NONE;
     }
     self->weights_offset = (size_t)offset, self->weights_size = (size_t)size;

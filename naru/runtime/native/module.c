@@ -4,7 +4,20 @@
 static PyObject *features(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    return naru_cpu_features();
+    PyObject *list = PyList_New(0);
+    int present;
+    const char *name;
+    for (int k = 0; list && (name = naru_cpu_feature(k, &present)); k++) {
+        if (!present)
+            continue;
+        PyObject *text = PyUnicode_FromString(name);
+        if (!text || PyList_Append(list, text) < 0)
+            Py_CLEAR(list);
+        Py_XDECREF(text);
+    }
+    PyObject *result = list ? PyList_AsTuple(list) : NULL;
+    Py_XDECREF(list);
+    return result;
 }
 
 static PyObject *request_amx(PyObject *module, PyObject *unused)
@@ -16,7 +29,16 @@ static PyObject *request_amx(PyObject *module, PyObject *unused)
 static PyObject *cache_sizes(PyObject *module, PyObject *unused)
 {
     (void)module, (void)unused;
-    return naru_cache_sizes();
+    PyObject *result = PyDict_New();
+    char name[40];
+    long long bytes;
+    for (int k = 0; result && k < 16 && naru_cache(k, name, &bytes); k++) {
+        PyObject *value = PyLong_FromLongLong(bytes);
+        if (!value || PyDict_SetItemString(result, name, value) < 0)
+            Py_CLEAR(result);
+        Py_XDECREF(value);
+    }
+    return result;
 }
 
 static PyObject *cpu_quota(PyObject *module, PyObject *unused)

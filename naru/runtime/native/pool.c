@@ -6,7 +6,7 @@
  * run that finds it held goes on alone, so that every thread of a run is known to be live and the
  * generated code's barriers cannot deadlock.
  */
-#include "native.h"
+#include "host.h"
 
 #include <pthread.h>
 #include <sched.h>
@@ -27,15 +27,15 @@ typedef struct {
     _Atomic int asleep;
     pthread_mutex_t lock;
     pthread_cond_t wake;
+    pthread_t thread;
     int64_t tid;
 } worker;
 
 static struct {
     _Alignas(64) _Atomic int busy;
     _Alignas(64) _Atomic int pending; /* workers that have not finished the job */
-    _Alignas(64) _Atomic uint32_t arrived;
-    _Alignas(64) _Atomic uint32_t generation; /* of the barrier */
-    _Alignas(64) naru_run_fn run; /* the job; written before the tickets */
+    _Alignas(64) naru_meeting meeting;
+    _Alignas(64) naru_run_fn run; /* the job; written before the tickets. NULL: go home */
     naru_ctx *ctx;
     int64_t n;
     int workers;
@@ -98,10 +98,11 @@ static void *worker_main(void *arg)
     uint32_t seen = 0;
     for (;;) {
         seen = await_ticket(w, seen);
+        if (!pool.run)
+            return NULL;
         pool.run(pool.ctx, w->tid, pool.n);
         atomic_fetch_sub_explicit(&pool.pending, 1, memory_order_release);
     }
-    return NULL;
 }
 
 static void start(worker *w)
@@ -127,12 +128,10 @@ static int add_worker(void)
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, STACK_BYTES);
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     sigset_t all, before; /* signals belong to the program, not to our workers */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_t thread;
-    int failed = pthread_create(&thread, &attr, worker_main, w);
+    int failed = pthread_create(&w->thread, &attr, worker_main, w);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     if (failed) {
@@ -145,7 +144,7 @@ static int add_worker(void)
 
 /* ---- runs ---- */
 
-int naru_pool_enter(int want)
+NARU_HOST int naru_pool_enter(int want)
 {
     int limit = naru_get_threads();
     want = want < limit ? want : limit;
@@ -159,7 +158,7 @@ int naru_pool_enter(int want)
     return n;
 }
 
-void naru_pool_run(naru_run_fn run, naru_ctx *ctx, int n)
+NARU_HOST void naru_pool_run(naru_run_fn run, naru_ctx *ctx, int n)
 {
     pool.run = run, pool.ctx = ctx, pool.n = n;
     atomic_store_explicit(&pool.pending, n - 1, memory_order_relaxed);
@@ -172,24 +171,46 @@ void naru_pool_run(naru_run_fn run, naru_ctx *ctx, int n)
     atomic_store_explicit(&pool.busy, 0, memory_order_release);
 }
 
-/* Only the run that holds the pool has n > 1, so one barrier serves the process. */
-void naru_barrier(naru_ctx *ctx, int64_t tid, int64_t n)
+NARU_HOST void naru_pool_stop(void)
 {
-    (void)ctx, (void)tid;
-    uint32_t mine = atomic_load_explicit(&pool.generation, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == (uint32_t)n - 1) {
-        atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
-        atomic_store_explicit(&pool.generation, mine + 1, memory_order_release);
+    while (atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))
+        sched_yield();
+    pool.run = NULL;
+    for (int k = 0; k < pool.workers; k++)
+        start(pool.slot[k]);
+    for (int k = 0; k < pool.workers; k++) {
+        pthread_join(pool.slot[k]->thread, NULL);
+        pthread_cond_destroy(&pool.slot[k]->wake);
+        pthread_mutex_destroy(&pool.slot[k]->lock);
+        free(pool.slot[k]);
+    }
+    pool.workers = 0;
+    atomic_store_explicit(&pool.busy, 0, memory_order_release);
+}
+
+NARU_HOST void naru_meet(naru_meeting *m, int64_t n)
+{
+    uint32_t mine = atomic_load_explicit(&m->generation, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&m->arrived, 1, memory_order_acq_rel) == (uint32_t)n - 1) {
+        atomic_store_explicit(&m->arrived, 0, memory_order_relaxed);
+        atomic_store_explicit(&m->generation, mine + 1, memory_order_release);
         return;
     }
     unsigned spins = 0;
-    while (atomic_load_explicit(&pool.generation, memory_order_acquire) == mine)
+    while (atomic_load_explicit(&m->generation, memory_order_acquire) == mine)
         wait_a_little(&spins);
+}
+
+/* Only the run that holds the pool has n > 1, so one meeting serves the process. */
+NARU_HOST void naru_barrier(naru_ctx *ctx, int64_t tid, int64_t n)
+{
+    (void)ctx, (void)tid;
+    naru_meet(&pool.meeting, n);
 }
 
 /* ---- settings and fork ---- */
 
-int naru_get_threads(void)
+NARU_HOST int naru_get_threads(void)
 {
     int threads = atomic_load_explicit(&setting, memory_order_relaxed);
     if (threads == 0)
@@ -197,7 +218,7 @@ int naru_get_threads(void)
     return threads;
 }
 
-void naru_set_threads(int threads)
+NARU_HOST void naru_set_threads(int threads)
 {
     if (threads <= 0)
         threads = naru_usable_cores();
@@ -215,7 +236,7 @@ static void forget_pool(void)
     pool.crowded = crowded;
 }
 
-void naru_pool_init(void)
+NARU_HOST void naru_pool_init(void)
 {
     static int done;
     if (!done)

@@ -303,7 +303,7 @@ static PyObject *run_bound(program *self, naru_context *ctx)
     }
     if (!result)
         drop_outputs(self, ctx);
-    naru_context_reset(ctx);
+    naru_region_reset(&ctx->region);
     return result;
 }
 
