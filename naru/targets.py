@@ -112,6 +112,9 @@ _AMX = (
     *("avx512vpopcntdq", "avx512bf16", "gfni"),
     *("amx-tile", "amx-bf16", "amx-int8"),
 )
+_NEON = ("fp-armv8", "neon")
+_DOTPROD = (*_NEON, "rdm", "fullfp16", "dotprod")
+_I8MM = (*_DOTPROD, "bf16", "i8mm")
 _WASM = ("simd128", "sign-ext", "nontrapping-fptoint", "bulk-memory", "bulk-memory-opt")
 
 
@@ -121,6 +124,11 @@ def _x86(
     registers = 32 if bits == 512 else 16
     triple, fma = "x86_64-unknown-linux-gnu", "fma" in features
     return Target(name, triple, cpu, tune, features, bits, registers, 64, fma, l1, l2, _X86_LAYOUT)
+
+
+def _arm(name: str, tune: str, features: tuple[str, ...], l1: int, l2: int) -> Target:
+    triple = "aarch64-unknown-linux-gnu"
+    return Target(name, triple, "generic", tune, features, 128, 32, 64, True, l1, l2, _ARM_LAYOUT)
 
 
 _KIB = 1024
@@ -136,20 +144,11 @@ TARGETS: dict[str, Target] = {
         _x86("x86-64-avx512", "x86-64-v4", "sapphirerapids", _AVX512, 512, 32 * _KIB, 1280 * _KIB),
         _x86("x86-64-avx2", "x86-64-v3", "haswell", _AVX2, 256, 32 * _KIB, 512 * _KIB),
         _x86("x86-64-baseline", "x86-64", "haswell", _SSE2, 128, 32 * _KIB, 256 * _KIB),
-        Target(
-            name="aarch64-neon",
-            triple="aarch64-unknown-linux-gnu",
-            cpu="generic",
-            tune="neoverse-n1",
-            features=("fp-armv8", "neon"),
-            vector_bits=128,
-            registers=32,
-            pointer_bits=64,
-            has_fma=True,
-            l1=64 * _KIB,
-            l2=512 * _KIB,
-            data_layout=_ARM_LAYOUT,
-        ),
+        # Neoverse V1 and N2 (Graviton3 and 4, Axion, Cobalt), Apple M2; their SVE is left alone.
+        _arm("aarch64-i8mm", "neoverse-v1", _I8MM, 64 * _KIB, 1024 * _KIB),
+        # Neoverse N1 (Graviton2, Altra), Cortex-A76 (Raspberry Pi 5), Apple M1.
+        _arm("aarch64-dotprod", "neoverse-n1", _DOTPROD, 64 * _KIB, 512 * _KIB),
+        _arm("aarch64-neon", "neoverse-n1", _NEON, 64 * _KIB, 512 * _KIB),
         Target(
             name="wasm32-simd128",
             triple="wasm32-unknown-unknown",
@@ -174,6 +173,8 @@ _SHORT_NAMES = {
     "avx2": "x86-64-avx2",
     "baseline": "x86-64-baseline",
     "sse2": "x86-64-baseline",
+    "i8mm": "aarch64-i8mm",
+    "dotprod": "aarch64-dotprod",
     "neon": "aarch64-neon",
     "wasm": "wasm32-simd128",
     "simd128": "wasm32-simd128",

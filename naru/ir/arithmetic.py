@@ -252,8 +252,8 @@ def _fma_f64(a: float, b: float, c: float) -> np.float64:
 def dot(a: np.ndarray, b: np.ndarray, c: np.ndarray, dtype: str) -> np.ndarray:
     """a @ b + c in c's dtype: products are added to c one k after another, each by an fma.
 
-    a [m, k], c [m, n]; b [k, n], or interleaved by groups of g = 2 or 4 as AMX and VNNI want it:
-    [k/g, g*n], b[k, n] being at [k // g, n*g + k % g]."""
+    a [m, k], c [m, n]; b [k, n], or interleaved by groups of g = 2, 4 or 8 as matrix instructions
+    want it: [k/g, g*n], b[k, n] being at [k // g, n*g + k % g]."""
     k = a.shape[1]
     group = k // b.shape[0]
     plain = b.reshape(b.shape[0], -1, group).transpose(0, 2, 1).reshape(k, -1)
