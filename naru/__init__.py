@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from naru.version import VERSION as __version__
 
 if TYPE_CHECKING:
+    from naru.building import build
     from naru.compiler import compile
     from naru.custom import check_op, register_op, unregister_op
     from naru.errors import NaruError
@@ -27,6 +28,7 @@ __all__ = [
     "NaruError",
     "Target",
     "__version__",
+    "build",
     "check_op",
     "compile",
     "load",
@@ -36,6 +38,7 @@ __all__ = [
 
 # Loaded on first use, so that `import naru` is quick and running a bundle never loads the compiler.
 _HOMES = {
+    "build": "naru.building",
     "compile": "naru.compiler",
     "check_op": "naru.custom",
     "register_op": "naru.custom",

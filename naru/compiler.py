@@ -70,7 +70,7 @@ def compile_bundle(
     on_progress: Progress | None = None,
 ) -> Bundle:
     """What `compile` runs, not loaded: it may be for a machine other than this one."""
-    source = _as_source(source)
+    source = as_source(source)
     if not isinstance(cast(object, name), str | None):
         raise InputError(f"name: expected a text, got {type(name).__name__}")
     options = Options(choose_target(target), precision)
@@ -121,8 +121,9 @@ def choose_target(target: str | Target | None) -> Target:
     return get_target(target) if isinstance(target, str) else target
 
 
-def _as_source(source: object) -> str | os.PathLike[str] | bytes:
-    """A path as it is; bytes of anything that holds them; a ModelProto as its bytes."""
+def as_source(source: object) -> str | os.PathLike[str] | bytes:
+    """A path as it is; bytes of anything that holds them; a ModelProto as its bytes. InputError
+    for anything else."""
     if isinstance(source, str | os.PathLike | bytes):
         return cast("str | os.PathLike[str] | bytes", source)
     if isinstance(source, bytearray | memoryview):

@@ -42,6 +42,7 @@ TOP = (
     "naru",
     "naru.__main__",
     "naru.bench",
+    "naru.building",
     "naru.check",
     "naru.cli",
     "naru.compiler",
@@ -65,7 +66,7 @@ SLIM = (*LAYERS[0], "naru.runtime", "naru.artifact.bundle", "naru.artifact.cache
 COMPILER_ONLY = ("llvmlite", "onnx", "torch", "sklearn", "triton")
 # A start-up path: `import naru` and a cache hit must not load the compiler, so these may import
 # when called.
-MAY_BE_LAZY = ("naru", "naru.cli", "naru.compiler", "naru.__main__")
+MAY_BE_LAZY = ("naru", "naru.building", "naru.cli", "naru.compiler", "naru.__main__")
 
 
 def module_name(path: Path) -> str:

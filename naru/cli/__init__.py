@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from naru.cli.bench import bench_command
+from naru.cli.build import build_command, inspect_command
 from naru.cli.check import check_command
 from naru.cli.compile import compile_command
 from naru.cli.explain import explain_command
@@ -33,11 +34,13 @@ from naru.errors import NaruWarning
 VERBS = (
     check_command,
     compile_command,
+    build_command,
     run_command,
     verify_command,
     bench_command,
     explain_command,
     profile_command,
+    inspect_command,
     doctor_command,
     demo_command,
     ops_command,

@@ -5,7 +5,7 @@
 
 enum { CHUNK = 1 << 20, LANES = 4 };
 
-static uint32_t table[8][256];
+static uint32_t table[256] NARU_ZERO;
 
 NARU_HOST void naru_crc_init(void)
 {
@@ -13,93 +13,95 @@ NARU_HOST void naru_crc_init(void)
         uint32_t crc = k;
         for (int bit = 0; bit < 8; bit++)
             crc = crc >> 1 ^ (crc & 1 ? 0x82f63b78u : 0);
-        table[0][k] = crc;
+        table[k] = crc;
     }
-    for (int slice = 1; slice < 8; slice++)
-        for (int k = 0; k < 256; k++)
-            table[slice][k] = table[slice - 1][k] >> 8 ^ table[0][table[slice - 1][k] & 255];
 }
 
-/* Eight bytes a step from tables; `crc` is the inverted state. */
+/* For the few CPUs without an instruction; `crc` is the inverted state. */
 static uint32_t state_portable(uint32_t crc, const uint8_t *p, size_t size)
 {
-    for (; size >= 8; size -= 8, p += 8) {
-        uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16
-                              | (uint32_t)p[3] << 24);
-        crc = table[7][low & 255] ^ table[6][low >> 8 & 255] ^ table[5][low >> 16 & 255]
-              ^ table[4][low >> 24] ^ table[3][p[4]] ^ table[2][p[5]] ^ table[1][p[6]]
-              ^ table[0][p[7]];
-    }
     while (size--)
-        crc = crc >> 8 ^ table[0][(crc ^ *p++) & 255];
+        crc = crc >> 8 ^ table[(crc ^ *p++) & 255];
     return crc;
 }
 
 #if defined(__x86_64__)
 #include <nmmintrin.h>
 
-__attribute__((target("sse4.2,crc32"))) static uint32_t state_sse42(uint32_t crc, const uint8_t *p,
-                                                              size_t size)
+#define WITH_CRC __attribute__((target("sse4.2,crc32")))
+#define CRC_FEATURE "crc32"
+#define CRC_OF_8(crc, word) (uint32_t)_mm_crc32_u64(crc, word)
+#define CRC_OF_1(crc, byte) _mm_crc32_u8(crc, byte)
+#elif defined(__aarch64__)
+#define WITH_CRC __attribute__((target("+crc")))
+#define CRC_FEATURE "crc"
+
+WITH_CRC static uint32_t crc_of_8(uint32_t crc, uint64_t word)
 {
-    uint64_t wide = crc;
-    for (; size >= 8; size -= 8, p += 8) {
-        uint64_t word;
-        memcpy(&word, p, 8);
-        wide = _mm_crc32_u64(wide, word);
-    }
-    crc = (uint32_t)wide;
+    __asm__("crc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(word));
+    return crc;
+}
+
+WITH_CRC static uint32_t crc_of_1(uint32_t crc, uint32_t byte)
+{
+    __asm__("crc32cb %w0, %w0, %w1" : "+r"(crc) : "r"(byte));
+    return crc;
+}
+#define CRC_OF_8 crc_of_8
+#define CRC_OF_1 crc_of_1
+#endif
+
+#ifdef CRC_FEATURE
+static uint64_t load_8(const uint8_t *p)
+{
+    uint64_t word;
+    memcpy(&word, p, 8);
+    return word;
+}
+
+WITH_CRC static uint32_t state_fast(uint32_t crc, const uint8_t *p, size_t size)
+{
+    for (; size >= 8; size -= 8, p += 8)
+        crc = CRC_OF_8(crc, load_8(p));
     while (size--)
-        crc = _mm_crc32_u8(crc, *p++);
+        crc = CRC_OF_1(crc, *p++);
     return crc;
 }
 
 /* CRCs of LANES whole chunks at once: one instruction a cycle instead of one in three, and as many
  * streams for the hardware prefetcher. */
-__attribute__((target("sse4.2,crc32"))) static void chunks_sse42(const uint8_t *p, uint32_t *out)
+WITH_CRC static void chunks_fast(const uint8_t *p, uint32_t *out)
 {
-    uint64_t crc[LANES] = {0xffffffffu, 0xffffffffu, 0xffffffffu, 0xffffffffu};
+    uint32_t a = ~0u, b = ~0u, c = ~0u, d = ~0u;
     for (size_t k = 0; k < CHUNK; k += 64) {
         for (int lane = 0; lane < LANES; lane++)
-            _mm_prefetch((const char *)p + lane * (size_t)CHUNK + k + 2048, _MM_HINT_T0);
+            __builtin_prefetch(p + lane * (size_t)CHUNK + k + 2048);
         for (size_t j = k; j < k + 64; j += 8) {
-            uint64_t a, b, c, d;
-            memcpy(&a, p + j, 8);
-            memcpy(&b, p + CHUNK + j, 8);
-            memcpy(&c, p + 2 * (size_t)CHUNK + j, 8);
-            memcpy(&d, p + 3 * (size_t)CHUNK + j, 8);
-            crc[0] = _mm_crc32_u64(crc[0], a);
-            crc[1] = _mm_crc32_u64(crc[1], b);
-            crc[2] = _mm_crc32_u64(crc[2], c);
-            crc[3] = _mm_crc32_u64(crc[3], d);
+            a = CRC_OF_8(a, load_8(p + j));
+            b = CRC_OF_8(b, load_8(p + CHUNK + j));
+            c = CRC_OF_8(c, load_8(p + 2 * (size_t)CHUNK + j));
+            d = CRC_OF_8(d, load_8(p + 3 * (size_t)CHUNK + j));
         }
     }
-    for (int lane = 0; lane < LANES; lane++)
-        out[lane] = ~(uint32_t)crc[lane];
+    out[0] = ~a, out[1] = ~b, out[2] = ~c, out[3] = ~d;
 }
 
-static int fast(void)
+static int crc_is_fast(void)
 {
     static int known = -1;
     if (known < 0)
-        known = naru_cpu_has("crc32");
+        known = naru_cpu_has(CRC_FEATURE);
     return known;
 }
 #else
-static int fast(void) { return 0; }
-static uint32_t state_sse42(uint32_t crc, const uint8_t *p, size_t size)
-{
-    return state_portable(crc, p, size);
-}
-static void chunks_sse42(const uint8_t *p, uint32_t *out)
-{
-    for (int lane = 0; lane < LANES; lane++)
-        out[lane] = naru_crc32c(0, p + lane * (size_t)CHUNK, CHUNK);
-}
+static int crc_is_fast(void) { return 0; }
+#define state_fast state_portable
+static void chunks_fast(const uint8_t *p, uint32_t *out) { (void)p, (void)out; }
 #endif
 
 NARU_HOST uint32_t naru_crc32c(uint32_t crc, const uint8_t *data, size_t size)
 {
-    return ~(fast() ? state_sse42 : state_portable)(~crc, data, size);
+    return ~(crc_is_fast() ? state_fast : state_portable)(~crc, data, size);
 }
 
 static uint32_t fold(uint32_t digest, uint32_t chunk)
@@ -112,8 +114,8 @@ static uint32_t fold(uint32_t digest, uint32_t chunk)
 NARU_HOST uint32_t naru_digest(const uint8_t *data, size_t size)
 {
     uint32_t digest = 0, lanes[LANES];
-    for (; fast() && size >= LANES * (size_t)CHUNK; size -= LANES * (size_t)CHUNK) {
-        chunks_sse42(data, lanes);
+    for (; crc_is_fast() && size >= LANES * (size_t)CHUNK; size -= LANES * (size_t)CHUNK) {
+        chunks_fast(data, lanes);
         for (int lane = 0; lane < LANES; lane++)
             digest = fold(digest, lanes[lane]);
         data += LANES * (size_t)CHUNK;

@@ -15,6 +15,13 @@
 #define NARU_HOST /* `static` where all of it is one file */
 #endif
 
+#ifndef NARU_ZERO
+#define NARU_ZERO /* for zeros that shall lie in the file: a loaded library is a mapping less then */
+#endif
+#ifndef NARU_MAX_THREADS
+#define NARU_MAX_THREADS 1024
+#endif
+
 /* ---- cpu.c: what this machine is ---- */
 
 /* The k-th known feature as LLVM spells it; NULL after the last. `present`: whether the CPU and the

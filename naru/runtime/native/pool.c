@@ -16,7 +16,6 @@
 #include <string.h>
 
 enum {
-    MAX_THREADS = 1024,
     SPIN_NS = 80000,       /* a worker's wait for the next job before it sleeps */
     SPINS_BEFORE_YIELD = 2000, /* of pause, about 20-100 us: longer than a step's imbalance */
     STACK_BYTES = 8 << 20
@@ -40,8 +39,8 @@ static struct {
     int64_t n;
     int workers;
     _Atomic int crowded; /* more threads than CPUs, so that spinning delays the others */
-    worker *slot[MAX_THREADS];
-} pool;
+    worker *slot[NARU_MAX_THREADS];
+} pool NARU_ZERO;
 
 static _Atomic int setting; /* threads a run may use; 0: not decided yet */
 
@@ -222,8 +221,8 @@ NARU_HOST void naru_set_threads(int threads)
 {
     if (threads <= 0)
         threads = naru_usable_cores();
-    if (threads > MAX_THREADS)
-        threads = MAX_THREADS;
+    if (threads > NARU_MAX_THREADS)
+        threads = NARU_MAX_THREADS;
     pool.crowded = threads > naru_allowed_cpus();
     atomic_store_explicit(&setting, threads, memory_order_relaxed);
 }

@@ -1,0 +1,178 @@
+"""`naru.build`: a model as a library, or as a WebAssembly package, in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from naru.artifact.bundle import Bundle, BundleParts, read_bundle
+from naru.compiler import as_source, choose_target, compile_bundle
+from naru.errors import InputError, TargetError, nearest
+from naru.library.folder import replacing_files
+from naru.library.signature import identifier
+from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
+from naru.library.write import EMITS, Request, Written, write_native
+from naru.options import Progress
+from naru.targets import TARGETS, Target, get_target
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+TEXTS = {"llvm": ".ll", "asm": ".s"}  # of the code, as text, and what their files end with
+ALL_EMITS = (*EMITS, *TEXTS)
+# What a library for another machine has, where nothing else is said.
+_DEFAULT_LEVELS = {
+    "x86_64": ("x86-64-avx512", "x86-64-avx2", "x86-64-baseline"),
+    "aarch64": ("aarch64-neon",),
+}
+
+
+def build(
+    source: str | os.PathLike[str] | bytes | ModelProto,
+    output: str | os.PathLike[str],
+    *,
+    platform: str | None = None,
+    isa: str | Sequence[str] | None = None,
+    emit: str = "library",
+    embed: bool = False,
+    precision: str = "fp32",
+    name: str | None = None,
+    compiler: str | None = None,
+    cache: bool = True,
+    on_progress: Progress | None = None,
+) -> Written:
+    """Writes a model as a library into the folder `output`.
+
+    source: an ONNX file (path, bytes or ModelProto), or the path of a bundle. platform: where it
+    runs (default: this machine), such as "aarch64-linux" or "wasm". isa: instruction sets to have
+    code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
+    that was named: avx512, avx2 and baseline; neon). emit: "library" (shared), "static", "obj",
+    "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
+    embed: the weights go into the library. compiler: the command of a C compiler, or "zig".
+
+    Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
+    compiler, an unknown platform or level), InputError, NaruError.
+    """
+    if emit not in ALL_EMITS:
+        meant = nearest(emit, ALL_EMITS)
+        raise InputError(
+            f"emit: {emit!r} is not one of {', '.join(ALL_EMITS)}" + (f"; {meant}" if meant else "")
+        )
+    where = host_platform() if platform is None else find_platform(platform)
+    name = check_name(name or _name_of(source))
+    targets = choose_levels(where, isa, named=platform is not None)
+    if emit in TEXTS:
+        return write_texts(source, Path(output), targets, emit, precision=precision, name=name)
+    levels = compile_levels(
+        source,
+        targets,
+        precision=precision,
+        name=name,
+        cache=cache,
+        on_progress=on_progress,
+    )
+    label = Path(source).name if isinstance(source, str | os.PathLike) else name
+    request = Request(name, where, emit, embed, compiler, label)
+    return write_native(levels, Path(output), request)
+
+
+def _name_of(source: object) -> str:
+    path = cast("str | os.PathLike[str]", source)
+    return Path(path).stem if isinstance(source, str | os.PathLike) else "model"
+
+
+def check_name(name: str) -> str:
+    """The name of a library, which becomes those of its files. InputError for what cannot be."""
+    if not name or name != Path(name).name or name.startswith(".") or not name.isprintable():
+        raise InputError(f"name: {name!r} cannot be the name of a file", hint="--name NAME")
+    return identifier(name) if any(c in name for c in " \"'\\$`") else name
+
+
+def choose_levels(
+    platform: str, isa: str | Sequence[str] | None, *, named: bool = True
+) -> list[Target]:
+    """The targets of a library, from the best to the least. TargetError for those of another
+    architecture. `named`: somebody named the platform, so the default is not this CPU's."""
+    arch = "wasm32" if platform == WASM else PLATFORMS[platform][0]
+    if isa is None and not named:
+        return [choose_target(None)]
+    if isa is None:
+        asked = _DEFAULT_LEVELS.get(arch) or tuple(n for n, t in TARGETS.items() if t.arch == arch)
+    else:
+        asked = tuple(isa.split(",")) if isinstance(isa, str) else tuple(isa)
+    found = [get_target(n.strip()) for n in asked]
+    wrong = [t.name for t in found if t.arch != arch]
+    if wrong or not found:
+        known = ", ".join(n for n, t in TARGETS.items() if t.arch == arch)
+        what = f"{', '.join(wrong)}: not an instruction set" if wrong else "no instruction set"
+        raise TargetError(f"{what} of {platform}", hint=f"--isa with one or more of: {known}")
+    return sorted(set(found), key=list(TARGETS.values()).index)
+
+
+def compile_levels(
+    source: str | os.PathLike[str] | bytes | ModelProto,
+    targets: Sequence[Target],
+    *,
+    precision: str,
+    name: str,
+    cache: bool = True,
+    on_progress: Progress | None = None,
+) -> list[BundleParts]:
+    """Manifest and sections of a model for each target. A bundle is its own target's."""
+    if isinstance(source, str | os.PathLike) and Path(source).suffix == ".naru":
+        bundle = read_bundle(source)
+        made = bundle.manifest["target"]["name"]
+        if [t.name for t in targets] not in ([made], [choose_target(None).name]):
+            raise TargetError(
+                f"{source}: has code for {made} only", hint=f"--isa {made}, or the ONNX file"
+            )
+        return [_parts(bundle)]
+    made: list[BundleParts] = []
+    for target in targets:
+        bundle = compile_bundle(
+            source,
+            target=target,
+            precision=precision,
+            cache=cache,
+            name=name,
+            on_progress=on_progress,
+        )
+        made.append(_parts(bundle))
+    return made
+
+
+def _parts(bundle: Bundle) -> BundleParts:
+    sections: dict[str, Any] = {n: bundle.section(n) for n in bundle.sections}
+    return bundle.manifest, sections
+
+
+def write_texts(
+    source: str | os.PathLike[str] | bytes | ModelProto,
+    folder: Path,
+    targets: Sequence[Target],
+    emit: str,
+    *,
+    precision: str,
+    name: str,
+) -> Written:
+    """The optimised LLVM text, or the assembly, of every module of a model: a folder for each
+    target, NAME.TARGET. Raises what compiling does, and InputError for a bundle."""
+    from naru.codegen.objects import assembly, optimised_text
+    from naru.pipeline import lower
+
+    model = as_source(source)
+    if isinstance(model, str | os.PathLike) and Path(model).suffix == ".naru":
+        raise InputError(f"{model}: a bundle holds no {emit} any more", hint="the ONNX file")
+    text_of = optimised_text if emit == "llvm" else assembly
+    files: list[str] = []
+    with replacing_files(folder) as part:
+        for target in targets:
+            inside = part / f"{name}.{target.name}"
+            inside.mkdir()
+            for module, text in lower(model, target, name).modules:
+                file = inside / f"{module}{TEXTS[emit]}"
+                file.write_text(text_of(text, target), encoding="utf-8")
+                files.append(f"{inside.name}/{file.name}")
+    return Written(tuple(folder / f for f in files), {})

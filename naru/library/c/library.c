@@ -1,0 +1,947 @@
+/* The library of one model. The tables above say what it is; the header, what the functions do. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { PLAN_HEAD = 3, FILE_HEAD = 64, MESSAGE = 512 };
+
+static const naru_library LIBRARY;
+static _Thread_local char message[MESSAGE];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static _Atomic int models;      /* that are open */
+static _Atomic int64_t seeds;   /* given out */
+static _Atomic int pool_used;
+
+struct naru_model {
+    const naru_library *library; /* whose functions may have it */
+    const level_table *level;
+    const uint8_t *weights;
+    void *copy;                  /* of the weights in large pages, or NULL */
+    void *mapped;                /* the file, or NULL */
+    size_t mapped_size;
+    naru_options options;
+    naru_heap heap;
+    int threads;
+    _Atomic int contexts;        /* that are open */
+};
+
+struct naru_context {
+    naru_ctx abi; /* first, so that the code's pointer is ours */
+    const naru_library *library;
+    naru_model *model;
+    naru_region region;
+    naru_meeting meeting;
+    size_t arena_size;
+    size_t given;     /* bytes for the arena in the caller's memory; SIZE_MAX: the arena is ours */
+    int ready;        /* whether the sizes are known */
+    int64_t seed;
+    int64_t *plan;
+    size_t *sizes;    /* bytes of inputs, then of outputs */
+    _Atomic int running;
+};
+
+_Static_assert(sizeof(naru_context) <= 512, "the constant _MEMORY of headers counts on it");
+
+static void initialise(void)
+{
+    naru_crc_init();
+    naru_pool_init();
+}
+
+__attribute__((format(printf, 2, 3))) static naru_status fail(naru_status status, const char *format,
+                                                              ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    return status;
+}
+
+/* The k-th of so many texts that stand one after the other. */
+static const char *text_at(const char *texts, int count, int64_t k, const char *otherwise)
+{
+    if (k < 0 || k >= count)
+        return otherwise;
+    while (k--)
+        texts += strlen(texts) + 1;
+    return texts;
+}
+
+static const char *last_error(void) { return message; }
+
+/* ---- weights ---- */
+
+static uint64_t read_u64(const uint8_t *p)
+{
+    uint64_t value;
+    memcpy(&value, p, sizeof value);
+    return value;
+}
+
+/* Whether the bytes are this model's weights. `where` is for the message. */
+static naru_status check_weights(const uint8_t *file, size_t size, const char *where, int digest)
+{
+    if (size < FILE_HEAD || memcmp(file, "NARUWTS1", 8))
+        return fail(NARU_BAD_WEIGHTS, "%s: not a file of weights; expected one of %zu bytes", where,
+                    (size_t)WEIGHTS_SIZE + FILE_HEAD);
+    if (memcmp(file + 24, WEIGHTS_SHA256, 32))
+        return fail(NARU_BAD_WEIGHTS, "%s: the weights of another model or version; expected %s",
+                    where, WEIGHTS_FILE " as it was written with this library");
+    if (size != (size_t)WEIGHTS_SIZE + FILE_HEAD || read_u64(file + 8) != WEIGHTS_SIZE)
+        return fail(NARU_BAD_WEIGHTS, "%s: has %zu bytes, expected %zu: cut short?", where, size,
+                    (size_t)WEIGHTS_SIZE + FILE_HEAD);
+    if (digest && naru_digest(file + FILE_HEAD, WEIGHTS_SIZE) != WEIGHTS_DIGEST)
+        return fail(NARU_BAD_WEIGHTS, "%s: damaged: it does not match its digest", where);
+    return NARU_SUCCESS;
+}
+
+/* A file in memory; the descriptor is closed again. */
+static naru_status map_file(const char *path, void **memory, size_t *size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat info;
+    if (fd < 0 || fstat(fd, &info) != 0) {
+        int why = errno;
+        if (fd >= 0)
+            close(fd);
+        return fail(why == ENOENT ? NARU_BAD_WEIGHTS : NARU_SYSTEM_ERROR, "%s: cannot be read: %s",
+                    path, strerror(why));
+    }
+    if (!S_ISREG(info.st_mode) || info.st_size < FILE_HEAD) {
+        close(fd);
+        return fail(NARU_BAD_WEIGHTS, "%s: not a file of weights: too short, or not a file", path);
+    }
+    *size = (size_t)info.st_size;
+    *memory = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
+    int why = errno;
+    close(fd);
+    if (*memory != MAP_FAILED)
+        return NARU_SUCCESS;
+    *memory = NULL;
+    return fail(why == ENOMEM ? NARU_OUT_OF_MEMORY : NARU_SYSTEM_ERROR, "%s: cannot be mapped: %s",
+                path, strerror(why));
+}
+
+/* Where a file lies that was written with this library: beside it. */
+static naru_status beside(const char *name, char *path, size_t size)
+{
+    Dl_info info;
+    if (!dladdr((const void *)&LIBRARY, &info) || !info.dli_fname)
+        return fail(NARU_SYSTEM_ERROR, "%s: the library does not know where it lies; give a path", name);
+    const char *slash = strrchr(info.dli_fname, '/');
+    int folder = slash ? (int)(slash - info.dli_fname) + 1 : 0;
+    if (snprintf(path, size, "%.*s%s", folder, info.dli_fname, name) >= (int)size)
+        return fail(NARU_BAD_ARGUMENT, "%s: the path of the library is too long; give a path", name);
+    return NARU_SUCCESS;
+}
+
+static naru_status open_weights(naru_model *model)
+{
+    const naru_options *o = &model->options;
+    int digest = !(o->flags & NARU_UNCHECKED);
+    if (o->weights_data) {
+        if ((uintptr_t)o->weights_data % 64)
+            return fail(NARU_BAD_ARGUMENT, "weights_data: expected an address at a multiple of 64");
+        model->weights = (const uint8_t *)o->weights_data + FILE_HEAD;
+        return check_weights(o->weights_data, o->weights_size, "weights_data", digest);
+    }
+    if (EMBEDDED && !o->weights) {
+        model->weights = EMBEDDED_WEIGHTS;
+        return NARU_SUCCESS; /* as sound as the code */
+    }
+    char path[4096];
+    naru_status status = o->weights ? NARU_SUCCESS : beside(WEIGHTS_FILE, path, sizeof path);
+    const char *file = o->weights ? o->weights : path;
+    if (status == NARU_SUCCESS)
+        status = map_file(file, &model->mapped, &model->mapped_size);
+    if (status != NARU_SUCCESS)
+        return status;
+    model->weights = (const uint8_t *)model->mapped + FILE_HEAD;
+    return check_weights(model->mapped, model->mapped_size, file, digest);
+}
+
+static naru_status copy_weights(naru_model *model)
+{
+    if (!(model->options.flags & NARU_LARGE_PAGES) || !WEIGHTS_SIZE)
+        return NARU_SUCCESS;
+    model->copy = naru_take_memory(&model->heap, WEIGHTS_SIZE);
+    if (!model->copy)
+        return fail(NARU_OUT_OF_MEMORY, "no memory for %zu bytes of weights", (size_t)WEIGHTS_SIZE);
+    memcpy(model->copy, model->weights, WEIGHTS_SIZE);
+    model->weights = model->copy;
+    return NARU_SUCCESS;
+}
+
+/* ---- models ---- */
+
+static int has_level(const level_table *level)
+{
+    int amx = 0;
+    for (const char *const *f = level->about.features; *f; f++) {
+        if (!naru_cpu_has(*f))
+            return 0;
+        amx |= !strncmp(*f, "amx", 3);
+    }
+    return !amx || naru_request_amx();
+}
+
+/* The best level that this CPU has, or the one asked for. They stand from the best to the least. */
+static naru_status choose_level(naru_model *model)
+{
+    const char *asked = model->options.level;
+    for (int k = 0; k < LEVEL_COUNT; k++) {
+        const level_table *level = &LEVELS[k];
+        if (asked && strcmp(asked, level->about.name))
+            continue;
+        if (has_level(level)) {
+            model->level = level;
+            return NARU_SUCCESS;
+        }
+        if (asked)
+            return fail(NARU_BAD_CPU, "this CPU lacks features of the level %s", asked);
+    }
+    if (asked)
+        return fail(NARU_BAD_ARGUMENT, "there is no level '%s'; expected one of " LEVEL_NAMES, asked);
+    return fail(NARU_BAD_CPU, "this CPU has none of the levels of this library: " LEVEL_NAMES);
+}
+
+static void discard(naru_model *model)
+{
+    naru_give_memory(&model->heap, model->copy, WEIGHTS_SIZE);
+    if (model->mapped)
+        munmap(model->mapped, model->mapped_size);
+    naru_heap heap = model->heap;
+    naru_give_memory(&heap, model, sizeof *model);
+}
+
+static naru_status check_options(const naru_options *o)
+{
+    if (o->size != sizeof *o)
+        return fail(NARU_BAD_ARGUMENT, "options.size: expected %zu, got %u; set it to "
+                    "sizeof(naru_options)", sizeof *o, o->size);
+    if (o->flags & ~(NARU_UNCHECKED | NARU_LARGE_PAGES))
+        return fail(NARU_BAD_ARGUMENT, "options.flags: unknown bits in %#x", o->flags);
+    if (o->threads < -1)
+        return fail(NARU_BAD_ARGUMENT, "options.threads: expected -1 or more, got %d", (int)o->threads);
+    if (o->parallel && o->threads < 0)
+        return fail(NARU_BAD_ARGUMENT, "options.threads: how many threads does the pool have?");
+    if (o->release && !o->allocate)
+        return fail(NARU_BAD_ARGUMENT, "options.release: there is no options.allocate");
+    if (o->weights_size && !o->weights_data)
+        return fail(NARU_BAD_ARGUMENT, "options.weights_data is NULL, but weights_size is not 0");
+    return NARU_SUCCESS;
+}
+
+static naru_status open_model(const naru_options *given, naru_model **result)
+{
+    if (!result)
+        return fail(NARU_BAD_ARGUMENT, "open: model is NULL");
+    *result = NULL;
+    naru_options options = {0};
+    options.size = sizeof options;
+    if (given)
+        options = *given;
+    naru_status status = check_options(&options);
+    if (status != NARU_SUCCESS)
+        return status;
+    pthread_once(&once, initialise);
+    naru_heap heap = {options.allocate, options.release, options.heap};
+    naru_model *model = naru_take_memory(&heap, sizeof *model);
+    if (!model)
+        return fail(NARU_OUT_OF_MEMORY, "no memory for a model");
+    memset(model, 0, sizeof *model);
+    model->library = &LIBRARY, model->options = options, model->heap = heap;
+    int all = options.threads < 0;
+    model->threads = all ? naru_get_threads() : options.threads > 1 ? options.threads : 1;
+    status = choose_level(model);
+    if (status == NARU_SUCCESS)
+        status = open_weights(model);
+    if (status == NARU_SUCCESS)
+        status = copy_weights(model);
+    if (status != NARU_SUCCESS) {
+        discard(model);
+        return status;
+    }
+    /* These are the caller's, and may be gone when open returns. */
+    model->options.weights = model->options.level = NULL;
+    atomic_fetch_add(&models, 1);
+    *result = model;
+    return NARU_SUCCESS;
+}
+
+static naru_status check_model(const naru_model *model)
+{
+    if (!model)
+        return fail(NARU_BAD_ARGUMENT, "the model is NULL");
+    if (model->library != &LIBRARY)
+        return fail(NARU_BAD_ARGUMENT, "the model is closed, or of another library than %s", NAME);
+    return NARU_SUCCESS;
+}
+
+static naru_status close_model(naru_model *model)
+{
+    if (!model)
+        return NARU_SUCCESS;
+    naru_status status = check_model(model);
+    if (status != NARU_SUCCESS)
+        return status;
+    int open_contexts = atomic_load(&model->contexts);
+    if (open_contexts)
+        return fail(NARU_BUSY, "%d contexts of the model are still open; free them first",
+                    open_contexts);
+    model->library = NULL;
+    discard(model);
+    if (atomic_fetch_sub(&models, 1) == 1 && atomic_exchange(&pool_used, 0))
+        naru_pool_stop();
+    return NARU_SUCCESS;
+}
+
+static const char *level_of(const naru_model *model)
+{
+    return check_model(model) == NARU_SUCCESS ? model->level->about.name : NULL;
+}
+
+/* ---- sizes ---- */
+
+static const char *requirement(int64_t k)
+{
+    return text_at(REQUIREMENTS, REQUIREMENT_COUNT, k, "a condition does not hold");
+}
+
+static int64_t dim_of(const int64_t *dims, int64_t code) { return code >= 0 ? code : dims[-1 - code]; }
+
+static int multiply(int64_t *a, int64_t b) { return b < 0 || __builtin_mul_overflow(*a, b, a); }
+
+/* The bytes of every input and every output that is not late. */
+static naru_status count_bytes(const int64_t *dims, const int64_t *plan, size_t *sizes)
+{
+    int64_t total = plan[0] < 0 ? INT64_MAX : plan[0], limit = naru_memory_limit();
+    for (int k = 0; k < INPUT_COUNT; k++) {
+        int64_t bytes = INPUTS[k].item_size;
+        for (int axis = 0; axis < INPUTS[k].rank; axis++)
+            if (multiply(&bytes, dim_of(dims, INPUTS[k].shape[axis])))
+                return fail(NARU_BAD_SIZES, "the input '%s' would be too large", INPUTS[k].name);
+        sizes[k] = (size_t)bytes;
+    }
+    const int64_t *shape = plan + PLAN_HEAD;
+    for (int k = 0; k < OUTPUT_COUNT; shape += OUTPUTS[k++].rank) {
+        int64_t bytes = OUTPUTS[k].item_size;
+        sizes[INPUT_COUNT + k] = 0;
+        if (OUTPUTS[k].late)
+            continue;
+        for (int axis = 0; axis < OUTPUTS[k].rank; axis++) {
+            if (shape[axis] < 0)
+                return fail(NARU_BAD_SIZES, "these sizes are too small: dim %d of the output '%s' "
+                            "would be %lld", axis, OUTPUTS[k].name, (long long)shape[axis]);
+            if (multiply(&bytes, shape[axis]))
+                return fail(NARU_BAD_SIZES, "the output '%s' would be too large", OUTPUTS[k].name);
+        }
+        sizes[INPUT_COUNT + k] = (size_t)bytes;
+        if (__builtin_add_overflow(total, bytes, &total))
+            total = INT64_MAX;
+    }
+    if (total > limit)
+        return fail(NARU_BAD_SIZES, "these sizes need %lld bytes of memory, the machine has %lld",
+                    (long long)total, (long long)limit);
+    return NARU_SUCCESS;
+}
+
+/* Symbols' values into dims, and what the code says of them into plan and sizes. */
+static naru_status make_plan(const naru_model *model, const int64_t *values, int64_t *dims,
+                             int64_t *plan, size_t *sizes)
+{
+    if (SYMBOL_COUNT && !values)
+        return fail(NARU_BAD_ARGUMENT, "sizes is NULL; expected the values of %d symbols", SYMBOL_COUNT);
+    memset(dims, 0, sizeof *dims * DIM_COUNT);
+    for (int k = 0; k < SYMBOL_COUNT; k++) {
+        const naru_symbol *s = &SYMBOLS[k];
+        if (values[k] < s->low || values[k] > s->high)
+            return fail(NARU_BAD_SIZES, "%s: got a size of %lld, expected %lld to %lld", s->name,
+                        (long long)values[k], (long long)s->low, (long long)s->high);
+        dims[k] = values[k];
+    }
+    naru_plan_fn plan_sizes = (naru_plan_fn)(uintptr_t)(model->level->code + model->level->plan);
+    plan_sizes(dims, plan);
+    if (plan[0] < 0)
+        return fail(NARU_BAD_SIZES, "these sizes do not fit the model: %s", requirement(-1 - plan[0]));
+    return count_bytes(dims, plan, sizes);
+}
+
+/* ---- contexts ---- */
+
+enum { POINTERS = INPUT_COUNT + OUTPUT_COUNT + POINTER_COUNT };
+
+/* Bytes of a context without its arena. */
+static size_t context_size(void)
+{
+    size_t bytes = sizeof(naru_context) + sizeof(int64_t) * (DIM_COUNT + PLAN_COUNT)
+                   + sizeof(void *) * POINTERS + sizeof(size_t) * (INPUT_COUNT + OUTPUT_COUNT);
+    return (bytes + 63) & ~(size_t)63;
+}
+
+static naru_status memory_for(const naru_model *model, const int64_t *sizes, size_t *bytes)
+{
+    int64_t dims[DIM_COUNT + 1], plan[PLAN_COUNT];
+    size_t io[INPUT_COUNT + OUTPUT_COUNT];
+    if (!bytes)
+        return fail(NARU_BAD_ARGUMENT, "memory: bytes is NULL");
+    *bytes = 0;
+    naru_status status = check_model(model);
+    if (status == NARU_SUCCESS)
+        status = make_plan(model, sizes, dims, plan, io);
+    if (status == NARU_SUCCESS)
+        *bytes = context_size() + (size_t)plan[0] + 63; /* wherever it starts */
+    return status;
+}
+
+static void *context_alloc(naru_ctx *abi, int64_t bytes)
+{
+    return naru_region_alloc(&((naru_context *)abi)->region, bytes);
+}
+
+static void context_barrier(naru_ctx *abi, int64_t tid, int64_t n)
+{
+    (void)tid;
+    naru_meet(&((naru_context *)abi)->meeting, n);
+}
+
+static int64_t go_on(naru_ctx *abi, int64_t round)
+{
+    (void)abi, (void)round;
+    return NARU_OK;
+}
+
+static const naru_host OWN_POOL = {NARU_ABI_VERSION, sizeof OWN_POOL, context_alloc,
+                                   naru_barrier,     naru_now_ns,     go_on};
+static const naru_host OTHER_POOL = {NARU_ABI_VERSION, sizeof OTHER_POOL, context_alloc,
+                                     context_barrier,  naru_now_ns,       go_on};
+
+static naru_status check_context(const naru_context *ctx)
+{
+    if (!ctx)
+        return fail(NARU_BAD_ARGUMENT, "the context is NULL");
+    if (ctx->library != &LIBRARY)
+        return fail(NARU_BAD_ARGUMENT, "the context is freed, or of another library than %s", NAME);
+    return NARU_SUCCESS;
+}
+
+/* The sizes are known to fit: makes room for them. */
+static naru_status make_room(naru_context *ctx, size_t bytes)
+{
+    if (ctx->given != SIZE_MAX)
+        return bytes <= ctx->given ? NARU_SUCCESS
+                                   : fail(NARU_OUT_OF_MEMORY, "these sizes need %zu bytes more than "
+                                          "the context was given", bytes - ctx->given);
+    if (bytes <= ctx->arena_size)
+        return NARU_SUCCESS;
+    naru_give_memory(&ctx->model->heap, ctx->abi.arena, ctx->arena_size);
+    ctx->arena_size = 0;
+    ctx->abi.arena = naru_take_memory(&ctx->model->heap, bytes);
+    if (!ctx->abi.arena)
+        return fail(NARU_OUT_OF_MEMORY, "no memory for %zu bytes", bytes);
+    ctx->arena_size = bytes;
+    return NARU_SUCCESS;
+}
+
+static naru_status enter(naru_context *ctx)
+{
+    naru_status status = check_context(ctx);
+    if (status == NARU_SUCCESS && atomic_exchange_explicit(&ctx->running, 1, memory_order_acquire))
+        return fail(NARU_BUSY, "the context is in use on another thread; each thread needs its own");
+    return status;
+}
+
+static naru_status leave(naru_context *ctx, naru_status status)
+{
+    atomic_store_explicit(&ctx->running, 0, memory_order_release);
+    return status;
+}
+
+static naru_status resize(naru_context *ctx, const int64_t *sizes)
+{
+    naru_status status = enter(ctx);
+    if (status != NARU_SUCCESS)
+        return status;
+    ctx->ready = 0;
+    status = make_plan(ctx->model, sizes, ctx->abi.dims, ctx->plan, ctx->sizes);
+    if (status == NARU_SUCCESS)
+        status = make_room(ctx, (size_t)ctx->plan[0]);
+    ctx->ready = status == NARU_SUCCESS;
+    return leave(ctx, status);
+}
+
+static void lay_out(naru_context *ctx, naru_model *model)
+{
+    memset(ctx, 0, context_size());
+    ctx->library = &LIBRARY, ctx->model = model;
+    ctx->abi.host = model->options.parallel ? &OTHER_POOL : &OWN_POOL;
+    ctx->abi.weights = model->weights;
+    ctx->region.heap = &model->heap;
+    int64_t *numbers = (int64_t *)(ctx + 1);
+    ctx->abi.dims = numbers;
+    ctx->plan = numbers + DIM_COUNT;
+    ctx->abi.io = (void **)(ctx->plan + PLAN_COUNT);
+    ctx->sizes = (size_t *)(ctx->abi.io + POINTERS);
+}
+
+static naru_status free_context(naru_context *ctx)
+{
+    if (!ctx)
+        return NARU_SUCCESS;
+    naru_status status = enter(ctx);
+    if (status != NARU_SUCCESS)
+        return status;
+    naru_model *model = ctx->model;
+    naru_region_free(&ctx->region);
+    ctx->library = NULL;
+    if (ctx->given == SIZE_MAX) {
+        naru_give_memory(&model->heap, ctx->abi.arena, ctx->arena_size);
+        naru_give_memory(&model->heap, ctx, context_size());
+    }
+    atomic_fetch_sub(&model->contexts, 1);
+    return NARU_SUCCESS;
+}
+
+static naru_status new_context(naru_model *model, const int64_t *sizes, void *memory, size_t bytes,
+                               naru_context **result)
+{
+    if (!result)
+        return fail(NARU_BAD_ARGUMENT, "new_context: context is NULL");
+    *result = NULL;
+    naru_status status = check_model(model);
+    if (status != NARU_SUCCESS)
+        return status;
+    naru_context *ctx;
+    if (memory) {
+        size_t skipped = -(uintptr_t)memory & 63;
+        if (bytes < skipped + context_size())
+            return fail(NARU_OUT_OF_MEMORY, "the memory for a context has %zu bytes; memory() says "
+                        "how many it takes", bytes);
+        ctx = (naru_context *)((uint8_t *)memory + skipped);
+        lay_out(ctx, model);
+        ctx->given = bytes - skipped - context_size();
+        ctx->abi.arena = (uint8_t *)ctx + context_size();
+    } else {
+        ctx = naru_take_memory(&model->heap, context_size());
+        if (!ctx)
+            return fail(NARU_OUT_OF_MEMORY, "no memory for a context");
+        lay_out(ctx, model);
+        ctx->given = SIZE_MAX;
+    }
+    atomic_fetch_add(&model->contexts, 1);
+    if (sizes || !SYMBOL_COUNT)
+        status = resize(ctx, sizes);
+    if (status != NARU_SUCCESS) {
+        free_context(ctx);
+        return status;
+    }
+    *result = ctx;
+    return NARU_SUCCESS;
+}
+
+static naru_status shape_of(const naru_context *ctx, int32_t output, int64_t *dims)
+{
+    naru_status status = check_context(ctx);
+    if (status != NARU_SUCCESS)
+        return status;
+    if (output < 0 || output >= OUTPUT_COUNT || !dims)
+        return fail(NARU_BAD_ARGUMENT, "shape: expected an output of 0 to %d and where to write its dims",
+                    OUTPUT_COUNT - 1);
+    if (!ctx->ready)
+        return fail(NARU_BAD_ARGUMENT, "shape: the context has no sizes yet; call resize first");
+    const int64_t *shape = ctx->plan + PLAN_HEAD;
+    for (int k = 0; k < output; k++)
+        shape += OUTPUTS[k].rank;
+    memcpy(dims, shape, sizeof *dims * (size_t)OUTPUTS[output].rank);
+    return NARU_SUCCESS;
+}
+
+/* ---- a run ---- */
+
+static int overlap(const void *a, size_t a_size, const void *b, size_t b_size)
+{
+    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
+    return a_size && b_size && x < y + b_size && y < x + a_size;
+}
+
+static naru_status bind_one(const naru_tensor *t, const char *kind, const void *data, size_t size,
+                            size_t wanted)
+{
+    if (size != wanted)
+        return fail(NARU_BAD_ARGUMENT, "the %s '%s' has %zu bytes, expected %zu", kind, t->name, size,
+                    wanted);
+    if (!data && wanted)
+        return fail(NARU_BAD_ARGUMENT, "the data of the %s '%s' are NULL", kind, t->name);
+    if ((uintptr_t)data % (uintptr_t)t->item_size)
+        return fail(NARU_BAD_ARGUMENT, "the data of the %s '%s' (%s) are not at a multiple of %d bytes",
+                    kind, t->name, t->dtype_name, (int)t->item_size);
+    return NARU_SUCCESS;
+}
+
+static naru_status bind(naru_context *ctx, const naru_input *inputs, naru_output *outputs)
+{
+    naru_status status = NARU_SUCCESS;
+    if (!ctx->ready)
+        return fail(NARU_BAD_ARGUMENT, "the context has no sizes yet; call resize first");
+    if ((INPUT_COUNT && !inputs) || !outputs)
+        return fail(NARU_BAD_ARGUMENT, "run: %s is NULL", outputs ? "inputs" : "outputs");
+    void **io = ctx->abi.io;
+    for (int k = 0; k < INPUT_COUNT && status == NARU_SUCCESS; k++) {
+        io[k] = (void *)(uintptr_t)inputs[k].data;
+        if (INPUTS[k].optional && !inputs[k].data) {
+            ctx->seed = naru_now_ns() ^ atomic_fetch_add(&seeds, 1) << 32;
+            io[k] = &ctx->seed;
+        } else {
+            status = bind_one(&INPUTS[k], "input", io[k], inputs[k].size, ctx->sizes[k]);
+        }
+    }
+    for (int k = 0; k < OUTPUT_COUNT && status == NARU_SUCCESS; k++) {
+        naru_output *out = &outputs[k];
+        io[INPUT_COUNT + k] = OUTPUTS[k].late ? NULL : out->data;
+        if (OUTPUTS[k].late) {
+            out->data = NULL, out->size = 0; /* what it held is of the run before */
+            continue;
+        }
+        status = bind_one(&OUTPUTS[k], "output", out->data, out->size, ctx->sizes[INPUT_COUNT + k]);
+        for (int j = 0; j < INPUT_COUNT + k && status == NARU_SUCCESS; j++) {
+            size_t size = j < INPUT_COUNT ? inputs[j].size : outputs[j - INPUT_COUNT].size;
+            if (overlap(out->data, out->size, io[j], size))
+                status = fail(NARU_BAD_ARGUMENT, "the memory of the output '%s' overlaps that of '%s'",
+                              OUTPUTS[k].name,
+                              j < INPUT_COUNT ? INPUTS[j].name : OUTPUTS[j - INPUT_COUNT].name);
+        }
+    }
+    return status;
+}
+
+typedef struct {
+    naru_run_fn run;
+    naru_ctx *ctx;
+} share;
+
+static void run_share(void *arg, int32_t id, int32_t threads)
+{
+    const share *s = arg;
+    s->run(s->ctx, id, threads);
+}
+
+static void run_code(naru_context *ctx)
+{
+    const naru_model *model = ctx->model;
+    naru_run_fn run = (naru_run_fn)(uintptr_t)(model->level->code + model->level->run);
+    int64_t useful = ctx->plan[2];
+    int want = useful < 1 ? 1 : useful < model->threads ? (int)useful : model->threads;
+    if (want > 1 && model->options.parallel) {
+        share all = {run, &ctx->abi};
+        model->options.parallel(model->options.pool, run_share, &all, want);
+        return;
+    }
+    int n = want > 1 ? naru_pool_enter(want) : 1;
+    if (n > 1) {
+        atomic_store_explicit(&pool_used, 1, memory_order_relaxed);
+        naru_pool_run(run, &ctx->abi, n);
+    } else {
+        run(&ctx->abi, 0, 1);
+    }
+}
+
+static naru_status run_failure(const int64_t *error)
+{
+    const char *step = text_at(STEPS, STEP_COUNT, error[1], "a step");
+    long long a = error[1], b = error[2], c = error[3];
+    switch (error[0]) {
+    case NARU_OUT_OF_RANGE:
+        return fail(NARU_BAD_VALUES, "%s: index %lld is out of range for a size of %lld", step, b, c);
+    case NARU_NO_MEMORY:
+        return fail(NARU_OUT_OF_MEMORY, "%s: no memory for %lld bytes", step, b);
+    case NARU_BAD_DIM:
+        return fail(NARU_BAD_VALUES, "%s: got a size of %lld, the most is %lld", step, b, c);
+    case NARU_TOO_SMALL:
+        return fail(NARU_BAD_VALUES, "%s: got a size of %lld, the least is %lld", step, b, c);
+    case NARU_BROKEN:
+        return fail(NARU_BAD_VALUES, "the values of these inputs do not fit the model: %s",
+                    requirement(a));
+    default:
+        return fail(NARU_BAD_VALUES, "%s: the code reported failure %lld", step, (long long)error[0]);
+    }
+}
+
+/* Outputs whose sizes the run found out. */
+static naru_status give_late(naru_context *ctx, naru_output *outputs)
+{
+    naru_plan_fn plan = (naru_plan_fn)(uintptr_t)(ctx->model->level->code + ctx->model->level->plan);
+    plan(ctx->abi.dims, ctx->plan);
+    const int64_t *shape = ctx->plan + PLAN_HEAD;
+    for (int k = 0; k < OUTPUT_COUNT; shape += OUTPUTS[k++].rank) {
+        int64_t bytes = OUTPUTS[k].item_size;
+        if (!OUTPUTS[k].late)
+            continue;
+        for (int axis = 0; axis < OUTPUTS[k].rank; axis++)
+            if (multiply(&bytes, shape[axis]))
+                return fail(NARU_BAD_VALUES, "the output '%s' would be too large", OUTPUTS[k].name);
+        outputs[k].data = ctx->abi.io[INPUT_COUNT + k];
+        outputs[k].size = (size_t)bytes;
+        if (bytes && !outputs[k].data)
+            return fail(NARU_BAD_VALUES, "the code did not give the output '%s'", OUTPUTS[k].name);
+    }
+    return NARU_SUCCESS;
+}
+
+static naru_status run_model(naru_context *ctx, const naru_input *inputs, naru_output *outputs)
+{
+    naru_status status = enter(ctx);
+    if (status != NARU_SUCCESS)
+        return status;
+    status = bind(ctx, inputs, outputs);
+    if (status != NARU_SUCCESS)
+        return leave(ctx, status);
+    naru_region_reset(&ctx->region); /* late outputs lived until now */
+    for (int k = SYMBOL_COUNT; k < DIM_COUNT; k++)
+        ctx->abi.dims[k] = 0;
+    memset(ctx->abi.error, 0, sizeof ctx->abi.error);
+    run_code(ctx);
+    if (ctx->abi.error[0] != NARU_OK)
+        status = run_failure(ctx->abi.error);
+    else if (LATE)
+        status = give_late(ctx, outputs);
+    return leave(ctx, status);
+}
+
+/* ---- the self-test ---- */
+
+/* The file of the golden vector: a head of 64 bytes (magic "NARUGOLD", bytes of the whole, digest of
+ * what follows the head, 0, rtol, atol), the sizes of the symbols, then of each input and output its
+ * bytes and its data; every part starts at a multiple of 64. */
+typedef struct {
+    const uint8_t *at, *end;
+} cursor;
+
+static const uint8_t *take(cursor *c, uint64_t bytes)
+{
+    const uint8_t *start = c->at;
+    if (bytes > (uint64_t)(c->end - c->at))
+        return NULL;
+    uint64_t whole = (bytes + 63) & ~(uint64_t)63, left = (uint64_t)(c->end - c->at);
+    c->at += whole < left ? whole : left;
+    return start;
+}
+
+static const uint8_t *take_array(cursor *c, size_t *bytes)
+{
+    const uint8_t *head = take(c, 8);
+    if (!head)
+        return NULL;
+    uint64_t count = read_u64(head);
+    *bytes = (size_t)count;
+    return take(c, count);
+}
+
+static double as_double(const naru_tensor *t, const uint8_t *p)
+{
+    uint16_t h;
+    uint32_t w;
+    float f;
+    double d;
+    switch (t->dtype) {
+    case NARU_DTYPE_FLOAT64:
+        memcpy(&d, p, 8);
+        return d;
+    case NARU_DTYPE_FLOAT32:
+        memcpy(&f, p, 4);
+        return (double)f;
+    case NARU_DTYPE_BFLOAT16:
+        memcpy(&h, p, 2);
+        w = (uint32_t)h << 16;
+        memcpy(&f, &w, 4);
+        return (double)f;
+    default: /* float16 */
+        memcpy(&h, p, 2);
+        int exponent = h >> 10 & 31, fraction = h & 1023;
+        d = exponent == 31 ? (fraction ? (double)NAN : (double)INFINITY)
+            : exponent ? ldexp(1024 + fraction, exponent - 25) : ldexp(fraction, -24);
+        return h >> 15 ? -d : d;
+    }
+}
+
+/* How far an output is off, as a multiple of what is allowed. */
+static double distance(const naru_tensor *t, const uint8_t *got, const uint8_t *want, size_t bytes,
+                       const double tolerance[2])
+{
+    if (t->dtype < NARU_DTYPE_FLOAT16 || t->dtype == NARU_DTYPE_OTHER)
+        return memcmp(got, want, bytes) ? (double)INFINITY : 0;
+    double error = 0, size = 0, count = 0;
+    for (size_t k = 0; k < bytes; k += (size_t)t->item_size) {
+        double a = as_double(t, got + k), b = as_double(t, want + k);
+        if (isfinite(a) && isfinite(b))
+            error += (a - b) * (a - b), size += b * b, count++;
+        else if (!(a == b || (isnan(a) && isnan(b))))
+            return (double)INFINITY;
+    }
+    if (!count)
+        return 0;
+    return sqrt(error / count) / (tolerance[1] + tolerance[0] * sqrt(size / count));
+}
+
+static naru_status compare(naru_context *ctx, cursor *golden, const double tolerance[2], double *worst)
+{
+    naru_input inputs[INPUT_COUNT + 1];
+    naru_output outputs[OUTPUT_COUNT];
+    for (int k = 0; k < INPUT_COUNT; k++)
+        if (!(inputs[k].data = take_array(golden, &inputs[k].size)))
+            return fail(NARU_BAD_WEIGHTS, "the golden vector is cut short");
+    size_t total = 0;
+    for (int k = 0; k < OUTPUT_COUNT; k++)
+        total += (ctx->sizes[INPUT_COUNT + k] + 63) & ~(size_t)63;
+    uint8_t *memory = naru_take_memory(&ctx->model->heap, total ? total : 1), *at = memory;
+    if (!memory)
+        return fail(NARU_OUT_OF_MEMORY, "no memory for %zu bytes of outputs", total);
+    for (int k = 0; k < OUTPUT_COUNT; k++) {
+        size_t bytes = ctx->sizes[INPUT_COUNT + k];
+        outputs[k].data = at, outputs[k].size = bytes;
+        at += (bytes + 63) & ~(size_t)63;
+    }
+    naru_status status = run_model(ctx, inputs, outputs);
+    for (int k = 0; k < OUTPUT_COUNT && status == NARU_SUCCESS; k++) {
+        size_t bytes;
+        const uint8_t *want = take_array(golden, &bytes);
+        if (!want)
+            status = fail(NARU_BAD_WEIGHTS, "the golden vector is cut short");
+        else if (bytes != outputs[k].size)
+            status = fail(NARU_SELFTEST_FAILED, "the output '%s' has %zu bytes, expected %zu",
+                          OUTPUTS[k].name, outputs[k].size, bytes);
+        else {
+            double off = distance(&OUTPUTS[k], outputs[k].data, want, bytes, tolerance);
+            *worst = off > *worst ? off : *worst;
+            if (off > 1)
+                status = fail(NARU_SELFTEST_FAILED, "the output '%s' is off by %.3g times what is "
+                              "allowed", OUTPUTS[k].name, off);
+        }
+    }
+    naru_give_memory(&ctx->model->heap, memory, total ? total : 1);
+    return status;
+}
+
+static naru_status test_with(naru_model *model, const uint8_t *file, size_t size, const char *where,
+                             double *worst)
+{
+    uint32_t digest;
+    if (size < FILE_HEAD || memcmp(file, "NARUGOLD", 8) || read_u64(file + 8) != size)
+        return fail(NARU_BAD_WEIGHTS, "%s: not a golden vector of this model, or cut short", where);
+    memcpy(&digest, file + 16, 4);
+    if (digest != GOLDEN_DIGEST || naru_digest(file + FILE_HEAD, size - FILE_HEAD) != digest)
+        return fail(NARU_BAD_WEIGHTS, "%s: damaged, or of another model", where);
+    double tolerance[2];
+    memcpy(tolerance, file + 24, sizeof tolerance);
+    cursor golden = {file + FILE_HEAD, file + size};
+    const int64_t *sizes = (const int64_t *)(const void *)take(&golden, sizeof(int64_t) * SYMBOL_COUNT);
+    naru_context *ctx = NULL;
+    naru_status status = sizes ? new_context(model, sizes, NULL, 0, &ctx)
+                               : fail(NARU_BAD_WEIGHTS, "%s: cut short", where);
+    if (status == NARU_SUCCESS)
+        status = compare(ctx, &golden, tolerance, worst);
+    free_context(ctx);
+    return status;
+}
+
+static naru_status selftest(naru_model *model, const char *path, double *error)
+{
+    double worst = 0;
+    naru_status status = check_model(model);
+    if (status != NARU_SUCCESS)
+        return status;
+    if (!GOLDEN_SIZE)
+        return fail(NARU_SELFTEST_FAILED, "the model was built without a golden vector");
+    if (EMBEDDED && !path) {
+        status = test_with(model, EMBEDDED_GOLDEN, GOLDEN_SIZE, "the library", &worst);
+    } else {
+        char found[4096];
+        void *file = NULL;
+        size_t size = 0;
+        status = path ? NARU_SUCCESS : beside(GOLDEN_FILE, found, sizeof found);
+        if (status == NARU_SUCCESS)
+            status = map_file(path ? path : found, &file, &size);
+        if (status == NARU_SUCCESS)
+            status = test_with(model, file, size, path ? path : found, &worst);
+        if (file)
+            munmap(file, size);
+    }
+    if (error)
+        *error = worst;
+    return status;
+}
+
+/* ---- the table ---- */
+
+static const naru_library LIBRARY = {
+    sizeof(naru_library), NARU_LIBRARY_VERSION, NAME, COMPILER, SOURCE,
+    INPUT_COUNT, OUTPUT_COUNT, SYMBOL_COUNT, LEVEL_COUNT,
+    INPUTS, OUTPUTS, SYMBOLS, LEVEL_TABLE, (size_t)WEIGHTS_SIZE + FILE_HEAD, EMBEDDED,
+    open_model, close_model, level_of, memory_for, new_context, free_context, resize, shape_of,
+    run_model, selftest, last_error,
+};
+
+/* What the header declares, under the model's name. */
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT const naru_library *OF_MODEL(library)(void) { return &LIBRARY; }
+
+EXPORT naru_status OF_MODEL(open)(const naru_options *options, naru_model **model)
+{
+    return open_model(options, model);
+}
+
+EXPORT naru_status OF_MODEL(close)(naru_model *model) { return close_model(model); }
+
+EXPORT const char *OF_MODEL(level)(const naru_model *model) { return level_of(model); }
+
+EXPORT naru_status OF_MODEL(memory)(const naru_model *model, const int64_t *sizes, size_t *bytes)
+{
+    return memory_for(model, sizes, bytes);
+}
+
+EXPORT naru_status OF_MODEL(new_context)(naru_model *model, const int64_t *sizes, void *memory,
+                                         size_t bytes, naru_context **context)
+{
+    return new_context(model, sizes, memory, bytes, context);
+}
+
+EXPORT naru_status OF_MODEL(free_context)(naru_context *context) { return free_context(context); }
+
+EXPORT naru_status OF_MODEL(resize)(naru_context *context, const int64_t *sizes)
+{
+    return resize(context, sizes);
+}
+
+EXPORT naru_status OF_MODEL(shape)(const naru_context *context, int32_t output, int64_t *dims)
+{
+    return shape_of(context, output, dims);
+}
+
+EXPORT naru_status OF_MODEL(run)(naru_context *context, const naru_input *inputs,
+                                 naru_output *outputs)
+{
+    return run_model(context, inputs, outputs);
+}
+
+EXPORT naru_status OF_MODEL(selftest)(naru_model *model, const char *golden, double *error)
+{
+    return selftest(model, golden, error);
+}
+
+EXPORT const char *OF_MODEL(error)(void) { return last_error(); }
+
+#ifdef NARU_SHARED /* in a static library, two models would both define it */
+EXPORT const naru_library *naru_library_of(void) __asm__("naru_library");
+EXPORT const naru_library *naru_library_of(void) { return &LIBRARY; }
+#endif

@@ -1,0 +1,120 @@
+"""What a library says of itself, read from its file without loading it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any, cast
+
+from naru.artifact.bundle import read_bundle
+from naru.errors import BundleError, InputError
+from naru.library.provenance import FORMAT, provenance
+from naru.library.signature import Signature
+from naru.library.weights import describe_weights
+
+SECTION = "naru"  # of a WebAssembly module; in ELF ".naru"
+_ELF, _WASM, _BUNDLE = b"\x7fELF", b"\0asm", b"\x89NARU"
+
+
+def read_provenance(path: Path) -> dict[str, Any]:
+    """The record of a shared library or an object (ELF), a WebAssembly module, a bundle, or a
+    library's JSON file (see provenance.py). Nothing of the file is run. InputError for a file that
+    has none or is damaged; BundleError for a bundle that cannot be read."""
+    try:
+        head = path.open("rb").read(8)
+        if head[:5] == _BUNDLE:
+            return _of_bundle(path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        if head[:4] == _ELF:
+            text = _elf_section(data, "." + SECTION)
+        elif head[:4] == _WASM:
+            text = _wasm_section(data, SECTION)
+        else:
+            text = data if data.lstrip()[:1] == b"{" else None
+    except (struct.error, IndexError, UnicodeDecodeError, ValueError, OverflowError):
+        raise InputError(f"{path}: a damaged library: its sections cannot be read") from None
+    if text is None:
+        raise InputError(
+            f"{path}: says nothing of where it comes from; expected a library, a module, a "
+            "bundle or a JSON file that naru wrote",
+        )
+    return _parse(text, path)
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        value: object = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: its record is damaged: it is not JSON") from None
+    record = cast("dict[str, Any]", value)
+    if not isinstance(value, dict) or "naru" not in record or "levels" not in record:
+        raise InputError(f"{path}: it is not a record that naru wrote")
+    if record.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: its record has the format {record.get('format')}, this naru reads {FORMAT}",
+            hint="a newer naru",
+        )
+    return record
+
+
+def _of_bundle(path: Path) -> dict[str, Any]:
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
+    if "host" in manifest:
+        raise BundleError(
+            f"{path}: a model that runs partly on the host", hint=f"naru explain {path}"
+        )
+    sections = {n: bundle.section(n) for n in bundle.sections}
+    name = manifest["source"].get("name") or path.stem
+    signature = Signature(name, (), (), (), 0, 0, False, (), ())
+    weights = describe_weights(sections.get("weights", memoryview(b"")))
+    return provenance([(manifest, sections)], signature, weights, platform="naru")
+
+
+def _elf_section(data: bytes, wanted: str) -> bytes | None:
+    """The content of a section of a 64-bit little-endian ELF file."""
+    if data[4:6] != b"\2\1":
+        raise ValueError("not a 64-bit little-endian file")
+    (table,) = struct.unpack_from("<Q", data, 40)
+    size, count, names = struct.unpack_from("<HHH", data, 58)
+    rows = [struct.unpack_from("<IIQQQQ", data, table + k * size) for k in range(count)]
+    for name, _, _, _, offset, length in rows:
+        start = rows[names][4] + name
+        if data[start : data.index(b"\0", start)].decode() == wanted:
+            if offset + length > len(data):
+                raise ValueError("cut short")
+            return data[offset : offset + length]
+    return None
+
+
+def _wasm_section(data: bytes, wanted: str) -> bytes | None:
+    """The content of a custom section of a WebAssembly module (core specification 2.0, 5.5.3)."""
+    at = 8
+    while at < len(data):
+        kind = data[at]
+        length, at = _leb(data, at + 1)
+        if at + length > len(data):
+            raise ValueError("cut short")
+        if kind == 0:
+            count, start = _leb(data, at)
+            if data[start : start + count].decode() == wanted:
+                return data[start + count : at + length]
+        at += length
+    return None
+
+
+def _leb(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+        if shift > 35:
+            raise ValueError("a number is too long")

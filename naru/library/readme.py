@@ -1,0 +1,100 @@
+"""The README of a native library: what the files are, and how to build a program with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from naru.library.header import identifier
+from naru.library.signature import Signature
+from naru.version import VERSION
+
+_BUILD = {
+    "library": "cc -O2 example.c -o example ./{name}.so -Wl,-rpath,'$ORIGIN'\n./example",
+    "static": "cc -O2 example.c -o example {name}.a -lm -ldl -lpthread\n./example",
+    "obj": "cc -O2 example.c -o example {name}.o -lm -ldl -lpthread\n./example",
+    "c": "cc -O2 -pthread example.c {name}.c -o example -lm -ldl\n./example",
+}
+_FILES = {
+    "library": ("{name}.so", "the library: needs the C library only"),
+    "static": ("{name}.a", "the library, to be linked into a program"),
+    "obj": ("{name}.o", "the library, as one object to be linked into a program"),
+    "c": ("{name}.c", "the library, for a C compiler of your own; it includes the files `*.code`"),
+}
+
+
+def size_text(count: int) -> str:
+    """Bytes as people read them."""
+    for unit, size in (("MB", 1_000_000), ("KB", 1000)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown with aligned columns; the first row is the head."""
+    widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
+    ]
+    lines.insert(1, "| " + " | ".join("-" * w for w in widths) + " |")
+    return "\n".join(lines)
+
+
+def readme(s: Signature, record: Mapping[str, Any], emit: str, *, embed: bool) -> str:
+    """The README of what `emit` writes."""
+    name, prefix = s.name, identifier(s.name)
+    file, what = _FILES[emit]
+    files = [
+        ("file", "what"),
+        (file.format(name=name), what),
+        (f"{name}.h", "its header, C and C++"),
+    ]
+    if embed:
+        inside = f"the weights ({size_text(record['weights']['size'])}) are in it"
+        files[1] = (files[1][0], f"{what}; {inside}")
+    else:
+        files.append((f"{name}.weights", "the weights, mapped when the model is opened"))
+        files.append((f"{name}.golden", "inputs and the outputs they must give, for selftest()"))
+    files.append((f"{name}.json", "where all this comes from, with a bill of materials"))
+    files.append(("example.c, example.cpp", "a program in C, and one in C++"))
+    levels = [("level", "code", "the CPU must have")]
+    levels += [
+        (v["name"], size_text(v["code"]), ", ".join(v["features"][-4:]) or "nothing more")
+        for v in record["levels"]
+    ]
+    tensors = [("", "name", "dtype", "shape")]
+    for kind, group in (("takes", s.inputs), ("gives", s.outputs)):
+        tensors += [(kind, t.name, t.dtype, "×".join(map(str, t.shape)) or "scalar") for t in group]
+    return (
+        "\n\n".join(
+            (
+                f"# {name}",
+                f"A model as a library for {record['platform']}, made by naru {VERSION}.",
+                table(tensors),
+                table(files),
+                "```sh\n" + _BUILD[emit].format(name=name) + "\n```",
+                "The library takes the first of these levels that the CPU has:",
+                table(levels),
+                _usage(prefix, record),
+            )
+        )
+        + "\n"
+    )
+
+
+def arena_text(memory: Mapping[str, Any]) -> str:
+    """The formula of the arena's bytes, and of the names in it."""
+    where = dict(memory.get("where", {}))
+    formula = where.pop(memory["arena"], memory["arena"])
+    names = ", ".join(f"{k} = {v}" for k, v in where.items())
+    return f"{formula} bytes a call" + (f", where {names}" if names else "")
+
+
+def _usage(prefix: str, record: Mapping[str, Any]) -> str:
+    return (
+        f"`{prefix}_open` maps the weights and checks them; `{prefix}_new_context` takes the "
+        f"memory ({arena_text(record['memory'])}); `{prefix}_run` runs without asking for any. "
+        "One model serves all threads, each with a context of its own. Every function answers a "
+        f"status, and `{prefix}_error()` says why. The header describes all of it."
+    )

@@ -1,0 +1,161 @@
+"""What a model takes and gives, as the manifest says it: the ground of headers and of TypeScript.
+
+A library has several levels of code, one manifest each; the signature is the same in all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from naru.artifact.bundle import BundleParts, dtype_of
+from naru.errors import NaruError, UnsupportedError
+
+Json: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input, whose dims are sizes and names of symbols, or an output, whose dims may be
+    formulas. `item_size` is in bytes; `labels` name the classes along the last axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    item_size: int
+    optional: bool = False
+    late: bool = False
+    labels: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int | None:
+        """Elements; None where that depends."""
+        if self.late or not all(isinstance(d, int) for d in self.shape):
+            return None
+        return int(np.prod(cast("tuple[int, ...]", self.shape), dtype=np.int64))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Symbol:
+    """A size that inputs bring, from `low` to `high`."""
+
+    name: str
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """Everything that callers must know. `dims`: symbols with those that only a run defines;
+    `pointers`: slots for memory that the code asks for; `requires` and `steps`: texts for errors;
+    `rank_of_plan`: numbers that the code's plan function writes."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    symbols: tuple[Symbol, ...]
+    dims: int
+    pointers: int
+    dynamic: bool
+    requires: tuple[str, ...]
+    steps: tuple[str, ...]
+
+    @property
+    def is_static(self) -> bool:
+        """Whether every size is known."""
+        return not self.symbols and not any(t.late for t in self.outputs)
+
+    @property
+    def rank_of_plan(self) -> int:
+        return 3 + sum(len(t.shape) for t in self.outputs)
+
+
+def read_signature(manifest: Json, name: str) -> Signature:
+    """The signature of the main entry. UnsupportedError lists the steps of a model that needs
+    Python on the host: no library can run them."""
+    if "host" in manifest:
+        raise UnsupportedError(
+            [f"{s['operator']} {s['name']!r}".rstrip() for s in _host_steps(manifest["host"])],
+            where="these steps run in Python on the host, and a library has none",
+        )
+    entry = manifest["entries"][0]
+    symbols = [s for s in manifest["symbols"] if s["kind"] == "input"]
+    return Signature(
+        name,
+        tuple(_tensor(t) for t in entry["inputs"]),
+        tuple(_tensor(t) for t in entry["outputs"]),
+        tuple(Symbol(s["name"], s["lo"], s["hi"]) for s in symbols),
+        len(manifest["symbols"]),
+        entry.get("pointers", 0),
+        entry["dynamic"],
+        tuple(entry.get("requires", ())),
+        tuple(_step_names(manifest)),
+    )
+
+
+def _host_steps(host: Json) -> list[Json]:
+    found: list[Json] = []
+    for step in host["steps"]:
+        if step["operator"] not in ("native", "constant"):
+            found.append(step)
+        for body in step["bodies"].values():
+            found += _host_steps(body)
+    return found
+
+
+def _tensor(record: Json) -> Tensor:
+    return Tensor(
+        record["name"],
+        record["dtype"],
+        tuple(record["shape"]),
+        dtype_of(record["dtype"]).itemsize,
+        record.get("optional", False),
+        record.get("late", False),
+        tuple(record.get("labels", ())),
+    )
+
+
+def _step_names(manifest: Json) -> list[str]:
+    """Steps by the nodes that they come from, for messages."""
+    records = manifest.get("steps", ())
+    names: list[str] = []
+    for k, step in enumerate(manifest["entries"][0]["steps"]):
+        nodes = [n for n, _ in records[k]["nodes"]] if k < len(records) else []
+        names.append(f"step '{step}'" + (f" of {', '.join(map(repr, nodes))}" if nodes else ""))
+    return names
+
+
+def check_levels(levels: Sequence[BundleParts]) -> None:
+    """Levels of one library share signature and weights. Raises NaruError."""
+    first, sections = levels[0]
+    for manifest, other in levels[1:]:
+        name = manifest["target"]["name"]
+        if bytes(other["weights"]) != bytes(sections["weights"]):
+            raise NaruError(f"the level {name} packs its weights otherwise, which is a bug in naru")
+        if manifest["entries"][0]["inputs"] != first["entries"][0]["inputs"]:
+            raise NaruError(f"the level {name} has other inputs, which is a bug in naru")
+
+
+def identifier(name: str) -> str:
+    """A name as C and JavaScript take it: `mobilenet-v2.1` becomes `mobilenet_v2_1`."""
+    found = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "model"
+    return f"m{found}" if found[0].isdigit() or found in _KEYWORDS else found
+
+
+# Of C and JavaScript.
+_KEYWORDS = frozenset(
+    """
+    auto break case catch char class const continue debugger default delete do double else enum
+    export extends extern false finally float for function goto if implements import in inline
+    instanceof int interface let long new null package private protected public register restrict
+    return short signed sizeof static struct super switch this throw true try typedef typeof union
+    unsigned var void volatile while with yield
+    """.split()  # noqa: SIM905 (a list would be as long as it has words)
+)

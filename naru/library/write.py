@@ -1,0 +1,165 @@
+"""Writes a native library and what goes with it into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from naru.artifact.bundle import BundleParts
+from naru.errors import InputError
+from naru.library.folder import replacing_files
+from naru.library.header import example, header
+from naru.library.native import (
+    FLAGS,
+    LIBRARIES,
+    LINK_FLAGS,
+    Source,
+    library_source,
+    pack_golden_file,
+    sort_levels,
+)
+from naru.library.provenance import as_json, provenance
+from naru.library.readme import readme
+from naru.library.signature import Signature, check_levels, read_signature
+from naru.library.toolchain import Toolchain, find_toolchain
+from naru.library.weights import Weights, describe_weights
+
+# What `--emit` knows besides the text of the code itself: the files that each writes.
+EMITS = ("library", "static", "obj", "c", "header")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to write. `emit`: one of EMITS; `embed`: the weights go into the library; `compiler`: a
+    command, or None for the usual; `source`: the name of the model's file, for comments."""
+
+    name: str
+    platform: str
+    emit: str = "library"
+    embed: bool = False
+    compiler: str | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The files, in order of importance, and what is in the library."""
+
+    files: tuple[Path, ...]
+    provenance: dict[str, Any]
+
+
+def write_native(levels: Sequence[BundleParts], folder: Path, request: Request) -> Written:
+    """Writes the library of a model for one platform.
+
+    `levels`: manifest and sections for each instruction set. Raises UnsupportedError for a model
+    that needs Python, TargetError without a C compiler, NaruError where it fails, InputError where
+    the folder cannot be written; then nothing has changed.
+    """
+    if request.emit not in EMITS:
+        raise InputError(f"emit: {request.emit!r} is not one of {', '.join(EMITS)}")
+    signature = read_signature(levels[0][0], request.name)
+    levels = sort_levels(levels)
+    check_levels(levels)
+    needs_compiler = request.emit in ("library", "static", "obj")
+    toolchain = find_toolchain(request.platform, request.compiler) if needs_compiler else None
+    manifest, sections = levels[0]
+    weights = describe_weights(sections["weights"])
+    golden = pack_golden_file(sections["golden"], manifest, signature)
+    record = provenance(
+        levels,
+        signature,
+        weights,
+        platform=request.platform,
+        compiler=toolchain.version if toolchain else None,
+    )
+    made = library_source(levels, signature, weights, golden, as_json(record), embed=request.embed)
+    with replacing_files(folder) as part:
+        names = _write_files(part, request, signature, made, weights, golden, record, toolchain)
+    return Written(tuple(folder / n for n in names), record)
+
+
+def _write_files(
+    part: Path,
+    request: Request,
+    signature: Signature,
+    made: Source,
+    weights: Weights,
+    golden: bytes,
+    record: dict[str, Any],
+    toolchain: Toolchain | None,
+) -> list[str]:
+    """The names of what was written, the most important first."""
+    name = request.name
+    memory = context_bytes(signature, record)
+    texts = {
+        f"{name}.h": header(
+            signature, file=f"{name}.weights", source=request.source or name, memory=memory
+        )
+    }
+    if request.emit == "header":
+        return _write_texts(part, texts)
+    texts["example.c"] = example(signature, "c")
+    texts["example.cpp"] = example(signature, "cpp")
+    texts["README.md"] = readme(signature, record, request.emit, embed=request.embed)
+    main = _write_code(part, request, made, toolchain)
+    names = _write_texts(part, texts)
+    (part / f"{name}.json").write_bytes(as_json(record))
+    if not request.embed:
+        with (part / f"{name}.weights").open("wb") as file:
+            file.write(weights.header)
+            file.write(weights.payload)
+        (part / f"{name}.golden").write_bytes(golden)
+        main += [f"{name}.weights", f"{name}.golden"]
+    return [*main, f"{name}.json", *names]
+
+
+def _write_texts(part: Path, texts: dict[str, str]) -> list[str]:
+    for file, text in texts.items():
+        (part / file).write_text(text, encoding="utf-8")
+    return list(texts)
+
+
+def _write_code(
+    part: Path, request: Request, made: Source, toolchain: Toolchain | None
+) -> list[str]:
+    """The code in the form that was asked for."""
+    name = request.name
+    work = part if request.emit == "c" else part / ".work"
+    work.mkdir(exist_ok=True)
+    (work / f"{name}.c").write_text(made.text, encoding="utf-8")
+    for file, content in made.blobs.items():
+        (work / file).write_bytes(content)
+    if toolchain is None:
+        return [f"{name}.c", *made.blobs]
+    if request.emit == "library":
+        out = f"{name}.so"
+        args = [*FLAGS, "-DNARU_SHARED", f"{name}.c", "-o", out, *LINK_FLAGS, *LIBRARIES]
+        toolchain.compile(args, work)
+    else:
+        out = f"{name}.o"
+        toolchain.compile([*FLAGS, "-c", f"{name}.c", "-o", out], work)
+    if request.emit == "static":
+        toolchain.archive(["rcsD", f"{name}.a", out], work)
+        out = f"{name}.a"
+    (work / out).replace(part / out)
+    for path in work.iterdir():
+        path.unlink()
+    work.rmdir()
+    return [out]
+
+
+# Of a context without its arena: more than c/library.c's struct takes.
+_CONTEXT_BYTES = 512
+
+
+def context_bytes(s: Signature, record: dict[str, Any]) -> int | None:
+    """The most that memory() says where every size is known; None where it depends."""
+    arena = record["memory"]["arena"]
+    if s.symbols or not arena.isdecimal():
+        return None
+    tensors = len(s.inputs) + len(s.outputs)
+    tables = 8 * (s.dims + s.rank_of_plan + 2 * tensors + s.pointers)
+    return -(-(_CONTEXT_BYTES + tables + int(arena) + 128) // 64) * 64
