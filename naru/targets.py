@@ -126,8 +126,9 @@ def _x86(
     return Target(name, triple, cpu, tune, features, bits, registers, 64, fma, l1, l2, _X86_LAYOUT)
 
 
-def _arm(name: str, tune: str, features: tuple[str, ...], l1: int, l2: int) -> Target:
-    triple = "aarch64-unknown-linux-gnu"
+def _arm(name: str, features: tuple[str, ...], l1: int, l2: int) -> Target:
+    # Of the scheduling models, V1's keeps the most constants of long polynomials in registers.
+    triple, tune = "aarch64-unknown-linux-gnu", "neoverse-v1"
     return Target(name, triple, "generic", tune, features, 128, 32, 64, True, l1, l2, _ARM_LAYOUT)
 
 
@@ -144,11 +145,11 @@ TARGETS: dict[str, Target] = {
         _x86("x86-64-avx512", "x86-64-v4", "sapphirerapids", _AVX512, 512, 32 * _KIB, 1280 * _KIB),
         _x86("x86-64-avx2", "x86-64-v3", "haswell", _AVX2, 256, 32 * _KIB, 512 * _KIB),
         _x86("x86-64-baseline", "x86-64", "haswell", _SSE2, 128, 32 * _KIB, 256 * _KIB),
-        # Neoverse V1 and N2 (Graviton3 and 4, Axion, Cobalt), Apple M2; their SVE is left alone.
-        _arm("aarch64-i8mm", "neoverse-v1", _I8MM, 64 * _KIB, 1024 * _KIB),
+        # Neoverse V1, V2 and N2 (Graviton3 and 4, Axion, Cobalt), Apple M2. SVE is left alone.
+        _arm("aarch64-i8mm", _I8MM, 64 * _KIB, 1024 * _KIB),
         # Neoverse N1 (Graviton2, Altra), Cortex-A76 (Raspberry Pi 5), Apple M1.
-        _arm("aarch64-dotprod", "neoverse-n1", _DOTPROD, 64 * _KIB, 512 * _KIB),
-        _arm("aarch64-neon", "neoverse-n1", _NEON, 64 * _KIB, 512 * _KIB),
+        _arm("aarch64-dotprod", _DOTPROD, 64 * _KIB, 512 * _KIB),
+        _arm("aarch64-neon", _NEON, 64 * _KIB, 512 * _KIB),
         Target(
             name="wasm32-simd128",
             triple="wasm32-unknown-unknown",

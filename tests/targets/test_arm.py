@@ -5,6 +5,7 @@ in this process: precision `strict` means the same bits wherever multiply-adds a
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,12 @@ pytestmark = pytest.mark.slow
 DEMO = Path(__file__).resolve().parents[2] / "naru" / "demo"
 X86 = "x86-64-avx2"
 # A CPU that QEMU knows for each target, with as little more as there is.
-CPUS = {"aarch64-neon": "cortex-a57"}
+CPUS = {"aarch64-neon": "cortex-a57", "aarch64-dotprod": "neoverse-n1", "aarch64-i8mm": "max"}
+LEVELS = ("aarch64-dotprod", "aarch64-i8mm")
+# Cases in which more features may make a difference: small integers and narrow floats.
+MORE = [
+    n for n in zoo.CASES if re.match(r"cast_|.*(quanti|integer|qlinear|bits)|transformer|tiny", n)
+]
 EVERY = 8  # of the standard's tests one in so many is run
 PARTS = 4  # in which they are run
 
@@ -45,20 +51,28 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arm]:
         yield machine
 
 
+@pytest.fixture(scope="module", params=LEVELS)
+def level(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Arm]]:
+    """A target with more features than NEON, and a machine that has them."""
+    with Arm(tmp_path_factory.mktemp("arm"), CPUS[request.param]) as machine:
+        yield request.param, machine
+
+
 def compiled(source: bytes, target: str) -> Bundle:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NaruWarning)
         return build(source, Options(TARGETS[target], "strict"), tested=False)
 
 
-def run_both(arm: Arm, source: bytes, feeds: Sequence[Any]) -> list[tuple[np.ndarray, ...]]:
+def run_both(
+    arm: Arm, source: bytes, feeds: Sequence[Any], target: str = "aarch64-neon"
+) -> list[tuple[np.ndarray, ...]]:
     """The outputs on AArch64 for each feed (by position or by name), which have the bits of those
     on x86-64."""
     runnable(X86)
-    there, here = (
-        ArmModel(arm, compiled(source, "aarch64-neon")),
-        NativeModel(compiled(source, X86)),
-    )
+    there, here = ArmModel(arm, compiled(source, target)), NativeModel(compiled(source, X86))
     seed = {t.name: np.int64(0) for t in here.inputs if t.optional}
     results: list[tuple[np.ndarray, ...]] = []
     for feed in feeds:
@@ -94,6 +108,13 @@ def test_zoo(name: str, arm: Arm) -> None:
         want = evaluate(graph, [feed[str(n.attr("name"))] for n in graph.inputs])
         for k, (g, w) in enumerate(zip(got, want, strict=True)):
             assert_close(g, np.asarray(w), case.tolerance, f"output {k}")
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_levels(name: str, level: tuple[str, Arm]) -> None:
+    target, arm = level
+    case = zoo.CASES[name]
+    run_both(arm, case.model().SerializeToString(), list(case.feeds()), target)
 
 
 # ---- the standard's own tests ----
