@@ -59,6 +59,12 @@ class Target:
         return "amx-tile" in self.features
 
     @property
+    def multiplies_bytes(self) -> bool:
+        """Whether sums of products of bytes are made of four at a time (`dot4`), not of pairs of 16
+        bits. The levels of an architecture agree: those of a library share their weights."""
+        return self.arch == "aarch64"
+
+    @property
     def masked(self) -> bool:
         """Whether masked loads and stores of vectors cost no more than plain ones."""
         return "avx512f" in self.features

@@ -147,16 +147,6 @@ def _unary(code: Code, e: Unary) -> Value:
     return Value(tuple(emit(r, x) for x in _known(code, e.x).rows), r.depth)
 
 
-def in_halves(r: Row, fn: Callable[..., str], *rows: str) -> str:
-    """A function of shorter rows applied to both halves of rows."""
-    lanes = r.shape[0]
-    part = Row(r.code, r.depth, r.dtype, (lanes // 2,))
-    ranges = (range(lanes // 2), range(lanes // 2, lanes))
-    low, high = (fn(part, *(arith.some_lanes(r, x, chosen) for x in rows)) for chosen in ranges)
-    order = ", ".join(f"i32 {i}" for i in range(lanes))
-    return r.put(f"shufflevector {part.kind} {low}, {part.kind} {high}, <{lanes} x i32> <{order}>")
-
-
 def _binary(code: Code, e: Binary) -> Value:
     if address.is_sum(e) and len(e.shape) < 2:
         return address.sum_value(code, address.poly(code, e), e.shape)
@@ -306,7 +296,7 @@ def _relaxed_fma(r: Row, a: str, b: str, c: str) -> str:
     lanes = r.shape[0]
     if lanes % 8:
         return r.op("fadd", r.op("fmul", a, b), c)
-    return in_halves(r, _relaxed_fma, a, b, c)
+    return arith.in_halves(r, _relaxed_fma, a, b, c)
 
 
 def _dot(code: Code, e: Call) -> Value:
