@@ -6,6 +6,7 @@ in this process: precision `strict` means the same bits wherever multiply-adds a
 from __future__ import annotations
 
 import re
+import subprocess
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,11 @@ import zoo
 
 from models.catalog import MODELS, Feed
 from naru.artifact.bundle import Bundle
+from naru.building import build as build_library
 from naru.dtypes import is_float_array
 from naru.errors import NaruWarning
 from naru.frontend.onnx import read_onnx
+from naru.library.toolchain import find_toolchain
 from naru.ops.evaluate import evaluate
 from naru.options import Options
 from naru.pipeline import build
@@ -28,6 +31,7 @@ from naru.runtime.native_model import NativeModel
 from naru.targets import TARGETS
 from tests.codegen.native import runnable
 from tests.targets.arm import Arm, ArmModel
+from tests.targets.machine import need
 from tests.test_models import assert_close
 from tools import operator_cases
 
@@ -186,3 +190,31 @@ def test_network(name: str, arm: Arm) -> None:
         error = np.sqrt(np.mean(difference**2) / np.mean(np.square(w, dtype=np.float64)))
         print(f"{name}: relative rms error {error:.1e}")
         assert error < 2e-5
+
+
+# ---- the native library ----
+
+
+def test_library_chooses_its_level(tmp_path: Path) -> None:
+    """A library of three levels, and the example that comes with it, linked by Zig's compiler: each
+    CPU gets the best that it has, and all of them the numbers of this process."""
+    platform = "aarch64-linux-musl"
+    isa = ",".join(CPUS)
+    build_library(
+        DEMO / "digits_cnn.onnx", tmp_path,
+        platform=platform, isa=isa, emit="static", embed=True, compiler="zig",
+    )  # fmt: skip
+    find_toolchain(platform, "zig").compile(
+        ["-static", "-O1", "example.c", "digits_cnn.a", "-o", "example"], tmp_path
+    )
+    x = (np.arange(4 * 64) % 17 / 17).astype(np.float32).reshape(4, 1, 8, 8)
+    logits = NativeModel(compiled((DEMO / "digits_cnn.onnx").read_bytes(), X86))(x)
+    for target, cpu in CPUS.items():
+        done = subprocess.run(
+            [need("qemu-aarch64", "qemu-user"), "-cpu", cpu, str(tmp_path / "example")],
+            capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        head, numbers = done.stdout.splitlines()[:2]
+        assert f"on {target}:" in head
+        found = [float(n) for n in numbers.split(":")[2].split()[:10]]
+        np.testing.assert_allclose(found, logits.reshape(-1)[:10], rtol=1e-5)
