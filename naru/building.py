@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from naru.artifact.bundle import Bundle, BundleParts, read_bundle
+from naru.artifact.bundle import (
+    Bundle,
+    BundleParts,
+    read_bundle,
+)
 from naru.compiler import as_source, choose_target, compile_bundle
 from naru.errors import InputError, TargetError, nearest
 from naru.library.folder import replacing_files
