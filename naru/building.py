@@ -31,7 +31,7 @@ ALL_EMITS = (*EMITS, *TEXTS)
 # What a library for another machine has, where nothing else is said.
 _DEFAULT_LEVELS = {
     "x86_64": ("x86-64-avx512", "x86-64-avx2", "x86-64-baseline"),
-    "aarch64": ("aarch64-neon",),
+    "aarch64": ("aarch64-i8mm", "aarch64-dotprod", "aarch64-neon"),
 }
 
 
@@ -59,7 +59,7 @@ def build(
     source: an ONNX file (path, bytes or ModelProto), or the path of a bundle. platform: where it
     runs (default: this machine), such as "aarch64-linux" or "wasm". isa: instruction sets to have
     code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
-    that was named: avx512, avx2 and baseline; neon). emit: "library" (shared), "static", "obj",
+    that was named: avx512, avx2 and baseline; i8mm, dotprod and neon). emit: "library" (shared), "static", "obj",
     "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
     embed: the weights go into the library. half_weights: of a WebAssembly package: float32 weights
     are stored in half precision, and widened when loaded. preprocess, postprocess, labels, top: as
