@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from naru.library.header import identifier
 from naru.library.signature import Signature
 from naru.version import VERSION
 
@@ -43,7 +42,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def readme(s: Signature, record: Mapping[str, Any], emit: str, *, embed: bool) -> str:
     """The README of what `emit` writes."""
-    name, prefix = s.name, identifier(s.name)
+    name, prefix = s.name, s.prefix
     file, what = _FILES[emit]
     files = [
         ("file", "what"),

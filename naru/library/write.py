@@ -14,7 +14,6 @@ from naru.library.header import example, header
 from naru.library.native import (
     FLAGS,
     LIBRARIES,
-    LINK_FLAGS,
     Source,
     library_source,
     pack_golden_file,
@@ -136,7 +135,7 @@ def _write_code(
         return [f"{name}.c", *made.blobs]
     if request.emit == "library":
         out = f"{name}.so"
-        args = [*FLAGS, "-DNARU_SHARED", f"{name}.c", "-o", out, *LINK_FLAGS, *LIBRARIES]
+        args = [*FLAGS, "-DNARU_SHARED", f"{name}.c", "-o", out, *toolchain.link_flags, *LIBRARIES]
         toolchain.compile(args, work)
     else:
         out = f"{name}.o"

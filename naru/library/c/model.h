@@ -71,6 +71,7 @@ NARU_API const naru_library *@PREFIX@_library(void);
 #include <vector>
 
 /* The same in C++: what is opened is closed, failures are exceptions. */
+namespace naru {
 namespace @PREFIX@ {
 
 struct Error : std::runtime_error {
@@ -142,6 +143,7 @@ private:
 };
 
 } // namespace @PREFIX@
+} // namespace naru
 #endif
 #endif
 #endif
