@@ -62,7 +62,7 @@ _SUFFIXES = ("", "_ELEMENTS", "_BYTES", "_CLASSES")  # of the macros of a tensor
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """An identifier for each name, so different that the macros that are made of them differ too."""
+    """An identifier for each name, so different that the macros made of them differ too."""
     found: list[str] = []
     taken: set[str] = set()
     for k, name in enumerate(names):

@@ -150,8 +150,8 @@ def check_levels(levels: Sequence[BundleParts]) -> None:
 
 
 def identifier(name: str) -> str:
-    """A name as C, C++ and JavaScript take it: `mobilenet-v2.1` becomes `mobilenet_v2_1`. It neither
-    begins nor ends with an underscore."""
+    """A name as C, C++ and JavaScript take it: `mobilenet-v2.1` becomes `mobilenet_v2_1`. It begins
+    and ends with no underscore."""
     found = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "model"
     return f"m{found}" if found[0].isdigit() or found in _KEYWORDS else found
 

@@ -796,7 +796,8 @@ static double distance(const naru_tensor *t, const uint8_t *got, const uint8_t *
 {
     if (t->dtype < NARU_DTYPE_FLOAT16 || t->dtype == NARU_DTYPE_OTHER)
         return memcmp(got, want, bytes) ? (double)INFINITY : 0;
-    double error = 0, size = 0, count = 0;
+    double error = 0, size = 0;
+    size_t count = 0;
     for (size_t k = 0; k < bytes; k += (size_t)t->item_size) {
         double a = as_double(t, got + k), b = as_double(t, want + k);
         if (isfinite(a) && isfinite(b))
@@ -806,7 +807,7 @@ static double distance(const naru_tensor *t, const uint8_t *got, const uint8_t *
     }
     if (!count)
         return 0;
-    return sqrt(error / count) / (tolerance[1] + tolerance[0] * sqrt(size / count));
+    return sqrt(error / (double)count) / (tolerance[1] + tolerance[0] * sqrt(size / (double)count));
 }
 
 static naru_status compare(naru_context *ctx, cursor *golden, const double tolerance[2], double *worst)

@@ -64,7 +64,7 @@ NARU_API const naru_library *@PREFIX@_library(void);
 #ifdef __cplusplus
 }
 
-#if defined(__cpp_exceptions) || defined(__EXCEPTIONS)
+#if __cplusplus >= 201103L && (defined(__cpp_exceptions) || defined(__EXCEPTIONS))
 #include <memory>
 #include <stdexcept>
 #include <string>
