@@ -10,7 +10,7 @@ DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
 _BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def run(*command: object, cwd: Path | None = None, seconds: int = 300) -> str:
+def run(*command: object, cwd: Path | str | None = None, seconds: int = 300) -> str:
     """What a command prints; fails with all that it says."""
     done = subprocess.run(
         list(map(str, command)),
