@@ -48,7 +48,8 @@ def test_faults(name: str, sanitizers: str, tmp_path: Path) -> None:
         for end in ("weights", "golden"):
             shutil.copy(tmp_path / "beside" / f"{name}.{end}", tmp_path)
     run(
-        "cc", *C, f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer",
+        "cc", *C, f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all",
+        "-fno-omit-frame-pointer",
         f'-DHEADER="{name}.h"', f"-DTABLE={name}_library", HERE / "faults.c", f"{name}.c",
         "-o", "faults", "-lm", "-ldl", cwd=tmp_path,
     )  # fmt: skip

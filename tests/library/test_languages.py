@@ -72,9 +72,7 @@ def test_program_tells_why(language: str, folder: Path) -> None:
     weights = folder / "dist" / "digits_cnn.weights"
     weights.rename(folder / "moved")
     try:
-        with pytest.raises(
-            AssertionError, match=r"digits_cnn\.weights: cannot be read: No such file"
-        ):
+        with pytest.raises(AssertionError, match=r"digits_cnn\.weights: cannot be read: No such"):
             shell(COMMANDS[language], folder)
     finally:
         (folder / "moved").rename(weights)
@@ -86,7 +84,7 @@ def test_python(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_android(folder: Path, tmp_path: Path) -> None:
-    """The command for the NDK's clang, given to Zig's, with musl in place of Android's C library."""
+    """The command for the NDK's clang, given to Zig's; musl stands in for Android's C library."""
     shutil.copy(MODEL, tmp_path)
     shutil.copy(folder / "digits.c", tmp_path)
     (tmp_path / "app/src/main/jniLibs/arm64-v8a").mkdir(parents=True)
