@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from naru import knobs
-from naru.artifact.bundle import Bundle, BundleParts, make_bundle, pack_bundle, pack_golden
+from naru.artifact.bundle import (
+    Bundle,
+    BundleParts,
+    make_bundle,
+    pack_bundle,
+)
 from naru.artifact.cache import Cache
 from naru.artifact.contents import (
     make_golden,
@@ -27,11 +32,13 @@ from naru.artifact.contents import (
     pack_constants,
     pack_weights,
 )
+from naru.artifact.golden import pack_golden
 from naru.artifact.link import Linked, link
 from naru.artifact.wasm import link_wasm
+from naru.codegen import wasm_host
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
-from naru.codegen.objects import compile_modules
+from naru.codegen.objects import compile_module, compile_modules
 from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.frontend.onnx_plan import HostPlan, read_plan
@@ -48,6 +55,7 @@ from naru.passes.fold_constants import fold_constants
 from naru.passes.fuse import fuse
 from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
+from naru.processing import NOTHING, Processing, describe_outputs
 from naru.schedule.driver import Program, build_driver
 from naru.schedule.kernels import Kernels
 from naru.schedule.requirements import requirements
@@ -82,6 +90,7 @@ def lower(
     target: Target,
     name: str | None = None,
     on_progress: Progress = tell_nobody,
+    processing: Processing = NOTHING,
 ) -> Stages:
     """A model (or the graph of one) through all its forms, up to the text that LLVM gets."""
     folder = knobs.current().dump
@@ -89,7 +98,10 @@ def lower(
         _make_folder(folder)
     on_progress("import", 0, 1)
     with stage("import"):
-        graph = source if isinstance(source, Graph) else read_onnx(source, name=name)
+        if isinstance(source, Graph):
+            graph = source
+        else:
+            graph = read_onnx(source, name=name, processing=processing)
     show(3, lambda: print_graph(graph))
     on_progress("passes", 0, 1)
     with stage("passes"):
@@ -97,7 +109,7 @@ def lower(
     show(3, lambda: print_graph(fused))
     on_progress("schedules", 0, 1)
     with stage("schedule"):
-        kernels = Kernels(target, fma=target.has_fma)
+        kernels = Kernels(target, fma=target.has_multiply_add)
         program = build_driver(fused, kernels, requirements(graph))
     for k in program.kernels:
         show(2, lambda k=k: f"{k.name}\n{k.schedule}")
@@ -152,8 +164,10 @@ def build_parts(
     reference a while. `digest`: SHA-256 of the source, where that is known already."""
     tell = on_progress or tell_nobody
     try:
-        stages = lower(source, options.target, name, tell)
+        stages = lower(source, options.arithmetic, name, tell, options.processing)
     except UnsupportedError:
+        if options.processing:
+            raise
         plan = None if isinstance(source, Graph) else read_plan(source, name=name)
         if plan is None:
             raise
@@ -172,16 +186,21 @@ def build_parts(
         golden = pack_golden([case] if case else [])
     tell("bundle", 0, 1)
     read = _source_record(source, digest, stages.graph.files)
+    g = stages.graph
     manifest = make_manifest(
-        stages.graph,
+        g,
         stages.program,
         linked,
         options.target,
-        options={"precision": options.precision},
+        options=options.as_json(),
         source=read,
+        outputs=describe_outputs(
+            options.processing.scores,
+            {n: o.type.rank for n, o in zip(g.output_names, g.outputs, strict=True)},
+        ),
     )
     program = stages.program
-    del stages  # and with it the weights in the layout of the model file
+    del stages, g  # and with it the weights in the layout of the model file
     sweep()
     sections: dict[str, Any] = {
         "code": linked.code,
@@ -193,10 +212,13 @@ def build_parts(
 
 def link_program(stages: Stages, objects: Sequence[bytes], target: Target) -> Linked:
     """The objects of all modules as the bundle's code: one block, or a WebAssembly module that
-    imports its memory, and whose functions go by name (it has no offsets)."""
+    imports its memory, has its host inside (`codegen.wasm_host`), and no clock."""
     named = [(n, o) for (n, _), o in zip(stages.modules, objects, strict=True)]
     if target.arch == "wasm32":
-        return Linked(link_wasm(named, ENTRIES, import_memory=True).code, {})
+        untimed = [(n, o) for n, o in named if n != "profile"]
+        host = compile_module(wasm_host.HOST_TEXT, wasm_host.host_target(target))
+        parts = [*untimed, ("host", host)]
+        return Linked(link_wasm(parts, wasm_host.ENTRIES, import_memory=True).code, {})
     return link(named, [*ENTRIES, *(k.func.name for k in stages.program.kernels)])
 
 
@@ -219,7 +241,7 @@ def _host_parts(
     manifest = make_host_manifest(
         plan,
         options.target,
-        options={"precision": options.precision},
+        options=options.as_json(),
         source=_source_record(source, digest, plan.files),
     )
     return manifest, sections

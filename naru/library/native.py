@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from naru.artifact.bundle import BundleParts, GoldenCase, unpack_golden
+from naru.artifact.bundle import BundleParts
+from naru.artifact.golden import GoldenCase, unpack_golden
 from naru.library.header import dtype_member, quote
 from naru.library.signature import Signature, Tensor
 from naru.library.toolchain import LINK_FLAGS
