@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,7 @@ from naru.targets import TARGETS, Target, get_target
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+_PLAIN = re.compile(r"\w[\w.+-]*")  # neither a shell nor a C compiler sees more in it than a name
 TEXTS = {"llvm": ".ll", "asm": ".s"}  # of the code, as text, and what their files end with
 ALL_EMITS = (*EMITS, *TEXTS)
 # What a library for another machine has, where nothing else is said.
@@ -106,7 +108,7 @@ def check_name(name: str) -> str:
     """The name of a library, which becomes those of its files. InputError for what cannot be."""
     if not name or name != Path(name).name or name.startswith(".") or not name.isprintable():
         raise InputError(f"name: {name!r} cannot be the name of a file", hint="--name NAME")
-    return identifier(name) if any(c in name for c in " \"'\\$`") else name
+    return name if _PLAIN.fullmatch(name) else identifier(name)
 
 
 def choose_levels(
