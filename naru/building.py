@@ -61,11 +61,12 @@ def build(
     source: an ONNX file (path, bytes or ModelProto), or the path of a bundle. platform: where it
     runs (default: this machine), such as "aarch64-linux" or "wasm". isa: instruction sets to have
     code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
-    that was named: avx512, avx2 and baseline; i8mm, dotprod and neon). emit: "library" (shared), "static", "obj",
-    "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
-    embed: the weights go into the library. half_weights: of a WebAssembly package: float32 weights
-    are stored in half precision, and widened when loaded. preprocess, postprocess, labels, top: as
-    for `naru.compile`. compiler: the command of a C compiler, or "zig".
+    that was named the common ones there: avx512, avx2 and baseline; i8mm, dotprod and neon). emit:
+    "library" (shared), "static", "obj", "c" (for a compiler of your own), "header", "llvm" or "asm"
+    (the code of each module, as text). embed: the weights go into the library. half_weights: of a
+    WebAssembly package: float32 weights are stored in half precision, and widened when loaded.
+    preprocess, postprocess, labels, top: as for `naru.compile`. compiler: the command of a C
+    compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
