@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from naru import knobs
-from naru.artifact.bundle import Bundle, BundleParts, make_bundle, pack_bundle, pack_golden
+from naru.artifact.bundle import (
+    Bundle,
+    BundleParts,
+    make_bundle,
+    pack_bundle,
+)
 from naru.artifact.cache import Cache
 from naru.artifact.contents import (
     make_golden,
@@ -27,11 +32,13 @@ from naru.artifact.contents import (
     pack_constants,
     pack_weights,
 )
+from naru.artifact.golden import pack_golden
 from naru.artifact.link import Linked, link
 from naru.artifact.wasm import link_wasm
+from naru.codegen import wasm_host
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
-from naru.codegen.objects import compile_modules
+from naru.codegen.objects import compile_module, compile_modules
 from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.frontend.onnx_plan import HostPlan, read_plan
@@ -46,6 +53,8 @@ from naru.passes.decompose import decompose
 from naru.passes.fold_batch_norm import fold_batch_norm
 from naru.passes.fold_constants import fold_constants
 from naru.passes.fuse import fuse
+from naru.passes.multiply_bytes import multiply_bytes
+from naru.passes.registry import PassFunction
 from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
 from naru.processing import NOTHING, Processing, describe_outputs
@@ -66,6 +75,11 @@ PASSES = (
 )
 
 ENTRIES = ("naru_run", "naru_profile", "naru_plan")
+
+
+def passes_for(target: Target) -> tuple[PassFunction, ...]:
+    """PASSES, and before them what only some targets ask for."""
+    return (multiply_bytes, *PASSES) if target.multiplies_bytes else PASSES
 
 
 @dataclass(frozen=True)
@@ -98,11 +112,11 @@ def lower(
     show(3, lambda: print_graph(graph))
     on_progress("passes", 0, 1)
     with stage("passes"):
-        fused = run_passes(PASSES, graph, _on_pass())
+        fused = run_passes(passes_for(target), graph, _on_pass())
     show(3, lambda: print_graph(fused))
     on_progress("schedules", 0, 1)
     with stage("schedule"):
-        kernels = Kernels(target, fma=target.has_fma)
+        kernels = Kernels(target, fma=target.has_multiply_add)
         program = build_driver(fused, kernels, requirements(graph))
     for k in program.kernels:
         show(2, lambda k=k: f"{k.name}\n{k.schedule}")
@@ -205,10 +219,13 @@ def build_parts(
 
 def link_program(stages: Stages, objects: Sequence[bytes], target: Target) -> Linked:
     """The objects of all modules as the bundle's code: one block, or a WebAssembly module that
-    imports its memory, and whose functions go by name (it has no offsets)."""
+    imports its memory, has its host inside (`codegen.wasm_host`), and no clock."""
     named = [(n, o) for (n, _), o in zip(stages.modules, objects, strict=True)]
     if target.arch == "wasm32":
-        return Linked(link_wasm(named, ENTRIES, import_memory=True).code, {})
+        untimed = [(n, o) for n, o in named if n != "profile"]
+        host = compile_module(wasm_host.HOST_TEXT, wasm_host.host_target(target))
+        parts = [*untimed, ("host", host)]
+        return Linked(link_wasm(parts, wasm_host.ENTRIES, import_memory=True).code, {})
     return link(named, [*ENTRIES, *(k.func.name for k in stages.program.kernels)])
 
 

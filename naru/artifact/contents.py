@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from naru.artifact.bundle import GoldenCase, pack_golden
+from naru.artifact.golden import (
+    GoldenCase,
+    pack_golden,
+)
 from naru.artifact.link import Linked
 from naru.artifact.records import kernel_records, step_records
 from naru.dtypes import DTYPES
@@ -254,6 +257,10 @@ def make_manifest(
             "where": {v.name: print_expr(e) for v, e in program.lets},
             "weights": str(program.weight_bytes),
         },
+        "packed": [
+            [w.offset, packed_bytes(w.data.array, w.layout), w.data.array.dtype.name]
+            for w in program.weights
+        ],
         "kernels": kernel_records(program, linked),
         "steps": steps,
         "tensors": tensors,

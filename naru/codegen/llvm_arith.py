@@ -97,6 +97,8 @@ def binary(r: Row, op: str, a: str, b: str) -> str:
         return r.call(f"{'s' if r.signed else 'u'}{'min' if op == 'min' else 'max'}", a, b)
     if op == "dot2":
         return _dot2(r, a, b)
+    if op == "dot4":
+        return _dot4(r, a, b)
     return _shift(r, op, a, b) if op in ("shl", "shr") else divide(r, op, a, b)
 
 
@@ -112,6 +114,11 @@ def float_extreme(r: Row, op: str, a: str, b: str, number: str = "") -> str:
     """min or max that gives the NaN if there is one. `number`: which operand ("a", "b") is known
     not to be NaN; one compare and select then do, which x86 has as one instruction."""
     order = "ogt" if op == "max" else "olt"
+    if number:
+        x, y = (a, b) if number == "b" else (b, a)
+        made = wasm_call(r, f"p{op}", x, y)
+        if made is not None:
+            return made
     if number == "b":
         return r.select(r.put(f"fcmp {order} {r.kind} {b}, {a}"), b, a)
     best = r.select(r.put(f"fcmp {order} {r.kind} {a}, {b}"), a, b)  # b where unordered
@@ -122,6 +129,9 @@ def float_extreme(r: Row, op: str, a: str, b: str, number: str = "") -> str:
 
 def larger(r: Row, a: str, b: str) -> str:
     """a if a > b else b: max, but that a NaN may get lost. x86 has it as one instruction."""
+    made = wasm_call(r, "pmax", b, a)
+    if made is not None:
+        return made
     return r.select(r.put(f"fcmp ogt {r.kind} {a}, {b}"), a, b)
 
 
@@ -145,6 +155,45 @@ def _dot2(r: Row, a: str, b: str) -> str:
     low = [r.op("ashr", r.op("shl", v, by), by) for v in (a, b)]
     high = [r.op("ashr", v, by) for v in (a, b)]
     return r.op("add", r.op("mul", *low), r.op("mul", *high))
+
+
+def _dot4(r: Row, a: str, b: str) -> str:
+    """The sum of the products of the four i8 in each lane."""
+    arm = r.code.target.arch == "aarch64"
+    if arm and r.shape and r.shape[0] % 4 == 0:
+        return _arm_dot4(r, a, b)
+    products: list[str] = []
+    for place in (24, 16, 8, 0):
+        x, y = (r.op("ashr", r.op("shl", v, r.integer(place)), r.integer(24)) for v in (a, b))
+        products.append(r.op("mul", x, y))
+    low, high = (r.op("add", *products[k : k + 2]) for k in (0, 2))
+    return r.op("add", low, high)
+
+
+def _arm_dot4(r: Row, a: str, b: str) -> str:
+    """By an instruction that adds to a sum (LLVM gives it the one that this is added to); without
+    it, products of i16 whose neighbours are added, twice."""
+    if r.shape[0] > 4:
+        return in_halves(r, _arm_dot4, a, b)
+    x, y = (r.put(f"bitcast <4 x i32> {v} to <16 x i8>") for v in (a, b))
+    if r.code.target.has("dotprod"):
+        return r.put(
+            "call <4 x i32> @llvm.aarch64.neon.sdot.v4i32.v16i8("
+            f"<4 x i32> zeroinitializer, <16 x i8> {x}, <16 x i8> {y})"
+        )
+    wide = [r.put(f"sext <16 x i8> {v} to <16 x i16>") for v in (x, y)]
+    products = Row(r.code, r.depth, "i16", (16,)).op("mul", *wide)
+    halves = [
+        some_lanes(Row(r.code, r.depth, "i16", (16,)), products, h)
+        for h in (range(8), range(8, 16))
+    ]
+    pairs = [
+        r.put(f"call <4 x i32> @llvm.aarch64.neon.saddlp.v4i32.v8i16(<8 x i16> {h})")
+        for h in halves
+    ]
+    return r.put(
+        f"call <4 x i32> @llvm.aarch64.neon.addp.v4i32(<4 x i32> {pairs[0]}, <4 x i32> {pairs[1]})"
+    )
 
 
 def _shift(r: Row, op: str, a: str, b: str) -> str:
@@ -345,3 +394,36 @@ def reduce(r: Row, op: str, x: str) -> str:
 def some_lanes(r: Row, x: str, chosen: range) -> str:
     mask = ", ".join(f"i32 {i}" for i in chosen)
     return r.put(f"shufflevector {r.kind} {x}, {r.kind} poison, <{len(chosen)} x i32> <{mask}>")
+
+
+# ---- rows of many vectors ----
+
+_WASM_VECTORS = {"float": (4, "v4f32"), "double": (2, "v2f64")}
+
+
+def wasm_call(r: Row, name: str, *rows: str) -> str | None:
+    """An operation of WebAssembly's own on rows that are one vector of 128 bits, or 2, 4, … of
+    them; None for others, and other targets."""
+    if r.code.target.arch != "wasm32" or not r.shape or r.lane not in _WASM_VECTORS:
+        return None
+    lanes, kind = _WASM_VECTORS[r.lane]
+    vectors, rest = divmod(r.shape[0], lanes)
+    if rest or vectors & (vectors - 1):
+        return None
+
+    def call(part: Row, *xs: str) -> str:
+        if part.shape[0] == lanes:
+            return part.call(f"wasm.{name}.{kind}", *xs)
+        return in_halves(part, call, *xs)
+
+    return call(r, *rows)
+
+
+def in_halves(r: Row, fn: Callable[..., str], *rows: str) -> str:
+    """A function of shorter rows applied to both halves of rows."""
+    lanes = r.shape[0]
+    part = Row(r.code, r.depth, r.dtype, (lanes // 2,))
+    ranges = (range(lanes // 2), range(lanes // 2, lanes))
+    low, high = (fn(part, *(some_lanes(r, x, chosen) for x in rows)) for chosen in ranges)
+    order = ", ".join(f"i32 {i}" for i in range(lanes))
+    return r.put(f"shufflevector {part.kind} {low}, {part.kind} {high}, <{lanes} x i32> <{order}>")
