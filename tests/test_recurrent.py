@@ -27,6 +27,7 @@ from naru.ir.text_loop import read_func
 from naru.ops.evaluate import evaluate
 from naru.ops.recurrent_kernel import blocking
 from naru.ops.registry import OPS, apply
+from naru.options import Options
 from naru.schedule.kernels import Kernels
 from naru.targets import TARGETS, get_target
 
