@@ -13,6 +13,7 @@ from naru.errors import InputError, TargetError, nearest
 from naru.library.folder import replacing_files
 from naru.library.signature import identifier
 from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
+from naru.library.web import write_web
 from naru.library.write import EMITS, Request, Written, write_native
 from naru.options import Progress
 from naru.targets import TARGETS, Target, get_target
@@ -37,6 +38,7 @@ def build(
     isa: str | Sequence[str] | None = None,
     emit: str = "library",
     embed: bool = False,
+    half_weights: bool = False,
     precision: str = "fp32",
     name: str | None = None,
     compiler: str | None = None,
@@ -50,7 +52,8 @@ def build(
     code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
     that was named: avx512, avx2 and baseline; neon). emit: "library" (shared), "static", "obj",
     "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
-    embed: the weights go into the library. compiler: the command of a C compiler, or "zig".
+    embed: the weights go into the library. half_weights: of a WebAssembly package: float32 weights
+    are stored in half precision, and widened when loaded. compiler: the command of a C compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
@@ -74,8 +77,9 @@ def build(
         on_progress=on_progress,
     )
     label = Path(source).name if isinstance(source, str | os.PathLike) else name
-    request = Request(name, where, emit, embed, compiler, label)
-    return write_native(levels, Path(output), request)
+    request = Request(name, where, emit, embed, compiler, label, half_weights)
+    write = write_web if where == WASM else write_native
+    return write(levels, Path(output), request)
 
 
 def _name_of(source: object) -> str:

@@ -29,9 +29,10 @@ from naru.artifact.contents import (
 )
 from naru.artifact.link import Linked, link
 from naru.artifact.wasm import link_wasm
+from naru.codegen import wasm_host
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
-from naru.codegen.objects import compile_modules
+from naru.codegen.objects import compile_module, compile_modules
 from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.frontend.onnx_plan import HostPlan, read_plan
@@ -193,10 +194,13 @@ def build_parts(
 
 def link_program(stages: Stages, objects: Sequence[bytes], target: Target) -> Linked:
     """The objects of all modules as the bundle's code: one block, or a WebAssembly module that
-    imports its memory, and whose functions go by name (it has no offsets)."""
+    imports its memory, has its host inside (`codegen.wasm_host`), and no clock."""
     named = [(n, o) for (n, _), o in zip(stages.modules, objects, strict=True)]
     if target.arch == "wasm32":
-        return Linked(link_wasm(named, ENTRIES, import_memory=True).code, {})
+        untimed = [(n, o) for n, o in named if n != "profile"]
+        host = compile_module(wasm_host.HOST_TEXT, wasm_host.host_target(target))
+        parts = [*untimed, ("host", host)]
+        return Linked(link_wasm(parts, wasm_host.ENTRIES, import_memory=True).code, {})
     return link(named, [*ENTRIES, *(k.func.name for k in stages.program.kernels)])
 
 

@@ -33,7 +33,8 @@ EMITS = ("library", "static", "obj", "c", "header")
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to write. `emit`: one of EMITS; `embed`: the weights go into the library; `compiler`: a
-    command, or None for the usual; `source`: the name of the model's file, for comments."""
+    command, or None for the usual; `source`: the name of the model's file, for comments;
+    `half_weights`: of a WebAssembly package, in half precision as files."""
 
     name: str
     platform: str
@@ -41,6 +42,7 @@ class Request:
     embed: bool = False
     compiler: str | None = None
     source: str = ""
+    half_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)

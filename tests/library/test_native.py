@@ -20,11 +20,13 @@ from zoo.build import text, weight
 
 import naru
 from naru.building import build
+from naru.compiler import compile_bundle
 from naru.errors import InputError, NaruError, TargetError, UnsupportedError
 from naru.library.header import quote
 from naru.library.inspect import read_provenance
 from naru.library.signature import identifier
-from naru.library.toolchain import find_platform
+from naru.library.toolchain import find_platform, host_platform
+from naru.library.write import Request, write_native
 
 DEMO = Path(naru.__file__).parent / "demo"
 CNN, MLP = DEMO / "digits_cnn.onnx", DEMO / "digits_mlp.onnx"
@@ -108,6 +110,27 @@ def test_levels(tmp_path: Path) -> None:
     assert e.value.status == binding.BAD_ARGUMENT
     best.close()
     base.close()
+
+
+def test_wrong_cpu(tmp_path: Path) -> None:
+    """Levels that this CPU lacks are passed over; where it lacks all, opening says so."""
+    bundle = compile_bundle(MLP)
+    sections = {n: bundle.section(n) for n in bundle.sections}
+    target = bundle.manifest["target"]
+    other = {**target, "name": "x86-64-amx", "features": [*target["features"], "of-another-cpu"]}
+    unknown = ({**bundle.manifest, "target": other}, sections)
+    write_native([unknown], tmp_path / "one", Request("mlp", host_platform()))
+    with pytest.raises(LibraryError, match="none of the levels of this library: x86-64-amx") as e:
+        Library(tmp_path / "one" / "mlp.so").open()
+    assert e.value.status == binding.BAD_CPU
+    both = [(bundle.manifest, sections), unknown]
+    write_native(both, tmp_path / "two", Request("mlp", host_platform()))
+    library = Library(tmp_path / "two" / "mlp.so")
+    model = library.open()
+    assert model.level == target["name"]
+    model.close()
+    with pytest.raises(LibraryError, match="lacks features of the level x86-64-amx"):
+        library.open(Options(level=b"x86-64-amx"))
 
 
 def test_contexts_in_the_callers_memory(folder: Callable[[str], Path]) -> None:
