@@ -8,6 +8,7 @@
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make bench-operators   single operators against ONNX Runtime (five minutes), into docs/ too
 #   make bench-library     native libraries: calls from C, opening, many at once
+#   make bench-web   WebAssembly against ONNX Runtime Web, in Node and Chromium (ten minutes)
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
@@ -48,6 +49,13 @@ bench: $(VENV)/.installed-bench
 
 bench-operators: $(VENV)/.installed-bench
 	$(BIN)/python bench/operators.py
+
+bench-web: $(VENV)/.installed-bench node chromium bench/web/node_modules/.installed
+	$(BIN)/python bench/web.py
+
+bench/web/node_modules/.installed: bench/web/package.json bench/web/package-lock.json
+	npm --prefix bench/web ci --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 bench-library: $(VENV)/.installed-test
 	$(BIN)/python bench/libraries.py
