@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 test: check
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb
+test-slow: $(VENV)/.installed-slow qemu node gdb bench/web/node_modules/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -53,7 +53,10 @@ bench-operators: $(VENV)/.installed-bench
 bench-web: $(VENV)/.installed-bench node chromium bench/web/node_modules/.installed
 	$(BIN)/python bench/web.py
 
+# ONNX Runtime Web, for bench/web.py and its test.
 bench/web/node_modules/.installed: bench/web/package.json bench/web/package-lock.json
+	@command -v npm >/dev/null || { \
+	  echo "npm is missing: expected it beside Node.js" >&2; exit 1; }
 	npm --prefix bench/web ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import NAMES, ROOT, chosen, make_case
+from cases import ROOT, chosen, make_case
 
 from naru.bench.case import Case, digest_of, model_files
 from naru.bench.estimate import median_with_interval
@@ -112,7 +112,7 @@ class _Handler(SimpleHTTPRequestHandler):
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         super().end_headers()
 
-    def do_POST(self) -> None:  # noqa: N802  (the name is the base class's)
+    def do_POST(self) -> None:
         size = int(self.headers["Content-Length"])
         _Handler.result = json.loads(self.rfile.read(size))
         self.send_response(204)

@@ -120,11 +120,9 @@ def schedule_contraction(
         steps.append(ComputeAt(parts.tensor.name, sums.tensor.name, passes[-1]))
         algorithm.append(f"parts {stage.tensor.name}")
     inner = stage if split is None else split[2]
-    places = tile_places(out, stage, plan, tile, lanes)
-    short = unrolls(inner, places, tile.rows * tile.lines * tile.vectors, target)
+    short = unrolls(inner, tile_places(out, stage, plan, tile, lanes), target)
     loops, unrolled = _sum_loops(inner, plan, target, short=short)
-    wide = tile.vectors > tile.rows * tile.lines
-    steps += _tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=wide)
+    steps += _tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=tile.is_wide)
     if is_worth_fetching(out, stage, plan, tile, target) and not blocks.rows:
         loop = loops[-2] if loops[-1].endswith(".i") else loops[-1]
         panels = -(-tile.vectors * lanes // VIRTUAL_LANES)

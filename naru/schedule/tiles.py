@@ -7,6 +7,7 @@ blocks keep what is used again in L2.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from naru.ir.expr import Const, Read, Var
@@ -48,6 +49,11 @@ class Tile:
     rows: int
     vectors: int
     lines: int = 1
+
+    @property
+    def is_wide(self) -> bool:
+        """Has it more vectors than rows?"""
+        return self.vectors > self.rows * self.lines
 
 
 # --- which tile -----------------------------------------------------------------------------------
@@ -134,15 +140,14 @@ def tile_for(out: Stage, stage: Stage, plan: Contraction, target: Target, lanes:
     return choose_tile(m, n, target, lanes, p=p, k=k or 1, row_cost=row_cost)
 
 
-def _narrow_tile(
-    out: Stage, stage: Stage, plan: Contraction, target: Target, lanes: int
-) -> Tile:
+def _narrow_tile(out: Stage, stage: Stage, plan: Contraction, target: Target, lanes: int) -> Tile:
     """One vector wide, and of as many rows as the registers hold with all that they read. Rows side
     by side read much in common (neighbours in a window)."""
     m = extents(out, stage, plan)[0] or 4
     for rows in range(min(4, m), 1, -1):
-        if unrolls(stage, tile_places(out, stage, plan, Tile(rows, 1), lanes), rows, target):
-            return Tile(rows, 1)
+        tile = Tile(rows, 1)
+        if unrolls(stage, tile_places(out, stage, plan, tile, lanes), target):
+            return tile
     return Tile(min(2, m), 1)
 
 
@@ -157,16 +162,16 @@ def tile_places(
     return {name: places for name, places in named if name is not None}
 
 
-def unrolls(stage: Stage, tile: dict[str, range], sums: int, target: Target) -> bool:
-    """Is the last loop of a reduction so short that it is unrolled? Where a block begins with all
-    its loads, what they read must fit the registers beside the sums."""
+def unrolls(stage: Stage, places: dict[str, range], target: Target) -> bool:
+    """Is the last loop of a reduction so short that it is unrolled in a tile (`tile_places`)? Where
+    a block begins with all its loads, what they read must fit the registers beside the sums."""
     axis, count = stage.reduction[-1].var, known(stage.reduction[-1].extent)
     if len(stage.reduction) == 1 or count is None or count > UNROLL_LIMIT:
         return False
     if not target.is_recompiled:
         return True
-    operands = count_operands(stage, {**tile, axis.name: range(count)})
-    return sums + operands + 1 <= target.registers
+    operands = count_operands(stage, {**places, axis.name: range(count)})
+    return math.prod(map(len, places.values())) + operands + 1 <= target.registers
 
 
 def count_operands(stage: Stage, places: dict[str, range]) -> int:
