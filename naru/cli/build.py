@@ -14,12 +14,14 @@ from naru.cli.group import (
     as_json_option,
     no_cache_option,
     precision_option,
+    processing_options,
 )
 from naru.cli.printing import bytes_text, make_table, print_json, print_table, say
 from naru.cli.progress import progress
 
 if TYPE_CHECKING:
     from naru.library.write import Written
+    from naru.processing import Processing
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EMITS = ("library", "static", "obj", "c", "header", "llvm", "asm")
@@ -65,6 +67,7 @@ EMITS = ("library", "static", "obj", "c", "header", "llvm", "asm")
 @click.option("--name", help="Name of the library, prefix of its functions. Default: the file's.")
 @click.option("--cc", metavar="COMMAND", help="The C compiler; zig: that of the package ziglang.")
 @precision_option
+@processing_options
 @no_cache_option
 @as_json_option
 def build_command(
@@ -78,6 +81,7 @@ def build_command(
     name: str | None,
     cc: str | None,
     precision: str,
+    processing: Processing,
     no_cache: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
@@ -104,6 +108,8 @@ def build_command(
             embed=embed,
             half_weights=half_weights,
             precision=precision,
+            preprocess=processing.images,
+            postprocess=processing.scores,
             name=name,
             compiler=cc,
             cache=not no_cache,
