@@ -8,6 +8,7 @@
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make bench-operators   single operators against ONNX Runtime (five minutes), into docs/ too
 #   make bench-library     native libraries: calls from C, opening, many at once
+#   make bench-web   WebAssembly against ONNX Runtime Web, in Node and Chromium (ten minutes)
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
@@ -31,7 +32,7 @@ demo: $(VENV)/.installed
 test: check
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium bench/web/node_modules/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -48,6 +49,16 @@ bench: $(VENV)/.installed-bench
 
 bench-operators: $(VENV)/.installed-bench
 	$(BIN)/python bench/operators.py
+
+bench-web: $(VENV)/.installed-bench node chromium bench/web/node_modules/.installed
+	$(BIN)/python bench/web.py
+
+# ONNX Runtime Web, for bench/web.py and its test.
+bench/web/node_modules/.installed: bench/web/package.json bench/web/package-lock.json
+	@command -v npm >/dev/null || { \
+	  echo "npm is missing: expected it beside Node.js" >&2; exit 1; }
+	npm --prefix bench/web ci --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 bench-library: $(VENV)/.installed-test
 	$(BIN)/python bench/libraries.py
