@@ -207,7 +207,7 @@ def test_which_targets_keep_which_class() -> None:
         if target.has_fma:
             assert Options(target, "strict").arithmetic is target
         else:
-            with pytest.raises(TargetError, match="--precision portable|precision portable"):
+            with pytest.raises(TargetError, match=r"--precision portable|precision portable"):
                 Options(target, "strict")
 
 
