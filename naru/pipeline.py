@@ -35,9 +35,10 @@ from naru.artifact.contents import (
 from naru.artifact.golden import pack_golden
 from naru.artifact.link import Linked, link
 from naru.artifact.wasm import link_wasm
+from naru.codegen import wasm_host
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
-from naru.codegen.objects import compile_modules
+from naru.codegen.objects import compile_module, compile_modules
 from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx import read_onnx
 from naru.frontend.onnx_plan import HostPlan, read_plan
@@ -115,7 +116,7 @@ def lower(
     show(3, lambda: print_graph(fused))
     on_progress("schedules", 0, 1)
     with stage("schedule"):
-        kernels = Kernels(target, fma=target.has_fma)
+        kernels = Kernels(target, fma=target.has_multiply_add)
         program = build_driver(fused, kernels, requirements(graph))
     for k in program.kernels:
         show(2, lambda k=k: f"{k.name}\n{k.schedule}")
@@ -170,7 +171,7 @@ def build_parts(
     reference a while. `digest`: SHA-256 of the source, where that is known already."""
     tell = on_progress or tell_nobody
     try:
-        stages = lower(source, options.target, name, tell, options.processing)
+        stages = lower(source, options.arithmetic, name, tell, options.processing)
     except UnsupportedError:
         if options.processing:
             raise
@@ -218,10 +219,13 @@ def build_parts(
 
 def link_program(stages: Stages, objects: Sequence[bytes], target: Target) -> Linked:
     """The objects of all modules as the bundle's code: one block, or a WebAssembly module that
-    imports its memory, and whose functions go by name (it has no offsets)."""
+    imports its memory, has its host inside (`codegen.wasm_host`), and no clock."""
     named = [(n, o) for (n, _), o in zip(stages.modules, objects, strict=True)]
     if target.arch == "wasm32":
-        return Linked(link_wasm(named, ENTRIES, import_memory=True).code, {})
+        untimed = [(n, o) for n, o in named if n != "profile"]
+        host = compile_module(wasm_host.HOST_TEXT, wasm_host.host_target(target))
+        parts = [*untimed, ("host", host)]
+        return Linked(link_wasm(parts, wasm_host.ENTRIES, import_memory=True).code, {})
     return link(named, [*ENTRIES, *(k.func.name for k in stages.program.kernels)])
 
 

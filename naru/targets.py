@@ -59,6 +59,19 @@ class Target:
         return "amx-tile" in self.features
 
     @property
+    def has_multiply_add(self) -> bool:
+        """Whether a·b + c is one operation: with one rounding (`has_fma`) or, with relaxed SIMD,
+        one or two, as the machine likes."""
+        return self.has_fma or self.has("relaxed-simd")
+
+    @property
+    def is_recompiled(self) -> bool:
+        """Whether an engine compiles the code once more, as V8 does with WebAssembly: it begins a
+        block with all its loads, so that their results need registers at once; adds what is not in
+        the offset of an access; unrolls short loops itself; and knows no fetching ahead."""
+        return self.arch == "wasm32"
+
+    @property
     def multiplies_bytes(self) -> bool:
         """Whether sums of products of bytes are made of four at a time (`dot4`), not of pairs of 16
         bits. The levels of an architecture agree: those of a library share their weights."""
@@ -122,6 +135,7 @@ _NEON = ("fp-armv8", "neon")
 _DOTPROD = (*_NEON, "rdm", "fullfp16", "dotprod")
 _I8MM = (*_DOTPROD, "bf16", "i8mm")
 _WASM = ("simd128", "sign-ext", "nontrapping-fptoint", "bulk-memory", "bulk-memory-opt")
+_KIB = 1024
 
 
 def _x86(
@@ -132,13 +146,19 @@ def _x86(
     return Target(name, triple, cpu, tune, features, bits, registers, 64, fma, l1, l2, _X86_LAYOUT)
 
 
+def _wasm(name: str, features: tuple[str, ...]) -> Target:
+    # Of the 16 xmm registers of x86-64, V8 keeps one for itself.
+    return Target(
+        name, "wasm32-unknown-unknown", "generic", "generic", features, 128, 15, 32,
+        has_fma=False, l1=32 * _KIB, l2=256 * _KIB, data_layout=_WASM_LAYOUT,
+    )  # fmt: skip
+
+
 def _arm(name: str, features: tuple[str, ...], l1: int, l2: int) -> Target:
     # Of the scheduling models, V1's keeps the most constants of long polynomials in registers.
     triple, tune = "aarch64-unknown-linux-gnu", "neoverse-v1"
     return Target(name, triple, "generic", tune, features, 128, 32, 64, True, l1, l2, _ARM_LAYOUT)
 
-
-_KIB = 1024
 
 # From the most to the least capable: the host is the first whose features it all has.
 TARGETS: dict[str, Target] = {
@@ -156,21 +176,8 @@ TARGETS: dict[str, Target] = {
         # Neoverse N1 (Graviton2, Altra), Cortex-A76 (Raspberry Pi 5), Apple M1.
         _arm("aarch64-dotprod", _DOTPROD, 64 * _KIB, 512 * _KIB),
         _arm("aarch64-neon", _NEON, 64 * _KIB, 512 * _KIB),
-        Target(
-            name="wasm32-simd128",
-            triple="wasm32-unknown-unknown",
-            cpu="generic",
-            tune="generic",
-            features=_WASM,
-            vector_bits=128,
-            # Engines map v128 to the 16 xmm registers of x86-64.
-            registers=16,
-            pointer_bits=32,
-            has_fma=False,
-            l1=32 * _KIB,
-            l2=256 * _KIB,
-            data_layout=_WASM_LAYOUT,
-        ),
+        _wasm("wasm32-relaxed", (*_WASM, "relaxed-simd")),
+        _wasm("wasm32-simd128", _WASM),
     )
 }
 
@@ -185,6 +192,7 @@ _SHORT_NAMES = {
     "neon": "aarch64-neon",
     "wasm": "wasm32-simd128",
     "simd128": "wasm32-simd128",
+    "relaxed": "wasm32-relaxed",
 }
 
 

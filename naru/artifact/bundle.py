@@ -31,6 +31,7 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
                     runs; one named "profile" takes and gives the same and keeps times
     states          [] (reserved for named persistent buffers)
     memory          {arena: formula text, ...}
+    packed?         [[offset, size, dtype]]: the arrays in the section `weights`, in bytes
     kernels         [{name, ops?, nodes?, why?, calls?, shape?, algorithm?, schedule?, flops?,
                     bytes?, estimate?, offset?, size?}], for explain: flops, bytes and estimate
                     (nanoseconds on one core by a model) are formulas for one call; offset and

@@ -4,8 +4,13 @@ What `wasm-ld` does for code without a C library, and no more: types and functio
 one index space, read-only data at fixed addresses, a stack below the heap, relocations patched in
 place. The module imports nothing (or only its memory) and exports
 
-    the entries, `memory`, `__heap_base` (first free byte, a multiple of 64), and, where code calls
-    through pointers, `__indirect_function_table`.
+    the entries, `memory`, `__stack_low` and `__heap_base` (where the stack begins and ends, so the
+    first free byte, a multiple of 64), `__stack_pointer` (the instance of another thread sets it to
+    the top of a stack of its own), and, where code calls through pointers,
+    `__indirect_function_table`.
+
+The stack is as large as the deepest chain of calls, read off the code: nothing checks it at run
+time.
 
 Formats: WebAssembly 2.0 core specification, section 5; "Linking.md" of the WebAssembly project's
 tool conventions (symbol table and relocations, version 2). Equal input gives equal bytes.
@@ -14,7 +19,8 @@ tool conventions (symbol table and relocations, version 2). Equal input gives eq
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from naru.artifact.link import LinkError
@@ -29,30 +35,32 @@ _CUSTOM, _TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _GLOBAL = range(7)
 _EXPORT, _ELEMENT, _CODE, _DATA = 7, 9, 10, 11
 _KINDS = ("function", "table", "memory", "global")
 _SYMBOL_FUNCTION, _SYMBOL_DATA, _SYMBOL_GLOBAL, _SYMBOL_SECTION, _, _SYMBOL_TABLE = range(6)
+_SHARED = 3  # of a memory's limits: with a maximum, and shared
 _WEAK, _LOCAL, _UNDEFINED, _EXPLICIT_NAME = 1, 2, 0x10, 0x40
 _I32, _FUNCREF, _I32_CONST, _END = 0x7F, 0x70, 0x41, 0x0B
 
 
 @dataclass(frozen=True, slots=True)
 class WasmModule:
-    """`code`: the module. Its memory begins with `pages` of 64 KiB, free from `heap_base` on."""
+    """`code`: the module. Its memory begins with `pages` of 64 KiB, free from `heap_base` on.
+    `stack`: bytes of stack that one thread takes."""
 
     code: bytes
     heap_base: int
     pages: int
+    stack: int
 
 
 def link_wasm(
     objects: Sequence[tuple[str, bytes]],
     entries: Sequence[str],
     *,
-    stack: int = PAGE,
     import_memory: bool = False,
 ) -> WasmModule:
     """Links (name, wasm object) pairs; the names appear in messages only.
 
-    `entries`: the functions to export. `stack`: bytes for the stack. `import_memory`: the memory
-    comes from outside, as env.memory. Raises LinkError with all problems found.
+    `entries`: the functions to export. `import_memory`: the memory comes from outside, as
+    env.memory. Raises LinkError with all problems found.
     """
     parsed = [_parse(name, data) for name, data in objects]
     linker = _Linker(parsed)
@@ -60,9 +68,60 @@ def link_wasm(
     linker.define()
     linker.relocate()
     wanted = linker.find_entries(entries)
+    stack = linker.deepest()
     if linker.problems:
         raise LinkError(linker.problems, hint=_hint(linker.problems))
     return linker.module(wanted, stack, import_memory)
+
+
+def with_shared_memory(code: bytes, max_pages: int) -> bytes:
+    """The same module for threads: the memory that it imports is shared, of `max_pages` of 64 KiB
+    at the most. Raises LinkError for a module that does not import its memory."""
+    low = imported_pages(code)
+    shared = bytes([_SHARED]) + _leb(low) + _leb(max(low, max_pages))
+    out = bytearray(MAGIC)
+    for section, content in _sections(code):
+        made = _vector([_MEMORY_IMPORT + shared]) if section == _IMPORT else content
+        out += _raw_section(section, made)
+    return bytes(out)
+
+
+def imported_pages(code: bytes) -> int:
+    """How many pages of 64 KiB the memory must have that a module imports. Raises LinkError if it
+    imports something else, or its memory is shared."""
+    for section, content in _sections(code):
+        if section == _IMPORT and content.startswith(b"\1" + _MEMORY_IMPORT + b"\0"):
+            return _Reader(content, 2 + len(_MEMORY_IMPORT)).unsigned()
+    raise LinkError(["expected a module that imports a memory that is not shared, and that only"])
+
+
+def with_custom_section(code: bytes, name: str, content: bytes) -> bytes:
+    """The module with a custom section at its end, which engines keep and do not read."""
+    return code + _raw_section(_CUSTOM, _name(name) + content)
+
+
+def custom_section(code: bytes, name: str) -> bytes | None:
+    """The content of the first custom section of this name. Raises LinkError for what is not a
+    module."""
+    for section, content in _sections(code):
+        if section == _CUSTOM:
+            r = _Reader(content)
+            if r.text() == name:
+                return r.data[r.at : r.end]
+    return None
+
+
+def _sections(code: bytes) -> Iterator[tuple[int, bytes]]:
+    """(number, content) of the sections of a module."""
+    if code[: len(MAGIC)] != MAGIC:
+        raise LinkError(["not a WebAssembly module of version 1"])
+    reader = _Reader(code, len(MAGIC))
+    try:
+        while reader.at < reader.end:
+            section, inner = reader.byte(), reader.inner()
+            yield section, inner.data[inner.at : inner.end]
+    except _Malformed as error:
+        raise LinkError([f"a truncated or malformed module ({error})"]) from error
 
 
 def _hint(problems: Sequence[str]) -> str | None:
@@ -461,6 +520,47 @@ class _Linker:
                 found.append((name, self.function(*place)))
         return found
 
+    def deepest(self) -> int:
+        """Bytes of stack of the deepest chain of calls. A call through a pointer may reach every
+        function that has a place in the table."""
+        frames, calls = self.frames_and_calls()
+        depths: dict[int, int] = {}
+
+        def depth(function: int, chain: tuple[int, ...]) -> int:
+            if function in chain:
+                self.problems.append("functions call each other in a circle, without end or limit")
+                return 0
+            if function not in depths:
+                inner = [depth(f, (*chain, function)) for f in sorted(calls[function])]
+                depths[function] = frames[function] + max(inner, default=0)
+            return depths[function]
+
+        return max((depth(f, ()) for f in range(len(frames))), default=0)
+
+    def frames_and_calls(self) -> tuple[list[int], list[set[int]]]:
+        """Of each function: bytes of its frame, functions that it may call."""
+        count = sum(len(o.functions) for o in self.objects)
+        frames, calls = [0] * count, [set[int]() for _ in range(count)]
+        for o in self.objects:
+            bodies = _starts(o)
+            for section, relocations in o.relocations.items():
+                if section >= len(o.sections) or o.sections[section] != _CODE:
+                    continue
+                for r in relocations:
+                    here = o.first_function + bisect_right(bodies, r.offset) - 1
+                    if r.kind == 0:
+                        calls[here].add(self.function(o, o.symbols[r.index]))
+                    elif r.kind == 6:
+                        calls[here] |= set(self.slots) - {here}
+                    elif r.kind == 7:
+                        frame = _frame(o.code, r.offset)
+                        if frame is None:
+                            self.problems.append(
+                                f"{o.name}: a function takes stack, unknown how much"
+                            )
+                        frames[here] += frame or 0
+        return frames, calls
+
     def module(self, entries: list[tuple[str, int]], stack: int, import_memory: bool) -> WasmModule:
         """The bytes of the module."""
         bottom = -(-self.data_end // STACK_ALIGN) * STACK_ALIGN
@@ -468,15 +568,19 @@ class _Linker:
         pages = -(-top // PAGE)
         table = any(TABLE in o.imports["table"] for o in self.objects) or bool(self.slots)
         exports = [_name(n) + b"\0" + _leb(f) for n, f in entries]
+        exports.append(_name("__stack_pointer") + b"\3" + _leb(0))
         exports.append(_name("__heap_base") + b"\3" + _leb(1))
+        exports.append(_name("__stack_low") + b"\3" + _leb(2))
         if not import_memory:
             exports.append(_name("memory") + b"\2" + _leb(0))
         if table:
             exports.append(_name(TABLE) + b"\1" + _leb(0))
         functions = [_leb(self.types[o.types[t]]) for o in self.objects for t in o.functions]
         limits = b"\0" + _leb(pages)
-        memory = [_name("env") + _name("memory") + b"\2" + limits] if import_memory else []
-        globals_ = [bytes([_I32, 1]) + _constant(top), bytes([_I32, 0]) + _constant(top)]
+        memory = [_MEMORY_IMPORT + limits] if import_memory else []
+        globals_ = [
+            bytes([_I32, k == 0]) + _constant(at) for k, at in enumerate((top, top, bottom))
+        ]
         in_order = sorted(self.slots, key=lambda f: self.slots[f])
         elements = [b"\0" + _constant(1) + _vector([_leb(f) for f in in_order])] if in_order else []
         bodies = b"".join(bytes(o.code[o.bodies :]) for o in self.objects)
@@ -497,7 +601,52 @@ class _Linker:
             _raw_section(_CODE, _leb(len(functions)) + bodies),
             _section(_DATA, data),
         ]
-        return WasmModule(MAGIC + b"".join(sections), top, pages)
+        return WasmModule(MAGIC + b"".join(sections), top, pages, top - bottom)
+
+
+def _starts(o: _Object) -> list[int]:
+    """Where in the code section each body starts."""
+    found: list[int] = []
+    r = _Reader(bytes(o.code), o.bodies)
+    for _ in o.functions:
+        found.append(r.at)
+        r.inner()
+    return found
+
+
+_GLOBAL_GET, _LOCAL_GET, _LOCAL_SET, _LOCAL_TEE = 0x23, 0x20, 0x21, 0x22
+_DROP, _I32_SUB, _I32_AND = 0x1A, 0x6B, 0x71
+
+
+def _frame(code: bytearray, at: int) -> int | None:
+    """Bytes that a function takes from the stack. LLVM starts one that has a frame with
+
+        global.get __stack_pointer; i32.const size; i32.sub; (i32.const -align; i32.and)?
+
+    and moves of locals in between; `at` is the place of that operand. 0 for the operand of another
+    instruction, None where the code looks different."""
+    if code[at - 1] != _GLOBAL_GET:
+        return 0
+    r = _Reader(bytes(code[at + 5 : at + 60]))
+    try:
+        size = _constant_before(r, _I32_SUB)
+        if size is None or size <= 0:
+            return None
+        align = _constant_before(r, _I32_AND)
+    except _Malformed:  # the code ends here
+        return None
+    return size - (align or 0)
+
+
+def _constant_before(r: _Reader, operation: int) -> int | None:
+    """The constant that is an operation's second operand, if that comes next."""
+    found = r.byte()
+    while found in (_LOCAL_GET, _LOCAL_SET, _LOCAL_TEE, _DROP):
+        if found != _DROP:
+            r.unsigned()
+        found = r.byte()
+    value = r.signed() if found == _I32_CONST else None
+    return value if value is not None and r.byte() == operation else None
 
 
 _Patch = Callable[["_Linker", _Object, _Relocation], bytes]
@@ -541,6 +690,9 @@ def _name(text: str) -> bytes:
 
 def _vector(items: Sequence[bytes]) -> bytes:
     return _leb(len(items)) + b"".join(items)
+
+
+_MEMORY_IMPORT = _name("env") + _name("memory") + bytes([_KINDS.index("memory")])
 
 
 def _raw_section(number: int, content: bytes) -> bytes:

@@ -59,6 +59,11 @@ EMITS = ("library", "static", "obj", "c", "header", "llvm", "asm")
     "the header alone, or the text of the code.",
 )
 @click.option("--embed", is_flag=True, help="Put the weights into the library.")
+@click.option(
+    "--half-weights",
+    is_flag=True,
+    help="For WebAssembly: weights in half precision as files, in single precision in memory.",
+)
 @click.option("--name", help="Name of the library, prefix of its functions. Default: the file's.")
 @click.option("--cc", metavar="COMMAND", help="The C compiler; zig: that of the package ziglang.")
 @precision_option
@@ -72,6 +77,7 @@ def build_command(
     isa: str | None,
     emit: str,
     embed: bool,
+    half_weights: bool,
     name: str | None,
     cc: str | None,
     precision: str,
@@ -100,6 +106,7 @@ def build_command(
             isa=isa,
             emit=emit,
             embed=embed,
+            half_weights=half_weights,
             precision=precision,
             preprocess=processing.images,
             postprocess=processing.scores,

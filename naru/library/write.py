@@ -14,7 +14,6 @@ from naru.library.header import example, header
 from naru.library.native import (
     FLAGS,
     LIBRARIES,
-    LINK_FLAGS,
     Source,
     library_source,
     pack_golden_file,
@@ -33,7 +32,8 @@ EMITS = ("library", "static", "obj", "c", "header")
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to write. `emit`: one of EMITS; `embed`: the weights go into the library; `compiler`: a
-    command, or None for the usual; `source`: the name of the model's file, for comments."""
+    command, or None for the usual; `source`: the name of the model's file, for comments;
+    `half_weights`: of a WebAssembly package, in half precision as files."""
 
     name: str
     platform: str
@@ -41,6 +41,7 @@ class Request:
     embed: bool = False
     compiler: str | None = None
     source: str = ""
+    half_weights: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,8 @@ def _write_code(
         return [f"{name}.c", *made.blobs]
     if request.emit == "library":
         out = f"{name}.so"
-        args = [*FLAGS, "-DNARU_SHARED", f"{name}.c", "-o", out, *LINK_FLAGS, *LIBRARIES]
-        toolchain.compile(args, work)
+        link = (*toolchain.link_flags, f"-Wl,-soname,{out}", *LIBRARIES)
+        toolchain.compile([*FLAGS, "-DNARU_SHARED", f"{name}.c", "-o", out, *link], work)
     else:
         out = f"{name}.o"
         toolchain.compile([*FLAGS, "-c", f"{name}.c", "-o", out], work)

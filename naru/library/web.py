@@ -1,0 +1,268 @@
+"""A WebAssembly package: modules, weights, and one JavaScript file that loads and runs them.
+
+    m.js  m.worker.js  m.d.ts  package.json                  for programs
+    m.wasm  m.threads.wasm  [m.relaxed.wasm  m.relaxed.threads.wasm]  m.weights  m.golden
+    index.html  demo.js  README.md  m.json                   for people
+
+The sources of the JavaScript are in `web/`; m.js is four of them, one after the other. They are
+written with the model's table and file names put in, and without comments. Each module carries the
+record of provenance.py in its custom section `naru`, with what m.js must know of it as `web`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from naru.artifact.bundle import BundleParts, Bytes
+from naru.artifact.wasm import imported_pages, with_custom_section, with_shared_memory
+from naru.errors import InputError
+from naru.library.folder import replacing_files
+from naru.library.inspect import SECTION
+from naru.library.provenance import as_json, provenance
+from naru.library.signature import Signature, Tensor, read_signature
+from naru.library.web_types import declarations
+from naru.library.weights import Weights, describe_weights
+from naru.library.write import Request, Written
+
+Json = dict[str, Any]
+
+SOURCES = Path(__file__).parent / "web"
+RUNTIME = ("engine.js", "weights.js", "values.js", "model.js")  # m.js, in this order
+MAX_PAGES = 65536  # 4 GiB
+LEAST_HALVED = 256  # elements: what is smaller stays in single precision
+_LARGEST_HALF = 65504.0
+# Of the self-test where weights are rounded to 11 bits, a relative error of 3e-4 each.
+HALF_TOLERANCE = {"rtol": 1e-2, "atol": 1e-4}
+
+
+@dataclass(frozen=True)
+class _Level:
+    """One instruction set: how the names of its files begin ("" or "relaxed."), its code, its
+    weights as `file` stores them; `full`: their bytes in memory."""
+
+    prefix: str
+    manifest: Mapping[str, Any]
+    code: bytes
+    weights: Weights
+    file: str
+    full: int
+    halves: tuple[tuple[int, int], ...]
+
+
+def write_web(levels: Sequence[BundleParts], folder: Path, request: Request) -> Written:
+    """Writes the package of a model.
+
+    `levels`: manifest and sections for wasm32-simd128, and, if wanted, for wasm32-relaxed. Raises
+    UnsupportedError for a model that needs Python, InputError for a request that makes no sense
+    here, or where the folder cannot be written; then nothing has changed.
+    """
+    if request.emit != "library" or request.embed:
+        what = "--embed" if request.embed else f"--emit {request.emit}"
+        raise InputError(f"{what} is for native libraries, not for WebAssembly")
+    signature = read_signature(levels[0][0], request.name)
+    levels = sorted(levels, key=_is_relaxed)
+    if [_is_relaxed(parts) for parts in levels] not in ([False], [False, True]):
+        raise InputError("a package has code for wasm32-simd128, and may have wasm32-relaxed too")
+    made = _make_levels(levels, half_weights=request.half_weights)
+    record = provenance(levels, signature, made[0].weights, platform=request.platform)
+    files = _make_files(made, signature, record, levels[0][1].get("golden", b""))
+    with replacing_files(folder) as part:
+        for name, content in files.items():
+            (part / name).write_bytes(content)
+    return Written(tuple(folder / name for name in files), record)
+
+
+def _is_relaxed(parts: BundleParts) -> bool:
+    return "relaxed-simd" in parts[0]["target"]["features"]
+
+
+def _make_levels(levels: Sequence[BundleParts], *, half_weights: bool) -> tuple[_Level, ...]:
+    made: list[_Level] = []
+    for k, (manifest, sections) in enumerate(levels):
+        prefix = "relaxed." if k else ""
+        full = memoryview(sections["weights"]).nbytes
+        payload, halves = sections["weights"], ()
+        if half_weights:
+            payload, halves = _halved(sections["weights"], manifest.get("packed", ()))
+        weights = describe_weights(payload)
+        same = next((m for m in made if m.weights.sha256 == weights.sha256), None)
+        file = same.file if same else f"{prefix}weights"
+        code = bytes(sections["code"])
+        made.append(_Level(prefix, manifest, code, weights, file, full, halves))
+    return tuple(made)
+
+
+def _halved(
+    payload: Bytes, packed: Sequence[tuple[int, int, str]]
+) -> tuple[bytes, tuple[tuple[int, int], ...]]:
+    """The payload with its large float32 arrays in half precision, and where they begin in the
+    original and how many numbers they have. Arrays with numbers beyond half precision stay."""
+    data = memoryview(payload).cast("B")
+    out: list[bytes] = []
+    halves: list[tuple[int, int]] = []
+    done = 0
+    for offset, size, dtype in sorted(packed):
+        values = np.frombuffer(data[offset : offset + size], np.float32) if size % 4 == 0 else None
+        if dtype != "float32" or values is None or len(values) < LEAST_HALVED or offset < done:
+            continue
+        if not (np.abs(values) <= _LARGEST_HALF).all():  # NaN, too
+            continue
+        out += [bytes(data[done:offset]), values.astype("<f2").tobytes()]
+        halves.append((offset, len(values)))
+        done = offset + size
+    return b"".join([*out, bytes(data[done:])]), tuple(halves)
+
+
+# ---- the model's table ----
+
+
+def make_table(levels: Sequence[_Level], signature: Signature) -> Json:
+    """What the JavaScript knows of the model; `build` names all of it, by a digest."""
+    manifest = levels[0].manifest
+    steps = [[s["name"], [n for n, _ in s["nodes"]]] for s in manifest.get("steps", ())]
+    table: Json = {
+        "info": _info(levels, signature),
+        "symbols": [{k: s[k] for k in ("name", "lo", "hi")} for s in manifest["symbols"]],
+        "pointers": signature.pointers,
+        "requires": signature.requires,
+        "steps": steps,
+        "tolerance": HALF_TOLERANCE if levels[0].halves else manifest["tolerance"],
+        "weights": [_weights(level) for level in levels],
+    }
+    parts = [_json(table).encode(), *(level.code for level in levels)]
+    return {**table, "build": hashlib.sha256(b"".join(parts)).hexdigest()[:32]}
+
+
+def _weights(level: _Level) -> Json:
+    w = level.weights
+    made: Json = {"file": level.file, "size": w.size, "digest": w.digest, "full": level.full}
+    made["sha256"] = w.sha256.hex()
+    return {**made, "halves": level.halves} if level.halves else made
+
+
+def _info(levels: Sequence[_Level], signature: Signature) -> Json:
+    """The part of the table that programs see as `info`."""
+    manifest = levels[0].manifest
+    sizes = {"weights": levels[0].weights.size}
+    sizes.update({f"{level.prefix}wasm": len(level.code) for level in levels})
+    stored = "fp16" if levels[0].halves else "fp32"
+    info: Json = {
+        "name": signature.name,
+        "inputs": [_tensor(t) for t in signature.inputs],
+        "outputs": [_tensor(t) for t in signature.outputs],
+        "sizes": sizes,
+        "classes": {"arithmetic": manifest["options"]["precision"], "weights": stored},
+        "naru": manifest["naru"],
+    }
+    labels = next((t.labels for t in signature.outputs if t.labels), None)
+    return {**info, "labels": labels} if labels else info
+
+
+def _tensor(t: Tensor) -> Json:
+    made: Json = {"name": t.name, "dtype": t.dtype, "shape": t.shape}
+    return {**made, **{k: True for k in ("optional", "late") if getattr(t, k)}}
+
+
+# ---- files ----
+
+
+def _make_files(
+    levels: Sequence[_Level], signature: Signature, record: Json, golden: Bytes
+) -> dict[str, Bytes]:
+    """Contents by name, the most important first."""
+    name = signature.name
+    table = make_table(levels, signature)
+    binaries: dict[str, Bytes] = {}
+    for level in levels:
+        for shared in (False, True):
+            about = {"build": table["build"], "pages": imported_pages(level.code)}
+            about |= {"shared": shared, "relaxed": bool(level.prefix)}
+            code = with_shared_memory(level.code, MAX_PAGES) if shared else level.code
+            section = _json({**record, "web": about}).encode()
+            file = f"{name}.{level.prefix}{'threads.' if shared else ''}wasm"
+            binaries[file] = with_custom_section(code, SECTION, section)
+    for level in levels:
+        binaries[f"{name}.{level.file}"] = level.weights.header + bytes(level.weights.payload)
+    binaries[f"{name}.golden"] = golden
+    texts = {
+        f"{name}.js": _runtime(table, binaries, name),
+        f"{name}.worker.js": _script(["model.worker.js"], name),
+        f"{name}.d.ts": declarations(_source("model.d.ts"), table["info"]),
+        "package.json": _package(table["info"]),
+        f"{name}.json": as_json(record).decode(),
+        "index.html": _named(_source("index.html"), name, escape(name)),
+        "demo.js": _script(["demo.js"], name),
+        "README.md": _named(_source("README.md"), name, name),
+    }
+    return {**binaries, **{file: text.encode() for file, text in texts.items()}}
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _source(file: str) -> str:
+    return (SOURCES / file).read_text(encoding="utf-8")
+
+
+def _named(text: str, name: str, title: str) -> str:
+    """A source with the names of this model; `title` is what people read."""
+    return text.replace("MODEL_NAME", title).replace("./model.", f"./{quote(name)}.")
+
+
+def _script(files: Sequence[str], name: str) -> str:
+    """Scripts as one, with the names of this model, without comments and indentation. Lines are
+    joined only where nobody could take the end of one for that of a statement."""
+    text = "".join(map(_source, files))
+    text = re.sub(r"^ */\*\*.*?\*/\n", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^ *//.*\n| +// .*", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\n\s+", "\n", text)
+    text = re.sub(r",?\n(?=[)\]}])", "", text)
+    return _named(re.sub(r"(?<=[(\[{,])\n", "", text), name, name)
+
+
+def _runtime(table: Json, binaries: Mapping[str, object], name: str) -> str:
+    """The runtime with the model's table. Bundlers find files where their addresses are written
+    out as `new URL("…", import.meta.url)`."""
+    addresses = [
+        f'{_json(file.removeprefix(name + "."))}: new URL("./{quote(file)}", import.meta.url)'
+        for file in binaries
+    ]
+    text = _script(RUNTIME, name)
+    for constant, value in {
+        "MODEL": _json(table),
+        "FILES": "{\n" + ",\n".join(addresses) + "\n}",
+        "more": f'() => import("./{quote(name)}.worker.js")',
+    }.items():
+        line = re.compile(rf"^const {constant} = null;.*$", re.MULTILINE)
+        text, count = line.subn(lambda _, c=constant, v=value: f"const {c} = {v};", text)
+        assert count == 1, constant
+    return f"// Made by naru {table['info']['naru']}; how to use it: README.md.\n{text}"
+
+
+def _package(info: Json) -> str:
+    """package.json: the folder can be imported as a package, and published as one."""
+    name = info["name"]
+    package = {
+        "name": re.sub(r"[^a-z0-9-]", "-", name.lower()),
+        "version": "1.0.0",
+        "description": f"A model, compiled to WebAssembly by naru {info['naru']}",
+        "type": "module",
+        "exports": {
+            ".": {"types": f"./{name}.d.ts", "default": f"./{name}.js"},
+            "./*": "./*",
+        },
+        "types": f"./{name}.d.ts",
+        "engines": {"node": ">=20"},
+    }
+    return json.dumps(package, indent=2, ensure_ascii=False) + "\n"

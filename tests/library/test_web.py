@@ -1,0 +1,735 @@
+"""The WebAssembly package in Node: what it computes, what it takes, what it says when it fails."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import naru
+from naru.artifact.wasm import custom_section, link_wasm, with_custom_section, with_shared_memory
+from naru.building import build
+from naru.codegen.objects import compile_module
+from naru.demo import FOLDER as DEMO
+from naru.demo import load_images
+from naru.errors import InputError, UnsupportedError
+from naru.library.inspect import read_provenance
+from naru.library.web import SOURCES
+from naru.targets import TARGETS
+from tests.library.javascript import run_node, to_arrays
+from tests.targets.machine import need
+
+WASM = TARGETS["wasm32-simd128"]
+Array = np.ndarray
+Kind = tuple[int, Sequence[int | str | None]]  # element type, dims
+
+
+def model_of(
+    nodes: list[onnx.NodeProto],
+    inputs: Mapping[str, Kind],
+    outputs: Mapping[str, Kind],
+    weights: Mapping[str, Array] | None = None,
+) -> bytes:
+    values = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in inputs.items()]
+    results = [helper.make_tensor_value_info(n, t, s) for n, (t, s) in outputs.items()]
+    constants = [numpy_helper.from_array(w, n) for n, w in (weights or {}).items()]
+    graph = helper.make_graph(nodes, "m", values, results, constants)
+    opset = [helper.make_opsetid("", 21)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+
+
+Package = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    def make(source: bytes | Path, **options: Any) -> Path:
+        folder = tmp_path_factory.mktemp("package")
+        build(source, folder, platform="wasm", name="m", cache=False, **options)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def digits(package: Package) -> Path:
+    return package(DEMO / "digits_mlp.onnx")
+
+
+def node_version() -> int:
+    """The first number of Node's version."""
+    done = subprocess.run([need("node", "nodejs"), "--version"], capture_output=True, check=True)
+    return int(done.stdout[1:].split(b".")[0])
+
+
+def digits_images() -> Array:
+    return load_images()[0].reshape(200, 64)
+
+
+# ---- what it computes ----
+
+
+def baseline(source: bytes | Path, *inputs: Array) -> Array:
+    """Native code that multiplies and adds, as WebAssembly does."""
+    return naru.compile(source, target="x86-64-baseline", cache=False)(*inputs)
+
+
+def test_equals_native_code_and_passes_its_selftest(digits: Path) -> None:
+    said = run_node(
+        digits,
+        """
+        const model = await load({ threads: 1 });
+        const checks = await model.selftest();
+        say({ checks, outputs: plain(model.run({ image: arrays.image })) });
+        """,
+        {"image": digits_images()},
+    )
+    assert [c["output"] for c in said["checks"]] == ["logits"]
+    assert 0 < said["checks"][0]["error"] < said["checks"][0]["limit"]
+    want = baseline(DEMO / "digits_mlp.onnx", digits_images())
+    assert np.array_equal(to_arrays(said["outputs"])["logits"], want)
+
+
+def test_relaxed_simd(digits: Path, package: Package) -> None:
+    plain = package(DEMO / "digits_mlp.onnx", isa="wasm32-simd128")
+    assert not list(plain.glob("*relaxed*"))
+    script = """
+        const model = await load({ threads: 1 });
+        await model.selftest();
+        const without = await load({ threads: 1, relaxed: false });
+        say([model.relaxed, plain(model.run(arrays)), without.relaxed, plain(without.run(arrays))]);
+    """
+    flags = () if node_version() >= 22 else ("--experimental-wasm-relaxed-simd",)
+    said = run_node(digits, script, {"image": digits_images()}, flags)
+    assert (said[0], said[2]) == (True, False)
+    fused, separate = (to_arrays(x)["logits"] for x in (said[1], said[3]))
+    assert np.array_equal(separate, baseline(DEMO / "digits_mlp.onnx", digits_images()))
+    assert np.abs(fused - separate).max() <= 1e-5 * np.abs(separate).max()
+    assert run_node(plain, script, {"image": digits_images()}, flags)[0] is False
+
+
+def test_convolutions(package: Package) -> None:
+    folder = package(DEMO / "digits_cnn.onnx")
+    images = load_images()[0].reshape(200, 1, 8, 8)
+    said = run_node(
+        folder,
+        """
+        const model = await load({ threads: 1 });
+        await model.selftest();
+        say(plain(model.run({ image: arrays.image })));
+        """,
+        {"image": images},
+    )
+    (got,) = to_arrays(said).values()
+    want = baseline(DEMO / "digits_cnn.onnx", images)
+    assert np.abs(got - want).max() <= 1e-5 * np.abs(want).max()
+
+
+def test_threads_give_the_same_bits(digits: Path) -> None:
+    said = run_node(
+        digits,
+        """
+        const one = await load({ threads: 1 });
+        const four = await load({ threads: 4 });
+        const image = { data: new Float32Array(512 * 64), dims: [512, 64] };
+        image.data.set(arrays.image.data);
+        const same = [];
+        for (const batch of [512, 1, 7, 512, 300]) {
+          const some = { data: image.data.subarray(0, 64 * batch), dims: [batch, 64] };
+          const run = (model) => toBase64(model.run({ image: some }).logits.data);
+          same.push(run(one) === run(four));
+        }
+        four.dispose();
+        say([one.threads, four.threads, same]);
+        """,
+        {"image": digits_images()},
+    )
+    assert said == [1, 4, [True] * 5]
+
+
+def test_in_a_worker(digits: Path) -> None:
+    said = run_node(
+        digits,
+        """
+        let seen = 0;
+        const onProgress = ({ loaded }) => (seen = loaded);
+        const model = await loadInWorker({ threads: 2, onProgress });
+        const direct = await load({ threads: 1 });
+        const both = [await model.run(arrays), direct.run(arrays)];
+        const [a, b] = both.map((r) => toBase64(r.logits.data));
+        const numbers = (await model.run(arrays)).logits.numbers().length;
+        const wrong = await failure(() => model.run({ picture: arrays.image }));
+        const checks = await model.selftest();
+        model.dispose();
+        const after = await failure(() => model.run(arrays));
+        say({ seen, threads: model.threads, same: a === b, numbers, wrong, checks, after });
+        """,
+        {"image": digits_images()},
+    )
+    assert said["seen"] == (digits / "m.weights").stat().st_size
+    assert (said["threads"], said["same"], said["numbers"]) == (2, True, 2000)
+    assert said["wrong"][0] == "input"
+    assert 'there is no input "picture"' in said["wrong"][1]
+    assert len(said["checks"]) == 1
+    assert said["after"][0] == "disposed"
+
+
+def test_shapes_that_data_decide(package: Package) -> None:
+    node = helper.make_node("NonZero", ["x"], ["y"])
+    x, y = (TensorProto.FLOAT, ["n", "m"]), (TensorProto.INT64, [2, None])
+    folder = package(model_of([node], {"x": x}, {"y": y}))
+    values = np.array([[0, 2, 0], [3, 0, 4]], np.float32)
+    said = run_node(
+        folder,
+        """
+        const model = await load();
+        const first = model.run(arrays);
+        const zero = model.run({ x: { data: new Float32Array(4), dims: [2, 2] } });
+        say([plain(model.run(arrays)), first.y.dims, zero.y.dims, zero.y.numbers(), info]);
+        """,
+        {"x": values},
+    )
+    assert np.array_equal(to_arrays(said[0])["y"], np.stack(np.nonzero(values)))
+    assert said[1:4] == [[2, 3], [2, 0], []]
+    assert said[4]["outputs"][0]["late"] is True
+
+
+def test_half_weights(package: Package, digits: Path) -> None:
+    folder = package(DEMO / "digits_mlp.onnx", half_weights=True)
+    said = run_node(
+        folder,
+        """
+        const model = await load();
+        await model.selftest();
+        say([info.classes, plain(model.run(arrays))]);
+        """,
+        {"image": digits_images()},
+    )
+    assert said[0] == {"arithmetic": "fp32", "weights": "fp16"}
+    small, large = ((f / "m.weights").stat().st_size for f in (folder, digits))
+    assert small < 0.52 * large
+    got = to_arrays(said[1])["logits"]
+    graph = onnx.load(DEMO / "digits_mlp.onnx")
+    for w in graph.graph.initializer:
+        values = numpy_helper.to_array(w)
+        if values.size >= 256:
+            w.CopyFrom(numpy_helper.from_array(values.astype(np.float16).astype("f4"), w.name))
+    want = baseline(graph.SerializeToString(), digits_images())
+    assert np.abs(got - want).max() < 2e-3 * np.abs(want).max()
+
+
+# ---- inputs ----
+
+
+def test_inputs_of_many_kinds(digits: Path) -> None:
+    said = run_node(
+        digits,
+        """
+        const model = await load();
+        const data = Float32Array.from({ length: 128 }, (_, k) => Math.fround(Math.sin(k)));
+        const kinds = {
+          typed: data, plain: [...data], sized: { data, dims: [2, 64] }, list: { data: [...data] },
+        };
+        const run = (image) => toBase64(model.run({ image }).logits.data);
+        const outputs = Object.values(kinds).map(run);
+        const view = model.input("image", [2, 64]);
+        view.set(data);
+        outputs.push(toBase64(model.run().logits.data));
+        const again = model.run().logits; // the view keeps its contents
+        outputs.push(toBase64(again.data));
+        const copied = again.numbers();
+        const first = again.data[0];
+        model.run({ image: new Float32Array(64) });
+        const none = model.run({ image: [] }).logits.dims;
+        say({ same: new Set(outputs).size, view: [view.length, view instanceof Float32Array],
+              copied: [copied.length, copied[0] === first], none });
+        """,
+    )
+    assert said == {"same": 1, "view": [128, True], "copied": [20, True], "none": [0, 10]}
+
+
+WRONG_INPUTS = {
+    "{}": 'input "image" is missing; expected image: float32[batch, 64]',
+    "{ imag: x }": 'there is no input "imag"; expected image: float32[batch, 64]',
+    "{ image: new Float64Array(64) }": "expected float32 (Float32Array or numbers), got Float64",
+    "{ image: new Float32Array(65) }": "[batch, 64], a multiple of 64 elements, got 65",
+    "{ image: { data: x, dims: [2, 32] } }": "got [2, 32]: dim 1 must be 64",
+    "{ image: { data: x, dims: [64] } }": "expected shape [batch, 64], got [64]",
+    "{ image: { data: x, dims: [-1, 64] } }": "dim 0 is no size",
+    "{ image: { data: x, dims: [2, 64] } }": "[2, 64] has 128 elements, got 64",
+    "{ image: 'text' }": "got string without data",
+    "{ image: null }": "got null",
+    "{ image: { dims: [1, 64] } }": "got object without data",
+    "{ image: Array(64).fill('1') }": "element 0 is 1, which is no float32",
+    "{ image: 3 }": "expected shape [batch, 64]",
+}
+
+
+def test_wrong_inputs_are_told(digits: Path) -> None:
+    calls = ", ".join(f"() => model.run({call})" for call in WRONG_INPUTS)
+    said = run_node(
+        digits,
+        f"""
+        const model = await load();
+        const x = new Float32Array(64);
+        const found = [];
+        for (const call of [{calls}]) found.push(await failure(call));
+        const good = model.run({{ image: x }}).logits.dims;
+        const views = [];
+        for (const name of ["image", "y"]) views.push(await failure(() => model.input(name)));
+        say([found, good, views]);
+        """,
+    )
+    for (code, message, _), expected in zip(said[0], WRONG_INPUTS.values(), strict=True):
+        assert code == "input"
+        assert expected in message
+    assert said[1] == [1, 10]
+    assert "its sizes are not fixed: pass them" in said[2][0][1]
+    assert 'there is no input "y"' in said[2][1][1]
+
+
+def test_every_dtype(package: Package) -> None:
+    kinds = {
+        "f4": TensorProto.FLOAT,
+        "f8": TensorProto.DOUBLE,
+        "f2": TensorProto.FLOAT16,
+        "bf": TensorProto.BFLOAT16,
+        "i1": TensorProto.INT8,
+        "i4": TensorProto.INT32,
+        "i8": TensorProto.INT64,
+        "u1": TensorProto.UINT8,
+        "b1": TensorProto.BOOL,
+    }
+    nodes = [helper.make_node("Concat", [k, k], [f"{k}_out"], axis=0) for k in kinds]
+    three, six = (
+        {k: (t, [3]) for k, t in kinds.items()},
+        {f"{k}_out": (t, [6]) for k, t in kinds.items()},
+    )
+    folder = package(model_of(nodes, three, six))
+    said = run_node(
+        folder,
+        """
+        const model = await load();
+        const base = {
+          f4: [0.5, -1, 3], f8: [0.1, 2, 3], f2: [0.5, -2, 65504], bf: [1, -0.5, 256],
+          i1: [-128, 0, 127], i4: [-(2 ** 31), 0, 2 ** 31 - 1], i8: [-(2 ** 40), 7, 2 ** 53 - 1],
+          u1: [0, 128, 255], b1: [true, false, true],
+        };
+        const numbers = (outputs) =>
+          Object.fromEntries(Object.entries(outputs).map(([k, t]) => [k, t.numbers()]));
+        const first = numbers(model.run(base));
+        const typed = numbers(model.run({
+          ...base, f2: Float32Array.of(0.5, -2, 65504), bf: Float32Array.of(1, -0.5, 256),
+          i8: BigInt64Array.from([-(2n ** 40n), 7n, 2n ** 53n - 1n]),
+          u1: Uint8ClampedArray.of(0, 128, 255), b1: Uint8Array.of(1, 0, 1),
+        }));
+        const narrow = model.run({ ...base, i8: Int32Array.of(-1, 2, -3) }).i8_out;
+        const wrong = [];
+        for (const [k, x] of [
+          ["i1", [200, 0, 0]], ["i4", [0.5, 0, 0]], ["i8", [2 ** 53, 0, 0]], ["i8", [1.5, 0, 0]],
+          ["i8", [2n ** 63n, 0, 0]], ["i8", new Float32Array(3)], ["u1", [-1, 0, 0]],
+          ["b1", [2, "x", 0]], ["i4", [1, 2]],
+        ])
+          wrong.push(await failure(() => model.run({ ...base, [k]: x })));
+        const same = JSON.stringify(first) === JSON.stringify(typed);
+        say([first, same, narrow.numbers(), narrow.data instanceof BigInt64Array, wrong]);
+        """,
+    )
+    first = said[0]
+    assert first["f2_out"] == [0.5, -2, 65504] * 2
+    assert first["bf_out"] == [1, -0.5, 256] * 2
+    assert first["i8_out"] == [-(2**40), 7, 2**53 - 1] * 2
+    assert first["i4_out"] == [-(2**31), 0, 2**31 - 1] * 2
+    assert first["b1_out"] == [1, 0, 1] * 2
+    assert first["f8_out"] == [0.1, 2, 3] * 2
+    assert said[1:4] == [True, [-1, 2, -3] * 2, True]
+    assert all(w is not None and w[0] == "input" for w in said[4]), said[4]
+    assert "element 0 is 200, which is no int8" in said[4][0][1]
+
+
+def test_half_precision_rounds_to_nearest(package: Package) -> None:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    kinds = {"x": (TensorProto.FLOAT16, ["n"])}
+    folder = package(model_of([node], kinds, {"y": kinds["x"]}))
+    rng = np.random.default_rng(3)
+    values = np.concatenate(
+        [rng.standard_normal(500), rng.standard_normal(500) * 10.0 ** rng.integers(-9, 5, 500)]
+    ).astype(np.float32)
+    edges = np.array([0, -0.0, np.inf, 65519, 65520, 2**-25, 2**-24], np.float32)
+    values = np.concatenate([values, edges])
+    with np.errstate(over="ignore"):
+        halves = values.astype(np.float16)
+    said = run_node(
+        folder,
+        """
+        const model = await load();
+        const { y } = model.run({ x: arrays.x.data });
+        say([plain({ y }), y.numbers().every((v, k) => Object.is(v, arrays.back.data[k]))]);
+        """,
+        {"x": values, "back": halves.astype(np.float32)},
+    )
+    got = to_arrays(said[0])["y"]
+    assert np.array_equal(got.view(np.uint16), halves.view(np.uint16))
+    assert said[1]
+
+
+def test_sizes_that_must_agree(package: Package) -> None:
+    node = helper.make_node("Add", ["a", "b"], ["c"])
+    kind = (TensorProto.FLOAT, ["n", "m"])
+    folder = package(model_of([node], {"a": kind, "b": kind}, {"c": kind}))
+    said = run_node(
+        folder,
+        """
+        const model = await load();
+        const x = (n, m) => ({ data: new Float32Array(n * m).fill(1), dims: [n, m] });
+        const { c } = model.run({ a: x(2, 3), b: new Float32Array(6) }); // b has the sizes of a
+        // A view of an output as an input, where memory moves.
+        const big = model.run({ a: model.run({ a: x(2, 3), b: x(2, 3) }).c, b: x(2, 3) });
+        const sum = big.c.numbers();
+        const grown = model.run({ a: x(500, 300), b: x(500, 300) }).c.numbers();
+        const views = [model.input("a", [2, 2]), model.input("b", [2, 2])];
+        views[0].fill(1);
+        model.input("b", [2, 2]).fill(5);
+        const filled = model.run().c.numbers();
+        say([c.dims, sum, grown.every((v) => v === 2), filled,
+             await failure(() => model.run({ a: new Float32Array(6), b: x(2, 3) })),
+             await failure(() => model.run({ a: x(2, 3), b: x(3, 2) }))]);
+        """,
+    )
+    assert said[:4] == [[2, 3], [3] * 6, True, [6] * 4]
+    assert "pass { data, dims: [n, m] }" in said[4][1]
+    assert 'dim 0 must be 2, as in "a"' in said[5][1]
+
+
+# ---- failures ----
+
+
+def test_failures_of_a_run_name_their_nodes(package: Package) -> None:
+    node = helper.make_node("ConstantOfShape", ["size"], ["y"], name="fill")
+    kinds = {"size": (TensorProto.INT64, [1])}
+    folder = package(model_of([node], kinds, {"y": (TensorProto.FLOAT, [None])}))
+    said = run_node(
+        folder,
+        """
+        const model = await load();
+        const sizes = [-3, 2 ** 40, 2];
+        const found = [];
+        for (const size of sizes) found.push(await failure(() => model.run({ size: [size] })));
+        say([found, model.run({ size: [3] }).y.numbers()]);
+        """,
+    )
+    (small, large, fine), numbers = said
+    assert small[0] == large[0] == "run"
+    assert small[1] == 'step "bind_dim" of "fill": got a size of -3, the least is 0'
+    assert "got a size of 1099511627776, the most is" in large[1]
+    assert small[2] == large[2] == ["fill"]
+    assert fine is None
+    assert numbers == [0, 0, 0]
+
+
+def test_files_that_are_wrong(digits: Path, package: Package, tmp_path: Path) -> None:
+    other = package(DEMO / "digits_cnn.onnx")
+    weights = (digits / "m.weights").read_bytes()
+    flipped = bytearray(weights)
+    flipped[5000] ^= 4
+    for name, content in {
+        "short": weights[:-7],
+        "empty": b"",
+        "long": weights + b"x",
+        "flipped": bytes(flipped),
+        "page": b"<!doctype html><html>" + bytes(100),
+        "broken.wasm": (digits / "m.wasm").read_bytes()[:500],
+        "foreign.wasm": b"\0asm\1\0\0\0",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    said = run_node(
+        digits,
+        f"""
+        const at = (name) => `{tmp_path}/${{name}}`;
+        const files = {{
+          short: {{ weights: at("short") }}, empty: {{ weights: at("empty") }},
+          long: {{ weights: at("long") }},
+          flipped: {{ weights: at("flipped") }}, page: {{ weights: at("page") }},
+          other: {{ weights: "{other}/m.weights" }}, missing: {{ weights: at("missing") }},
+          bytes: {{ weights: readFileSync(at("short")) }},
+          broken: {{ wasm: at("broken.wasm") }}, foreign: {{ wasm: at("foreign.wasm") }},
+          swapped: {{ wasm: "{other}/m.wasm" }},
+          absent: {{ wasm: at("missing.wasm") }}, threads: {{ threads: 0 }},
+        }};
+        const found = {{}};
+        for (const [name, options] of Object.entries(files))
+          found[name] = await failure(() => load({{ threads: 2, ...options }}));
+        const read = (kind) => readFileSync(`${{folder}}/m.${{kind}}`);
+        const model = await load({{ weights: read("weights"), wasm: read("wasm") }});
+        await model.selftest();
+        say(found);
+        """,
+    )
+    expected = {
+        "short": ("weights", f"ends after {len(weights) - 7} of {len(weights)} bytes"),
+        "empty": ("weights", "ends after 0 of"),
+        "long": ("weights", "is longer than"),
+        "flipped": ("weights", "is damaged: it does not match its checksum"),
+        "page": ("weights", 'is none: it begins with "<!doctype html><'),
+        "other": ("weights", "belongs to another model, or another build"),
+        "missing": ("download", "no such file"),
+        "bytes": ("weights", "ends after"),
+        "broken": ("module", "the WebAssembly module"),
+        "foreign": ("module", "that naru did not make"),
+        "swapped": ("module", "of another build"),
+        "absent": ("download", "no such file"),
+        "threads": ("input", "threads: expected a number from 1 to 255"),
+    }
+    for name, (code, message) in expected.items():
+        assert said[name][0] == code, (name, said[name])
+        assert message in said[name][1], name
+
+
+SERVER = """
+import { createServer } from "node:http";
+
+const asked = [];
+const server = createServer((request, response) => {
+  asked.push(request.url);
+  const file = readFileSync(folder + "/" + request.url.split("/").pop());
+  if (request.url.startsWith("/gone/")) response.writeHead(404).end();
+  else if (request.url.startsWith("/cut/") && request.url.endsWith("weights")) {
+    response.writeHead(200, { "content-length": file.length });
+    response.write(file.subarray(0, 20000), () => setTimeout(() => response.destroy(), 20));
+  } else if (request.url.startsWith("/slow/")) {
+    response.writeHead(200, { "content-length": file.length });
+    response.write(file.subarray(0, 20000));
+  } else {
+    const type = request.url.startsWith("/typed/") ? "wasm" : "octet-stream";
+    response.writeHead(200, { "content-type": `application/${type}` }).end(file);
+  }
+});
+await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+const from = (place) => {
+  const base = `http://127.0.0.1:${server.address().port}/${place}/m.`;
+  return { weights: base + "weights", wasm: base + "wasm" };
+};
+"""
+
+
+def test_downloads(digits: Path) -> None:
+    said = run_node(
+        digits,
+        SERVER
+        + """
+        const progress = [];
+        for (const place of ["typed", "untyped"]) {
+          const model = await load({ ...from(place), onProgress: (p) => progress.push(p) });
+          await model.selftest();
+        }
+        const gone = await failure(() => load({ weights: from("gone").weights }));
+        const cut = await failure(() => load({ weights: from("cut").weights }));
+        const stop = new AbortController();
+        const { weights } = from("slow");
+        const onProgress = () => stop.abort();
+        const aborted = await failure(() => load({ weights, signal: stop.signal, onProgress }));
+        const before = await failure(() => load({ signal: AbortSignal.abort() }));
+        server.closeAllConnections();
+        server.close();
+        say({ progress: progress.at(-1), gone, cut, aborted, before });
+        """,
+    )
+    size = (digits / "m.weights").stat().st_size
+    assert said["progress"] == {"loaded": size, "total": size}
+    assert said["gone"][0] == "download"
+    assert "the server answered 404" in said["gone"][1]
+    assert said["cut"][0] == "download"
+    assert said["aborted"][0] in ("AbortError", 20)
+    assert said["before"][0] in ("AbortError", 20)
+
+
+def test_memory_that_is_refused(digits: Path, package: Package) -> None:
+    said = run_node(
+        digits,
+        """
+        const found = [];
+        for (const threads of [1, 2]) {
+          const model = await load({ threads });
+          const large = { data: new Float32Array(64 * 100000), dims: [100000, 64] };
+          found.push(await failure(() => model.run({ image: large })));
+          found.push(model.run({ image: new Float32Array(64) }).logits.dims); // it still runs
+        }
+        say(found);
+        """,
+        flags=("--wasm-max-mem-pages=200",),
+    )
+    for failed, dims in (said[:2], said[2:]):
+        assert failed[0] == "memory"
+        assert "no memory: " in failed[1]
+        assert dims == [1, 10]
+    # An output of any size: the code itself asks for memory.
+    node = helper.make_node("Expand", ["x", "shape"], ["y"], name="grow")
+    kinds = {"x": (TensorProto.FLOAT, [1]), "shape": (TensorProto.INT64, [1])}
+    folder = package(model_of([node], kinds, {"y": (TensorProto.FLOAT, [None])}))
+    said = run_node(
+        folder,
+        """
+        const model = await load();
+        const small = model.run({ x: [7], shape: [3] }).y.numbers();
+        const large = model.run({ x: [7], shape: [1000000] }).y.data;
+        const seen = [large.length, large[0], large.at(-1)];
+        const huge = await failure(() => model.run({ x: [7], shape: [10000000] }));
+        say([small, seen, huge, model.run({ x: [2], shape: [2] }).y.numbers()]);
+        """,
+        flags=("--wasm-max-mem-pages=200",),
+    )
+    assert said[0] == [7, 7, 7]
+    assert said[1] == [1000000, 7, 7]
+    assert said[2][0] == "memory"
+    assert "grow" in said[2][2]
+    assert said[3] == [2, 2]
+
+
+TRAPS = """
+declare void @llvm.trap()
+define void @plan(ptr %dims, ptr %out) {
+  store i64 0, ptr %out
+  %threads = getelementptr i64, ptr %out, i32 2
+  store i64 4, ptr %threads
+  ret void
+}
+define ptr @host() { ret ptr null }
+define void @run(ptr %ctx, i32 %tid, i32 %n) {
+  %hit = icmp eq i32 %tid, TID
+  br i1 %hit, label %stop, label %end
+stop:
+  call void @llvm.trap()
+  unreachable
+end:
+  ret void
+}
+"""
+
+
+@pytest.mark.parametrize("tid", [0, 2])
+def test_a_trap_says_something(digits: Path, tid: int) -> None:
+    record = custom_section((digits / "m.threads.wasm").read_bytes(), "naru")
+    assert record is not None
+    made = link_wasm(
+        [("traps", compile_module(TRAPS.replace("TID", str(tid)), WASM))],
+        ("run", "plan", "host"),
+        import_memory=True,
+    )
+    module = with_custom_section(with_shared_memory(made.code, 65536), "naru", record)
+    (digits / "traps.wasm").write_bytes(module)
+    said = run_node(
+        digits,
+        """
+        const model = await load({ threads: 4, wasm: folder + "/traps.wasm" });
+        const run = () => failure(() => model.run({ image: new Float32Array(64) }));
+        const first = await run();
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        say([first, await run()]);
+        """,
+    )
+    # The others don't wait here: a run may be over before one of them stops.
+    assert (said[0] is None and tid) or said[0][0] == "trap"
+    assert said[1][0] == "trap"
+    assert "load the model again" in said[1][1]
+
+
+def test_endless_loops_end(package: Package) -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["keep"], ["going"]),
+            helper.make_node("Add", ["value", "value"], ["next"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("keep", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("value", TensorProto.FLOAT, [2]),
+        ],
+        [
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [2]),
+        ],
+    )
+    node = helper.make_node("Loop", ["", "go", "x"], ["y"], body=body, name="forever")
+    kinds = {"go": (TensorProto.BOOL, []), "x": (TensorProto.FLOAT, [2])}
+    folder = package(model_of([node], kinds, {"y": (TensorProto.FLOAT, [2])}))
+    said = run_node(
+        folder,
+        """
+        const model = await load({ loopLimit: 50 });
+        const done = model.run({ go: false, x: [1, 2] }).y.numbers();
+        say([done, await failure(() => model.run({ go: true, x: [1, 2] }))]);
+        """,
+    )
+    assert said[0] == [1, 2]
+    assert said[1][0] == "run"
+    assert "it goes on after 50 rounds" in said[1][1]
+    assert "forever" in said[1][2]
+
+
+# ---- the package ----
+
+
+def test_what_is_written(digits: Path, package: Package) -> None:
+    again = package(DEMO / "digits_mlp.onnx")
+    names = {p.name for p in again.iterdir()}
+    assert names == {
+        *("m.wasm", "m.threads.wasm", "m.relaxed.wasm", "m.relaxed.threads.wasm", "m.weights"),
+        *("m.js", "m.worker.js", "m.d.ts", "m.golden"),
+        *("m.json", "package.json", "index.html", "demo.js", "README.md"),
+    }
+    for name in names:
+        assert (again / name).read_bytes() == (digits / name).read_bytes(), name
+    record = read_provenance(again / "m.threads.wasm")
+    assert [v["name"] for v in record["levels"]] == ["wasm32-simd128", "wasm32-relaxed"]
+    assert record["inputs"][0]["name"] == "image"
+    assert json.loads((again / "package.json").read_text())["types"] == "./m.d.ts"
+    types = (again / "m.d.ts").read_text()
+    assert '"image": Value<Float32Array, number, readonly [number, 64]>;' in types
+    assert '"logits": Tensor<"float32", Float32Array, readonly [number, 10]>;' in types
+
+
+def test_the_runtime_is_small(digits: Path) -> None:
+    script = (digits / "m.js").read_text()
+    table = next(line for line in script.split("\n") if line.startswith("const MODEL = "))
+    glue = script.replace(table, "")
+    assert len(gzip.compress(glue.encode(), 9)) <= 10_000
+    assert len(gzip.compress((digits / "m.worker.js").read_bytes(), 9)) <= 3_000
+    # No code from text, no BigInt for sizes, and no inline script in the page.
+    for name in ("model.js", "model.worker.js", "demo.js"):
+        text = (SOURCES / name).read_text()
+        assert "eval(" not in text
+        assert "Function(" not in text
+    assert "<script>" not in (SOURCES / "index.html").read_text()
+
+
+def test_what_makes_no_package(tmp_path: Path) -> None:
+    texts = helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="UPPER")
+    model = model_of([texts], {"x": (TensorProto.STRING, [2])}, {"y": (TensorProto.STRING, [None])})
+    with pytest.raises(UnsupportedError, match="StringNormalizer"):
+        build(model, tmp_path / "a", platform="wasm", name="m", cache=False)
+    with pytest.raises(InputError, match="--embed is for native libraries"):
+        build(DEMO / "digits_mlp.onnx", tmp_path / "a", platform="wasm", embed=True, cache=False)
+    with pytest.raises(InputError, match="--emit static is for native libraries"):
+        build(DEMO / "digits_mlp.onnx", tmp_path / "a", platform="wasm", emit="static", cache=False)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder"):
+        build(DEMO / "digits_mlp.onnx", tmp_path / "file", platform="wasm", cache=False)
+
+
+def test_names_of_all_kinds(tmp_path: Path) -> None:
+    build(DEMO / "digits_mlp.onnx", tmp_path, platform="wasm", name="Zahlen-é v2.1#", cache=False)
+    script = next(p for p in tmp_path.iterdir() if p.name.endswith(".worker.js"))
+    shutil.copy(script.with_name(script.name.replace(".worker", "")), tmp_path / "m.js")
+    said = run_node(tmp_path, "say((await (await load()).selftest()).length);")
+    assert said == 1
