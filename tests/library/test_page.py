@@ -1,4 +1,4 @@
-"""The programs and commands of docs/library.md, one after the other, as a reader would type them."""
+"""The programs and commands of docs/library.md, one after the other, as a reader types them."""
 
 from __future__ import annotations
 
