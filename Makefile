@@ -7,6 +7,7 @@
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make bench-operators   single operators against ONNX Runtime (five minutes), into docs/ too
+#   make bench-library     native libraries: calls from C, opening, many at once
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
@@ -20,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo test test-slow onnx-conformance fuzz bench bench-operators wheels check clean clean-all \
+.PHONY: demo test test-slow onnx-conformance fuzz bench bench-operators bench-library wheels check clean clean-all \
   qemu node gdb
 .DELETE_ON_ERROR:
 
@@ -47,6 +48,9 @@ bench: $(VENV)/.installed-bench
 
 bench-operators: $(VENV)/.installed-bench
 	$(BIN)/python bench/operators.py
+
+bench-library: $(VENV)/.installed-test
+	$(BIN)/python bench/libraries.py
 
 wheels: $(VENV)/.installed-test
 	$(BIN)/python tools/build_wheels.py

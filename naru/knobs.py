@@ -194,6 +194,11 @@ def wants_color(env: Mapping[str, str] | None = None) -> bool | None:
     return True if found.get("FORCE_COLOR") else None
 
 
+def c_compiler(env: Mapping[str, str] | None = None) -> str | None:
+    """What CC, which many programs know, names as the C compiler of this machine."""
+    return (os.environ if env is None else env).get("CC") or None
+
+
 def describe() -> list[tuple[str, str, str]]:
     """(variable, value in force, help) of every knob."""
     now = current()

@@ -54,9 +54,10 @@ def read_record(path: Path) -> Json:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The records of models in a folder, by name. Those of single operators have a form of their
-    own, and `operators` in their names (bench/operators.py)."""
-    return sorted(p for p in folder.glob("*.json") if "-operators-" not in p.name)
+    """The records of models in a folder, by name. Those of operators, libraries and the web have
+    forms of their own, and a word for it in their names."""
+    others = ("-operators-", "-library-", "-web-")
+    return sorted(p for p in folder.glob("*.json") if not any(o in p.name for o in others))
 
 
 def continues(old: Json, new: Json) -> bool:

@@ -22,12 +22,12 @@ def read_provenance(path: Path) -> dict[str, Any]:
     library's JSON file (see provenance.py). Nothing of the file is run. InputError for a file that
     has none or is damaged; BundleError for a bundle that cannot be read."""
     try:
-        head = path.open("rb").read(8)
-        if head[:5] == _BUNDLE:
-            return _of_bundle(path)
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    head = data[:8]
+    if head[:5] == _BUNDLE:
+        return _of_bundle(path)
     try:
         if head[:4] == _ELF:
             text = _elf_section(data, "." + SECTION)

@@ -8,7 +8,6 @@ WebAssembly needs none.
 from __future__ import annotations
 
 import importlib.util
-import os
 import platform
 import shlex
 import shutil
@@ -18,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from naru import knobs
 from naru.errors import NaruError, TargetError, nearest
 
 # Where a library can run: name, architecture, and Zig's name of it. glibc 2.17 is that of 2012.
@@ -117,7 +117,7 @@ def _candidates(name: str, arch: str) -> list[list[str]]:
         and platform.system() == "Linux"
         and name.endswith("-musl") == _is_musl()
     )
-    own = os.environ.get("CC")
+    own = knobs.c_compiler()
     found = [shlex.split(own)] if native and own else []
     if native:
         found += [["cc"], ["gcc"], ["clang"]]

@@ -1,0 +1,613 @@
+"""The library of a model: what it gives, what it needs, what it says when something is wrong."""
+
+from __future__ import annotations
+
+import ctypes as c
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from library import binding
+from library.binding import Library, LibraryError, Options
+from zoo import CASES
+from zoo.build import text, weight
+
+import naru
+from naru.building import build
+from naru.compiler import compile_bundle
+from naru.errors import InputError, NaruError, TargetError, UnsupportedError
+from naru.library.header import quote
+from naru.library.inspect import read_provenance
+from naru.library.signature import identifier
+from naru.library.toolchain import find_platform, host_platform
+from naru.library.write import Request, write_native
+
+DEMO = Path(naru.__file__).parent / "demo"
+CNN, MLP = DEMO / "digits_cnn.onnx", DEMO / "digits_mlp.onnx"
+STRICT_C = ("-O1", "-Wall", "-Wextra", "-Werror", "-pedantic")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folders of libraries that tests only read, by the name of the model."""
+
+    @cache
+    def made(name: str) -> Path:
+        path = tmp_path_factory.mktemp(name)
+        source = {"cnn": CNN, "mlp": MLP}.get(name)
+        build(source or CASES[name].model(), path, name=name)
+        return path
+
+    return made
+
+
+def static_mlp() -> onnx.ModelProto:
+    """No symbols, so every size is in the header."""
+    return text(
+        "(float[1,64] image) => (float[1,10] scores) { h = MatMul(image, w) scores = Relu(h) }",
+        {"w": weight(64, 10)},
+    )
+
+
+def run(*command: object, cwd: Path | None = None) -> str:
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+# ---- what it gives ----
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_library_equals_the_bundle(folder: Callable[[str], Path], batch: int) -> None:
+    image = np.random.default_rng(batch).random((batch, 1, 8, 8), np.float32)
+    model = Library(folder("cnn") / "cnn.so").open()
+    (got,) = model({"image": image})
+    assert np.array_equal(got, naru.compile(CNN)(image))
+    assert model.selftest() < 1
+    model.close()
+
+
+NAMED = ("nonzero_model", "two_outputs_of_one_split", "loop_until_small", "cast_chain")
+
+
+@pytest.mark.parametrize("name", [n for n in NAMED if n in CASES] or ["nonzero_model"])
+def test_zoo_in_a_library(folder: Callable[[str], Path], name: str) -> None:
+    """Late outputs, loops, several outputs: as the bundle gives them."""
+    model = Library(folder(name) / f"{name}.so").open()
+    bundle = naru.compile(CASES[name].model())
+    for feed in CASES[name].feeds():
+        want = bundle(feed)
+        want = want if isinstance(want, tuple) else (want,)
+        for got, expected in zip(model(feed), want, strict=True):
+            assert np.array_equal(got, expected, equal_nan=got.dtype.kind == "f")
+    model.close()
+
+
+def test_levels(tmp_path: Path) -> None:
+    """The best that the CPU has, or the one asked for; an unknown one is refused."""
+    levels = ["x86-64-avx2", "x86-64-baseline"]
+    build(MLP, tmp_path, platform="x86_64-linux", isa=["baseline", "avx2"])
+    library = Library(tmp_path / "digits_mlp.so")
+    assert [library.table.level[k].name.decode() for k in range(library.table.levels)] == levels
+    image = np.random.default_rng(0).random((3, 64), np.float32)
+    base = library.open(Options(level=b"x86-64-baseline"))
+    (got,) = base({"image": image})
+    assert base.level == "x86-64-baseline"
+    assert np.array_equal(got, naru.compile(MLP, target="baseline")(image)[0:])
+    best = library.open()
+    assert best.level == naru.compile(MLP, target="avx2").manifest["target"]["name"]
+    with pytest.raises(LibraryError, match="no level 'avx9'; expected one of x86-64-avx2") as e:
+        library.open(Options(level=b"avx9"))
+    assert e.value.status == binding.BAD_ARGUMENT
+    best.close()
+    base.close()
+
+
+def test_wrong_cpu(tmp_path: Path) -> None:
+    """Levels that this CPU lacks are passed over; where it lacks all, opening says so."""
+    bundle = compile_bundle(MLP)
+    sections = {n: bundle.section(n) for n in bundle.sections}
+    target = bundle.manifest["target"]
+    other = {**target, "name": "x86-64-amx", "features": [*target["features"], "of-another-cpu"]}
+    unknown = ({**bundle.manifest, "target": other}, sections)
+    write_native([unknown], tmp_path / "one", Request("mlp", host_platform()))
+    with pytest.raises(LibraryError, match="none of the levels of this library: x86-64-amx") as e:
+        Library(tmp_path / "one" / "mlp.so").open()
+    assert e.value.status == binding.BAD_CPU
+    both = [(bundle.manifest, sections), unknown]
+    write_native(both, tmp_path / "two", Request("mlp", host_platform()))
+    library = Library(tmp_path / "two" / "mlp.so")
+    model = library.open()
+    assert model.level == target["name"]
+    model.close()
+    with pytest.raises(LibraryError, match="lacks features of the level x86-64-amx"):
+        library.open(Options(level=b"x86-64-amx"))
+
+
+def test_contexts_in_the_callers_memory(folder: Callable[[str], Path]) -> None:
+    model = Library(folder("cnn") / "cnn.so").open()
+    needed = model.memory([2])
+    block = c.create_string_buffer(needed + 1)
+    start = c.addressof(block) + 1  # anywhere
+    context = model.context([2], start, needed)
+    image = np.random.default_rng(0).random((2, 1, 8, 8), np.float32)
+    assert np.array_equal(context.run({"image": image})[0], naru.compile(CNN)(image))
+    context.resize([1])
+    with pytest.raises(LibraryError, match="bytes more than the context was given") as e:
+        context.resize([9])
+    assert e.value.status == binding.NO_MEMORY
+    with pytest.raises(LibraryError, match="no sizes yet"):
+        context.run({"image": image})
+    context.free()
+    with pytest.raises(LibraryError, match=r"memory\(\) says"):
+        model.context([2], start, 64)
+    model.close()
+
+
+def test_the_header_knows_the_memory(tmp_path: Path) -> None:
+    """A program in C99 with a static arena, typed call, no allocation of its own."""
+    build(static_mlp(), tmp_path, name="tiny", embed=True)
+    (tmp_path / "main.c").write_text(
+        """
+        #include <stdio.h>
+        #include "tiny.h"
+        static unsigned char memory[TINY_MEMORY];
+        static float image[TINY_INPUT_IMAGE_ELEMENTS], scores[TINY_OUTPUT_SCORES_ELEMENTS];
+        int main(void)
+        {
+            naru_model *model;
+            naru_context *context;
+            size_t needed;
+            for (int k = 0; k < 64; k++)
+                image[k] = (float)k / 64;
+            if (tiny_open(NULL, &model) || tiny_memory(model, NULL, &needed)
+                || needed > TINY_MEMORY
+                || tiny_new_context(model, NULL, memory, sizeof memory, &context)
+                || tiny_predict(context, image, scores) || tiny_selftest(model, NULL, NULL))
+                return fprintf(stderr, "%s\\n", tiny_error()), 1;
+            for (int k = 0; k < 10; k++)
+                printf("%.9g\\n", scores[k]);
+            return tiny_free_context(context) || tiny_close(model);
+        }
+        """
+    )
+    run("cc", "-std=c99", *STRICT_C, "main.c", "./tiny.so", "-Wl,-rpath,.", "-o", "main",
+        cwd=tmp_path)  # fmt: skip
+    printed = run("./main", cwd=tmp_path)
+    image = (np.arange(64, dtype=np.float32) / 64).reshape(1, 64)
+    want = naru.compile(static_mlp())(image)
+    assert np.array_equal(np.array(printed.split(), np.float32), want[0])
+
+
+def test_examples(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """The programs that come with a library, with all warnings on, in C and C++."""
+    for name in ("cnn", "nonzero_model"):
+        shutil.copytree(folder(name), tmp_path, dirs_exist_ok=True)
+        link = (f"./{name}.so", "-Wl,-rpath,.", "-o")
+        run("cc", "-std=c11", "-D_GNU_SOURCE", *STRICT_C, "example.c", *link, "a", cwd=tmp_path)
+        assert f"{name} on x86-64" in run("./a", cwd=tmp_path)
+        run("c++", "-std=c++11", *STRICT_C, "example.cpp", *link, "b", cwd=tmp_path)
+        assert f"{name} on x86-64" in run("./b", cwd=tmp_path)
+
+
+def test_two_models_in_one_program(tmp_path: Path) -> None:
+    """Static libraries share no symbol."""
+    build(MLP, tmp_path / "a", name="first", emit="static", embed=True)
+    build(static_mlp(), tmp_path / "b", name="second", emit="obj", embed=True)
+    (tmp_path / "main.c").write_text(
+        """
+        #include "a/first.h"
+        #include "b/second.h"
+        int main(void)
+        {
+            naru_model *a, *b;
+            naru_context *context;
+            if (first_open(NULL, &a) || second_open(NULL, &b) || first_selftest(a, NULL, NULL)
+                || second_selftest(b, NULL, NULL))
+                return 1;
+            if (first_new_context(b, NULL, NULL, 0, &context) != NARU_BAD_ARGUMENT)
+                return 2; /* the other library's model */
+            return first_close(a) || second_close(b);
+        }
+        """
+    )
+    run("cc", *STRICT_C, "main.c", "a/first.a", "b/second.o", "-lm", "-ldl", "-pthread", "-o",
+        "main", cwd=tmp_path)  # fmt: skip
+    run("./main", cwd=tmp_path)
+
+
+def test_a_c_file_for_a_compiler_of_ones_own(tmp_path: Path) -> None:
+    build(MLP, tmp_path, name="own", emit="c", embed=True)
+    assert (tmp_path / "own.c").is_file()
+    run("cc", "-std=gnu11", "-O1", "-pthread", "-fPIC", "-shared", "-DNARU_SHARED", "own.c", "-o",
+        "x.so", "-lm", cwd=tmp_path)  # fmt: skip
+    model = Library(tmp_path / "x.so").open()
+    assert model.selftest() < 1
+    model.close()
+
+
+# ---- what it needs ----
+
+LIBC = ("libc.so", "libm.so", "libpthread.so", "libdl.so", "ld-linux", "linux-vdso", "linux-gate")
+
+
+def test_needs_the_c_library_only(folder: Callable[[str], Path]) -> None:
+    path = folder("cnn") / "cnn.so"
+    for line in run("ldd", path).splitlines():
+        assert any(name in line for name in LIBC), line
+    defined = run("nm", "-D", "--defined-only", path).split()[2::3]
+    assert all(n.startswith("cnn_") or n == "naru_library" for n in defined), defined
+    undefined = [line.split()[-1] for line in run("nm", "-D", "-u", path).splitlines()]
+    allowed = ("_ITM_", "__gmon_start__", "__cxa_finalize", "__tls_get_addr")
+    wrong = [n for n in undefined if "@GLIBC" not in n and not n.startswith(allowed)]
+    assert not wrong
+
+
+def test_mappings_and_descriptors(folder: Callable[[str], Path]) -> None:
+    """At most three mappings a model, and no file stays open."""
+    path = folder("mlp")
+
+    def look() -> tuple[int, int]:
+        maps = Path("/proc/self/maps").read_text()
+        lines = [x for x in maps.splitlines() if str(path) in x]
+        return len(lines), len(list(Path("/proc/self/fd").iterdir()))
+
+    descriptors = look()[1]
+    model = Library(path / "mlp.so").open()
+    mappings, now = look()
+    assert mappings <= 3, Path("/proc/self/maps").read_text()
+    assert now <= descriptors
+    model.close()
+    assert look()[0] == mappings - 1  # the weights
+
+
+def test_threads_of_its_own_and_of_the_caller() -> None:
+    """Equal bits on any number of threads, in the library's pool and in the caller's."""
+    model_proto = text(
+        "(float[512,512] x) => (float[512,512] y) { h = MatMul(x, w) y = Softmax(h) }",
+        {"w": weight(512, 512)},
+    )
+    x = np.random.default_rng(0).random((512, 512), np.float32)
+
+    def parallel(_pool: int, task: Callable[..., None], arg: int, threads: int) -> None:
+        others = [threading.Thread(target=task, args=(arg, k, threads)) for k in range(1, threads)]
+        for t in others:
+            t.start()
+        task(arg, 0, threads)
+        for t in others:
+            t.join()
+        seen.append(threads)
+
+    import tempfile
+
+    seen: list[int] = []
+    with tempfile.TemporaryDirectory() as made:
+        build(model_proto, made, name="wide")
+        library = Library(Path(made) / "wide.so")
+        alone = library.open()
+        (want,) = alone({"x": x})
+        callback = binding.Parallel(parallel)
+        for options in (Options(threads=2), Options(threads=2, parallel=callback)):
+            model = library.open(options)
+            assert np.array_equal(model({"x": x})[0], want)
+            model.close()
+        alone.close()
+    assert seen == [2]
+
+
+def test_contexts_on_several_threads(folder: Callable[[str], Path]) -> None:
+    """One model, a context a thread; one context on two threads at once is refused, not run."""
+    model = Library(folder("cnn") / "cnn.so").open()
+    images = np.random.default_rng(0).random((8, 1, 8, 8), np.float32)
+    want = naru.compile(CNN)(images)
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        context = model.context([1])
+        for _ in range(200):
+            (got,) = context.run({"image": images[k : k + 1]})
+            if not np.array_equal(got[0], want[k]):
+                wrong.append(k)
+        context.free()
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+    context = model.context([1])
+    with pytest.raises(LibraryError, match="1 contexts of the model are still open") as e:
+        model.close()
+    assert e.value.status == binding.BUSY
+    context.free()
+    model.close()
+
+
+# ---- what it says ----
+
+
+def copy_of(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    return target
+
+
+def test_bad_weights(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    here = copy_of(folder("mlp"), tmp_path)
+    library = Library(here / "mlp.so")
+    weights = here / "mlp.weights"
+    good = weights.read_bytes()
+
+    def refused(text: str, options: Options | None = None) -> None:
+        with pytest.raises(LibraryError, match=text) as e:
+            library.open(options)
+        assert e.value.status == binding.BAD_WEIGHTS
+
+    weights.unlink()
+    refused(r"mlp\.weights: cannot be read: No such file")
+    for size in (0, 10, 63):
+        weights.write_bytes(good[:size])
+        refused("too short, or not a file")
+    weights.write_bytes(good[:-1])
+    refused(f"has {len(good) - 1} bytes, expected {len(good)}: cut short")
+    weights.write_bytes(good[:200] + bytes([good[200] ^ 1]) + good[201:])
+    refused("damaged: it does not match its digest")
+    library.open(Options(flags=binding.UNCHECKED)).close()
+    weights.write_bytes(bytes(64) + good[64:])
+    refused("not a file of weights")
+    weights.write_bytes((folder("cnn") / "cnn.weights").read_bytes())
+    refused("the weights of another model or version")
+    refused("cannot be read", Options(weights=b"/nowhere/at/all"))
+    refused("not a file", Options(weights=str(here).encode()))
+    weights.write_bytes(good)
+    library.open().close()
+
+
+def test_weights_in_memory(folder: Callable[[str], Path]) -> None:
+    library = Library(folder("mlp") / "mlp.so")
+    good = (folder("mlp") / "mlp.weights").read_bytes()
+    block = c.create_string_buffer(len(good) + 64)
+    start = (c.addressof(block) + 63) // 64 * 64
+    c.memmove(start, good, len(good))
+    for flags in (0, binding.LARGE_PAGES):
+        model = library.open(Options(flags=flags, weights_data=start, weights_size=len(good)))
+        assert model.selftest(str(folder("mlp") / "mlp.golden")) < 1
+        model.close()
+    with pytest.raises(LibraryError, match="at a multiple of 64"):
+        library.open(Options(weights_data=start + 4, weights_size=len(good)))
+    with pytest.raises(LibraryError, match="cut short"):
+        library.open(Options(weights_data=start, weights_size=len(good) - 8))
+    c.memset(start + 100, 255, 1)
+    with pytest.raises(LibraryError, match="damaged"):
+        library.open(Options(weights_data=start, weights_size=len(good)))
+
+
+def test_bad_options(folder: Callable[[str], Path]) -> None:
+    library = Library(folder("mlp") / "mlp.so")
+    wrong_size = Options()
+    wrong_size.size = 8
+    release = binding.Release(lambda *_: None)
+    parallel = binding.Parallel(lambda *_: None)
+    for options, words in (
+        (wrong_size, r"options\.size: expected \d+, got 8"),
+        (Options(flags=64), "unknown bits in 0x40"),
+        (Options(threads=-2), r"options\.threads"),
+        (Options(threads=-1, parallel=parallel), "how many threads does the pool have"),
+        (Options(release=release), r"no options\.allocate"),
+        (Options(weights_size=5), "weights_data is NULL"),
+    ):
+        with pytest.raises(LibraryError, match=words) as e:
+            library.open(options)
+        assert e.value.status == binding.BAD_ARGUMENT
+
+
+def test_bad_calls(folder: Callable[[str], Path]) -> None:
+    """NULL, misaligned, overlapping pointers, wrong sizes: a status and a text, never a crash."""
+    library = Library(folder("mlp") / "mlp.so")
+    table, model = library.table, library.open()
+    pointer = c.c_void_p()
+    for call in (
+        lambda: table.open(None, None),
+        lambda: table.memory(None, None, c.byref(c.c_size_t())),
+        lambda: table.memory(model.pointer, None, c.byref(c.c_size_t())),
+        lambda: table.new_context(None, None, None, 0, c.byref(pointer)),
+        lambda: table.new_context(model.pointer, None, None, 0, None),
+        lambda: table.resize(None, None),
+        lambda: table.run(None, None, None),
+        lambda: table.shape(None, 0, None),
+        lambda: table.selftest(None, None, None),
+    ):
+        assert call() == binding.BAD_ARGUMENT
+        assert table.error()
+    assert table.close(None) == binding.OK
+    assert table.free_context(None) == binding.OK
+    with pytest.raises(LibraryError, match=r"batch: got a size of -1, expected \d+ to") as e:
+        model.context([-1])
+    assert e.value.status == binding.BAD_SIZES
+    check_buffers(library, model)
+    model.close()
+
+
+def check_buffers(library: Library, model: binding.Model) -> None:
+    context = model.context([2])
+    image, out = np.zeros((2, 64), np.float32), np.zeros((2, 10), np.float32)
+
+    def attempt(data: int | None, size: int, result: int | None, room: int) -> str:
+        inputs = (binding.Buffer * 1)(binding.Buffer(data, size))
+        outputs = (binding.Buffer * 1)(binding.Buffer(result, room))
+        status = library.table.run(context.pointer, inputs, outputs)
+        assert status == binding.BAD_ARGUMENT
+        return library.table.error().decode()
+
+    at, to = image.ctypes.data, out.ctypes.data
+    assert "'image' has 511 bytes, expected 512" in attempt(at, 511, to, 80)
+    assert "data of the input 'image' are NULL" in attempt(None, 512, to, 80)
+    assert "not at a multiple of 4 bytes" in attempt(at + 1, 512, to, 80)
+    assert "'logits' has 84 bytes, expected 80" in attempt(at, 512, to, 84)
+    assert "data of the output 'logits' are NULL" in attempt(at, 512, None, 80)
+    assert "overlaps that of 'image'" in attempt(at, 512, at + 16, 80)
+    assert library.table.run(context.pointer, None, None) == binding.BAD_ARGUMENT
+    assert library.table.shape(context.pointer, 7, (c.c_int64 * 2)()) == binding.BAD_ARGUMENT
+    context.free()
+
+
+def test_bad_values(tmp_path: Path) -> None:
+    """What only data tell: the text is that of the bundle, and the context can go on."""
+    reshape = text(
+        "(float[n] x, int64[2] shape) => (float[a,b] y) { y = Reshape(x, shape) }",
+    )
+    build(reshape, tmp_path, name="reshape")
+    model = Library(tmp_path / "reshape.so").open()
+    x = np.arange(6, dtype=np.float32)
+    bad = {"x": x, "shape": np.array([4, 2])}
+    with pytest.raises(naru.NaruError) as expected:
+        naru.compile(reshape)(**bad)
+    context = model.context([6])
+    with pytest.raises(LibraryError) as e:
+        context.run(bad)
+    assert e.value.status == binding.BAD_VALUES
+    assert str(e.value) in str(expected.value)
+    (again,) = context.run({"x": x, "shape": np.array([3, 2])})
+    assert np.array_equal(again, x.reshape(3, 2))
+    context.free()
+    model.close()
+
+
+def test_every_allocation_may_fail(folder: Callable[[str], Path]) -> None:
+    """The n-th request for memory gets none, for every n: a status each time, nothing is lost."""
+    library = Library(folder("nonzero_model") / "nonzero_model.so")
+    libc = c.CDLL(None)
+    libc.aligned_alloc.restype, libc.aligned_alloc.argtypes = c.c_void_p, (c.c_size_t, c.c_size_t)
+    libc.free.argtypes = (c.c_void_p,)
+    feed = next(iter(CASES["nonzero_model"].feeds()))
+    for fails_at in range(40):
+        count, alive = 0, set[int]()
+
+        def allocate(_: int, size: int, alignment: int) -> int | None:
+            nonlocal count
+            count += 1
+            if count == fails_at + 1:  # noqa: B023 (called within the round)
+                return None
+            memory = libc.aligned_alloc(alignment, size)
+            alive.add(memory)  # noqa: B023
+            return memory
+
+        def release(_: int, memory: int, size: int) -> None:
+            alive.remove(memory)  # noqa: B023
+            libc.free(memory)
+
+        options = Options(
+            allocate=binding.Allocate(allocate),
+            release=binding.Release(release),
+            flags=binding.LARGE_PAGES,
+        )
+        failed = False
+        try:
+            model = library.open(options)
+            try:
+                model(feed)
+                model.selftest()
+            finally:
+                model.close()
+        except LibraryError as e:
+            failed = e.status == binding.NO_MEMORY
+            if not failed:
+                raise
+        assert not alive
+        if not failed:
+            assert fails_at > 3
+            return
+    pytest.fail("it asks for memory without end")
+
+
+# ---- building ----
+
+
+def test_reproducible(tmp_path: Path) -> None:
+    """Equal input gives equal bytes, wherever it is built."""
+    a = build(MLP, tmp_path / "one", cache=False)
+    b = build(MLP, tmp_path / "another" / "place", cache=False)
+    assert [p.name for p in a.files] == [p.name for p in b.files]
+    for one, other in zip(a.files, b.files, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_inspect(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    record = read_provenance(folder("cnn") / "cnn.so")
+    assert record == read_provenance(folder("cnn") / "cnn.json")
+    assert record["inputs"][0]["name"] == "image"
+    assert record["sbom"]["bomFormat"] == "CycloneDX"
+    bundle = tmp_path / "m.naru"
+    naru.compile(CNN).save(bundle)
+    same = read_provenance(bundle)
+    assert same["weights"] == record["weights"]
+    assert same["levels"] == record["levels"]
+    for content, words in ((b"", "says nothing"), (b"{}", "not a record"), (b"{", "not JSON")):
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            read_provenance(tmp_path / "bad")
+    whole = (folder("cnn") / "cnn.so").read_bytes()
+    for size in range(1, 400, 7):
+        (tmp_path / "bad").write_bytes(whole[:size])
+        with pytest.raises(InputError):
+            read_provenance(tmp_path / "bad")
+
+
+def test_from_a_bundle(tmp_path: Path) -> None:
+    naru.compile(MLP).save(tmp_path / "m.naru")
+    made = build(tmp_path / "m.naru", tmp_path / "dist")
+    model = Library(made.files[0]).open()
+    assert model.selftest() < 1
+    model.close()
+    with pytest.raises(TargetError, match="has code for x86-64-"):
+        build(tmp_path / "m.naru", tmp_path / "dist", platform="aarch64-linux")
+
+
+def test_text_of_the_code(tmp_path: Path) -> None:
+    made = build(MLP, tmp_path, emit="asm", platform="aarch64-linux")
+    assert any("fmla" in p.read_text() for p in made.files)
+    made = build(MLP, tmp_path, emit="llvm")
+    assert all("define" in p.read_text() for p in made.files)
+    assert [p.name for p in build(MLP, tmp_path, emit="header").files] == ["digits_mlp.h"]
+
+
+def test_refusals(tmp_path: Path) -> None:
+    texts = text(
+        '(string[n] s) => (string[n] t) { t = StringNormalizer<case_change_action="LOWER">(s) }'
+    )
+    with pytest.raises(UnsupportedError, match="StringNormalizer"):
+        build(texts, tmp_path / "dist")
+    with pytest.raises(TargetError, match="unknown platform 'aarch64-linus'; did you mean"):
+        build(MLP, tmp_path / "dist", platform="aarch64-linus")
+    with pytest.raises(TargetError, match="not an instruction set of aarch64-linux"):
+        build(MLP, tmp_path / "dist", platform="aarch64-linux", isa="avx2")
+    with pytest.raises(InputError, match="is not one of"):
+        build(MLP, tmp_path / "dist", emit="exe")
+    with pytest.raises(InputError, match="cannot be the name of a file"):
+        build(MLP, tmp_path / "dist", name="../up")
+    with pytest.raises(TargetError, match="no-such-compiler"):
+        build(MLP, tmp_path / "dist", compiler="no-such-compiler")
+    with pytest.raises(NaruError, match=r"false --version|failed"):
+        build(MLP, tmp_path / "dist", compiler="false")
+    assert not (tmp_path / "dist").exists()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match="expected a folder"):
+        build(MLP, tmp_path / "file")
+
+
+def test_names() -> None:
+    assert identifier("mobilenet-v2.1") == "mobilenet_v2_1"
+    assert identifier("2fast") == "m2fast"
+    assert identifier("double") == "mdouble"
+    assert identifier("한국") == "model"
+    assert quote('a"\\?\n') == '"a\\"\\\\\\077\\012"'
+    assert find_platform("arm64-linux") == "aarch64-linux"
