@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +21,7 @@ from naru.artifact.bundle import Bundle, BundleParts, make_bundle, read_bundle, 
 from naru.artifact.cache import Cache, compiler_version, make_key, open_cache
 from naru.errors import InputError, NaruError
 from naru.options import Options, Progress
+from naru.processing import NOTHING, Declared, Labels, Processing, read_processing
 from naru.runtime.model import Model
 from naru.runtime.session import open_model
 from naru.targets import Target, get_target, host_target
@@ -37,6 +38,10 @@ def compile(
     *,
     target: str | Target | None = None,
     precision: str = "fp32",
+    preprocess: Declared | Sequence[Declared] | None = None,
+    postprocess: Declared | Sequence[Declared] | None = None,
+    labels: Labels | None = None,
+    top: int | None = None,
     cache: bool = True,
     name: str | None = None,
     on_progress: Progress | None = None,
@@ -46,6 +51,10 @@ def compile(
     source: a path; or a ModelProto, or the bytes of a file (then without external data).
     precision: `fp32` (any algorithm within the class's error bound) or `strict` (bit-equal among
     CPUs with fused multiply-add, and for every thread count). Equal for the time being.
+    preprocess, postprocess: what is done before and after, compiled with the model, as texts or
+    mappings: `"image(resize=256, crop=224)"`, `{"function": "softmax"}`; several in a list. labels:
+    names of the classes, for `Model.labels`: a list, {number: name}, or a file. top: two more
+    outputs, the greatest scores and their classes. See docs/processing.md.
     Raises ModelError, UnsupportedError (all nodes at once) or TargetError.
     """
     return open_model(
@@ -53,6 +62,7 @@ def compile(
             source,
             target=target,
             precision=precision,
+            processing=read_processing(preprocess, postprocess, labels=labels, top=top),
             cache=cache,
             name=name,
             on_progress=on_progress,
@@ -65,6 +75,7 @@ def compile_bundle(
     *,
     target: str | Target | None = None,
     precision: str = "fp32",
+    processing: Processing = NOTHING,
     cache: bool = True,
     name: str | None = None,
     on_progress: Progress | None = None,
@@ -73,7 +84,7 @@ def compile_bundle(
     source = as_source(source)
     if not isinstance(cast(object, name), str | None):
         raise InputError(f"name: expected a text, got {type(name).__name__}")
-    options = Options(choose_target(target), precision)
+    options = Options(choose_target(target), precision, processing)
     store = open_cache() if cache else None
     start = time.time()
     digest = _digest(source) if store else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ def symbols_of(manifest: Mapping[str, Any]) -> tuple[Symbol, ...]:
 
 def read_inputs(specs: Sequence[TensorInfo], given: Sequence[str]) -> dict[str, Array]:
     """Arrays by input name, from texts such as `x.npy` (in the order of the inputs), `name=x.npy`,
-    or `all.npz` (its names are those of the inputs). Raises InputError."""
+    `photo.jpg` (for an input of pixels), or `all.npz` (its names are those of the inputs). Raises
+    InputError."""
     names = [s.name for s in specs]
     found: dict[str, Array] = {}
 
@@ -46,7 +48,7 @@ def read_inputs(specs: Sequence[TensorInfo], given: Sequence[str]) -> dict[str, 
     for text in given:
         name, equals, path = text.partition("=")
         if equals and name in names:
-            add(name, _read_array(Path(path)), text)
+            add(name, _read_input(Path(path), specs[names.index(name)]), text)
         elif equals and not Path(text).exists():
             raise InputError(
                 f"{text}: there is no input '{name}'; the model has {_listed(specs)}",
@@ -59,7 +61,7 @@ def read_inputs(specs: Sequence[TensorInfo], given: Sequence[str]) -> dict[str, 
             free = [n for n in names if n not in found]
             if not free:
                 raise InputError(f"{text}: one array too many; the model has {_listed(specs)}")
-            add(free[0], _read_array(Path(text)), text)
+            add(free[0], _read_input(Path(text), specs[names.index(free[0])]), text)
     return as_declared(specs, found)
 
 
@@ -73,6 +75,37 @@ def read_npz(path: Path) -> dict[str, Array]:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as e:
         raise InputError(f"{path}: cannot read it as .npz: {_reason(e)}") from None
+
+
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+def _read_input(path: Path, spec: TensorInfo) -> Array:
+    return _read_image(path, spec) if path.suffix.lower() in _IMAGES else _read_array(path)
+
+
+def _read_image(path: Path, spec: TensorInfo) -> Array:
+    """The pixels of an image file as an input of uint8 [height, width], or with 3 or 4 channels,
+    takes them; turned upright where the camera says so."""
+    channels = spec.shape[2] if len(spec.shape) == 3 else len(spec.shape) - 1
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels) if isinstance(channels, int) else None
+    if spec.dtype != "uint8" or mode is None:
+        raise InputError(
+            f"{path}: the input {spec} takes no pixels",
+            hint="compile the model with --preprocess 'image(…)'",
+        )
+    try:
+        image: Any = importlib.import_module("PIL.Image")
+        operations: Any = importlib.import_module("PIL.ImageOps")
+    except ImportError:
+        raise InputError(
+            f"{path}: Pillow reads images", hint="pip install 'naru[images]'"
+        ) from None
+    try:
+        with image.open(path) as found:
+            return np.asarray(operations.exif_transpose(found).convert(mode))
+    except (OSError, ValueError, image.DecompressionBombError) as e:
+        raise InputError(f"{path}: cannot read it as an image: {e}") from None
 
 
 def _read_array(path: Path) -> Array:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from naru.errors import NaruError
+from naru.processing import NOTHING, Processing
 from naru.targets import Target
 
 PRECISIONS = ("fp32", "strict")
@@ -24,8 +26,13 @@ class Options:
 
     target: Target
     precision: str = "fp32"
+    processing: Processing = NOTHING
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             expected = ", ".join(PRECISIONS)
             raise NaruError(f"precision {self.precision!r}: expected one of {expected}")
+
+    def as_json(self) -> dict[str, Any]:
+        """What a manifest says of the options; of the target it says more elsewhere."""
+        return {"precision": self.precision, **self.processing.as_json()}

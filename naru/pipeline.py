@@ -49,6 +49,7 @@ from naru.passes.fold_constants import fold_constants
 from naru.passes.fuse import fuse
 from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
+from naru.processing import NOTHING, Processing, describe_outputs
 from naru.schedule.driver import Program, build_driver
 from naru.schedule.kernels import Kernels
 from naru.schedule.requirements import requirements
@@ -83,6 +84,7 @@ def lower(
     target: Target,
     name: str | None = None,
     on_progress: Progress = tell_nobody,
+    processing: Processing = NOTHING,
 ) -> Stages:
     """A model (or the graph of one) through all its forms, up to the text that LLVM gets."""
     folder = knobs.current().dump
@@ -90,7 +92,10 @@ def lower(
         _make_folder(folder)
     on_progress("import", 0, 1)
     with stage("import"):
-        graph = source if isinstance(source, Graph) else read_onnx(source, name=name)
+        if isinstance(source, Graph):
+            graph = source
+        else:
+            graph = read_onnx(source, name=name, processing=processing)
     show(3, lambda: print_graph(graph))
     on_progress("passes", 0, 1)
     with stage("passes"):
@@ -153,8 +158,10 @@ def build_parts(
     reference a while. `digest`: SHA-256 of the source, where that is known already."""
     tell = on_progress or tell_nobody
     try:
-        stages = lower(source, options.target, name, tell)
+        stages = lower(source, options.target, name, tell, options.processing)
     except UnsupportedError:
+        if options.processing:
+            raise
         plan = None if isinstance(source, Graph) else read_plan(source, name=name)
         if plan is None:
             raise
@@ -173,16 +180,21 @@ def build_parts(
         golden = pack_golden([case] if case else [])
     tell("bundle", 0, 1)
     read = _source_record(source, digest, stages.graph.files)
+    g = stages.graph
     manifest = make_manifest(
-        stages.graph,
+        g,
         stages.program,
         linked,
         options.target,
-        options={"precision": options.precision},
+        options=options.as_json(),
         source=read,
+        outputs=describe_outputs(
+            options.processing.scores,
+            {n: o.type.rank for n, o in zip(g.output_names, g.outputs, strict=True)},
+        ),
     )
     program = stages.program
-    del stages  # and with it the weights in the layout of the model file
+    del stages, g  # and with it the weights in the layout of the model file
     sweep()
     sections: dict[str, Any] = {
         "code": linked.code,
@@ -223,7 +235,7 @@ def _host_parts(
     manifest = make_host_manifest(
         plan,
         options.target,
-        options={"precision": options.precision},
+        options=options.as_json(),
         source=_source_record(source, digest, plan.files),
     )
     return manifest, sections

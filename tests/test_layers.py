@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "naru.errors",
         "naru.knobs",
         "naru.dtypes",
+        "naru.processing",
         "naru.targets",
         "naru.version",
         "naru.runtime._native",

@@ -24,7 +24,8 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     entries         [{name, run, plan, dynamic, inputs, outputs, steps?, pointers?, requires?}]
                     run, plan: offsets in `code` of the functions in abi.h (0 in WebAssembly);
                     inputs: [{name, dtype, shape: [int | symbol name], optional?}];
-                    outputs: [{name, dtype, shape: [int | formula text], late?}];
+                    outputs: [{name, dtype, shape: [int | formula text], late?, labels?: texts of
+                    the classes, axis?: along which, top_of?: the output that it has the best of}];
                     requires: texts of the conditions on input sizes that plan checks;
                     steps: names of the steps, for errors and times. The first entry is what a call
                     runs; one named "profile" takes and gives the same and keeps times
@@ -33,13 +34,12 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     packed?         [[offset, size, dtype]]: the arrays in the section `weights`, in bytes
     kernels         [{name, ops?, nodes?, why?, calls?, shape?, algorithm?, schedule?, flops?,
                     bytes?, estimate?, offset?, size?}], for explain: flops, bytes and estimate
-                    (nanoseconds on one core by the compiler's model; nothing was measured) are
-                    formulas for one call; offset and size say where the kernel lies in `code`
+                    (nanoseconds on one core by a model) are formulas for one call; offset and
+                    size say where the kernel lies in `code`
     steps?          [{name, nodes: [[name, operator]], reads, writes, why?, body?}], for explain:
                     the steps of main; reads and writes are positions in `tensors`, body the
                     {name, nodes} of the steps inside an If or a Loop
-    tensors?        [{dtype, shape: formula text, kind, name?}], for explain; kind: "input",
-                    "output", "weight" or "value"
+    tensors?        [{dtype, shape, kind: "input" | "output" | "weight" | "value", name?}], likewise
     tolerance?      {rtol, atol}: how far a golden output may be off, as rms over the output:
                     rms(got - want) <= atol + rtol * rms(want)
     sections        [{name, offset, size, digest}], written by write_bundle
@@ -735,6 +735,7 @@ def _read_tensor(reader: _Reader, symbols: set[str] | None) -> TensorSpec:
     dtype_of(dtype)
     dims = tuple(cast(list[int | str], shape))
     late, optional = reader.flag("late"), reader.flag("optional") and (dtype, dims) == ("int64", ())
+    reader.texts("labels", required=False)
     return TensorSpec(reader.text("name"), dtype, dims, late, optional)
 
 

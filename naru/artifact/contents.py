@@ -209,11 +209,13 @@ def make_manifest(
     *,
     options: Mapping[str, Any],
     source: Mapping[str, Any],
+    outputs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """See artifact/bundle.py for the schema."""
+    """See artifact/bundle.py for the schema. `outputs`: what else there is to say of one, by name;
+    that of main is enough."""
     offsets = linked.offsets
     steps, tensors = step_records(g, program)
-    interface = {
+    interface: dict[str, Any] = {
         "plan": offsets.get("naru_plan", 0),
         "dynamic": program.pointers > 0,
         "pointers": program.pointers,
@@ -225,6 +227,7 @@ def make_manifest(
         ],
         "steps": [s.name for s in program.steps],
     }
+    described = [{**o, **outputs.get(o["name"], {})} for o in interface["outputs"]]
     return {
         "format": 1,
         "abi": ABI_VERSION,
@@ -242,7 +245,7 @@ def make_manifest(
             for k, s in enumerate(program.symbols)
         ],
         "entries": [
-            {"name": "main", "run": offsets.get("naru_run", 0), **interface},
+            {"name": "main", "run": offsets.get("naru_run", 0), **interface, "outputs": described},
             {"name": "profile", "run": offsets.get("naru_profile", 0), **interface},
         ],
         "states": [],

@@ -14,11 +14,13 @@ from naru.cli.group import (
     isa_option,
     no_cache_option,
     precision_option,
+    processing_options,
 )
 from naru.cli.loading import compile_source
 from naru.cli.printing import bytes_text, join, print_json, say
 from naru.cli.progress import progress
 from naru.errors import InputError
+from naru.processing import Processing
 
 
 @click.command("compile")
@@ -26,10 +28,17 @@ from naru.errors import InputError
 @click.option("-o", "--output", type=WRITTEN, help="Where to write. Default: beside the model.")
 @isa_option
 @precision_option
+@processing_options
 @no_cache_option
 @as_json_option
 def compile_command(
-    model: Path, output: Path | None, isa: str, precision: str, no_cache: bool, as_json: bool
+    model: Path,
+    output: Path | None,
+    isa: str,
+    precision: str,
+    processing: Processing,
+    no_cache: bool,
+    as_json: bool,
 ) -> None:
     """Compiles an ONNX MODEL into a bundle.
 
@@ -37,6 +46,8 @@ def compile_command(
       naru compile model.onnx                        writes model.naru, for this CPU
       naru compile model.onnx -o m.naru --isa avx2   for any CPU with AVX2
       naru compile model.onnx --precision strict     bit-equal on all FMA targets
+      naru compile model.onnx --preprocess 'image(mean=imagenet, std=imagenet)'
+                 --postprocess softmax --labels names.txt --top 5   from pixels to named classes
     """
     from naru.explain.host import count_kernels, host_operators, interface
 
@@ -46,7 +57,7 @@ def compile_command(
     if output == model:
         raise InputError(f"{model}: the output would replace the model", hint="another -o")
     start = time.perf_counter()
-    made = compile_source(model, isa, precision, cache=not no_cache)
+    made = compile_source(model, isa, precision, cache=not no_cache, processing=processing)
     with progress(f"writing {output.name}"):
         made.save(output)
     inputs, outputs = interface(made)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -98,6 +101,40 @@ precision_option = click.option(
     help="strict: plain fp32 FMA, bit-equal among CPUs and thread counts. "
     "fp32: any algorithm with a relative error of about 1e-5.",
 )  # fmt: skip
+
+
+def processing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that declare what is done before and after a model; the command gets them as one
+    `processing`."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        from naru.processing import read_processing
+
+        pre, post = options.pop("preprocess"), options.pop("postprocess")
+        labels, top, file = options.pop("labels"), options.pop("top"), options.pop("processing")
+        made = read_processing(pre, post, labels=labels, top=top, file=file)
+        return command(*args, processing=made, **options)
+
+    for option in reversed(_PROCESSING):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+_PROCESSING = (
+    click.option(
+        "--preprocess", metavar="[INPUT=]image(…)", multiple=True,
+        help="Take uint8 pixels: 'image(resize=256, crop=224, mean=imagenet, std=imagenet)'.",
+    ),
+    click.option(
+        "--postprocess", metavar="[OUTPUT=]FUNCTION", multiple=True,
+        help="softmax, sigmoid or argmax of an output; repeatable.",
+    ),
+    click.option("--labels", metavar="FILE", type=EXISTING, help="Names of classes, one a line."),
+    click.option("--top", metavar="K", type=int, help="Two more outputs: the K best, and which."),
+    click.option("--processing", metavar="JSON", type=EXISTING, help="All of that, in a file."),
+)  # fmt: skip
+
 no_cache_option = click.option("--no-cache", is_flag=True, help="Compile anew, and store nothing.")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

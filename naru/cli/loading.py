@@ -10,13 +10,16 @@ import click
 
 from naru.cli.progress import progress
 from naru.errors import InputError
+from naru.processing import NOTHING, Processing
 
 if TYPE_CHECKING:
     from naru.artifact.bundle import Bundle
     from naru.runtime.model import Model
 
 
-def compile_source(source: Path, isa: str, precision: str, *, cache: bool) -> Bundle:
+def compile_source(
+    source: Path, isa: str, precision: str, *, cache: bool, processing: Processing = NOTHING
+) -> Bundle:
     """A model file's bundle, with progress shown. A name of a target may be wrong: TargetError."""
     from naru import compiler
     from naru.targets import get_target
@@ -28,6 +31,7 @@ def compile_source(source: Path, isa: str, precision: str, *, cache: bool) -> Bu
             source,
             target=target,
             precision=precision,
+            processing=processing,
             cache=cache,
             name=source.stem,
             on_progress=tell,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=EXISTING)
 @click.option(
     "-i", "--input", "inputs", metavar="[NAME=]FILE", multiple=True,
-    help="An .npy (in the order of the inputs, or by name) or an .npz with names; repeatable.",
+    help="An .npy or image (in the order of the inputs, or by name), or an .npz; repeatable.",
 )  # fmt: skip
 @click.option("-o", "--output", type=WRITTEN, help="An .npz, or an .npy for a single output.")
 @hugepages_option
@@ -35,7 +35,9 @@ def run_command(
       naru run model.naru --input x.npy --output y.npy
       naru run model.naru --input ids=ids.npy --input mask=mask.npy --output out.npz
       naru run model.onnx --input all.npz
+      naru run model.naru --input photo.jpg
     """
+    from naru.cli.classes import print_classes
     from naru.inputs import read_inputs, write_outputs
 
     loaded = load_model(model, cache=not no_cache)
@@ -45,7 +47,8 @@ def run_command(
     if as_json:
         print_json({"outputs": [_as_json(n, a, output) for n, a in results.items()]})
     elif output is None:
-        _print_arrays(results)
+        told = print_classes(loaded, results)
+        _print_arrays({n: a for n, a in results.items() if n not in told})
 
 
 def _by_name(model: Model, result: Any) -> dict[str, Any]:

@@ -17,11 +17,13 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import FunctionProto, ModelProto, TypeProto, ValueInfoProto, defs, helper
+from onnx import FunctionProto, GraphProto, ModelProto, TypeProto, ValueInfoProto, defs, helper
 
 import naru.ops  # fills the registry
 from naru.dtypes import FROM_ONNX
 from naru.errors import ModelError, UnsupportedError
+from naru.frontend.classes import add_scores, check_names
+from naru.frontend.images import ImageInput, Plan, plan_images
 from naru.frontend.onnx_check import check_text
 from naru.frontend.onnx_data import MAX_RANK, Tensors, dtype_label, dtype_of
 from naru.frontend.onnx_import import FunctionKey, Importer, count_nodes
@@ -30,6 +32,7 @@ from naru.frontend.onnx_scope import Items, Missing, Scope, Value, identifier
 from naru.ir.expr import INT_MAX, Const, Expr
 from naru.ir.graph import SEED, Graph, Node, TensorType, make_input
 from naru.ir.simplify import known
+from naru.processing import NOTHING, UNFIT, Processing, raise_all
 
 _TORCH = "naru reads ONNX; write it with torch.onnx.export(model, example, 'model.onnx')"
 _TENSORFLOW = "naru reads ONNX; the package tf2onnx converts this to it"
@@ -47,18 +50,21 @@ def read_onnx(
     *,
     name: str | None = None,
     folder: Path | None = None,
+    processing: Processing = NOTHING,
 ) -> Graph:
     """The graph of an ONNX model given as a path, its bytes, or a ModelProto (`folder`: where the
-    side files of the last two lie).
+    side files of the last two lie), with the steps of `processing` before and after it.
 
     Inputs and outputs keep their names; `notes` maps nodes to the ONNX nodes (and weights) that
     they come from. Dims called alike share one symbol; a dim without a name gets its own symbol.
     Weights in side files are memory-mapped.
-    Raises ModelError, or UnsupportedError. Warns (NaruWarning) of NaN and infinities among weights.
+    Raises ModelError, UnsupportedError, or InputError where the processing does not fit. Warns
+    (NaruWarning) of NaN and infinities among weights.
     """
     model, own_folder, where = load_model(source)
     try:
-        return read_into(Importer(Tensors(own_folder or folder), functions_of(model)), model, name)
+        importer = Importer(Tensors(own_folder or folder), functions_of(model))
+        return read_into(importer, model, name, processing)
     except ModelError as error:
         raise in_file(error, where) from None
     except UnsupportedError as error:
@@ -107,7 +113,9 @@ def _parse(data: bytes, where: str) -> ModelProto:
     return model
 
 
-def read_into(importer: Importer, model: ModelProto, name: str | None) -> Graph:
+def read_into(
+    importer: Importer, model: ModelProto, name: str | None, processing: Processing = NOTHING
+) -> Graph:
     """The graph that an importer makes of a model."""
     check_text(model)
     g = model.graph
@@ -120,7 +128,12 @@ def read_into(importer: Importer, model: ModelProto, name: str | None) -> Graph:
     scope = Scope(opsets_of(model))
     count_nodes(g, importer.functions)
     importer.add_initializers(g, scope)
-    inputs = [n for i in g.input if isinstance(n := _add_input(i, scope, importer), Node)]
+    plans, importer.fixed = _fit(g, processing)
+    inputs = [
+        n
+        for i in g.input
+        if isinstance(n := _add_input(i, scope, importer, plans.get(i.name)), Node)
+    ]
     importer.add_nodes(g.node, scope)
     outputs = importer.read_outputs(g, scope)
     names = [o.name for o in g.output]
@@ -138,12 +151,23 @@ def read_into(importer: Importer, model: ModelProto, name: str | None) -> Graph:
         _check_output(o, n)
     for info in g.value_info:
         _check_value(info, scope.values.get(info.name))
+    names, nodes, steps = add_scores(names, nodes, processing.scores)
+    importer.note_steps("postprocess", steps)
     graph_name = identifier(name if name is not None else g.name, "model")
     if importer.seed is not None:
         inputs.append(importer.seed)
     made = importer.graph(graph_name, inputs, nodes, names)
     files = tuple(sorted(importer.tensors.files))
     return replace(made, operators=importer.operators, files=files)
+
+
+def _fit(g: GraphProto, processing: Processing) -> tuple[dict[str, Plan], dict[str, int]]:
+    """Plans for images by input, and the sizes that they give to symbols."""
+    problems: list[str] = []
+    plans, fixed = plan_images(g, processing.images, problems)
+    check_names([o.name for o in g.output], processing.scores, problems)
+    raise_all(UNFIT, problems)
+    return plans, fixed
 
 
 def opsets_of(model: ModelProto) -> dict[str, int]:
@@ -181,9 +205,9 @@ def functions_of(model: ModelProto) -> dict[FunctionKey, FunctionProto]:
     return found
 
 
-def _add_input(info: ValueInfoProto, scope: Scope, importer: Importer) -> Value:
-    """Defines a graph input. Before IR version 4 initializers were listed as inputs: they stay
-    constants."""
+def _add_input(info: ValueInfoProto, scope: Scope, importer: Importer, plan: Plan | None) -> Value:
+    """Defines a graph input, of pixels where there is a plan for them. Before IR version 4
+    initializers were listed as inputs: they stay constants."""
     what = f"input {info.name!r}"
     if info.name == SEED:
         raise ModelError(
@@ -195,11 +219,17 @@ def _add_input(info: ValueInfoProto, scope: Scope, importer: Importer) -> Value:
             raise ModelError("this name is defined twice", where=what, hint="rename one of the two")
         return Missing()
     try:
-        value: Value = make_input(info.name, _input_type(info, importer, what))
+        wanted = _input_type(info, importer, what)
     except Unsupported as error:
-        value = importer.report(what, error.reason, error.hint)
-    scope.values[info.name] = value
-    return value
+        scope.values[info.name] = importer.report(what, error.reason, error.hint)
+        return scope.values[info.name]
+    if plan is None:
+        given = scope.values[info.name] = make_input(info.name, wanted)
+        return given
+    image = ImageInput(info.name, plan, wanted, importer.symbols.fresh)
+    importer.note_steps("preprocess", image.steps)
+    scope.values[info.name] = image.value
+    return image.given
 
 
 def _input_type(info: ValueInfoProto, importer: Importer, what: str) -> TensorType:
@@ -231,6 +261,8 @@ def _dim(tensor: TypeProto.Tensor, k: int, name: str, importer: Importer) -> Exp
                 hint="give a dim of unknown size a name (dim_param)",
             )
         return Const(dim.dim_value)
+    if dim.HasField("dim_param") and dim.dim_param in importer.fixed:
+        return Const(importer.fixed[dim.dim_param])
     if dim.HasField("dim_param") and dim.dim_param:
         return importer.symbols.named(dim.dim_param)
     return importer.symbols.fresh(f"{name}_{k}")

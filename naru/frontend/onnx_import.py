@@ -78,7 +78,8 @@ def count_nodes(
 class Importer:
     """The state of one import. `notes` maps our nodes to the names of ONNX nodes and weights,
     `operators` the names of nodes to their operators. `loose` are values of one element, seen as of
-    the most dims that they may have: only running tells how many they are."""
+    the most dims that they may have: only running tells how many they are. `fixed`: sizes that
+    preprocessing gives to symbols."""
 
     tensors: Tensors
     functions: Mapping[FunctionKey, FunctionProto]
@@ -88,6 +89,7 @@ class Importer:
     operators: dict[str, str] = field(default_factory=dict[str, str])
     problems: list[str] = field(default_factory=list[str])
     loose: set[Node] = field(default_factory=set[Node])
+    fixed: Mapping[str, int] = field(default_factory=dict[str, int])
     count: int = 0
     seed: Node | None = None  # the input that random numbers begin with, once there are any
     streams: int = 0  # of random numbers so far
@@ -432,6 +434,12 @@ class Importer:
         if text not in self.problems:
             self.problems.append(text)
         return Missing()
+
+    def note_steps(self, kind: str, steps: Mapping[Node, str]) -> None:
+        """Notes what was declared beside its nodes: `preprocess.resize`."""
+        for n, step in steps.items():
+            self.notes.setdefault(n, f"{kind}.{step}")
+            self.operators.setdefault(f"{kind}.{step}", step)
 
     def note(self, results: Sequence[Value], inputs: Sequence[Node | None], name: str) -> None:
         """Notes the ONNX name beside every new node of one conversion."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import TypeAlias
 
-from naru.ir.expr import Var
+from naru.ir.expr import INT_MAX, Var
 from naru.ir.graph import Node, make_input
 
 
@@ -93,14 +93,14 @@ class Symbols:
             self.by_name[name] = self.fresh(name)
         return self.by_name[name]
 
-    def fresh(self, like: str, lo: int = 0) -> Var:
+    def fresh(self, like: str, lo: int = 0, hi: int = INT_MAX) -> Var:
         """A new symbol whose name is made of `like`."""
         stem = identifier(like, "dim")
         name, k = stem, 2
         while name in self.taken:
             name, k = f"{stem}_{k}", k + 1
         self.taken.add(name)
-        return Var(name, lo=lo)
+        return Var(name, lo=lo, hi=hi)
 
 
 def identifier(text: str, default: str) -> str:

@@ -85,6 +85,16 @@ class Model(ABC):
     def manifest(self) -> dict[str, Any]: ...
 
     @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """What the classes are called, by output, where the model was compiled with labels: those
+        of scores are in the order of their classes, and a number of a class is a position."""
+        entries: list[dict[str, Any]] = self.manifest["entries"]
+        outputs: list[dict[str, Any]] = entries[0]["outputs"] if entries else []
+        own = {o["name"]: tuple(o.get("labels", ())) for o in outputs}
+        found = {o["name"]: own.get(o.get("top_of", o["name"]), ()) for o in outputs}
+        return {name: labels for name, labels in found.items() if labels}
+
+    @property
     @abstractmethod
     def entries(self) -> tuple[str, ...]:
         """Names of the functions of the bundle; a call of the model runs the first."""

@@ -139,8 +139,9 @@ def test_symbolic_sizes(name: str, k: int, sample: Sample) -> None:
     want = naru.ops.evaluate(graph, arrays)
     if opaque := OPS[name].opaque:
         tf = by_hand(graph, opaque(root_of(graph), get_target("x86-64-avx2")))
-        for got, right in zip(run_tensor_function(tf, arrays), want, strict=True):
-            check_close(got, right, graph.outputs[0].type.dtype)
+        made = list(zip(run_tensor_function(tf, arrays), want, graph.outputs, strict=True))
+        for got, right, node in made[: len(made) - OPS[name].work]:
+            check_close(got, right, node.type.dtype)
         return
     env = {v: n for n, v in sizes.items()}
     (got,) = tensor_interp.run(lowered(graph), arrays, env)
