@@ -103,7 +103,7 @@ def lower(
     show(3, lambda: print_graph(fused))
     on_progress("schedules", 0, 1)
     with stage("schedule"):
-        kernels = Kernels(target, fma=target.has_fma)
+        kernels = Kernels(target, fma=target.has_multiply_add)
         program = build_driver(fused, kernels, requirements(graph))
     for k in program.kernels:
         show(2, lambda k=k: f"{k.name}\n{k.schedule}")

@@ -59,6 +59,19 @@ class Target:
         return "amx-tile" in self.features
 
     @property
+    def has_multiply_add(self) -> bool:
+        """Whether a·b + c is one operation: with one rounding (`has_fma`) or, with relaxed SIMD,
+        one or two, as the machine likes."""
+        return self.has_fma or self.has("relaxed-simd")
+
+    @property
+    def is_recompiled(self) -> bool:
+        """Whether an engine compiles the code once more, as V8 does with WebAssembly: it begins a
+        block with all its loads, so that their results need registers at once; adds what is not in
+        the offset of an access; unrolls short loops itself; and knows no fetching ahead."""
+        return self.arch == "wasm32"
+
+    @property
     def masked(self) -> bool:
         """Whether masked loads and stores of vectors cost no more than plain ones."""
         return "avx512f" in self.features
@@ -115,6 +128,9 @@ _AMX = (
 _WASM = ("simd128", "sign-ext", "nontrapping-fptoint", "bulk-memory", "bulk-memory-opt")
 
 
+_KIB = 1024
+
+
 def _x86(
     name: str, cpu: str, tune: str, features: tuple[str, ...], bits: int, l1: int, l2: int
 ) -> Target:
@@ -123,7 +139,13 @@ def _x86(
     return Target(name, triple, cpu, tune, features, bits, registers, 64, fma, l1, l2, _X86_LAYOUT)
 
 
-_KIB = 1024
+def _wasm(name: str, features: tuple[str, ...]) -> Target:
+    # Of the 16 xmm registers of x86-64, V8 keeps one for itself.
+    return Target(
+        name, "wasm32-unknown-unknown", "generic", "generic", features, 128, 15, 32,
+        has_fma=False, l1=32 * _KIB, l2=256 * _KIB, data_layout=_WASM_LAYOUT,
+    )  # fmt: skip
+
 
 # From the most to the least capable: the host is the first whose features it all has.
 TARGETS: dict[str, Target] = {
@@ -150,21 +172,8 @@ TARGETS: dict[str, Target] = {
             l2=512 * _KIB,
             data_layout=_ARM_LAYOUT,
         ),
-        Target(
-            name="wasm32-simd128",
-            triple="wasm32-unknown-unknown",
-            cpu="generic",
-            tune="generic",
-            features=_WASM,
-            vector_bits=128,
-            # Engines map v128 to the 16 xmm registers of x86-64.
-            registers=16,
-            pointer_bits=32,
-            has_fma=False,
-            l1=32 * _KIB,
-            l2=256 * _KIB,
-            data_layout=_WASM_LAYOUT,
-        ),
+        _wasm("wasm32-relaxed", (*_WASM, "relaxed-simd")),
+        _wasm("wasm32-simd128", _WASM),
     )
 }
 
@@ -177,6 +186,7 @@ _SHORT_NAMES = {
     "neon": "aarch64-neon",
     "wasm": "wasm32-simd128",
     "simd128": "wasm32-simd128",
+    "relaxed": "wasm32-relaxed",
 }
 
 

@@ -553,7 +553,10 @@ class _Linker:
                     elif r.kind == 6:
                         calls[here] |= set(self.slots) - {here}
                     elif r.kind == 7:
-                        frames[here] += _frame(o.code, r.offset)
+                        frame = _frame(o.code, r.offset)
+                        if frame is None:
+                            self.problems.append(f"{o.name}: a function takes stack, unknown how much")
+                        frames[here] += frame or 0
         return frames, calls
 
     def module(self, entries: list[tuple[str, int]], stack: int, import_memory: bool) -> WasmModule:
@@ -607,30 +610,39 @@ def _starts(o: _Object) -> list[int]:
     return found
 
 
-_GLOBAL_GET, _LOCAL_SET, _LOCAL_TEE, _I32_SUB, _I32_AND = 0x23, 0x21, 0x22, 0x6B, 0x71
+_GLOBAL_GET, _LOCAL_GET, _LOCAL_SET, _LOCAL_TEE = 0x23, 0x20, 0x21, 0x22
+_DROP, _I32_SUB, _I32_AND = 0x1A, 0x6B, 0x71
 
 
-def _frame(code: bytearray, at: int) -> int:
-    """Bytes that a function takes from the stack, if the operand at `at` is that of its
+def _frame(code: bytearray, at: int) -> int | None:
+    """Bytes that a function takes from the stack. LLVM starts one that has a frame with
 
-    global.get __stack_pointer; local.tee? ; i32.const size; i32.sub; (i32.const -align; i32.and)?
+        global.get __stack_pointer; i32.const size; i32.sub; (i32.const -align; i32.and)?
 
-    which is how LLVM starts a function that has a frame; else 0."""
+    and moves of locals in between; `at` is the place of that operand. 0 for the operand of another
+    instruction, None where the code looks different."""
     if code[at - 1] != _GLOBAL_GET:
         return 0
-    r = _Reader(bytes(code[at + 5 : at + 40]))
+    r = _Reader(bytes(code[at + 5 : at + 60]))
     try:
-        found = r.byte()
-        if found in (_LOCAL_SET, _LOCAL_TEE):
-            r.unsigned()
-            found = r.byte()
-        size = r.signed() if found == _I32_CONST else 0
-        if r.byte() != _I32_SUB or size <= 0:
-            return 0
-        align = -r.signed() if r.byte() == _I32_CONST else 0
-        return size + (align if r.byte() == _I32_AND else 0)
+        size = _constant_before(r, _I32_SUB)
+        if size is None or size <= 0:
+            return None
+        align = _constant_before(r, _I32_AND)
     except _Malformed:  # the code ends here
-        return 0
+        return None
+    return size - (align or 0)
+
+
+def _constant_before(r: _Reader, operation: int) -> int | None:
+    """The constant that is an operation's second operand, if that comes next."""
+    found = r.byte()
+    while found in (_LOCAL_GET, _LOCAL_SET, _LOCAL_TEE, _DROP):
+        if found != _DROP:
+            r.unsigned()
+        found = r.byte()
+    value = r.signed() if found == _I32_CONST else None
+    return value if value is not None and r.byte() == operation else None
 
 
 _Patch = Callable[["_Linker", _Object, _Relocation], bytes]

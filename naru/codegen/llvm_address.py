@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from naru.codegen.llvm_build import NOTHING, Code, Monomial, Poly, State, Value
+from naru.codegen.llvm_build import NOTHING, Code, Monomial, MovingPointer, Poly, State, Value
 from naru.codegen.llvm_types import memory_type, vector
-from naru.ir.expr import Binary, Const, Expr, Lanes, Shape, Splat
+from naru.ir.expr import Binary, Const, Expr, Lanes, Shape, Splat, Var
 from naru.ir.loop import Buffer
 from naru.ir.simplify import bounds
 
@@ -278,10 +278,13 @@ def pointer(code: Code, buffer: Buffer, base: Value, p: Poly, *, sure: bool) -> 
         key, state = (*key, m, c), state | _state(code, m)
         found = code.known(key)
         if found is None:
-            term = _monomial(code, m, c, code.index, ())
-            depth = max(done.depth, term.depth)
-            name = code.put(f"{gep} {kind}, ptr {done.text}, {code.index} {term.text}", depth)
-            found = code.learn(key, Value((name,), depth), state)
+            moving = _moving(code, done, kind, m, c)
+            if moving is None:
+                term = _monomial(code, m, c, code.index, ())
+                depth = max(done.depth, term.depth)
+                name = code.put(f"{gep} {kind}, ptr {done.text}, {code.index} {term.text}", depth)
+                moving = Value((name,), depth)
+            found = code.learn(key, moving, state)
         done = found
     if not constant:
         return done
@@ -292,6 +295,26 @@ def pointer(code: Code, buffer: Buffer, base: Value, p: Poly, *, sure: bool) -> 
         name = code.put(f"{exact} {kind}, ptr {done.text}, {code.index} {constant}", done.depth)
         found = code.learn(key, Value((name,), done.depth), state)
     return found
+
+
+def _moving(code: Code, start: Value, kind: str, m: Monomial, c: int) -> Value | None:
+    """start + c·m where m is the count of an innermost loop, times what is the same in all of its
+    iterations: a pointer that moves on by a step each time. None where m is anything else."""
+    loop = next((code.loops[v] for v in m if isinstance(v, Var) and v in code.loops), None)
+    if loop is None or start.depth >= loop.depth:
+        return None
+    others = tuple(a for a in m if not (isinstance(a, Var) and code.loops.get(a) is loop))
+    if len(others) != len(m) - 1 or _depth(code, others) >= loop.depth:
+        return None
+    outside = loop.depth - 1
+    step = _monomial(code, others, c, code.index, ()).text if others else str(c)
+    first = start.text
+    if loop.start != "0":
+        far = code.put(f"mul {code.index} {loop.start}, {step}", outside)
+        first = code.put(f"getelementptr {kind}, ptr {first}, {code.index} {far}", outside)
+    pointer = MovingPointer(code.name(), first, kind, step)
+    loop.pointers.append(pointer)
+    return Value((pointer.here,), loop.depth)
 
 
 def _is_natural(m: Monomial, c: int) -> bool:

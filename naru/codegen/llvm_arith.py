@@ -112,6 +112,11 @@ def float_extreme(r: Row, op: str, a: str, b: str, number: str = "") -> str:
     """min or max that gives the NaN if there is one. `number`: which operand ("a", "b") is known
     not to be NaN; one compare and select then do, which x86 has as one instruction."""
     order = "ogt" if op == "max" else "olt"
+    if number:
+        x, y = (a, b) if number == "b" else (b, a)
+        made = wasm_call(r, f"p{op}", x, y)
+        if made is not None:
+            return made
     if number == "b":
         return r.select(r.put(f"fcmp {order} {r.kind} {b}, {a}"), b, a)
     best = r.select(r.put(f"fcmp {order} {r.kind} {a}, {b}"), a, b)  # b where unordered
@@ -122,6 +127,9 @@ def float_extreme(r: Row, op: str, a: str, b: str, number: str = "") -> str:
 
 def larger(r: Row, a: str, b: str) -> str:
     """a if a > b else b: max, but that a NaN may get lost. x86 has it as one instruction."""
+    made = wasm_call(r, "pmax", b, a)
+    if made is not None:
+        return made
     return r.select(r.put(f"fcmp ogt {r.kind} {a}, {b}"), a, b)
 
 
@@ -345,3 +353,36 @@ def reduce(r: Row, op: str, x: str) -> str:
 def some_lanes(r: Row, x: str, chosen: range) -> str:
     mask = ", ".join(f"i32 {i}" for i in chosen)
     return r.put(f"shufflevector {r.kind} {x}, {r.kind} poison, <{len(chosen)} x i32> <{mask}>")
+
+
+# ---- rows of many vectors ----
+
+_WASM_VECTORS = {"float": (4, "v4f32"), "double": (2, "v2f64")}
+
+
+def wasm_call(r: Row, name: str, *rows: str) -> str | None:
+    """An operation of WebAssembly's own on rows that are one vector of 128 bits, or 2, 4, … of
+    them; None for others, and other targets."""
+    if r.code.target.arch != "wasm32" or not r.shape or r.lane not in _WASM_VECTORS:
+        return None
+    lanes, kind = _WASM_VECTORS[r.lane]
+    vectors, rest = divmod(r.shape[0], lanes)
+    if rest or vectors & (vectors - 1):
+        return None
+
+    def call(part: Row, *xs: str) -> str:
+        if part.shape[0] == lanes:
+            return part.call(f"wasm.{name}.{kind}", *xs)
+        return in_halves(part, call, *xs)
+
+    return call(r, *rows)
+
+
+def in_halves(r: Row, fn: Callable[..., str], *rows: str) -> str:
+    """A function of shorter rows applied to both halves of rows."""
+    lanes = r.shape[0]
+    part = Row(r.code, r.depth, r.dtype, (lanes // 2,))
+    ranges = (range(lanes // 2), range(lanes // 2, lanes))
+    low, high = (fn(part, *(some_lanes(r, x, chosen) for x in rows)) for chosen in ranges)
+    order = ", ".join(f"i32 {i}" for i in range(lanes))
+    return r.put(f"shufflevector {part.kind} {low}, {part.kind} {high}, <{lanes} x i32> <{order}>")

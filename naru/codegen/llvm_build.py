@@ -67,6 +67,26 @@ class Region:
     keys: list[Hashable] = field(default_factory=list[Hashable])
 
 
+class MovingPointer(NamedTuple):
+    """A pointer to elements of type `kind` that is `first` in the first iteration of a loop, `here`
+    in each, and `step` elements further on in the next."""
+
+    here: str
+    first: str
+    kind: str
+    step: str
+
+
+@dataclass(slots=True)
+class Loop:
+    """An innermost counted loop being written: the depth of its body, where it starts counting, and
+    the pointers that move along with the count."""
+
+    depth: int
+    start: str
+    pointers: list[MovingPointer] = field(default_factory=list[MovingPointer])
+
+
 class Code:
     """A function being written for a target. `tid` and `n` are of the index type."""
 
@@ -81,6 +101,7 @@ class Code:
         self.pointers: dict[Buffer, Value] = {}
         self.slots: dict[Var, str] = {}  # mutable Vars: address of their alloca
         self.unrolled: dict[Var, Const] = {}
+        self.loops: dict[Var, Loop] = {}
         self.tiles = TileRegisters()
         self.in_parallel = False
         self.metadata: list[str] = []

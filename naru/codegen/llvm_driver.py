@@ -213,13 +213,13 @@ class Driver(Sizes):
             self.do(f"store ptr {pointer}, ptr {self.slot('io', self._place(place))}")
 
     def _alloc(self, s: Invoke) -> None:
-        k, size = self._place(s.args[0]), self._number(s.args[1])
+        k, size, step = self._place(s.args[0]), *(self._number(a) for a in s.args[1:])
         with self.only_if(self.first, "alloc"):
             made = self.put(f"call ptr {self.service('alloc')}(ptr %ctx, i64 {size})")
             self.do(f"store ptr {made}, ptr {self.slot('io', k)}")
             nothing = self.put(f"icmp eq ptr {made}, null")
             with self.only_if(nothing, "exhausted"):
-                self._set_error((str(NO_MEMORY), str(k), size, "0"))
+                self._set_error((str(NO_MEMORY), step, size, "0"))
         self._barrier(s)
         got = self.put(f"load ptr, ptr {self.slot('io', k)}")
         nothing = self.put(f"icmp eq ptr {got}, null")

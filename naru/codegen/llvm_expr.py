@@ -146,16 +146,6 @@ def _unary(code: Code, e: Unary) -> Value:
     return Value(tuple(emit(r, x) for x in _known(code, e.x).rows), r.depth)
 
 
-def in_halves(r: Row, fn: Callable[..., str], *rows: str) -> str:
-    """A function of shorter rows applied to both halves of rows."""
-    lanes = r.shape[0]
-    part = Row(r.code, r.depth, r.dtype, (lanes // 2,))
-    ranges = (range(lanes // 2), range(lanes // 2, lanes))
-    low, high = (fn(part, *(arith.some_lanes(r, x, chosen) for x in rows)) for chosen in ranges)
-    order = ", ".join(f"i32 {i}" for i in range(lanes))
-    return r.put(f"shufflevector {part.kind} {low}, {part.kind} {high}, <{lanes} x i32> <{order}>")
-
-
 def _binary(code: Code, e: Binary) -> Value:
     if address.is_sum(e) and len(e.shape) < 2:
         return address.sum_value(code, address.poly(code, e), e.shape)
@@ -284,28 +274,17 @@ def _call(code: Code, e: Call) -> Value:
 
 
 def fma(r: Row, a: str, b: str, c: str) -> str:
-    """a·b + c, rounded once where the target has the instruction. Elsewhere it would become a
-    library call a lane, so mul and add stand in for it (schedules for such targets use those)."""
+    """a·b + c, rounded once where the target has the instruction, or as the engine likes with
+    relaxed SIMD. Elsewhere it would become a library call a lane, so mul and add stand in for it
+    (schedules for such targets use those)."""
     if not is_float(r.dtype):
         return r.op("add", r.op("mul", a, b), c)
     if r.code.target.has_fma:
         return r.rounded(r.call("fma", a, b, c))
-    if r.code.target.has("relaxed-simd") and r.shape and r.dtype == "f32":
-        return _relaxed_fma(r, a, b, c)
-    return r.rounded(r.op("fadd", r.op("fmul", a, b), c))
-
-
-def _relaxed_fma(r: Row, a: str, b: str, c: str) -> str:
-    """wasm's madd takes 4 lanes; longer rows are cut and joined (the halves vanish in codegen)."""
-    if r.shape == (4,):
-        return r.put(
-            "call <4 x float> @llvm.wasm.relaxed.madd.v4f32("
-            f"<4 x float> {a}, <4 x float> {b}, <4 x float> {c})"
-        )
-    lanes = r.shape[0]
-    if lanes % 8:
-        return r.op("fadd", r.op("fmul", a, b), c)
-    return in_halves(r, _relaxed_fma, a, b, c)
+    made = None
+    if r.code.target.has("relaxed-simd"):
+        made = arith.wasm_call(r, "relaxed.madd", a, b, c)
+    return r.rounded(made or r.op("fadd", r.op("fmul", a, b), c))
 
 
 def _dot(code: Code, e: Call) -> Value:

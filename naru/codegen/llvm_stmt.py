@@ -7,7 +7,7 @@ from typing import Any
 
 from naru.codegen import llvm_memory as memory
 from naru.codegen import llvm_tiles as tiles
-from naru.codegen.llvm_build import MEMORY, Block, Code, Value
+from naru.codegen.llvm_build import MEMORY, Block, Code, Loop, MovingPointer, Value
 from naru.codegen.llvm_expr import access_operands, broadcast, value
 from naru.codegen.llvm_types import memory_bytes, memory_type, rows_of, scalar_type, vector
 from naru.errors import IRError
@@ -58,6 +58,11 @@ def _for(code: Code, s: For) -> None:
         code.in_parallel = False
 
 
+def _loops(stmts: tuple[Stmt, ...]) -> list[Stmt]:
+    """The loops in statements that are loops in the code, too."""
+    return [s for s in statements(stmts) if isinstance(s, For | While) and s.kind != "unroll"]
+
+
 def _runs(code: Code, s: For) -> bool:
     """Is there certainly an iteration?"""
     return bounds(sub(code.resolve(s.stop), code.resolve(s.start)))[0] > 0
@@ -76,17 +81,36 @@ def _counted(code: Code, s: For, start: str, stop: str, certain: bool) -> None:
     here, following = code.name(), code.name()
     code.enter(inside)
     code.learn(s.var, Value((here,), code.depth))
+    loop = Loop(code.depth, start)
+    if code.target.is_recompiled and not _loops(s.body):
+        code.loops[s.var] = loop
     body(code, s.body)
+    code.loops.pop(s.var, None)
     last = code.leave()
-    inside.lines.insert(
-        0, f"{here} = phi {kind} [ {start}, %{before.label} ], [ {following}, %{last.label} ]"
-    )
+    phis = [f"{here} = phi {kind} [ {start}, %{before.label} ], [ {following}, %{last.label} ]"]
+    for p in loop.pointers:
+        moved = code.name()
+        edges = f"[ {p.first}, %{before.label} ], [ {moved}, %{last.label} ]"
+        phis.append(f"{p.here} = phi ptr {edges}")
+        last.lines += _moved(code, p, moved)
+    inside.lines[:0] = phis
     last.lines.append(f"{following} = add nsw {kind} {here}, 1")
     again = code.name()
     last.lines.append(f"{again} = icmp slt {kind} {following}, {stop}")
     loop = _loop_note(code, s)
     last.end = f"br i1 {again}, label %{inside.label}, label %{after.label}{loop}"
     code.block = after
+
+
+def _moved(code: Code, p: MovingPointer, moved: str) -> list[str]:
+    """The pointer of the next iteration. Stripping it of invariant groups does nothing, but LLVM's
+    strength reduction does not see through it: it would make sums of its own that it no longer
+    knows not to wrap around, and those do not fold into the offset of an access."""
+    by = code.name()
+    return [
+        f"{by} = getelementptr {p.kind}, ptr {p.here}, {code.index} {p.step}",
+        f"{moved} = call ptr @llvm.strip.invariant.group.p0(ptr {by})",
+    ]
 
 
 def _loop_note(code: Code, s: For) -> str:

@@ -40,7 +40,7 @@ def expansion(e: Expr, target: Target) -> Expr | None:
 
 
 def _arithmetic(target: Target) -> Arithmetic:
-    return Arithmetic(target.has_fma)
+    return Arithmetic(target.has_fma, target.has_multiply_add)
 
 
 def _unary(e: Unary, target: Target) -> Expr | None:

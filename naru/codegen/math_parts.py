@@ -12,13 +12,15 @@ from naru.ops.formula import Term
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Multiply-add with one rounding (`fused`) or two."""
+    """Multiply-add with one rounding (`fused`) or two; of f32 (`relaxed`) one or two, as the
+    machine likes."""
 
     fused: bool
+    relaxed: bool = False
 
     def mad(self, a: Term, b: Term | float, c: Term | float) -> Term:
         """a·b + c."""
-        if not self.fused:
+        if not (self.fused or (self.relaxed and a.dtype == "f32")):
             return a * b + c
         return Term(Call("fma", (a.expr, _expr(b, a.dtype), _expr(c, a.dtype))))
 

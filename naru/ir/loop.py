@@ -124,7 +124,7 @@ class Invoke:
     (at most those of the run); or, with a name, one of the driver's services:
       barrier()                       all threads of the run meet
       set_io(k, ref)                  hands memory over as late output k
-      alloc(k, bytes)                 growable memory; its address becomes pointer k
+      alloc(k, bytes, step)           growable memory; its address becomes pointer k
       fail(code, a, b)                error slot, then return
       mark(k)                         a timestamp (profiling)
       next_round(k, round)            all meet; return if the host ends step k, a loop, here

@@ -206,7 +206,7 @@ def _argument(p: Buffer | Var, a: Ref | Expr) -> Problems:
 
 # What each service takes: n a number, r an address.
 SERVICE_ARGUMENTS = {
-    "barrier": "", "set_io": "nr", "alloc": "nn", "fail": "nnn", "mark": "n",
+    "barrier": "", "set_io": "nr", "alloc": "nnn", "fail": "nnn", "mark": "n",
     "next_round": "nn", "prefetch": "r",
 }  # fmt: skip
 

@@ -119,7 +119,7 @@ def schedule_contraction(
         steps.append(ComputeAt(parts.tensor.name, sums.tensor.name, passes[-1]))
         algorithm.append(f"parts {stage.tensor.name}")
     inner = stage if split is None else split[2]
-    loops, unrolled = _sum_loops(inner, product=plan.product)
+    loops, unrolled = _sum_loops(inner, target, product=plan.product)
     wide = tile.vectors > tile.rows * tile.lines
     steps += _tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=wide)
     if is_worth_fetching(out, stage, plan, tile, target) and not blocks.rows:
@@ -243,14 +243,14 @@ def _tile_steps(
     return [*steps, *unrolled, Order(inner, order)]
 
 
-def _sum_loops(stage: Stage, *, product: bool) -> tuple[list[str], list[Step]]:
+def _sum_loops(stage: Stage, target: Target, *, product: bool) -> tuple[list[str], list[Step]]:
     """The reduction's loops, and the steps that unroll short ones."""
     inner = stage.tensor.name
     loops = [a.var.name for a in stage.reduction]
     last = known(stage.reduction[-1].extent)
     if last is not None and last <= UNROLL_LIMIT:
         return loops, [Unroll(inner, loops[-1])] if len(loops) > 1 else []
-    if last is None or not product:
+    if last is None or not product or target.is_recompiled:
         return loops, []
     # Two steps of k a round: a taken branch every dozen cycles costs the front end one of them.
     k = loops.pop()

@@ -708,15 +708,16 @@ class Builder:
         """Memory for a pointer. In a loop what an earlier round took serves again if it is large
         enough: the host keeps all there is until the run ends."""
         if not self.rooms:
-            return [Invoke("alloc", (Const(slot), size))]
+            return [Invoke("alloc", (Const(slot), size, Const(self.step)))]
         room = self.rooms[-1].setdefault(slot, Var(f"room_at{slot}", mutable=True))
         need = Var("need")
-        more = (Invoke("alloc", (Const(slot), mul(need, 2))), Assign(room, mul(need, 2)))
+        twice = mul(need, 2)
+        more = (Invoke("alloc", (Const(slot), twice, Const(self.step))), Assign(room, twice))
         return [Let(need, size), If(Binary("gt", need, room), more)]
 
     def allocate(self, s: Storage, size: Expr) -> Stmt:
         """Memory from the host for a storage that has a pointer of its own."""
-        return Invoke("alloc", (Const(slot_of(s)), size))
+        return Invoke("alloc", (Const(slot_of(s)), size, Const(self.step)))
 
     def grow(self, s: Step, capacity: Var, now: Var) -> list[Stmt]:
         """Full scan outputs move to twice the memory."""

@@ -166,7 +166,7 @@ def _computing(body: Graph) -> list[Node]:
 
 def macs_per_ns(target: Target) -> int:
     """Multiply-adds of f32 in a nanosecond on one core."""
-    return target.lanes("f32") * CYCLES_PER_NS * (2 if target.has_fma else 1)
+    return target.lanes("f32") * CYCLES_PER_NS * (2 if target.has_multiply_add else 1)
 
 
 def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:

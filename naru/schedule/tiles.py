@@ -90,6 +90,8 @@ def choose_tile(
     columns = n or 4 * ASSUMED_ROWS
     unit = max(1, VIRTUAL_LANES // lanes)  # packed panels are 16 wide: a tile takes whole ones
     unit = min(unit, -(-columns // lanes))
+    if target.is_recompiled:  # or a part of one: those of 4 lanes fit no registers otherwise
+        unit = min(unit, 2)
     most = 4 if m != 1 or p else 12  # one row needs many columns to hide the latency
     rows_share = m != 1 or p  # rows that use a panel, which must stay in L2
     best, chosen = float("inf"), Tile(1, unit)
@@ -113,6 +115,8 @@ def _fits(tile: Tile, target: Target, *, shared: bool) -> bool:
     by one, or those of the rows while the lanes pass. Where they are not shared, one of each."""
     rows = tile.rows * tile.lines
     kept = min(rows, tile.vectors) if shared else 2
+    if target.is_recompiled:
+        kept = rows + tile.vectors
     return rows * tile.vectors + kept + 1 <= target.registers
 
 
@@ -233,6 +237,8 @@ def is_worth_fetching(
     next one can be fetched meanwhile, and little enough that it matters?"""
     operand = lane_operand(out, stage, plan).tensor
     size, (m, _, p, _) = known(prod(operand.shape)), extents(out, stage, plan)
+    if target.is_recompiled:
+        return False
     if not (plan.product and plan.shared) or plan.m is None or len(operand.shape) < 3:
         return False
     if known(operand.shape[-1]) != VIRTUAL_LANES or size is None or size * 4 <= target.l2:

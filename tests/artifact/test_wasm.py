@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from naru.artifact.link import LinkError
-from naru.artifact.wasm import DATA_START, WasmModule, link_wasm
+from naru.artifact.wasm import (
+    DATA_START,
+    WasmModule,
+    custom_section,
+    imported_pages,
+    link_wasm,
+    with_custom_section,
+    with_shared_memory,
+)
 from naru.codegen.objects import compile_module
 from naru.targets import TARGETS
 from tests.targets.machine import need
@@ -72,7 +80,7 @@ def test_deterministic_and_small() -> None:
     assert module.code.startswith(b"\0asm\1\0\0\0")
     assert len(module.code) < 500
     assert module.heap_base % 64 == 0
-    assert DATA_START + 65536 <= module.heap_base <= module.pages * 65536
+    assert DATA_START + module.stack <= module.heap_base <= module.pages * 65536
 
 
 def test_problems_are_listed_together() -> None:
@@ -103,6 +111,80 @@ def test_a_linked_module_is_not_an_object() -> None:
         link_wasm([("done", linked().code)], ["look"])
 
 
+# Frames of 16, of 1000 (on a boundary of 64, which takes up to 63 more) and of 70000 bytes.
+FRAMES = """
+declare void @keep(ptr)
+define void @top() {
+  call void @small()
+  call void @large()
+  ret void
+}
+define void @small() noinline {
+  %x = alloca [16 x i8], align 16
+  call void @keep(ptr %x)
+  ret void
+}
+define void @large() noinline {
+  %x = alloca [70000 x i8], align 16
+  call void @aligned()
+  call void @keep(ptr %x)
+  ret void
+}
+define void @aligned() noinline {
+  %x = alloca [1000 x i8], align 64
+  call void @keep(ptr %x)
+  ret void
+}
+"""
+KEEP = "define void @keep(ptr %x) noinline {\n  store volatile i8 0, ptr %x\n  ret void\n}"
+
+
+def test_the_stack_is_as_deep_as_calls_are() -> None:
+    parts = [("frames", compile_module(FRAMES, TARGET)), ("keep", compile_module(KEEP, TARGET))]
+    module = link_wasm(parts, ["top"])
+    assert 71000 <= module.stack <= 71000 + 3 * 64
+    assert linked().stack <= 64
+
+
+def test_endless_calls_are_refused() -> None:
+    around = """
+    define i32 @apply(ptr %f, i32 %x) noinline {
+      %y = call i32 @stored(i32 %x)
+      %z = add i32 %y, 1
+      ret i32 %z
+    }
+    define i32 @stored(i32 %x) noinline {
+      %y = call i32 @apply(ptr null, i32 %x)
+      %z = mul i32 %y, 3
+      ret i32 %z
+    }
+    define i32 @twice(i32 %x) { ret i32 %x }
+    """
+    with pytest.raises(LinkError, match="functions call each other in a circle"):
+        link_wasm([("around", compile_module(around, TARGET))], ["apply"])
+
+
+def test_memory_that_is_shared() -> None:
+    module = linked(import_memory=True)
+    shared = with_shared_memory(module.code, 300)
+    assert imported_pages(module.code) == module.pages
+    assert len(shared) == len(module.code) + 2  # the maximum
+    assert with_shared_memory(module.code, 300) == shared
+    for code in (shared, linked().code):
+        with pytest.raises(LinkError, match="imports a memory that is not shared"):
+            with_shared_memory(code, 300)
+    for code in (b"", module.code[:-3], b"ELF" + module.code):
+        with pytest.raises(LinkError, match=r"not a WebAssembly module|truncated or malformed"):
+            custom_section(code, "x")
+
+
+def test_custom_sections() -> None:
+    code = with_custom_section(with_custom_section(linked().code, "a", b"1"), "naru", b"{}" * 90)
+    assert custom_section(code, "naru") == b"{}" * 90
+    assert custom_section(code, "a") == b"1"
+    assert custom_section(code, "b") is None
+
+
 CALLS = """
 const fs = require("fs");
 const module = new WebAssembly.Module(fs.readFileSync(process.argv[1]));
@@ -125,6 +207,6 @@ def test_in_node(import_memory: bool, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     found, names, imports = json.loads(done.stdout)
     assert found == [20, 80, 42, 16]
-    extra = ["__heap_base", "__indirect_function_table"]
+    extra = ["__heap_base", "__indirect_function_table", "__stack_low", "__stack_pointer"]
     assert names == sorted([*ENTRIES, *extra, *([] if import_memory else ["memory"])])
     assert imports == (["memory"] if import_memory else [])

@@ -212,7 +212,7 @@ GROWING = (
     + """
 def run(dims: i64[1], io0: f32[4], io1: f32[4]):
     n: index = index(dims[0])
-    alloc(1, n * 4)
+    alloc(1, n * 4, 3)
     double(io0, io1, n)
 """
 )
@@ -228,7 +228,7 @@ def test_alloc(n: int) -> None:
 @pytest.mark.parametrize("n", [1, 4])
 def test_alloc_without_memory_ends_the_run(n: int) -> None:
     run = Run(GROWING, [np.ones(4, np.float32), None], dims=[4], memory=8)
-    assert run(n) == (2, 1, 16, 0)
+    assert run(n) == (2, 3, 16, 0)
 
 
 @pytest.mark.parametrize("n", [1, 3])

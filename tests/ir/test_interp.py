@@ -152,7 +152,7 @@ def driver(arena: u8[size], x: f32[n], out: f32[n], size: index, n: index):
     mark(1)
     if n > 4:
         fail(1, n, 4)
-    alloc(2, n * 4)
+    alloc(2, n * 4, 0)
     scale(arena[64:], out, n, f32(0.5))
     set_io(1, out)
 """

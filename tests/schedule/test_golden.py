@@ -76,7 +76,7 @@ def lowered(case: Golden) -> tuple[TensorFunction, Func, str]:
     """The function of a case, its kernel, and the schedule's text."""
     tf = read_tensor_function(case.source)
     target = get_target(case.target)
-    _, func, text = Kernels(target, fma=target.has_fma).lower(prepare(tf), tf.name)
+    _, func, text = Kernels(target, fma=target.has_multiply_add).lower(prepare(tf), tf.name)
     return tf, func, text
 
 

@@ -76,6 +76,7 @@ PLANS = {
     "x86-64-amx": Plan("bf16", PAIRS, AMX),
     "aarch64-neon": Plan(),
     "wasm32-simd128": Plan(),
+    "wasm32-relaxed": Plan(),
     "triton": Plan("f32", None, TRITON),
 }
 
@@ -112,7 +113,7 @@ def dense(
 def lowered(name: str, tf: TensorFunction) -> tuple[Schedule, Func]:
     """The function for a target: the schedule, and the loop IR that it gives."""
     plan, prepared = PLANS[name], prepare(tf)
-    fma = name not in TARGETS or TARGETS[name].has_fma
+    fma = name not in TARGETS or TARGETS[name].has_multiply_add
     if plan.schedule is None:
         made, schedule = default_schedule(prepared, TARGETS[name])
     else:
@@ -124,7 +125,7 @@ def lowered(name: str, tf: TensorFunction) -> tuple[Schedule, Func]:
 def replayed(name: str, tf: TensorFunction, text: str) -> Func:
     """The same from the text of the schedule alone."""
     schedule = read_schedule(text)
-    fma = name not in TARGETS or TARGETS[name].has_fma
+    fma = name not in TARGETS or TARGETS[name].has_multiply_add
     return lower(apply_algorithm(prepare(tf), schedule.algorithm), schedule, "dense", fma=fma)
 
 

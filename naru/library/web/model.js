@@ -81,17 +81,18 @@ async function guard(what, action) {
   } catch (error) {
     if (error instanceof NaruError || error?.name === "AbortError") throw error;
     const code = error instanceof WebAssembly.CompileError ? "module" : "download";
-    throw new NaruError(code, `${what}: ${error?.message ?? error}`, error);
+    const hint = /Security Policy/.test(error) ? "; script-src must have 'wasm-unsafe-eval'" : "";
+    throw new NaruError(code, `${what}: ${error?.message ?? error}${hint}`, error);
   }
 }
 
 /** A Response of an address, a Response, or bytes. */
-function open(source, signal) {
+function open(source, signal, cache = "default") {
   return guard(isBytes(source) ? "the bytes that were given" : (source.url ?? source), async () => {
     if (isBytes(source)) return new Response(source);
     const url = source instanceof Response ? source.url : await toURL(source);
     if (NODE && url.protocol === "file:") return new Response(await (await nodeModule("fs/promises")).readFile(url, { signal }));
-    const response = url === source.url ? source : await fetch(url, { signal, credentials: "same-origin" });
+    const response = url === source.url ? source : await fetch(url, { signal, cache, credentials: "same-origin" });
     if (!response.ok) throw Error(`the server answered ${response.status} ${response.statusText}`);
     return response;
   });
@@ -101,20 +102,26 @@ const readAll = async (source) => new Uint8Array(await (await open(source)).arra
 
 // ---- the module ----
 
-async function getModule(source, signal) {
+async function getModule(source, signal, cache) {
   if (source instanceof WebAssembly.Module) return source;
-  const response = await open(source, signal);
+  const response = await open(source, signal, cache);
   return guard("the WebAssembly module", async () => {
     if (/^application\/wasm\b/.test(response.headers.get("content-type"))) return WebAssembly.compileStreaming(response);
     return WebAssembly.compile(await response.arrayBuffer());
   });
 }
 
-// What `naru build` wrote into a module; those of another model, or of another build, are refused.
-function readRecord(module) {
+// What `naru build` wrote into a module.
+function recordOf(module) {
   const [section] = WebAssembly.Module.customSections(module, "naru");
-  const record = section ? JSON.parse(new TextDecoder().decode(section)) : {};
-  if (record.web?.build === MODEL.build) return record.web;
+  return section ? JSON.parse(new TextDecoder().decode(section)) : {};
+}
+
+const isOurs = (module) => recordOf(module).web?.build === MODEL.build;
+
+function readRecord(module) {
+  const record = recordOf(module);
+  if (isOurs(module)) return record.web;
   const found = record.name ? `of another build, of ${quote(record.name)}` : "that naru did not make";
   throw new NaruError("module", `the WebAssembly module is one ${found}; expected that of this file`);
 }
@@ -181,10 +188,9 @@ async function receive(response, memory, at, weights, onProgress) {
   };
   try {
     for (let part; (part = (await reader.read()).value); ) {
-      if (loaded + part.length > total) throw wrong(`is longer than the ${total} bytes of this model's`);
-      all.set(part, loaded);
+      all.set(part.subarray(0, total - loaded), loaded);
       if (loaded < HEADER && loaded + part.length >= HEADER) checkHeader(all, weights, wrong);
-      loaded += part.length;
+      if ((loaded += part.length) > total) throw wrong(`is longer than the ${total} bytes of this model's`);
       while (loaded - done >= CHUNK) fold(done + CHUNK);
       onProgress?.({ loaded, total });
     }
@@ -242,8 +248,8 @@ async function getWeights({ store, key, hit, response }, again, memory, at, weig
   try {
     await get(response);
   } catch (error) {
-    if (!hit) throw error;
-    await store.delete(key); // damaged
+    if (error.code !== "weights" || !again) throw error;
+    await store?.delete(key); // damaged, or what a cache kept of an earlier build
     await get(await again());
     hit = undefined;
   }
@@ -752,7 +758,8 @@ async function begin(options, signal, made) {
   const early = options.wasm ? undefined : find(); // while the module compiles
   early?.catch(() => {}); // whether it failed is asked below
   const file = FILES[`${kind.relaxed ? "relaxed." : ""}${kind.shared ? "threads." : ""}wasm`];
-  const module = await getModule(options.wasm ?? file, signal);
+  let module = await getModule(options.wasm ?? file, signal);
+  if (!NODE && !options.wasm && !isOurs(module)) module = await getModule(file, signal, "reload"); // a cache had an old one
   kind = readRecord(module); // a module of the caller's choice decides itself
   if (kind.shared && !shares)
     throw new NaruError("unsupported", "the module is one with threads, and memory cannot be shared here");
@@ -763,7 +770,8 @@ async function begin(options, signal, made) {
   const weights = weightsOf(kind);
   const model = new Model(memory, instance, stack, kind.relaxed, weights, { ...options, threads });
   made(model);
-  const again = () => open(sourceOf(kind), signal);
+  const source = sourceOf(kind);
+  const again = !NODE && !isBytes(source) && !(source instanceof Response) && (() => open(source, signal, "reload"));
   await getWeights(await (early ?? find()), again, memory, model.weightsAt, weights, options.onProgress);
   if (weights.halves) widen(memory, model.weightsAt + HEADER, weights);
   await model.start(module, threads, stack);
