@@ -16,6 +16,7 @@ from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
 from naru.library.web import write_web
 from naru.library.write import EMITS, Request, Written, write_native
 from naru.options import Progress
+from naru.processing import NOTHING, Processing
 from naru.targets import TARGETS, Target, get_target
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def build(
     embed: bool = False,
     half_weights: bool = False,
     precision: str = "fp32",
+    processing: Processing = NOTHING,
     name: str | None = None,
     compiler: str | None = None,
     cache: bool = True,
@@ -53,7 +55,8 @@ def build(
     that was named: avx512, avx2 and baseline; neon). emit: "library" (shared), "static", "obj",
     "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
     embed: the weights go into the library. half_weights: of a WebAssembly package: float32 weights
-    are stored in half precision, and widened when loaded. compiler: the command of a C compiler, or "zig".
+    are stored in half precision, and widened when loaded. processing: what is done before and after,
+    compiled with the model (`naru.processing.read_processing`). compiler: the command of a C compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
@@ -67,11 +70,12 @@ def build(
     name = check_name(name or _name_of(source))
     targets = choose_levels(where, isa, named=platform is not None)
     if emit in TEXTS:
-        return write_texts(source, Path(output), targets, emit, precision=precision, name=name)
+        return write_texts(source, Path(output), targets, emit, name=name, processing=processing)
     levels = compile_levels(
         source,
         targets,
         precision=precision,
+        processing=processing,
         name=name,
         cache=cache,
         on_progress=on_progress,
@@ -121,11 +125,16 @@ def compile_levels(
     *,
     precision: str,
     name: str,
+    processing: Processing = NOTHING,
     cache: bool = True,
     on_progress: Progress | None = None,
 ) -> list[BundleParts]:
     """Manifest and sections of a model for each target. A bundle is its own target's."""
     if isinstance(source, str | os.PathLike) and Path(source).suffix == ".naru":
+        if processing:
+            raise InputError(
+                f"{source}: processing belongs to the model's file", hint="the ONNX file"
+            )
         bundle = read_bundle(source)
         made = bundle.manifest["target"]["name"]
         if [t.name for t in targets] not in ([made], [choose_target(None).name]):
@@ -139,6 +148,7 @@ def compile_levels(
             source,
             target=target,
             precision=precision,
+            processing=processing,
             cache=cache,
             name=name,
             on_progress=on_progress,
@@ -158,8 +168,8 @@ def write_texts(
     targets: Sequence[Target],
     emit: str,
     *,
-    precision: str,
     name: str,
+    processing: Processing = NOTHING,
 ) -> Written:
     """The optimised LLVM text, or the assembly, of every module of a model: a folder for each
     target, NAME.TARGET. Raises what compiling does, and InputError for a bundle."""
@@ -175,7 +185,7 @@ def write_texts(
         for target in targets:
             inside = part / f"{name}.{target.name}"
             inside.mkdir()
-            for module, text in lower(model, target, name).modules:
+            for module, text in lower(model, target, name, processing=processing).modules:
                 file = inside / f"{module}{TEXTS[emit]}"
                 file.write_text(text_of(text, target), encoding="utf-8")
                 files.append(f"{inside.name}/{file.name}")

@@ -14,9 +14,11 @@ from naru.cli.group import (
     as_json_option,
     no_cache_option,
     precision_option,
+    processing_options,
 )
 from naru.cli.printing import bytes_text, make_table, print_json, print_table, say
 from naru.cli.progress import progress
+from naru.processing import Processing
 
 if TYPE_CHECKING:
     from naru.library.write import Written
@@ -65,6 +67,7 @@ EMITS = ("library", "static", "obj", "c", "header", "llvm", "asm")
 @click.option("--name", help="Name of the library, prefix of its functions. Default: the file's.")
 @click.option("--cc", metavar="COMMAND", help="The C compiler; zig: that of the package ziglang.")
 @precision_option
+@processing_options
 @no_cache_option
 @as_json_option
 def build_command(
@@ -78,6 +81,7 @@ def build_command(
     name: str | None,
     cc: str | None,
     precision: str,
+    processing: Processing,
     no_cache: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
@@ -90,6 +94,8 @@ def build_command(
       naru build model.onnx --target aarch64-linux      for another machine
       naru build model.onnx --target wasm               for the browser and Node
       naru build model.onnx --emit static               for a linker of your own
+      naru build model.onnx --preprocess 'image(resize=256, crop=224)' --postprocess softmax
+                                                        from pixels to probabilities
     """
     from naru.building import build
 
@@ -104,6 +110,7 @@ def build_command(
             embed=embed,
             half_weights=half_weights,
             precision=precision,
+            processing=processing,
             name=name,
             compiler=cc,
             cache=not no_cache,
