@@ -26,6 +26,9 @@ HANDS: dict[int, list[list[list[Point]]]] = {
         [[(.2, .28), (.55, 0), (.55, 0), (.55, 1)]],
         [[(.2, .25), (.5, 0), (.5, 0), (.5, 1)], [(.15, 1), (.85, 1)]],
         [[(.05, .45), (.55, 0), (.55, 0), (.55, 1)]],
+        [[(.28, .2), (.42, .08), (.52, .02), (.53, .15), (.52, .5), (.5, 1)]],
+        [[(.15, .3), (.4, .1), (.55, .02), (.56, .2), (.55, 1)]],
+        [[(.35, .15), (.5, 0), (.5, 0), (.5, 1)]],
         [[(.65, 0), (.4, 1)]],
     ],
     2: [
@@ -136,7 +139,7 @@ def write(rng: np.random.Generator, digit: int) -> Array:
     """A picture of a digit, [SIDE, SIDE], in one of its hands, drawn at random somewhere."""
     hand = HANDS[digit][rng.integers(len(HANDS[digit]))]
     turn, slant = rng.normal(0, 0.15), rng.normal(0.12, 0.3)
-    wide = 0.62 * np.exp(rng.normal(0.15, 0.33))
+    wide = np.clip(0.62 * np.exp(rng.normal(0.15, 0.33)), 0.45, 1.3)  # a narrow 7 is a 1
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     bend = rotation @ np.array([[1, -slant], [0, 1]]) @ np.diag([wide, 1]) * rng.uniform(24, 54)
     strokes: list[Array] = []
