@@ -7,7 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from naru.artifact.bundle import Bundle, BundleParts, read_bundle
+from naru.artifact.bundle import (
+    Bundle,
+    BundleParts,
+    read_bundle,
+)
 from naru.compiler import as_source, choose_target, compile_bundle
 from naru.errors import InputError, TargetError, nearest
 from naru.library.folder import replacing_files
@@ -16,7 +20,7 @@ from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
 from naru.library.web import write_web
 from naru.library.write import EMITS, Request, Written, write_native
 from naru.options import Progress
-from naru.processing import NOTHING, Processing
+from naru.processing import NOTHING, Declared, Labels, Processing, read_processing
 from naru.targets import TARGETS, Target, get_target
 
 if TYPE_CHECKING:
@@ -41,7 +45,10 @@ def build(
     embed: bool = False,
     half_weights: bool = False,
     precision: str = "fp32",
-    processing: Processing = NOTHING,
+    preprocess: Declared | Sequence[Declared] | None = None,
+    postprocess: Declared | Sequence[Declared] | None = None,
+    labels: Labels | None = None,
+    top: int | None = None,
     name: str | None = None,
     compiler: str | None = None,
     cache: bool = True,
@@ -55,8 +62,8 @@ def build(
     that was named: avx512, avx2 and baseline; neon). emit: "library" (shared), "static", "obj",
     "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
     embed: the weights go into the library. half_weights: of a WebAssembly package: float32 weights
-    are stored in half precision, and widened when loaded. processing: what is done before and after,
-    compiled with the model (`naru.processing.read_processing`). compiler: the command of a C compiler, or "zig".
+    are stored in half precision, and widened when loaded. preprocess, postprocess, labels, top: as
+    for `naru.compile`. compiler: the command of a C compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
@@ -69,8 +76,12 @@ def build(
     where = host_platform() if platform is None else find_platform(platform)
     name = check_name(name or _name_of(source))
     targets = choose_levels(where, isa, named=platform is not None)
+    processing = read_processing(preprocess, postprocess, labels=labels, top=top)
     if emit in TEXTS:
-        return write_texts(source, Path(output), targets, emit, name=name, processing=processing)
+        folder = Path(output)
+        return write_texts(
+            source, folder, targets, emit, precision=precision, name=name, processing=processing
+        )
     levels = compile_levels(
         source,
         targets,
@@ -132,9 +143,7 @@ def compile_levels(
     """Manifest and sections of a model for each target. A bundle is its own target's."""
     if isinstance(source, str | os.PathLike) and Path(source).suffix == ".naru":
         if processing:
-            raise InputError(
-                f"{source}: processing belongs to the model's file", hint="the ONNX file"
-            )
+            raise InputError(f"{source}: processing is compiled in: it takes the ONNX file")
         bundle = read_bundle(source)
         made = bundle.manifest["target"]["name"]
         if [t.name for t in targets] not in ([made], [choose_target(None).name]):
@@ -168,6 +177,7 @@ def write_texts(
     targets: Sequence[Target],
     emit: str,
     *,
+    precision: str,
     name: str,
     processing: Processing = NOTHING,
 ) -> Written:
@@ -185,7 +195,8 @@ def write_texts(
         for target in targets:
             inside = part / f"{name}.{target.name}"
             inside.mkdir()
-            for module, text in lower(model, target, name, processing=processing).modules:
+            stages = lower(model, target, name, processing=processing)
+            for module, text in stages.modules:
                 file = inside / f"{module}{TEXTS[emit]}"
                 file.write_text(text_of(text, target), encoding="utf-8")
                 files.append(f"{inside.name}/{file.name}")

@@ -17,7 +17,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from naru.artifact.bundle import Bundle, BundleParts, make_bundle, read_bundle, write_bundle
+from naru.artifact.bundle import (
+    Bundle,
+    BundleParts,
+    make_bundle,
+    read_bundle,
+    write_bundle,
+)
 from naru.artifact.cache import Cache, compiler_version, make_key, open_cache
 from naru.errors import InputError, NaruError
 from naru.options import Options, Progress

@@ -11,7 +11,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifact.bundle import Bundle, Symbol, dtype_of
+from .artifact.bundle import Bundle
+from .artifact.manifest import (
+    Symbol,
+    dtype_of,
+)
 from .errors import InputError, nearest
 from .files import replacing
 from .runtime.model import TensorInfo

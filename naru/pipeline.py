@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from naru import knobs
-from naru.artifact.bundle import Bundle, BundleParts, make_bundle, pack_bundle, pack_golden
+from naru.artifact.bundle import (
+    Bundle,
+    BundleParts,
+    make_bundle,
+    pack_bundle,
+)
 from naru.artifact.cache import Cache
 from naru.artifact.contents import (
     make_golden,
@@ -27,6 +32,7 @@ from naru.artifact.contents import (
     pack_constants,
     pack_weights,
 )
+from naru.artifact.golden import pack_golden
 from naru.artifact.link import Linked, link
 from naru.artifact.wasm import link_wasm
 from naru.codegen import wasm_host

@@ -94,14 +94,32 @@ class Processing:
         return bool(self.images or self.scores)
 
     def as_json(self) -> dict[str, Any]:
-        """The declarations as mappings: what differs from the defaults, without the labels."""
+        """The declarations as texts, without the labels."""
         made = {"preprocess": self.images, "postprocess": self.scores}
-        return {key: [_changed(d) for d in some] for key, some in made.items() if some}
+        return {key: list(map(declaration, some)) for key, some in made.items() if some}
 
 
-def _changed(declared: Image | Scores) -> dict[str, Any]:
-    values = {f.name: (getattr(declared, f.name), f.default) for f in fields(declared)}
-    return {k: v for k, (v, usual) in values.items() if v != usual and k != "labels"}
+def declaration(declared: Image | Scores) -> str:
+    """The text of a declaration, without labels: what differs from the defaults."""
+    head, name = "image", ""
+    settings: list[str] = []
+    for f in fields(declared):
+        value = getattr(declared, f.name)
+        if f.name == "function":
+            head = value
+        elif value == f.default or f.name == "labels":
+            continue
+        elif f.name in ("input", "output"):
+            name = f"{value}="
+        elif isinstance(value, bool):
+            settings.append(f.name if value else f"{f.name}=no")
+        elif isinstance(value, tuple):
+            join = {"resize": "x", "crop": "x", "range": ".."}.get(f.name, ", ")
+            parts = join.join(f"{n:g}" for n in cast("tuple[float, ...]", value))
+            settings.append(f"{f.name}={parts}" if join != ", " else f"{f.name}=({parts})")
+        else:
+            settings.append(f"{f.name}={value}")
+    return f"{name}{head}" + (f"({', '.join(settings)})" if settings else "")
 
 
 NOTHING = Processing()

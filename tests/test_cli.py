@@ -18,7 +18,16 @@ import onnx
 import pytest
 
 from naru import cli, compiler, demo, doctor, inputs, knobs
-from naru.artifact.bundle import Bundle, GoldenCase, Symbol, pack_golden, read_bundle, write_bundle
+from naru.artifact.bundle import (
+    Bundle,
+    read_bundle,
+    write_bundle,
+)
+from naru.artifact.golden import (
+    GoldenCase,
+    pack_golden,
+)
+from naru.artifact.manifest import Symbol
 from naru.cli import group
 from naru.errors import InputError, NaruError, NaruWarning
 from naru.explain.assembly import disassemble

@@ -298,7 +298,9 @@ def test_printed_blocks_are_true(
         assert m[3] == printed[m[2]], f"{page}, {m[2]}: pytest tests/test_docs.py --update-docs"
 
 
-@pytest.mark.parametrize("page", ["layout.md", "runtime.md", "host.md", "custom-operators.md"])
+@pytest.mark.parametrize(
+    "page", ["layout.md", "runtime.md", "host.md", "custom-operators.md", "processing.md"]
+)
 def test_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

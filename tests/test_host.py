@@ -18,7 +18,10 @@ from onnx import parser
 from PIL import Image
 
 import naru
-from naru.artifact.bundle import make_bundle, read_bundle
+from naru.artifact.bundle import (
+    make_bundle,
+    read_bundle,
+)
 from naru.cli import main
 from naru.errors import BundleError, InputError, ModelError, NaruError, RunError, UnsupportedError
 from naru.frontend import onnx_plan

@@ -63,7 +63,8 @@ TOP = (
 )
 # The runtime and what it borrows. They must run where neither the compiler nor its dependencies
 # are, so they import only each other, numpy and the standard library.
-SLIM = (*LAYERS[0], "naru.runtime", "naru.artifact.bundle", "naru.artifact.cache")
+_BUNDLES = tuple(f"naru.artifact.{m}" for m in ("bundle", "cache", "golden", "manifest"))
+SLIM = (*LAYERS[0], "naru.runtime", *_BUNDLES)
 COMPILER_ONLY = ("llvmlite", "onnx", "torch", "sklearn", "triton")
 # A start-up path: `import naru` and a cache hit must not load the compiler, so these may import
 # when called.

@@ -35,6 +35,8 @@ RUNTIME_FILES = (
     "files.py",
     "inputs.py",
     "artifact/bundle.py",
+    "artifact/golden.py",
+    "artifact/manifest.py",
     "runtime/*.py",
     "runtime/*.pyi",
     "runtime/native/*",

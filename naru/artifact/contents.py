@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from naru.artifact.bundle import GoldenCase, pack_golden
+from naru.artifact.golden import (
+    GoldenCase,
+    pack_golden,
+)
 from naru.artifact.link import Linked
 from naru.artifact.records import kernel_records, step_records
 from naru.dtypes import DTYPES

@@ -18,10 +18,10 @@ from naru.cli.group import (
 )
 from naru.cli.printing import bytes_text, make_table, print_json, print_table, say
 from naru.cli.progress import progress
-from naru.processing import Processing
 
 if TYPE_CHECKING:
     from naru.library.write import Written
+    from naru.processing import Processing
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EMITS = ("library", "static", "obj", "c", "header", "llvm", "asm")
@@ -94,8 +94,6 @@ def build_command(
       naru build model.onnx --target aarch64-linux      for another machine
       naru build model.onnx --target wasm               for the browser and Node
       naru build model.onnx --emit static               for a linker of your own
-      naru build model.onnx --preprocess 'image(resize=256, crop=224)' --postprocess softmax
-                                                        from pixels to probabilities
     """
     from naru.building import build
 
@@ -110,7 +108,8 @@ def build_command(
             embed=embed,
             half_weights=half_weights,
             precision=precision,
-            processing=processing,
+            preprocess=processing.images,
+            postprocess=processing.scores,
             name=name,
             compiler=cc,
             cache=not no_cache,

@@ -80,12 +80,14 @@ def _show_page(port: int | None, output: Path | None, *, no_open: bool) -> None:
             files = write_page(output, on_progress=tell)
         say(f"{output}/: {len(files)} files; {bytes_text(sum(p.stat().st_size for p in files))}")
         return
-    with tempfile.TemporaryDirectory(prefix="naru-demo-") as folder:
-        with PageServer(Path(folder), PORT if port is None else port) as server:
-            with progress("building the page") as tell:
-                write_page(Path(folder), on_progress=tell)
-            click.echo(f"Draw a digit: {server.address}   (Ctrl-C ends it)")
-            if not no_open:
-                webbrowser.open(server.address)
-            with suppress(KeyboardInterrupt):
-                server.serve_forever()
+    with (
+        tempfile.TemporaryDirectory(prefix="naru-demo-") as folder,
+        PageServer(Path(folder), PORT if port is None else port) as server,
+    ):
+        with progress("building the page") as tell:
+            write_page(Path(folder), on_progress=tell)
+        click.echo(f"Draw a digit: {server.address}   (Ctrl-C ends it)")
+        if not no_open:
+            webbrowser.open(server.address)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()

@@ -1,4 +1,4 @@
-"""`naru demo --web`: a page on which one draws a digit that a model, compiled to WebAssembly, reads.
+"""`naru demo --web`: a page on which one draws a digit, read by a model compiled to WebAssembly.
 
 The page is in `web/`. Its model takes the pixels of the canvas as they are: blending, shrinking,
 centring and the softmax are compiled with the network.
@@ -19,7 +19,6 @@ from naru.demo import FOLDER
 from naru.errors import InputError
 from naru.library.folder import replacing_files
 from naru.options import Progress
-from naru.processing import read_processing
 
 PAGE = FOLDER / "web"
 PORT = 8000
@@ -58,11 +57,9 @@ def write_page(
             platform="wasm",
             name="digits",
             half_weights=True,
-            processing=read_processing(
-                "image(pixels=rgba, background=white, invert, filter=box)",
-                "scores=softmax",
-                labels=[str(k) for k in range(10)],
-            ),
+            preprocess="image(pixels=rgba, background=white, invert, filter=box)",
+            postprocess="scores=softmax",
+            labels=[str(k) for k in range(10)],
             cache=cache,
             on_progress=on_progress,
         )
@@ -83,8 +80,8 @@ def _sizes(model: Path) -> str:
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves a folder on this machine only, with HEADERS. InputError where the port is taken; port 0
-    is any that is free."""
+    """Serves a folder on this machine only, with HEADERS. Port 0 is any that is free; InputError
+    where the port is taken."""
 
     daemon_threads = True
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from naru.artifact.bundle import Bundle, read_bundle
+from naru.artifact.bundle import (
+    Bundle,
+    read_bundle,
+)
 from naru.explain import text
 from naru.explain.report import explain
 from naru.runtime.plan import CONSTANT, NATIVE, Body, Plan, Step, read_plan

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from naru.artifact.bundle import Bundle, check_records
+from naru.artifact.bundle import Bundle
+from naru.artifact.manifest import check_records
 from naru.errors import TargetError
 from naru.explain.formulas import formula
 from naru.inputs import Array

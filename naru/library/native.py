@@ -19,7 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from naru.artifact.bundle import BundleParts, GoldenCase, unpack_golden
+from naru.artifact.bundle import BundleParts
+from naru.artifact.golden import (
+    GoldenCase,
+    unpack_golden,
+)
 from naru.library.header import dtype_member, identifier, quote
 from naru.library.signature import Signature, Tensor
 from naru.library.weights import HEADER_SIZE, Weights

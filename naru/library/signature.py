@@ -12,7 +12,8 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from naru.artifact.bundle import BundleParts, dtype_of
+from naru.artifact.bundle import BundleParts
+from naru.artifact.manifest import dtype_of
 from naru.errors import NaruError, UnsupportedError
 
 Json: TypeAlias = Mapping[str, Any]

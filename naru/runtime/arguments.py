@@ -15,7 +15,11 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact.bundle import Symbol, TensorSpec, dtype_of
+from ..artifact.manifest import (
+    Symbol,
+    TensorSpec,
+    dtype_of,
+)
 from ..errors import InputError
 from . import _native
 

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import knobs
-from ..artifact.bundle import Bundle, Symbol, TensorSpec, dtype_of, read_bundle
+from ..artifact.bundle import (
+    Bundle,
+    read_bundle,
+)
+from ..artifact.manifest import (
+    Symbol,
+    TensorSpec,
+    dtype_of,
+)
 from ..errors import BundleError, InputError, NaruError, RunError
 from . import arguments
 from .host_operators import OPERATORS, Call, Texts

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..artifact.bundle import dtype_of
+from ..artifact.manifest import dtype_of
 from ..errors import RunError
 
 Array = NDArray[Any]

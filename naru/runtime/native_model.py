@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from .. import knobs
 from ..artifact.bundle import (
     Bundle,
+    check_range,
+    read_bundle,
+)
+from ..artifact.manifest import (
     Entry,
     Section,
     TensorSpec,
-    check_range,
     dtype_of,
-    read_bundle,
 )
 from ..errors import BundleError, InputError, NaruError, RunError, TargetError
 from . import _native, arguments, symbols

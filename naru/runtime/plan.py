@@ -23,7 +23,9 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from ..artifact.bundle import Bundle, dtype_of, unpack_golden
+from ..artifact.bundle import Bundle
+from ..artifact.golden import unpack_golden
+from ..artifact.manifest import dtype_of
 from ..errors import BundleError
 from .host_operators import ATTRIBUTES, OPERATORS
 

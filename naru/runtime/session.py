@@ -6,7 +6,13 @@ import os
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ..artifact.bundle import Bundle, Bytes, Source, make_bundle, read_bundle
+from ..artifact.bundle import (
+    Bundle,
+    Bytes,
+    Source,
+    make_bundle,
+    read_bundle,
+)
 from ..errors import InputError
 from .host import HostModel
 from .model import Model

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .. import knobs
-from ..artifact.bundle import Bundle, check_records
+from ..artifact.bundle import Bundle
+from ..artifact.manifest import check_records
 from ..errors import RunError
 from . import _native
 

@@ -18,7 +18,15 @@ import numpy as np
 import pytest
 
 from naru.artifact import bundle
-from naru.artifact.bundle import GoldenCase, pack_bundle, pack_golden, read_bundle, unpack_golden
+from naru.artifact.bundle import (
+    pack_bundle,
+    read_bundle,
+)
+from naru.artifact.golden import (
+    GoldenCase,
+    pack_golden,
+    unpack_golden,
+)
 from naru.errors import BundleError
 from naru.runtime import _native
 from tests.runtime.programs import manifest, symbol, tensor

@@ -172,8 +172,8 @@ class Model:
         found: dict[str, int] = {}
         for t in self.library.inputs:
             array = feeds.get(t.name.decode())
-            for axis in range(t.rank if array is not None else 0):
-                if t.shape[axis] < 0:
+            for axis in range(t.rank):
+                if t.shape[axis] < 0 and array is not None:
                     found[self.library.symbols[-1 - t.shape[axis]]] = array.shape[axis]
         context = self.context([found[s] for s in self.library.symbols])
         try:

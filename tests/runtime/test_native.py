@@ -22,7 +22,10 @@ from llvmlite.binding.targets import get_host_cpu_features
 
 from naru import knobs
 from naru.artifact import bundle
-from naru.artifact.bundle import GoldenCase, pack_golden
+from naru.artifact.golden import (
+    GoldenCase,
+    pack_golden,
+)
 from naru.errors import BundleError, InputError, RunError, TargetError
 from naru.runtime import _native, native_model, session
 from naru.runtime.model import Model, TensorInfo

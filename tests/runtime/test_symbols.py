@@ -15,7 +15,10 @@ import pytest
 from targets.machine import need
 
 from naru import knobs
-from naru.artifact.bundle import Bundle, read_bundle
+from naru.artifact.bundle import (
+    Bundle,
+    read_bundle,
+)
 from naru.compiler import compile_bundle
 from naru.demo import FOLDER
 from naru.errors import RunError
