@@ -32,8 +32,9 @@ LEAST = 8.0  # pixels: what is smaller is not enlarged to FILLED
 WRITTEN = 8000  # pictures from strokes.py
 EPOCHS = 20
 SOURCE = (
-    "Trained by models/train_drawn.py of naru on the UCI 'Optical Recognition of Handwritten Digits' "
-    "data (E. Alpaydin, C. Kaynak, CC BY 4.0) as shipped with scikit-learn, and on drawn strokes."
+    "Trained by models/train_drawn.py of naru on the UCI 'Optical Recognition of Handwritten "
+    "Digits' data (E. Alpaydin, C. Kaynak, CC BY 4.0) as shipped with scikit-learn, and on drawn "
+    "strokes."
 )
 
 
@@ -41,8 +42,8 @@ SOURCE = (
 
 
 def centre(drawing: torch.Tensor) -> torch.Tensor:
-    """[n, 1, 64, 64] -> [n, 1, CELLS, CELLS]: each cell is the mean of the square that it covers, as
-    two matrix products with the overlaps of cells and pixels."""
+    """[n, 1, 64, 64] -> [n, 1, CELLS, CELLS]: each cell is the mean of the square that it covers,
+    by two matrix products with the overlaps of cells and pixels."""
     at = torch.arange(SIDE, dtype=torch.float32)
 
     def ends(line: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,8 +140,8 @@ def make_network() -> nn.Sequential:
 
 
 def to_onnx(network: nn.Sequential) -> onnx.ModelProto:
-    """A checked model: `drawing`, float32 [batch, 1, 64, 64], 1 where ink is, gives `scores`, float32
-    [batch, 10], and `seen`, [batch, 1, CELLS, CELLS]."""
+    """A checked model: `drawing`, float32 [batch, 1, 64, 64], 1 where ink is, gives `scores`,
+    float32 [batch, 10], and `seen`, [batch, 1, CELLS, CELLS]."""
     state = network.state_dict()
     g = Nodes()
     value = add_centre(g)

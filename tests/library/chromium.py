@@ -28,7 +28,7 @@ def chromium() -> Iterator[Any]:
 
 @dataclass
 class Opened:
-    """A page, what it complained of (breaches of its policy too), and the addresses it asked for."""
+    """A page, what it complained of (breaches of its policy, too), and what it asked for."""
 
     page: Any
     complaints: list[str] = field(default_factory=list)

@@ -14,8 +14,9 @@ const SURE = 0.5; // what is less likely is no answer
 // ---- the model ----
 
 const models = {}; // by instruction set
+const times = { plain: [], relaxed: [] }; // of runs, in milliseconds
 let model;
-let times = [];
+let used; // the instruction set of `model`
 
 async function start() {
   models.plain = await load({ threads: 1, relaxed: false });
@@ -26,14 +27,21 @@ async function start() {
     input.addEventListener("change", () => use(input.value));
   }
   showSizes();
+  for (const kind of Object.keys(models)) warm(kind);
   use(relaxed.relaxed ? "relaxed" : "plain");
 }
 
-function use(kind) {
+// Engines compile code well when it has run some times.
+function warm(kind) {
   model = models[kind];
+  for (let k = 0; k < 20; k++) run();
+  times[kind] = Array.from({ length: 9 }, () => run().time);
+  showMedian(kind);
+}
+
+function use(kind) {
+  [model, used] = [models[kind], kind];
   document.querySelector(`#arithmetic input[value=${kind}]`).checked = true;
-  for (let k = 0; k < 20; k++) run(); // until the engine has compiled it well
-  times = [];
   showEngine();
   read();
 }
@@ -46,9 +54,9 @@ function run() {
 }
 
 function read() {
-  if (!model) return;
+  if (!used) return;
   const { scores, seen, time } = run();
-  times.push(time);
+  times[used].push(time);
   showTimes();
   showSeen(seen);
   showScores(scores.numbers());
@@ -56,7 +64,9 @@ function read() {
 
 // ---- drawing ----
 
-const blank = () => !document.body.classList.contains("drawn");
+const { classList } = document.body;
+const blank = () => !classList.contains("drawn");
+const exampleThere = () => classList.contains("example");
 let stroke; // the last points of the line that is being drawn
 let shown; // an example that draws itself: the handle of its next step
 
@@ -64,14 +74,14 @@ function clear() {
   clearTimeout(shown);
   shown = stroke = undefined;
   ink.clearRect(0, 0, pad.width, pad.height);
-  document.body.classList.remove("drawn");
+  classList.remove("drawn", "example", "done");
   find("said").textContent = "";
   read();
 }
 
 // A line through the middles of the points, bent at them.
 function moveTo([x, y], width = PEN) {
-  document.body.classList.add("drawn");
+  classList.add("drawn");
   Object.assign(ink, { lineWidth: width, lineCap: "round", lineJoin: "round", strokeStyle: "#000" });
   const middle = stroke ? [(stroke.at[0] + x) / 2, (stroke.at[1] + y) / 2] : [x, y];
   ink.beginPath();
@@ -100,14 +110,11 @@ function place(event) {
 
 const widthOf = ({ pointerType, pressure }) => (pointerType === "pen" ? PEN * (0.6 + 0.8 * pressure) : PEN);
 let pointer; // the one that draws
-let exampleThere = false;
-
 pad.addEventListener("pointerdown", (event) => {
   if (pointer !== undefined || event.button) return;
   event.preventDefault();
   pad.focus({ preventScroll: true });
-  if (exampleThere || shown) clear();
-  exampleThere = false;
+  if (exampleThere()) clear();
   waiting = false;
   pointer = event.pointerId;
   pad.setPointerCapture(pointer);
@@ -157,7 +164,7 @@ function example(digit) {
 
 function drawExample(digit) {
   clear();
-  exampleThere = true;
+  classList.add("example");
   waiting = false;
   const points = example(digit).flatMap((stroke) => [...stroke, null]); // null: the pen is lifted
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -165,7 +172,7 @@ function drawExample(digit) {
     const point = points.shift();
     if (point) moveTo(point);
     else endStroke();
-    if (!points.length) return void (shown = undefined);
+    if (!points.length) return classList.add("done");
     if (still) return step();
     if (point) read();
     shown = setTimeout(step, point ? 14 : 120);
@@ -179,7 +186,7 @@ find("example").addEventListener("click", () => {
   next = (next + 1 + Math.floor(Math.random() * 9)) % 10; // another than the last
 });
 find("clear").addEventListener("click", () => {
-  waiting = exampleThere = false;
+  waiting = false;
   clear();
   pad.focus({ preventScroll: true });
 });
@@ -214,8 +221,8 @@ function showScores(scores) {
     fill.style.setProperty("--part", score.toFixed(3));
     part.textContent = blank() ? "" : percent(score);
   });
-  document.body.classList.toggle("unsure", unsure && !blank());
-  document.body.classList.toggle("empty", blank());
+  classList.toggle("unsure", unsure && !blank());
+  classList.toggle("empty", blank());
   find("digit").textContent = blank() ? "·" : unsure ? "?" : labels[first];
   find("sure").textContent = blank()
     ? "Nothing drawn yet."
@@ -237,15 +244,23 @@ function showSeen({ data, dims }) {
 // Outside of an isolated page, browsers count in steps of 0.1 ms.
 const timeText = (ms) => (ms < 0.005 ? "< 0.1 ms" : ms < 1 ? `${Math.round(1000 * ms)} µs` : `${ms.toFixed(2)} ms`);
 
+function median(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[sorted.length >> 1];
+}
+
+const showMedian = (kind) => (find(`median-${kind}`).textContent = timeText(median(times[kind])));
+
 function showTimes() {
-  const sorted = [...times].sort((a, b) => a - b);
-  const trace = times.slice(-TRACE);
-  const most = Math.max(...trace, 1e-3);
-  const points = trace.map((t, k) => `${k + 64 - trace.length},${(19 - (18 * t) / most).toFixed(1)}`);
+  const all = times[used];
+  const trace = all.slice(-TRACE);
+  const most = Math.max(Math.min(Math.max(...trace), 4 * median(trace)), 1e-3); // what waits is cut off
+  const points = trace.map((t, k) => `${k + TRACE - trace.length},${(19 - (18 * Math.min(t, most)) / most).toFixed(1)}`);
   document.querySelector("#trace polyline").setAttribute("points", points.join(" "));
-  find("last").textContent = timeText(times.at(-1));
-  find("median").textContent = timeText(sorted[sorted.length >> 1]);
-  find("runs").textContent = times.length.toLocaleString("en");
+  find("last").textContent = timeText(all.at(-1));
+  find("median").textContent = timeText(median(all));
+  find("runs").textContent = all.length.toLocaleString("en");
+  showMedian(used);
 }
 
 const kilobytes = (bytes) => (bytes / 1000).toFixed(1);
