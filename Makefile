@@ -3,7 +3,7 @@
 #   make demo        compile the digit models and run them
 #   make demo-web    a page on which you draw a digit, served on this machine
 #   make test        lint, types, layers, and the quick tests
-#   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node)
+#   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium)
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
@@ -22,7 +22,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library wheels check clean clean-all \
+.PHONY: chromium demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library wheels check clean clean-all \
   qemu node gdb
 .DELETE_ON_ERROR:
 
@@ -35,7 +35,7 @@ demo-web: $(VENV)/.installed
 test: check
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -86,7 +86,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-test
 
 # Triton's interpreter runs GPU kernels on the CPU; its wheel is large, so only here.
 $(VENV)/.installed-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet -e '.[test,dev,triton]'
+	$(BIN)/python -m pip install --quiet -e '.[test,dev,triton,browser]'
 	@touch $@
 
 # The tests run code for AArch64 and RISC-V under QEMU's user mode, a Debian package.
@@ -99,6 +99,18 @@ qemu:
 	else \
 	  echo "qemu-aarch64 is missing: expected the Debian package qemu-user" >&2; \
 	  echo "  try: sudo apt-get install qemu-user" >&2; exit 1; \
+	fi
+
+# Packages for the web run in a browser, without a window.
+chromium:
+	@if command -v chromium >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing chromium"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends chromium; \
+	else \
+	  echo "chromium is missing: expected the Debian package chromium" >&2; \
+	  echo "  try: sudo apt-get install chromium" >&2; exit 1; \
 	fi
 
 # A test stops in a kernel by its name.

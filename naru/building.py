@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,12 +27,13 @@ from naru.targets import TARGETS, Target, get_target
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+_PLAIN = re.compile(r"\w[\w.+-]*")  # neither a shell nor a C compiler sees more in it than a name
 TEXTS = {"llvm": ".ll", "asm": ".s"}  # of the code, as text, and what their files end with
 ALL_EMITS = (*EMITS, *TEXTS)
 # What a library for another machine has, where nothing else is said.
 _DEFAULT_LEVELS = {
     "x86_64": ("x86-64-avx512", "x86-64-avx2", "x86-64-baseline"),
-    "aarch64": ("aarch64-neon",),
+    "aarch64": ("aarch64-i8mm", "aarch64-dotprod", "aarch64-neon"),
 }
 
 
@@ -59,11 +61,12 @@ def build(
     source: an ONNX file (path, bytes or ModelProto), or the path of a bundle. platform: where it
     runs (default: this machine), such as "aarch64-linux" or "wasm". isa: instruction sets to have
     code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
-    that was named: avx512, avx2 and baseline; neon). emit: "library" (shared), "static", "obj",
-    "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
-    embed: the weights go into the library. half_weights: of a WebAssembly package: float32 weights
-    are stored in half precision, and widened when loaded. preprocess, postprocess, labels, top: as
-    for `naru.compile`. compiler: the command of a C compiler, or "zig".
+    that was named the common ones there: avx512, avx2 and baseline; i8mm, dotprod and neon). emit:
+    "library" (shared), "static", "obj", "c" (for a compiler of your own), "header", "llvm" or "asm"
+    (the code of each module, as text). embed: the weights go into the library. half_weights: of a
+    WebAssembly package: float32 weights are stored in half precision, and widened when loaded.
+    preprocess, postprocess, labels, top: as for `naru.compile`. compiler: the command of a C
+    compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
@@ -106,7 +109,7 @@ def check_name(name: str) -> str:
     """The name of a library, which becomes those of its files. InputError for what cannot be."""
     if not name or name != Path(name).name or name.startswith(".") or not name.isprintable():
         raise InputError(f"name: {name!r} cannot be the name of a file", hint="--name NAME")
-    return identifier(name) if any(c in name for c in " \"'\\$`") else name
+    return name if _PLAIN.fullmatch(name) else identifier(name)
 
 
 def choose_levels(

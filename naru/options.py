@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from naru.errors import NaruError
+from naru.errors import NaruError, TargetError
 from naru.processing import NOTHING, Processing
 from naru.targets import Target
 
-PRECISIONS = ("fp32", "strict")
+PRECISIONS = ("fp32", "strict", "portable")
 
 # Told what is being done: (stage, parts done, parts in all).
 Progress = Callable[[str, int, int], None]
@@ -22,7 +22,8 @@ def tell_nobody(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """All of it decides the bundle's bytes. Raises NaruError for an unknown precision."""
+    """All of it decides the bundle's bytes. Raises NaruError for an unknown precision, TargetError
+    for one that the target cannot keep."""
 
     target: Target
     precision: str = "fp32"
@@ -32,6 +33,22 @@ class Options:
         if self.precision not in PRECISIONS:
             expected = ", ".join(PRECISIONS)
             raise NaruError(f"precision {self.precision!r}: expected one of {expected}")
+        if self.precision == "strict" and not self.target.has_fma:
+            raise TargetError(
+                "precision strict is for targets with fused multiply-add, which "
+                f"{self.target.name} has not",
+                hint="precision portable: the same bits on every target",
+            )
+
+    @property
+    def arithmetic(self) -> Target:
+        """The target as code is written for it: `portable` multiplies and adds, each rounded, also
+        where both could be one instruction (and never where engines may choose, as with relaxed
+        SIMD)."""
+        if self.precision != "portable":
+            return self.target
+        features = tuple(f for f in self.target.features if f != "relaxed-simd")
+        return replace(self.target, has_fma=False, features=features)
 
     def as_json(self) -> dict[str, Any]:
         """What a manifest says of the options; of the target it says more elsewhere."""

@@ -555,7 +555,9 @@ class _Linker:
                     elif r.kind == 7:
                         frame = _frame(o.code, r.offset)
                         if frame is None:
-                            self.problems.append(f"{o.name}: a function takes stack, unknown how much")
+                            self.problems.append(
+                                f"{o.name}: a function takes stack, unknown how much"
+                            )
                         frames[here] += frame or 0
         return frames, calls
 
@@ -576,7 +578,9 @@ class _Linker:
         functions = [_leb(self.types[o.types[t]]) for o in self.objects for t in o.functions]
         limits = b"\0" + _leb(pages)
         memory = [_MEMORY_IMPORT + limits] if import_memory else []
-        globals_ = [bytes([_I32, k == 0]) + _constant(at) for k, at in enumerate((top, top, bottom))]
+        globals_ = [
+            bytes([_I32, k == 0]) + _constant(at) for k, at in enumerate((top, top, bottom))
+        ]
         in_order = sorted(self.slots, key=lambda f: self.slots[f])
         elements = [b"\0" + _constant(1) + _vector([_leb(f) for f in in_order])] if in_order else []
         bodies = b"".join(bytes(o.code[o.bodies :]) for o in self.objects)

@@ -94,12 +94,13 @@ _add_output_options(naru)
 
 isa_option = click.option(
     "--isa", metavar="NAME", default="host",
-    help="Target: host (default), avx512, avx2, baseline, amx, neon or a full name.",
+    help="Target: host (default), avx512, avx2, baseline, amx, neon, dotprod, i8mm or a full name.",
 )  # fmt: skip
 precision_option = click.option(
-    "--precision", type=click.Choice(["strict", "fp32"]), default="fp32", show_default=True,
-    help="strict: plain fp32 FMA, bit-equal among CPUs and thread counts. "
-    "fp32: any algorithm with a relative error of about 1e-5.",
+    "--precision", type=click.Choice(["portable", "strict", "fp32"]), default="fp32",
+    show_default=True,
+    help="fp32: any algorithm with a relative error of about 1e-5. strict: fp32 FMA, bit-equal "
+    "among CPUs and thread counts. portable: no FMA, bit-equal on every target.",
 )  # fmt: skip
 
 

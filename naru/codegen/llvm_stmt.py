@@ -60,7 +60,11 @@ def _for(code: Code, s: For) -> None:
 
 def _loops(stmts: tuple[Stmt, ...]) -> list[Stmt]:
     """The loops in statements that are loops in the code, too."""
-    return [s for s in statements(stmts) if isinstance(s, For | While) and s.kind != "unroll"]
+    return [
+        s
+        for s in statements(stmts)
+        if isinstance(s, While) or (isinstance(s, For) and s.kind != "unroll")
+    ]
 
 
 def _runs(code: Code, s: For) -> bool:

@@ -53,17 +53,25 @@ def quote(text: str) -> str:
 
 
 def _comment(text: str) -> str:
-    """A text inside a comment, which it must not end."""
-    return text.replace("*/", "* /").replace("\n", " ").replace("\\", "/")
+    """A text inside a comment, which it must neither end nor reorder; nor may it begin another."""
+    shown = "".join(c if c.isprintable() else " " for c in text)
+    return shown.replace("\\", "/").replace("*/", "* /").replace("/*", "/ *")
 
 
-def unique_names(tensors: Sequence[Tensor]) -> list[str]:
-    """An identifier for each tensor, different ones."""
-    names: list[str] = []
-    for k, t in enumerate(tensors):
-        name = identifier(t.name)
-        names.append(name if name not in names else f"{name}_{k}")
-    return names
+_SUFFIXES = ("", "_ELEMENTS", "_BYTES", "_CLASSES")  # of the macros of a tensor
+
+
+def unique_names(names: Sequence[str]) -> list[str]:
+    """An identifier for each name, so different that the macros made of them differ too."""
+    found: list[str] = []
+    taken: set[str] = set()
+    for k, name in enumerate(names):
+        one = identifier(name)
+        while not taken.isdisjoint(one.upper() + s for s in _SUFFIXES):
+            one = f"{one}_{k}"
+        taken.update(one.upper() + s for s in _SUFFIXES)
+        found.append(one)
+    return found
 
 
 def _fill(template: str, **values: str) -> str:
@@ -81,11 +89,12 @@ def _constants(s: Signature, prefix: str, memory: int | None) -> str:
     ]
     if memory is not None:
         lines.append(f"#define {upper}_MEMORY {memory} /* the most that memory() says */")
-    for k, symbol in enumerate(s.symbols):
-        name = identifier(symbol.name).upper()
-        lines.append(f"#define {upper}_SYMBOL_{name} {k} /* {symbol.low} to {symbol.high} */")
+    symbols = unique_names([v.name for v in s.symbols])
+    for k, (symbol, name) in enumerate(zip(s.symbols, symbols, strict=True)):
+        span = f"{_comment(symbol.name)}: {symbol.low} to {symbol.high}"
+        lines.append(f"#define {upper}_SYMBOL_{name.upper()} {k} /* {span} */")
     for kind, tensors in (("INPUT", s.inputs), ("OUTPUT", s.outputs)):
-        for k, (t, name) in enumerate(zip(tensors, unique_names(tensors), strict=True)):
+        for k, (t, name) in enumerate(zip(tensors, _tensor_names(tensors), strict=True)):
             full = f"{upper}_{kind}_{name.upper()}"
             late = ", its sizes are known after a run" if t.late else ""
             optional = ", may be left out (NULL)" if t.optional else ""
@@ -99,12 +108,23 @@ def _constants(s: Signature, prefix: str, memory: int | None) -> str:
     return "\n".join(lines)
 
 
+def _tensor_names(tensors: Sequence[Tensor]) -> list[str]:
+    return unique_names([t.name for t in tensors])
+
+
+def _parameter(name: str, prefix: str) -> str:
+    """A name that hides nothing which the function uses."""
+    used = name in ("context", "inputs", "outputs") or name.endswith("_t")
+    return f"{name}_" if used or name.startswith(("naru_", f"{prefix}_")) else name
+
+
 def _predict(s: Signature, prefix: str) -> str:
     """A typed call, where every size is known."""
     if not s.is_static:
         return ""
-    ins, outs = unique_names(s.inputs), unique_names(s.outputs)
-    outs = [f"{n}_out" if n in ins else n for n in outs]
+    names = unique_names([t.name for t in (*s.inputs, *s.outputs)])
+    names = [_parameter(n, prefix) for n in names]
+    ins, outs = names[: len(s.inputs)], names[len(s.inputs) :]
     upper = prefix.upper()
 
     def array(t: Tensor, name: str, const: str) -> str:
@@ -135,7 +155,7 @@ def _predict(s: Signature, prefix: str) -> str:
 def header(s: Signature, *, file: str, source: str, memory: int | None) -> str:
     """The header of a library. `memory`: bytes of a context where every size is known; `source`:
     the name of the model's file; `file`: of the file of weights."""
-    prefix = identifier(s.name)
+    prefix = s.prefix
     return _fill(
         (_HERE / "model.h").read_text(encoding="utf-8"),
         PREFIX=prefix,
@@ -157,12 +177,12 @@ def header(s: Signature, *, file: str, source: str, memory: int | None) -> str:
 def example(s: Signature, language: str) -> str:
     """A program that opens the library, runs it on made-up inputs and prints the outputs; `c` or
     `cpp`. Symbols are 4, or the least that they may be."""
-    prefix = identifier(s.name)
+    prefix = s.prefix
     sizes = ", ".join(str(min(max(v.low, 4), v.high)) for v in s.symbols)
     return _fill(
         (_HERE / f"example.{language}").read_text(encoding="utf-8"),
         PREFIX=prefix,
         UPPER=prefix.upper(),
-        NAME=_comment(s.name),
+        NAME=s.name,
         SIZES=sizes or "0",
     )

@@ -20,12 +20,10 @@ from typing import Any
 import numpy as np
 
 from naru.artifact.bundle import BundleParts
-from naru.artifact.golden import (
-    GoldenCase,
-    unpack_golden,
-)
-from naru.library.header import dtype_member, identifier, quote
+from naru.artifact.golden import GoldenCase, unpack_golden
+from naru.library.header import dtype_member, quote
 from naru.library.signature import Signature, Tensor
+from naru.library.toolchain import LINK_FLAGS
 from naru.library.weights import HEADER_SIZE, Weights
 from naru.runtime import _native
 from naru.targets import TARGETS
@@ -41,11 +39,6 @@ _NOT_SYMBOL = re.compile(r"[^A-Za-z0-9_.]")
 FLAGS = (
     *("-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra"),
     *("-fno-math-errno", "-fno-asynchronous-unwind-tables", "-fno-ident", "-pthread"),
-)
-# Segments that share pages: a loaded library costs two mappings, and the weights a third.
-LINK_FLAGS = (
-    *("-shared", "-Wl,-z,noseparate-code", "-Wl,-z,norelro", "-Wl,-z,noexecstack"),
-    *("-Wl,--build-id=none", "-Wl,--as-needed"),
 )
 LIBRARIES = ("-lm", "-ldl", "-lpthread")
 
@@ -138,7 +131,7 @@ def _tables(
     return "\n".join(
         (
             "/* ---- tables of this model ---- */",
-            f"#define OF_MODEL(function) {identifier(s.name)}_##function",
+            f"#define OF_MODEL(function) {s.prefix}_##function",
             f"#define NAME {quote(s.name)}",
             f"#define COMPILER {quote(VERSION)}",
             f"#define SOURCE {quote(manifests[0]['source'].get('sha256') or '')}",
@@ -159,7 +152,7 @@ def _tables(
             ),
             _texts("STEPS", s.steps),
             _texts("REQUIREMENTS", s.requires),
-            *(_level_code(s.name, k, m) for k, m in enumerate(manifests)),
+            *(_level_code(s, k, m) for k, m in enumerate(manifests)),
             *_level_tables(manifests, levels),
             _embedded(s.name) if embed else "#define EMBEDDED_WEIGHTS NULL",
             "" if embed else "#define EMBEDDED_GOLDEN NULL",
@@ -218,7 +211,7 @@ def _blob(section: str, flags: str, label: str, file: str, align: int, more: str
     )
 
 
-def _level_code(name: str, k: int, manifest: Mapping[str, Any]) -> str:
+def _level_code(s: Signature, k: int, manifest: Mapping[str, Any]) -> str:
     """The code of a level, and local names of its kernels, for debuggers and profilers. AArch64
     finds constants by pages of 4096 bytes."""
     align = 64 if manifest["target"]["triple"].startswith("x86") else 4096
@@ -227,11 +220,11 @@ def _level_code(name: str, k: int, manifest: Mapping[str, Any]) -> str:
     for kernel in manifest["kernels"]:
         if "offset" not in kernel:
             continue
-        symbol = f"{identifier(name)}.{_NOT_SYMBOL.sub('_', kernel['name'])}.{k}"
+        symbol = f"{s.prefix}.{_NOT_SYMBOL.sub('_', kernel['name'])}.{k}"
         lines.append(f'        ".set {symbol}, {label} + {kernel["offset"]}\\n"\n')
         lines.append(f'        ".type {symbol}, %function\\n"\n')
         lines.append(f'        ".size {symbol}, {kernel["size"]}\\n"\n')
-    blob = _blob(".text", "ax", label, _code_file(name, manifest), align, "".join(lines))
+    blob = _blob(".text", "ax", label, _code_file(s.name, manifest), align, "".join(lines))
     return f"{blob}\n{_extern(label)}"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from naru.library.header import identifier
 from naru.library.signature import Signature
 from naru.version import VERSION
 
@@ -31,8 +30,14 @@ def size_text(count: int) -> str:
     return f"{count} bytes"
 
 
+def _cell(text: str) -> str:
+    """A text that stays within its column, and its line."""
+    return "".join(c if c.isprintable() else " " for c in text).replace("|", "\\|")
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """A table of Markdown with aligned columns; the first row is the head."""
+    rows = [[_cell(c) for c in r] for r in rows]
     widths = [max(len(r[k]) for r in rows) for k in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)) + " |" for r in rows
@@ -43,7 +48,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def readme(s: Signature, record: Mapping[str, Any], emit: str, *, embed: bool) -> str:
     """The README of what `emit` writes."""
-    name, prefix = s.name, identifier(s.name)
+    name, prefix = s.name, s.prefix
     file, what = _FILES[emit]
     files = [
         ("file", "what"),

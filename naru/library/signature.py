@@ -69,6 +69,12 @@ class Signature:
     steps: tuple[str, ...]
 
     @property
+    def prefix(self) -> str:
+        """What the names of the library's functions begin with. `naru_…` is the library's own."""
+        found = identifier(self.name)
+        return f"m{found}" if f"{found}_".lower().startswith("naru_") else found
+
+    @property
     def is_static(self) -> bool:
         """Whether every size is known."""
         return not self.symbols and not any(t.late for t in self.outputs)
@@ -145,18 +151,24 @@ def check_levels(levels: Sequence[BundleParts]) -> None:
 
 
 def identifier(name: str) -> str:
-    """A name as C and JavaScript take it: `mobilenet-v2.1` becomes `mobilenet_v2_1`."""
+    """A name as C, C++ and JavaScript take it: `mobilenet-v2.1` becomes `mobilenet_v2_1`. It begins
+    and ends with no underscore."""
     found = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "model"
     return f"m{found}" if found[0].isdigit() or found in _KEYWORDS else found
 
 
-# Of C and JavaScript.
+# Of C, C++ and JavaScript, with macros of their libraries and the namespace of C++'s.
 _KEYWORDS = frozenset(
     """
-    auto break case catch char class const continue debugger default delete do double else enum
-    export extends extern false finally float for function goto if implements import in inline
-    instanceof int interface let long new null package private protected public register restrict
-    return short signed sizeof static struct super switch this throw true try typedef typeof union
-    unsigned var void volatile while with yield
+    EOF NULL alignas alignof and and_eq arguments asm async auto await bitand bitor bool break case
+    catch char char16_t char32_t char8_t class co_await co_return co_yield compl concept const
+    const_cast consteval constexpr constinit continue debugger decltype default delete do double
+    dynamic_cast else enum errno eval explicit export extends extern false finally float for friend
+    function goto if implements import in inline instanceof int interface let linux long mutable
+    namespace new noexcept not not_eq null nullptr operator or or_eq package private protected
+    public register reinterpret_cast requires restrict return short signed sizeof static
+    static_assert static_cast std stderr stdin stdout struct super switch template this
+    thread_local throw true try typedef typeid typename typeof undefined union unix unsigned using
+    var virtual void volatile wchar_t while with xor xor_eq yield
     """.split()  # noqa: SIM905 (a list would be as long as it has words)
 )

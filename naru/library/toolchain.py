@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from naru import knobs
@@ -30,6 +30,12 @@ PLATFORMS = {
 WASM = "wasm"
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 SECONDS = 300
+# Segments that share pages: a loaded library costs two mappings, and the weights a third.
+LINK_FLAGS = (
+    *("-shared", "-Wl,-z,noseparate-code", "-Wl,-z,norelro", "-Wl,-z,noexecstack"),
+    *("-Wl,--build-id=none", "-Wl,--as-needed"),
+)
+_ZIG_LINK_FLAGS = ("-shared", "-T", str(Path(__file__).parent / "c" / "segments.ld"))
 
 
 def host_platform() -> str:
@@ -72,11 +78,13 @@ def _is_musl() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """Commands to compile C and to make archives; `version` is the first line that it says."""
+    """Commands to compile C and to make archives; `version` is the first line that it says,
+    `link_flags` are those of a shared library."""
 
     compiler: tuple[str, ...]
     archiver: tuple[str, ...]
     version: str
+    link_flags: tuple[str, ...] = LINK_FLAGS
 
     def compile(self, args: Sequence[str], folder: Path) -> None:
         """Runs the compiler in a folder. NaruError quotes what it says."""
@@ -99,8 +107,9 @@ def find_toolchain(name: str, asked: str | None = None) -> Toolchain:
                 return _toolchain(command, _archiver(arch))
     if importlib.util.find_spec("ziglang") is not None:
         python = [sys.executable, "-m", "ziglang"]
-        flags = ["-target", zig, "-fno-sanitize=undefined"]
-        return _toolchain([*python, "cc", *flags], [*python, "ar"])
+        flags = ["-target", zig, "-fno-sanitize=undefined", "-g0"]
+        found = _toolchain([*python, "cc", *flags], [*python, "ar"])
+        return replace(found, link_flags=_ZIG_LINK_FLAGS)
     what = "Zig is not installed" if asked else f"there is no C compiler for {name}"
     raise TargetError(
         f"{what}, and a library takes one",

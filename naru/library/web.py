@@ -4,9 +4,9 @@
     m.wasm  m.threads.wasm  [m.relaxed.wasm  m.relaxed.threads.wasm]  m.weights  m.golden
     index.html  demo.js  README.md  m.json                   for people
 
-The sources of the JavaScript are in `web/`; they are written with the model's table and file names
-put in, and without comments. Each module carries the record of provenance.py in its custom section
-`naru`, with what m.js must know of it under the key `web`.
+The sources of the JavaScript are in `web/`; m.js is four of them, one after the other. They are
+written with the model's table and file names put in, and without comments. Each module carries the
+record of provenance.py in its custom section `naru`, with what m.js must know of it as `web`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,6 +37,7 @@ from naru.library.write import Request, Written
 Json = dict[str, Any]
 
 SOURCES = Path(__file__).parent / "web"
+RUNTIME = ("engine.js", "weights.js", "values.js", "model.js")  # m.js, in this order
 MAX_PAGES = 65536  # 4 GiB
 LEAST_HALVED = 256  # elements: what is smaller stays in single precision
 _LARGEST_HALF = 65504.0
@@ -101,7 +103,7 @@ def _make_levels(levels: Sequence[BundleParts], *, half_weights: bool) -> tuple[
 
 
 def _halved(
-    payload: Bytes, packed: Sequence[Sequence[Any]]
+    payload: Bytes, packed: Sequence[tuple[int, int, str]]
 ) -> tuple[bytes, tuple[tuple[int, int], ...]]:
     """The payload with its large float32 arrays in half precision, and where they begin in the
     original and how many numbers they have. Arrays with numbers beyond half precision stay."""
@@ -125,7 +127,7 @@ def _halved(
 
 
 def make_table(levels: Sequence[_Level], signature: Signature) -> Json:
-    """What the JavaScript knows of the model. `build` names it, by a digest of all that is in it."""
+    """What the JavaScript knows of the model; `build` names all of it, by a digest."""
     manifest = levels[0].manifest
     steps = [[s["name"], [n for n, _ in s["nodes"]]] for s in manifest.get("steps", ())]
     table: Json = {
@@ -194,11 +196,13 @@ def _make_files(
     binaries[f"{name}.golden"] = golden
     texts = {
         f"{name}.js": _runtime(table, binaries, name),
-        f"{name}.worker.js": _script("model.worker.js", name),
+        f"{name}.worker.js": _script(["model.worker.js"], name),
         f"{name}.d.ts": declarations(_source("model.d.ts"), table["info"]),
         "package.json": _package(table["info"]),
         f"{name}.json": as_json(record).decode(),
-        **{page: _named(_source(page), name) for page in ("index.html", "demo.js", "README.md")},
+        "index.html": _named(_source("index.html"), name, escape(name)),
+        "demo.js": _script(["demo.js"], name),
+        "README.md": _named(_source("README.md"), name, name),
     }
     return {**binaries, **{file: text.encode() for file, text in texts.items()}}
 
@@ -211,16 +215,20 @@ def _source(file: str) -> str:
     return (SOURCES / file).read_text(encoding="utf-8")
 
 
-def _named(text: str, name: str) -> str:
-    """A source with the names of this model."""
-    return text.replace("MODEL_NAME", name).replace("./model.", f"./{quote(name)}.")
+def _named(text: str, name: str, title: str) -> str:
+    """A source with the names of this model; `title` is what people read."""
+    return text.replace("MODEL_NAME", title).replace("./model.", f"./{quote(name)}.")
 
 
-def _script(file: str, name: str) -> str:
-    """A script with the names of this model, without comments and indentation."""
-    text = re.sub(r"^ */\*\*.*?\*/\n", "", _source(file), flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"^ *//.*\n", "", text, flags=re.MULTILINE)
-    return _named(re.sub(r"\n\s+", "\n", text), name)
+def _script(files: Sequence[str], name: str) -> str:
+    """Scripts as one, with the names of this model, without comments and indentation. Lines are
+    joined only where nobody could take the end of one for that of a statement."""
+    text = "".join(map(_source, files))
+    text = re.sub(r"^ */\*\*.*?\*/\n", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^ *//.*\n| +// .*", "", text, flags=re.MULTILINE)
+    text = re.sub(r"\n\s+", "\n", text)
+    text = re.sub(r",?\n(?=[)\]}])", "", text)
+    return _named(re.sub(r"(?<=[(\[{,])\n", "", text), name, name)
 
 
 def _runtime(table: Json, binaries: Mapping[str, object], name: str) -> str:
@@ -230,7 +238,7 @@ def _runtime(table: Json, binaries: Mapping[str, object], name: str) -> str:
         f'{_json(file.removeprefix(name + "."))}: new URL("./{quote(file)}", import.meta.url)'
         for file in binaries
     ]
-    text = _script("model.js", name)
+    text = _script(RUNTIME, name)
     for constant, value in {
         "MODEL": _json(table),
         "FILES": "{\n" + ",\n".join(addresses) + "\n}",

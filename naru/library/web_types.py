@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 # What JavaScript has for a dtype (as TYPES in web/model.js), and what inputs may be besides.
 _ARRAYS = {
@@ -44,9 +44,9 @@ def _interface(
 ) -> str:
     lines = [f"/** {about} */", f"export interface {name} {{"]
     for t in tensors:
-        shape = ", ".join(map(str, t["shape"]))
+        shape = ", ".join(map(str, t["shape"])).replace("*/", "* /")  # which ends the comment
         mark = "?" if optional and t.get("optional") else ""
-        lines.append(f"  /** {t['dtype']}[{shape}] */".replace("*/ */", "* / */"))
+        lines.append(f"  /** {t['dtype']}[{shape}] */")
         lines.append(f"  {json.dumps(t['name'])}{mark}: {kind(t)};")
     return "\n".join([*lines, "}"])
 
@@ -77,8 +77,9 @@ def _dims(t: Mapping[str, Any]) -> str:
 def _literal(value: object) -> str:
     """The most exact type of a JSON value."""
     if isinstance(value, Mapping):
-        items = "; ".join(f"readonly {json.dumps(k)}: {_literal(v)}" for k, v in value.items())
+        pairs = cast("Mapping[str, object]", value).items()
+        items = "; ".join(f"readonly {json.dumps(k)}: {_literal(v)}" for k, v in pairs)
         return f"{{ {items} }}"
     if isinstance(value, list | tuple):
-        return f"readonly [{', '.join(map(_literal, value))}]"
+        return f"readonly [{', '.join(map(_literal, cast('Sequence[object]', value)))}]"
     return json.dumps(value, ensure_ascii=False)

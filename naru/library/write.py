@@ -14,7 +14,6 @@ from naru.library.header import example, header
 from naru.library.native import (
     FLAGS,
     LIBRARIES,
-    LINK_FLAGS,
     Source,
     library_source,
     pack_golden_file,
@@ -138,8 +137,8 @@ def _write_code(
         return [f"{name}.c", *made.blobs]
     if request.emit == "library":
         out = f"{name}.so"
-        args = [*FLAGS, "-DNARU_SHARED", f"{name}.c", "-o", out, *LINK_FLAGS, *LIBRARIES]
-        toolchain.compile(args, work)
+        link = (*toolchain.link_flags, f"-Wl,-soname,{out}", *LIBRARIES)
+        toolchain.compile([*FLAGS, "-DNARU_SHARED", f"{name}.c", "-o", out, *link], work)
     else:
         out = f"{name}.o"
         toolchain.compile([*FLAGS, "-c", f"{name}.c", "-o", out], work)

@@ -18,7 +18,7 @@ from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import add, ceildiv, index, known, maximum, mul, prod
 from naru.ops.contraction import wide
-from naru.ops.kernel_text import by_hand, indent
+from naru.ops.kernel_text import by_hand, indent, multiply_add
 from naru.ops.operands import check_equal, given, operand
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
 from naru.ops.samples import random
@@ -194,13 +194,13 @@ def ref_resize_image(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
 def _line(target: Target) -> list[str]:
     """A line of sums down the columns: tiles of neighbours, each a few vectors long."""
     lanes = 4 * target.lanes("f32")
-    add_tile = _multiply_add(
+    add_tile = multiply_add(
         target,
         f"splat(weight_y[y * TAPS_Y + k], {lanes})",
         f"f32(x[(top + k) * WIDTH + i:(top + k) * WIDTH + i + {lanes}])",
         f"tile[0:{lanes}]",
     )
-    add_one = _multiply_add(
+    add_one = multiply_add(
         target, "weight_y[y * TAPS_Y + k]", "f32(x[(top + k) * WIDTH + i])", "one"
     )
     return [
@@ -233,7 +233,7 @@ def _row(target: Target, channels: int) -> list[str]:
     ]
     weight = "weight_x[j * TAPS_X + k]"
     if channels < 3:
-        add_one = _multiply_add(target, weight, "line[at + k * CHANNELS + c]", "one")
+        add_one = multiply_add(target, weight, "line[at + k * CHANNELS + c]", "one")
         return [
             *head,
             f"    for c in unroll({channels}):",
@@ -255,14 +255,9 @@ def _row(target: Target, channels: int) -> list[str]:
         "    pixel: f32[4] @ stack",
         "    pixel[0:4] = splat(f32(0.0), 4)",
         "    for k in range(wide):",
-        f"        pixel[0:4] = {_multiply_add(target, f'splat({weight}, 4)', taken, 'pixel[0:4]')}",
+        f"        pixel[0:4] = {multiply_add(target, f'splat({weight}, 4)', taken, 'pixel[0:4]')}",
         *(["    out[to:to + 4] = pixel[0:4]"] if channels == 4 else last),
     ]
-
-
-def _multiply_add(target: Target, a: str, b: str, c: str) -> str:
-    """Text of a·b + c, rounded once where the target does so."""
-    return f"fma({a}, {b}, {c})" if target.has_fma else f"{c} + {a} * {b}"
 
 
 def opaque_resize_image(n: Node, target: Target) -> str:

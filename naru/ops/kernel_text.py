@@ -9,6 +9,7 @@ from naru.ir.expr import Expr, free_vars
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import ZERO, prod
 from naru.ir.text_expr import ExprPrinter, Names
+from naru.targets import Target
 
 TILE = 16  # elements that a loop of `tiled` handles at a time
 
@@ -68,6 +69,11 @@ def tiled(size: str, number: int | None, write: Callable[[Callable[[str], str]],
     if number is None or number % TILE:
         lines += [f"for i in range({size} // {TILE} * {TILE}, {size}):", f"    {one}"]
     return lines
+
+
+def multiply_add(target: Target, a: str, b: str, c: str) -> str:
+    """Text of a · b + c, rounded once where the target does so."""
+    return f"fma({a}, {b}, {c})" if target.has_fma else f"{a} * {b} + {c}"
 
 
 def by_hand(

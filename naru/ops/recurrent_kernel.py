@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from naru.dtypes import DTYPES
+from naru.ops.kernel_text import multiply_add
 from naru.targets import Target
 
 PANEL = 16  # hidden units whose gates are computed together, the same on every target
@@ -194,18 +195,20 @@ def _panels(layer: Layer, s: Sum, rows: int, target: Target) -> list[str]:
     for count, some, first in ((whole, together, 0), (rest, 1, whole * together)):
         if count:
             lines += [f"for p in range({count}):", f"    first: index = {first} + p * {some}"]
-            lines += indent(_some_panels(layer, s, rows, gates, some))
+            lines += indent(_some_panels(layer, s, rows, gates, some, target))
     return lines
 
 
-def _some_panels(layer: Layer, s: Sum, rows: int, gates: int, panels: int) -> list[str]:
+def _some_panels(
+    layer: Layer, s: Sum, rows: int, gates: int, panels: int, target: Target
+) -> list[str]:
     """`panels` of them from `first` on, `gates` gates at a time."""
     dtype = layer.dtype
     lines = [f"pre: {dtype}[{rows}, {panels}, {len(s.gates)}, {PANEL}] @ stack @ 64"]
     for start in range(0, len(s.gates), gates):
         some = [(q, g) for q in range(panels) for g in range(start, start + gates)]
         some = [(q, g) for q, g in some if g < len(s.gates)]
-        lines += _sums(layer, s, rows, f"acc{start}", some)
+        lines += _sums(layer, s, rows, f"acc{start}", some, target)
     return [
         *lines,
         f"for i in range({rows}):",
@@ -220,7 +223,9 @@ def _some_panels(layer: Layer, s: Sum, rows: int, gates: int, panels: int) -> li
     ]
 
 
-def _sums(layer: Layer, s: Sum, rows: int, acc: str, some: Sequence[tuple[int, int]]) -> list[str]:
+def _sums(
+    layer: Layer, s: Sum, rows: int, acc: str, some: Sequence[tuple[int, int]], target: Target
+) -> list[str]:
     """pre[i, q, g] of the pairs (q, g), in registers until they are done."""
 
     def for_each(text: Callable[[str, int, int], str]) -> list[str]:
@@ -228,9 +233,9 @@ def _sums(layer: Layer, s: Sum, rows: int, acc: str, some: Sequence[tuple[int, i
         lines = [text(a, q, g) for a, (q, g) in zip(at, some, strict=True)]
         return [f"for i in unroll({rows}):", *indent(lines)]
 
-    def multiply_add(a: str, q: int, g: int) -> str:
+    def add_product(a: str, q: int, g: int) -> str:
         weights = f"weights[d, first + {q}, {s.gates[g]}, u, 0:{PANEL}]"
-        return f"{a} = fma({element(s.over, 'now', 'u')}, {weights}, {a})"
+        return f"{a} = {multiply_add(target, element(s.over, 'now', 'u'), weights, a)}"
 
     whole, rest = divmod(layer.hidden, UNROLL)
     lines = [f"{acc}: {layer.dtype}[{rows}, {len(some) * PANEL}] @ stack @ 64"]
@@ -238,7 +243,7 @@ def _sums(layer: Layer, s: Sum, rows: int, acc: str, some: Sequence[tuple[int, i
     for loop, count, first in ((f"range({whole})", UNROLL, "k * 4"), ("", rest, f"{whole * 4}")):
         if count and loop != "range(0)":
             inner = [f"for v in unroll({count}):", f"    u: index = {first} + v"]
-            inner += indent(for_each(multiply_add))
+            inner += indent(for_each(add_product))
             lines += [f"for k in {loop}:", *indent(inner)] if loop else inner
     lines += for_each(lambda a, q, g: f"pre[i, {q}, {g}, 0:{PANEL}] = {a}")
     return lines

@@ -58,7 +58,9 @@ def find_contraction(out: Stage, stage: Stage, lanes: int) -> Contraction | None
     if "contiguous" not in kinds or "gather" in kinds:
         return None
     moving = [r for r, kind in zip(found, kinds, strict=True) if kind == "contiguous"]
-    product = any(isinstance(e, Binary) and e.op in ("mul", "dot2") for e in walk(stage.value))
+    product = any(
+        isinstance(e, Binary) and e.op in ("mul", "dot2", "dot4") for e in walk(stage.value)
+    )
     others = sorted((p for p in positions if p != n), reverse=True)
     still = [p for p in others if _is_free(moving, stage.axes[positions.index(p)].var)]
     if still:

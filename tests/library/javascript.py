@@ -25,10 +25,11 @@ const toBase64 = (x) => Buffer.from(x.buffer, x.byteOffset, x.byteLength).toStri
 // Outputs as the test reads them.
 const plain = (outputs) =>
   Object.fromEntries(
-    Object.entries(outputs).map(([k, t]) => [k, { dims: t.dims, dtype: t.dtype, data: toBase64(t.data) }]),
+    Object.entries(outputs).map(([k, t]) => [k, { ...t, data: toBase64(t.data) }]),
   );
+const given = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const arrays = Object.fromEntries(
-  Object.entries(JSON.parse(readFileSync(process.argv[2], "utf8"))).map(([k, { type, dims, data }]) => {
+  Object.entries(given).map(([k, { type, dims, data }]) => {
     const bytes = Uint8Array.from(Buffer.from(data, "base64"));
     return [k, { data: new globalThis[type](bytes.buffer), dims }];
   }),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -56,7 +57,9 @@ class Handler(SimpleHTTPRequestHandler):
 @contextmanager
 def serving(folder: Path, headers: dict[str, str]) -> Iterator[tuple[str, list[str]]]:
     """(address, paths that were asked for) of a server of a folder."""
-    kind = type("H", (Handler,), {"extra": {"Content-Security-Policy": CSP, **headers}, "asked": []})
+    kind = type(
+        "H", (Handler,), {"extra": {"Content-Security-Policy": CSP, **headers}, "asked": []}
+    )
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=str(folder)))
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -77,9 +80,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
+    playwright_api = import_module("playwright.sync_api")  # of the extra `browser`
+    with playwright_api.sync_playwright() as playwright:
         made = playwright.chromium.launch(
             executable_path=need("chromium", "chromium"),
             args=["--no-sandbox"],  # containers run as root
@@ -109,7 +111,8 @@ RUN = """async ({ image, options, inWorker }) => {
   const checks = await model.selftest();
   const outputs = [];
   for (let k = 0; k < 3; k++) outputs.push((await model.run({ image })).logits.numbers());
-  const found = { threads: model.threads, relaxed: model.relaxed, isolated: crossOriginIsolated, checks, outputs };
+  const { threads, relaxed } = model;
+  const found = { threads, relaxed, isolated: crossOriginIsolated, checks, outputs };
   model.dispose();
   return found;
 }"""
@@ -118,9 +121,7 @@ RUN = """async ({ image, options, inWorker }) => {
 @pytest.mark.parametrize("in_worker", [False, True], ids=["page", "worker"])
 @pytest.mark.parametrize("isolated", [False, True], ids=["one thread", "threads"])
 @pytest.mark.parametrize("relaxed", [False, True], ids=["plain", "relaxed"])
-def test_runs(
-    package: Path, browser: Any, relaxed: bool, isolated: bool, in_worker: bool
-) -> None:
+def test_runs(package: Path, browser: Any, relaxed: bool, isolated: bool, in_worker: bool) -> None:
     image = load_images()[0].reshape(200, 64)
     want = naru.compile(DEMO / "digits_mlp.onnx", target="x86-64-baseline", cache=False)(image)
     options = {"threads": 3, "relaxed": relaxed}
@@ -211,7 +212,10 @@ def test_files_of_an_earlier_build_in_caches(package: Path, browser: Any, tmp_pa
         for path in (tmp_path / "new").iterdir():
             shutil.copy(path, folder)
         asked.clear()
-        load = 'async () => (await (await import("./m.js?new")).load({ threads: 1 })).info.classes.weights'
+        load = """async () => {
+          const { load } = await import("./m.js?new");
+          return (await load({ threads: 1 })).info.classes.weights;
+        }"""
         assert page.evaluate(load) == "fp16"
         assert sorted(asked) == ["/m.js?new", "/m.relaxed.wasm", "/m.weights"]
         assert complaints == []

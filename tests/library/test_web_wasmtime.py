@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import wasmtime
@@ -14,8 +15,6 @@ from naru.demo import load_images
 from tests.library.javascript import run_node, to_arrays
 
 
-
-
 class Guest:
     """A module with its memory: host of abi.h as docs/webassembly.md describes it."""
 
@@ -24,7 +23,7 @@ class Guest:
         module = wasmtime.Module.from_file(self.store.engine, str(folder / "m.wasm"))
         limits = wasmtime.Limits(16, 1024)
         self.memory = wasmtime.Memory(self.store, wasmtime.MemoryType(limits))
-        self.exports = wasmtime.Instance(self.store, module, [self.memory]).exports(self.store)
+        self.exports: Any = wasmtime.Instance(self.store, module, [self.memory]).exports(self.store)
         self.top = self.exports["__heap_base"].value(self.store)
 
     def take(self, data: bytes) -> int:

@@ -1,6 +1,6 @@
 /* Runs @NAME@ on made-up inputs, and prints what it gives.
  *
- *   cc -O2 example.c -o example ./@PREFIX@.so -Wl,-rpath,'$ORIGIN' && ./example
+ *   cc -O2 example.c -o example ./@NAME@.so -Wl,-rpath,'$ORIGIN' && ./example
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "@PREFIX@.h"
+#include "@NAME@.h"
 
 static void check(naru_status status)
 {

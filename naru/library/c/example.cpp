@@ -1,12 +1,12 @@
 // Runs @NAME@ on made-up inputs with the C++ classes of its header, and prints what it gives.
 //
-//   c++ -O2 example.cpp -o example ./@PREFIX@.so -Wl,-rpath,'$ORIGIN' && ./example
+//   c++ -O2 example.cpp -o example ./@NAME@.so -Wl,-rpath,'$ORIGIN' && ./example
 #include <cstdio>
 #include <cstring>
 #include <exception>
 #include <vector>
 
-#include "@PREFIX@.h"
+#include "@NAME@.h"
 
 // Memory for a tensor with these dims; vectors are aligned for every dtype.
 static std::vector<unsigned char> memory(const naru_tensor &t, const std::vector<int64_t> &dims)
@@ -22,8 +22,8 @@ try {
     const naru_library *library = @PREFIX@_library();
     const std::vector<int64_t> all = {@SIZES@}; // of the symbols, if there are any
     const std::vector<int64_t> sizes(all.begin(), all.begin() + @UPPER@_SYMBOLS);
-    @PREFIX@::Model model;
-    @PREFIX@::Context context(model, sizes);
+    naru::@PREFIX@::Model model;
+    naru::@PREFIX@::Context context(model, sizes);
 
     std::vector<std::vector<unsigned char>> data;
     std::vector<naru_input> inputs;

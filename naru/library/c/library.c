@@ -17,10 +17,9 @@ enum { PLAN_HEAD = 3, FILE_HEAD = 64, MESSAGE = 512 };
 
 static const naru_library LIBRARY;
 static _Thread_local char message[MESSAGE];
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_once_t once = PTHREAD_ONCE_INIT, threads_once = PTHREAD_ONCE_INIT;
 static _Atomic int models;      /* that are open */
-static _Atomic int64_t seeds;   /* given out */
-static _Atomic int pool_used;
+static _Atomic uint64_t seeds;  /* given out */
 
 struct naru_model {
     const naru_library *library; /* whose functions may have it */
@@ -52,19 +51,19 @@ struct naru_context {
 
 _Static_assert(sizeof(naru_context) <= 512, "the constant _MEMORY of headers counts on it");
 
-static void initialise(void)
-{
-    naru_crc_init();
-    naru_pool_init();
-}
-
 __attribute__((format(printf, 2, 3))) static naru_status fail(naru_status status, const char *format,
                                                               ...)
 {
     va_list args;
     va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
+    int length = vsnprintf(message, sizeof message, format, args);
     va_end(args);
+    if (length >= MESSAGE) { /* what is cut short ends with a whole character of UTF-8 */
+        size_t end = MESSAGE - 1;
+        while (end && (message[end - 1] & 0xc0) == 0x80)
+            end--;
+        message[end - (end && (message[end - 1] & 0xc0) == 0xc0)] = 0;
+    }
     return status;
 }
 
@@ -109,7 +108,7 @@ static naru_status check_weights(const uint8_t *file, size_t size, const char *w
 /* A file in memory; the descriptor is closed again. */
 static naru_status map_file(const char *path, void **memory, size_t *size)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would be waited for */
     struct stat info;
     if (fd < 0 || fstat(fd, &info) != 0) {
         int why = errno;
@@ -120,7 +119,7 @@ static naru_status map_file(const char *path, void **memory, size_t *size)
     }
     if (!S_ISREG(info.st_mode) || info.st_size < FILE_HEAD) {
         close(fd);
-        return fail(NARU_BAD_WEIGHTS, "%s: not a file of weights: too short, or not a file", path);
+        return fail(NARU_BAD_WEIGHTS, "%s: too short, or not a file", path);
     }
     *size = (size_t)info.st_size;
     *memory = mmap(NULL, *size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -137,12 +136,21 @@ static naru_status map_file(const char *path, void **memory, size_t *size)
 static naru_status beside(const char *name, char *path, size_t size)
 {
     Dl_info info;
-    if (!dladdr((const void *)&LIBRARY, &info) || !info.dli_fname)
-        return fail(NARU_SYSTEM_ERROR, "%s: the library does not know where it lies; give a path", name);
-    const char *slash = strrchr(info.dli_fname, '/');
-    int folder = slash ? (int)(slash - info.dli_fname) + 1 : 0;
-    if (snprintf(path, size, "%.*s%s", folder, info.dli_fname, name) >= (int)size)
+    const char *self = dladdr((const void *)&LIBRARY, &info) ? info.dli_fname : NULL;
+    if (!self || !strchr(self, '/')) { /* a part of a program that was found on PATH */
+        ssize_t length = readlink("/proc/self/exe", path, size - 1);
+        if (length < 0)
+            return fail(NARU_SYSTEM_ERROR, "%s: the library does not know where it lies; give a path",
+                        name);
+        path[length] = 0;
+        self = path;
+    }
+    const char *slash = strrchr(self, '/');
+    size_t folder = slash ? (size_t)(slash - self) + 1 : 0;
+    if (folder + strlen(name) >= size)
         return fail(NARU_BAD_ARGUMENT, "%s: the path of the library is too long; give a path", name);
+    memmove(path, self, folder);
+    memcpy(path + folder, name, strlen(name) + 1);
     return NARU_SUCCESS;
 }
 
@@ -180,6 +188,9 @@ static naru_status copy_weights(naru_model *model)
         return fail(NARU_OUT_OF_MEMORY, "no memory for %zu bytes of weights", (size_t)WEIGHTS_SIZE);
     memcpy(model->copy, model->weights, WEIGHTS_SIZE);
     model->weights = model->copy;
+    if (model->mapped)
+        munmap(model->mapped, model->mapped_size);
+    model->mapped = NULL;
     return NARU_SUCCESS;
 }
 
@@ -255,11 +266,18 @@ static naru_status open_model(const naru_options *given, naru_model **result)
     naru_status status = check_options(&options);
     if (status != NARU_SUCCESS)
         return status;
-    pthread_once(&once, initialise);
+    pthread_once(&once, naru_crc_init);
+    if ((options.threads < 0 || options.threads > 1) && !options.parallel)
+        pthread_once(&threads_once, naru_pool_init);
     naru_heap heap = {options.allocate, options.release, options.heap};
     naru_model *model = naru_take_memory(&heap, sizeof *model);
     if (!model)
         return fail(NARU_OUT_OF_MEMORY, "no memory for a model");
+    if ((uintptr_t)model % 64) {
+        naru_give_memory(&heap, model, sizeof *model);
+        return fail(NARU_BAD_ARGUMENT, "options.allocate: it gave memory that is not at a multiple of "
+                    "64, as it was asked to");
+    }
     memset(model, 0, sizeof *model);
     model->library = &LIBRARY, model->options = options, model->heap = heap;
     int all = options.threads < 0;
@@ -302,7 +320,7 @@ static naru_status close_model(naru_model *model)
                     open_contexts);
     model->library = NULL;
     discard(model);
-    if (atomic_fetch_sub(&models, 1) == 1 && atomic_exchange(&pool_used, 0))
+    if (atomic_fetch_sub(&models, 1) == 1)
         naru_pool_stop();
     return NARU_SUCCESS;
 }
@@ -600,7 +618,7 @@ static naru_status bind(naru_context *ctx, const naru_input *inputs, naru_output
     for (int k = 0; k < INPUT_COUNT && status == NARU_SUCCESS; k++) {
         io[k] = (void *)(uintptr_t)inputs[k].data;
         if (INPUTS[k].optional && !inputs[k].data) {
-            ctx->seed = naru_now_ns() ^ atomic_fetch_add(&seeds, 1) << 32;
+            ctx->seed = naru_now_ns() ^ (int64_t)(atomic_fetch_add(&seeds, 1) << 32);
             io[k] = &ctx->seed;
         } else {
             status = bind_one(&INPUTS[k], "input", io[k], inputs[k].size, ctx->sizes[k]);
@@ -648,12 +666,10 @@ static void run_code(naru_context *ctx)
         return;
     }
     int n = want > 1 ? naru_pool_enter(want) : 1;
-    if (n > 1) {
-        atomic_store_explicit(&pool_used, 1, memory_order_relaxed);
+    if (n > 1)
         naru_pool_run(run, &ctx->abi, n);
-    } else {
+    else
         run(&ctx->abi, 0, 1);
-    }
 }
 
 static naru_status run_failure(const int64_t *error)
@@ -780,7 +796,8 @@ static double distance(const naru_tensor *t, const uint8_t *got, const uint8_t *
 {
     if (t->dtype < NARU_DTYPE_FLOAT16 || t->dtype == NARU_DTYPE_OTHER)
         return memcmp(got, want, bytes) ? (double)INFINITY : 0;
-    double error = 0, size = 0, count = 0;
+    double error = 0, size = 0;
+    size_t count = 0;
     for (size_t k = 0; k < bytes; k += (size_t)t->item_size) {
         double a = as_double(t, got + k), b = as_double(t, want + k);
         if (isfinite(a) && isfinite(b))
@@ -790,7 +807,7 @@ static double distance(const naru_tensor *t, const uint8_t *got, const uint8_t *
     }
     if (!count)
         return 0;
-    return sqrt(error / count) / (tolerance[1] + tolerance[0] * sqrt(size / count));
+    return sqrt(error / (double)count) / (tolerance[1] + tolerance[0] * sqrt(size / (double)count));
 }
 
 static naru_status compare(naru_context *ctx, cursor *golden, const double tolerance[2], double *worst)
@@ -941,7 +958,18 @@ EXPORT naru_status OF_MODEL(selftest)(naru_model *model, const char *golden, dou
 
 EXPORT const char *OF_MODEL(error)(void) { return last_error(); }
 
-#ifdef NARU_SHARED /* in a static library, two models would both define it */
+#ifdef NARU_SHARED
+/* Threads must not run on in a library that is unloaded. When a program ends, models may be open, and
+ * be running. */
+__attribute__((destructor)) static void unload(void)
+{
+    if (atomic_load(&models))
+        naru_pool_stop();
+    else
+        naru_pool_exit();
+}
+
+/* In a static library, two models would both define it. */
 EXPORT const naru_library *naru_library_of(void) __asm__("naru_library");
 EXPORT const naru_library *naru_library_of(void) { return &LIBRARY; }
 #endif

@@ -1,4 +1,7 @@
 /* ---- what the libraries of all models have in common ---- */
+#if defined(NARU_LIBRARY_VERSION) && NARU_LIBRARY_VERSION != 1
+#error "these headers are of libraries with different versions of the interface"
+#endif
 #ifndef NARU_LIBRARY_H
 #define NARU_LIBRARY_H
 

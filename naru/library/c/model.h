@@ -64,13 +64,14 @@ NARU_API const naru_library *@PREFIX@_library(void);
 #ifdef __cplusplus
 }
 
-#if defined(__cpp_exceptions) || defined(__EXCEPTIONS)
+#if __cplusplus >= 201103L && (defined(__cpp_exceptions) || defined(__EXCEPTIONS))
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 /* The same in C++: what is opened is closed, failures are exceptions. */
+namespace naru {
 namespace @PREFIX@ {
 
 struct Error : std::runtime_error {
@@ -142,6 +143,7 @@ private:
 };
 
 } // namespace @PREFIX@
+} // namespace naru
 #endif
 #endif
 #endif

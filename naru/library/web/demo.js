@@ -14,9 +14,14 @@ const shapeText = ({ dtype, shape }) => `${dtype}[${shape.join(", ")}]`;
 // Sizes that are not fixed are 1 here.
 function fill(model) {
   for (const t of model.info.inputs) {
-    const view = model.input(t.name, t.shape.map((d) => (typeof d === "string" ? 1 : d)));
+    const view = model.input(
+      t.name,
+      t.shape.map((d) => (typeof d === "string" ? 1 : d)),
+    );
     const long = view instanceof BigInt64Array || view instanceof BigUint64Array;
-    const value = /^(float|complex)/.test(t.dtype) ? () => Math.random() : () => Math.floor(2 * Math.random());
+    const value = /^(float|complex)/.test(t.dtype)
+      ? () => Math.random()
+      : () => Math.floor(2 * Math.random());
     for (let k = 0; k < view.length; k++) view[k] = long ? BigInt(value()) : value();
   }
 }
@@ -36,18 +41,25 @@ function measure(model) {
 
 function show(model) {
   const { outputs, median, runs } = measure(model);
-  find("state").textContent = `${median.toFixed(3)} ms, the median of ${runs} runs on random numbers`;
+  find("state").textContent =
+    `${median.toFixed(3)} ms, the median of ${runs} runs on random numbers`;
   find("outputs").replaceChildren();
   for (const [name, t] of Object.entries(outputs)) {
     const first = { ...t, data: t.data.subarray(0, 10), numbers: t.numbers }.numbers();
     const more = t.data.length > 10 ? ", …" : "";
-    addRow(find("outputs"), name, `${t.dtype}[${t.dims.join(", ")}]`, first.map((x) => +x.toPrecision(5)).join(", ") + more);
+    addRow(
+      find("outputs"),
+      name,
+      `${t.dtype}[${t.dims.join(", ")}]`,
+      first.map((x) => +x.toPrecision(5)).join(", ") + more,
+    );
   }
 }
 
 try {
   const model = await load({
-    onProgress: ({ loaded, total }) => Object.assign(find("progress"), { value: loaded, max: total }),
+    onProgress: ({ loaded, total }) =>
+      Object.assign(find("progress"), { value: loaded, max: total }),
   });
   find("progress").remove();
   const { info } = model;
@@ -56,8 +68,20 @@ try {
   for (const t of info.outputs) addRow(facts, `output ${t.name}`, shapeText(t));
   addRow(facts, "threads", model.threads);
   addRow(facts, "relaxed SIMD", model.relaxed ? "yes" : "no");
-  addRow(facts, "bytes", Object.entries(info.sizes).map(([name, n]) => `${name} ${n.toLocaleString()}`).join(", "));
-  addRow(facts, "self-test", (await model.selftest()).map((c) => `${c.output}: off by ${c.error.toPrecision(2)}, limit ${c.limit.toPrecision(2)}`).join("; "));
+  addRow(
+    facts,
+    "bytes",
+    Object.entries(info.sizes)
+      .map(([name, n]) => `${name} ${n.toLocaleString()}`)
+      .join(", "),
+  );
+  addRow(
+    facts,
+    "self-test",
+    (await model.selftest())
+      .map((c) => `${c.output}: off by ${c.error.toPrecision(2)}, limit ${c.limit.toPrecision(2)}`)
+      .join("; "),
+  );
   find("run").disabled = false;
   find("run").onclick = () => show(model);
   show(model);

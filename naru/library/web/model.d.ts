@@ -1,6 +1,6 @@
-/** What went wrong. `code`: "input", "run", "memory", "weights", "module", "download", "unsupported",
- * "selftest", "trap", "worker" or "disposed". Where a step of the model failed, `step` and `nodes`
- * name it. */
+/** What went wrong. `code`: "input", "run", "memory", "weights", "module", "download",
+ * "unsupported", "selftest", "trap", "worker" or "disposed". Where a step of the model failed,
+ * `step` and `nodes` name it. */
 export declare class NaruError extends Error {
   readonly code: string;
   readonly step?: string;
@@ -11,7 +11,10 @@ export declare class NaruError extends Error {
 export type Numbers<N> = ReadonlyArray<N | Numbers<N>>;
 
 /** An input: an array, or an array with its sizes. Only sizes that do not follow must be given. */
-export type Value<A, N, D> = A | Numbers<N> | (D extends readonly [] ? N : never)
+export type Value<A, N, D> =
+  | A
+  | Numbers<N>
+  | (D extends readonly [] ? N : never)
   | { readonly data: A | ReadonlyArray<N>; readonly dims?: D | readonly number[] };
 
 /** An output: `data` is a view of the model's memory, valid until the next run. */
@@ -59,7 +62,9 @@ export interface Model {
   /** A view of an input's memory, to be filled before a run. `dims`: where sizes are not fixed. */
   input<K extends keyof InputViews>(name: K, dims?: readonly number[]): InputViews[K];
   /** Compares a run with what the reference gave. */
-  selftest(golden?: string | URL | Response | ArrayBuffer | ArrayBufferView): Promise<readonly Check[]>;
+  selftest(
+    golden?: string | URL | Response | ArrayBuffer | ArrayBufferView,
+  ): Promise<readonly Check[]>;
   /** Ends its threads and lets go of its memory. */
   dispose(): void;
 }
@@ -70,7 +75,9 @@ export interface WorkerModel {
   readonly threads: number;
   readonly relaxed: boolean;
   run(inputs: Inputs): Promise<Outputs>;
-  selftest(golden?: string | URL | Response | ArrayBuffer | ArrayBufferView): Promise<readonly Check[]>;
+  selftest(
+    golden?: string | URL | Response | ArrayBuffer | ArrayBufferView,
+  ): Promise<readonly Check[]>;
   dispose(): void;
 }
 

@@ -32,7 +32,8 @@ function connect(worker, onProgress) {
     if (error) reject(Object.assign(new NaruError(error.code, error.message), error));
     else resolve(value);
   };
-  const onError = (e) => stop(new NaruError("worker", `a worker failed: ${e.message ?? "it could not be started"}`));
+  const onError = (e) =>
+    stop(new NaruError("worker", `a worker failed: ${e.message ?? "it could not be started"}`));
   if (NODE) worker.on("message", onMessage).on("error", onError);
   else Object.assign(worker, { onmessage: (e) => onMessage(e.data), onerror: onError });
   const call = (method, args) =>
@@ -60,12 +61,17 @@ export async function loadInWorker({ onProgress, signal, wasm, weights, ...optio
   const abort = () => end(signal.reason);
   signal?.addEventListener("abort", abort, { once: true });
   try {
-    const loaded = await call("load", { ...options, wasm: await sendable(wasm), weights: await sendable(weights) });
+    const loaded = await call("load", {
+      ...options,
+      wasm: await sendable(wasm),
+      weights: await sendable(weights),
+    });
     const revive = ([name, t]) => [name, new Tensor(t.dtype, t.dims, t.data)];
     return {
       info,
       ...loaded,
-      run: async (inputs) => Object.fromEntries(Object.entries(await call("run", inputs)).map(revive)),
+      run: async (inputs) =>
+        Object.fromEntries(Object.entries(await call("run", inputs)).map(revive)),
       selftest: async (golden) => call("selftest", await sendable(golden)),
       dispose: () => end(new NaruError("disposed", "the model was disposed of")),
     };
@@ -155,7 +161,8 @@ export async function selftest(run, source, { rtol, atol }) {
       return { output: t.name, error, limit: size && atol + rtol * size };
     });
   });
-  if (!checks.length) throw new NaruError("selftest", "the model has no golden vector to test with");
+  if (!checks.length)
+    throw new NaruError("selftest", "the model has no golden vector to test with");
   const failed = checks.filter((c) => !(c.error <= c.limit));
   const listed = failed.map((c) => `${quote(c.output)} is off by ${c.error}, limit ${c.limit}`);
   if (failed.length) throw new NaruError("selftest", `the self-test failed: ${listed.join("; ")}`);
@@ -172,15 +179,20 @@ function readGolden(bytes) {
     const [Type, parts] = typeOf(dtype);
     return new Tensor(dtype, shape, new Type(bytes.buffer, body + offset, product(shape) * parts));
   };
-  return index.map(({ inputs, outputs }) => ({ inputs: inputs.map(read), outputs: outputs.map(read) }));
+  return index.map(({ inputs, outputs }) => ({
+    inputs: inputs.map(read),
+    outputs: outputs.map(read),
+  }));
 }
 
 // Root mean squares of error and output. Integers must be equal, and what is not finite.
 function distance(got, want) {
   if (got.dims.join() !== want.dims.join()) return { error: Infinity, size: 0 };
-  if (/^(u?int|bool)/.test(got.dtype)) return { error: want.data.filter((x, k) => x !== got.data[k]).length, size: 0 };
+  if (/^(u?int|bool)/.test(got.dtype))
+    return { error: want.data.filter((x, k) => x !== got.data[k]).length, size: 0 };
   const [a, b] = [got.numbers(), want.numbers()];
   const finite = b.filter(Number.isFinite);
-  const rms = (values) => Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / Math.max(1, finite.length));
+  const rms = (values) =>
+    Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / Math.max(1, finite.length));
   return { error: rms(b.map((x, k) => (Object.is(x, a[k]) ? 0 : a[k] - x))), size: rms(finite) };
 }

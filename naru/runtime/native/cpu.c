@@ -2,6 +2,7 @@
 #include "host.h"
 
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,11 +121,14 @@ static int is_present(const feature *f)
 NARU_HOST int naru_request_amx(void)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    static int granted = -1;
-    if (granted < 0)
-        granted = naru_cpu_has("amx-tile")
-                  && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
-    return granted;
+    static _Atomic int granted = -1;
+    int known = atomic_load_explicit(&granted, memory_order_relaxed);
+    if (known < 0) {
+        known = naru_cpu_has("amx-tile")
+                && syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+        atomic_store_explicit(&granted, known, memory_order_relaxed);
+    }
+    return known;
 }
 
 #elif defined(__aarch64__)
@@ -164,10 +168,13 @@ enum { FEATURE_COUNT = sizeof FEATURES / sizeof *FEATURES };
 /* Asked once: on a virtual machine each cpuid costs some 20 us. */
 static int has(int index)
 {
-    static signed char known[FEATURE_COUNT]; /* 0: not asked, 1: present, -1: absent */
-    if (!known[index])
-        known[index] = is_present(&FEATURES[index]) ? 1 : -1;
-    return known[index] > 0;
+    static _Atomic signed char known[FEATURE_COUNT]; /* 0: not asked, 1: present, -1: absent */
+    int found = atomic_load_explicit(&known[index], memory_order_relaxed);
+    if (!found) {
+        found = is_present(&FEATURES[index]) ? 1 : -1;
+        atomic_store_explicit(&known[index], (signed char)found, memory_order_relaxed);
+    }
+    return found > 0;
 }
 
 NARU_HOST int naru_cpu_has(const char *name)
@@ -224,13 +231,16 @@ NARU_HOST int naru_cache(int k, char name[40], long long *bytes)
 
 NARU_HOST int64_t naru_memory_limit(void)
 {
-    static int64_t known; /* host.alloc asks often */
-    struct sysinfo info;
-    if (!known)
-        known = sysinfo(&info) == 0
+    static _Atomic int64_t known; /* host.alloc asks often */
+    int64_t limit = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!limit) {
+        struct sysinfo info;
+        limit = sysinfo(&info) == 0
                     ? (int64_t)(((uint64_t)info.totalram + info.totalswap) * info.mem_unit)
                     : INT64_MAX;
-    return known;
+        atomic_store_explicit(&known, limit, memory_order_relaxed);
+    }
+    return limit;
 }
 
 /* ---- CPU quota of the control group (v2, then v1) ---- */

@@ -1,6 +1,7 @@
 /* CRC32C (Castagnoli), fast enough to check a bundle at each load. */
 #include "host.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 enum { CHUNK = 1 << 20, LANES = 4 };
@@ -88,10 +89,13 @@ WITH_CRC static void chunks_fast(const uint8_t *p, uint32_t *out)
 
 static int crc_is_fast(void)
 {
-    static int known = -1;
-    if (known < 0)
-        known = naru_cpu_has(CRC_FEATURE);
-    return known;
+    static _Atomic int known = -1;
+    int fast = atomic_load_explicit(&known, memory_order_relaxed);
+    if (fast < 0) {
+        fast = naru_cpu_has(CRC_FEATURE);
+        atomic_store_explicit(&known, fast, memory_order_relaxed);
+    }
+    return fast;
 }
 #else
 static int crc_is_fast(void) { return 0; }

@@ -79,9 +79,11 @@ NARU_HOST void naru_region_free(naru_region *region);
 
 /* ---- pool.c: one SPMD thread pool ---- */
 
-NARU_HOST void naru_pool_init(void);
-/* Ends the workers, which must be idle. */
+NARU_HOST void naru_pool_init(void); /* before the others */
+/* Ends the workers, unless a run holds the pool. */
 NARU_HOST void naru_pool_stop(void);
+/* The same, and gives back what naru_pool_init took. No run is under way, and none comes. */
+NARU_HOST void naru_pool_exit(void);
 NARU_HOST int naru_get_threads(void);
 NARU_HOST void naru_set_threads(int threads); /* 0: back to the default */
 /* How many threads may run now: up to `want`, or 1 when the pool is busy. When it returns more

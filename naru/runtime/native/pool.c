@@ -14,6 +14,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 enum {
     SPIN_NS = 80000,       /* a worker's wait for the next job before it sleeps */
@@ -134,11 +136,65 @@ static int add_worker(void)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     if (failed) {
+        pthread_cond_destroy(&w->wake);
+        pthread_mutex_destroy(&w->lock);
         free(w);
         return 0;
     }
     pool.slot[pool.workers++] = w;
     return 1;
+}
+
+/* ---- fork ---- */
+
+/* The child of a fork has none of the workers. It knows by a number in memory that the kernel wipes
+ * for it, or, where the kernel cannot (before Linux 4.14), by the number of the process. Not by
+ * pthread_atfork: a library that is unloaded could not always take its function back. */
+enum { OWN = 1, CHANGING = -1, PAGE = 4096 };
+
+static _Atomic int32_t number; /* of the process */
+static _Atomic int32_t *owner = &number;
+
+static int32_t own_number(void) { return owner == &number ? (int32_t)getpid() : OWN; }
+
+/* Whether the workers are this process's. Those of a parent are forgotten, not freed; 0: another
+ * thread is about to. */
+static int own_pool(void)
+{
+    int32_t mine = own_number(), found = atomic_load_explicit(owner, memory_order_acquire);
+    if (found == mine)
+        return 1;
+    if (found == CHANGING || !atomic_compare_exchange_strong(owner, &found, CHANGING))
+        return 0;
+    int crowded = pool.crowded;
+    memset(&pool, 0, sizeof pool);
+    pool.crowded = crowded;
+    atomic_store_explicit(owner, mine, memory_order_release);
+    return 1;
+}
+
+NARU_HOST void naru_pool_init(void)
+{
+    static int done;
+    if (done)
+        return;
+    done = 1;
+#ifdef MADV_WIPEONFORK
+    void *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page != MAP_FAILED && madvise(page, PAGE, MADV_WIPEONFORK) == 0)
+        owner = page;
+    else if (page != MAP_FAILED)
+        munmap(page, PAGE);
+#endif
+    atomic_store(owner, own_number());
+}
+
+NARU_HOST void naru_pool_exit(void)
+{
+    naru_pool_stop();
+    if (owner != &number)
+        munmap((void *)owner, PAGE);
+    owner = &number;
 }
 
 /* ---- runs ---- */
@@ -147,7 +203,7 @@ NARU_HOST int naru_pool_enter(int want)
 {
     int limit = naru_get_threads();
     want = want < limit ? want : limit;
-    if (want <= 1 || atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))
+    if (want <= 1 || !own_pool() || atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))
         return 1;
     while (pool.workers < want - 1 && add_worker())
         ;
@@ -172,8 +228,8 @@ NARU_HOST void naru_pool_run(naru_run_fn run, naru_ctx *ctx, int n)
 
 NARU_HOST void naru_pool_stop(void)
 {
-    while (atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))
-        sched_yield();
+    if (!own_pool() || atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))
+        return;
     pool.run = NULL;
     for (int k = 0; k < pool.workers; k++)
         start(pool.slot[k]);
@@ -207,7 +263,7 @@ NARU_HOST void naru_barrier(naru_ctx *ctx, int64_t tid, int64_t n)
     naru_meet(&pool.meeting, n);
 }
 
-/* ---- settings and fork ---- */
+/* ---- settings ---- */
 
 NARU_HOST int naru_get_threads(void)
 {
@@ -225,19 +281,4 @@ NARU_HOST void naru_set_threads(int threads)
         threads = NARU_MAX_THREADS;
     pool.crowded = threads > naru_allowed_cpus();
     atomic_store_explicit(&setting, threads, memory_order_relaxed);
-}
-
-/* The child of a fork has none of the workers; their slots are forgotten, not freed. */
-static void forget_pool(void)
-{
-    int crowded = pool.crowded;
-    memset(&pool, 0, sizeof pool);
-    pool.crowded = crowded;
-}
-
-NARU_HOST void naru_pool_init(void)
-{
-    static int done;
-    if (!done)
-        pthread_atfork(NULL, NULL, forget_pool), done = 1;
 }

@@ -1,0 +1,233 @@
+// Part of a package's script (see web.py): inputs, outputs, and what is said of a failed run.
+
+// ---- dtypes ----
+
+// dtype: [array, numbers an element]. Types that JavaScript lacks are given as their bits.
+const TYPES = {
+  float32: [Float32Array, 1],
+  float64: [Float64Array, 1],
+  float16: [Uint16Array, 1],
+  bfloat16: [Uint16Array, 1],
+  int8: [Int8Array, 1],
+  int16: [Int16Array, 1],
+  int32: [Int32Array, 1],
+  int64: [BigInt64Array, 1],
+  uint8: [Uint8Array, 1],
+  uint16: [Uint16Array, 1],
+  uint32: [Uint32Array, 1],
+  uint64: [BigUint64Array, 1],
+  bool: [Uint8Array, 1],
+  int4: [Int8Array, 1],
+  int2: [Int8Array, 1],
+  complex64: [Float32Array, 2],
+  complex128: [Float64Array, 2],
+};
+const typeOf = (dtype) => TYPES[dtype] ?? [Uint8Array, 1];
+const NARROW = [
+  "Int8Array",
+  "Uint8Array",
+  "Int16Array",
+  "Uint16Array",
+  "Int32Array",
+  "Uint32Array",
+];
+const ALSO = {
+  int64: NARROW,
+  uint64: ["Uint8Array", "Uint16Array", "Uint32Array"],
+  uint8: ["Uint8ClampedArray"],
+  bool: ["Int8Array"],
+  float16: ["Float32Array", "Float16Array"],
+  bfloat16: ["Float32Array"],
+};
+const bytesOf = (dtype, count) => typeOf(dtype)[0].BYTES_PER_ELEMENT * typeOf(dtype)[1] * count;
+
+const single = new Float32Array(1);
+const bits = new Uint32Array(single.buffer);
+
+function fromHalf(h) {
+  bits[0] = (h & 0x7fff) << 13;
+  const x = (h & 0x7c00) === 0x7c00 ? (h & 0x3ff ? NaN : Infinity) : single[0] * 2 ** 112;
+  return h & 0x8000 ? -x : x;
+}
+
+function toHalf(x) {
+  single[0] = x;
+  const sign = (bits[0] >>> 16) & 0x8000;
+  const size = bits[0] & 0x7fffffff;
+  if (size > 0x7f800000) return sign | 0x7e00;
+  if (size >= 0x477ff000) return sign | 0x7c00;
+  if (size >= 0x38800000) return sign | ((size - 0x38000000 + 0xfff + ((size >>> 13) & 1)) >>> 13);
+  single[0] = Math.abs(x) + 0.5; // the last bit of 0.5 is the smallest number of half precision
+  return sign | (bits[0] - 0x3f000000);
+}
+
+function fromBrain(h) {
+  bits[0] = h << 16;
+  return single[0];
+}
+
+function toBrain(x) {
+  single[0] = x;
+  return x !== x ? 0x7fc0 : (bits[0] + 0x7fff + ((bits[0] >>> 16) & 1)) >>> 16;
+}
+
+/** An output: `data` is a view of the model's memory, valid until the next run. */
+class Tensor {
+  constructor(dtype, dims, data) {
+    Object.assign(this, { dtype, dims, data });
+  }
+
+  /** A copy as plain numbers. */
+  numbers() {
+    const decode = { float16: fromHalf, bfloat16: fromBrain }[this.dtype] ?? Number;
+    return Array.from(this.data, (x) => decode(x));
+  }
+}
+
+// ---- inputs ----
+
+const quote = (name) => JSON.stringify(name);
+const shapeText = (shape) => `[${shape.join(", ")}]`;
+const bad = (name, text) => new NaruError("input", `input ${quote(name)}: ${text}`);
+
+// {data: typed or plain array, dims?} of whatever was passed.
+function describe(spec, value) {
+  const own = typeOf(spec.dtype)[0].name;
+  const expected = (got) =>
+    bad(spec.name, `expected ${spec.dtype} (${own} or numbers), got ${got}`);
+  if (["number", "bigint", "boolean"].includes(typeof value))
+    return { data: [value], scalar: true };
+  if (Array.isArray(value)) return { data: value };
+  if (ArrayBuffer.isView(value)) {
+    const tag = value[Symbol.toStringTag];
+    if (tag === own || ALSO[spec.dtype]?.includes(tag)) return { data: value };
+    throw expected(`${tag}; try ${own}.from(x)`);
+  }
+  if (value?.data === undefined)
+    throw expected(value === null ? "null" : `${typeof value} without data`);
+  return { data: describe(spec, value.data).data, dims: value.dims && Array.from(value.dims) };
+}
+
+// The sizes of an input. `bound`: what earlier inputs said of the symbols; it is added to.
+function bind(spec, { data, dims, scalar }, bound) {
+  const count = data.length / typeOf(spec.dtype)[1];
+  const free = spec.shape.filter((d) => typeof d === "string" && !bound.has(d));
+  const known = spec.shape.map((d) => bound.get(d)?.size ?? d);
+  const expected = `expected shape ${shapeText(spec.shape)}`;
+  if (!dims) {
+    if (free.length > 1 || (scalar && spec.shape.length))
+      throw bad(
+        spec.name,
+        `${expected}: pass { data, dims: ${shapeText(spec.shape)} } with numbers as dims`,
+      );
+    const rest = product(known.filter((d) => d !== free[0]));
+    const fits = free.length ? rest > 0 && Number.isInteger(count / rest) : rest === count;
+    if (!fits)
+      throw bad(
+        spec.name,
+        `${expected}, ${free.length ? `a multiple of ${rest}` : rest} elements, got ${count}`,
+      );
+    dims = known.map((d) => (d === free[0] ? count / rest : d));
+  }
+  if (dims.length !== spec.shape.length)
+    throw bad(spec.name, `${expected}, got ${shapeText(dims)}`);
+  spec.shape.forEach((want, axis) => checkDim(spec, want, dims, axis, bound));
+  if (product(dims) !== count)
+    throw bad(spec.name, `${shapeText(dims)} has ${product(dims)} elements, got ${count}`);
+  return dims;
+}
+
+function checkDim(spec, want, dims, axis, bound) {
+  const got = dims[axis];
+  const wrong = (text) =>
+    bad(spec.name, `expected shape ${shapeText(spec.shape)}, got ${shapeText(dims)}: ${text}`);
+  if (!Number.isInteger(got) || got < 0) throw wrong(`dim ${axis} is no size`);
+  if (typeof want === "number") {
+    if (got !== want) throw wrong(`dim ${axis} must be ${want}`);
+    return;
+  }
+  const { lo, hi } = MODEL.symbols.find((s) => s.name === want);
+  if (got < lo || got > hi) throw wrong(`dim ${axis} must be in ${lo}..${hi}`);
+  const first = bound.get(want);
+  if (!first) bound.set(want, { size: got, giver: spec.name });
+  else if (first.size !== got)
+    throw wrong(`dim ${axis} must be ${first.size}, as in ${quote(first.giver)}`);
+}
+
+// Writes values into memory, without a change of any.
+function put(spec, data, buffer, at) {
+  const [Type] = typeOf(spec.dtype);
+  const tag = data[Symbol.toStringTag];
+  const view = new Type(buffer, at, data.length);
+  if (tag === Type.name || tag === "Uint8ClampedArray") {
+    if (data.buffer !== buffer || data.byteOffset !== at) view.set(data);
+  } else if (tag === "Float16Array") {
+    view.set(new Uint16Array(data.buffer, data.byteOffset, data.length));
+  } else if (spec.dtype.endsWith("int64")) {
+    putLong(spec, data, view);
+  } else {
+    const code = { float16: toHalf, bfloat16: toBrain }[spec.dtype];
+    const exact = !code && !/^(float|complex)/.test(spec.dtype);
+    for (let k = 0; k < data.length; k++) {
+      const x = typeof data[k] === "boolean" ? Number(data[k]) : data[k];
+      view[k] = code ? code(x) : typeof x === "number" ? x : NaN;
+      if (typeof x !== "number" || (exact && view[k] !== x))
+        throw bad(spec.name, `element ${k} is ${String(data[k])}, which is no ${spec.dtype}`);
+    }
+  }
+}
+
+// Numbers of 64 bits, as two halves.
+function putLong(spec, data, view) {
+  const low = spec.dtype === "int64" ? Number.MIN_SAFE_INTEGER : 0;
+  const halves = new Int32Array(view.buffer, view.byteOffset, 2 * view.length);
+  for (let k = 0; k < data.length; k++) {
+    const x = data[k];
+    if (typeof x === "bigint") {
+      view[k] = x;
+      if (view[k] === x) continue;
+    } else if (Number.isSafeInteger(x) && x >= low) {
+      halves[2 * k] = x;
+      halves[2 * k + 1] = Math.floor(x / 2 ** 32);
+      continue;
+    }
+    throw bad(spec.name, `element ${k} is ${String(x)}, which is no ${spec.dtype}`);
+  }
+}
+
+// ---- failures of a run ----
+
+function sizeText(bytes) {
+  if (!(bytes <= 2 ** 62)) return "more than 4 EiB";
+  for (const [unit, size] of [
+    ["GiB", 2 ** 30],
+    ["MiB", 2 ** 20],
+    ["KiB", 2 ** 10],
+  ])
+    if (bytes >= size) return `${(bytes / size).toFixed(1)} ${unit}`;
+  return `${bytes} bytes`;
+}
+
+const stepText = (k) => {
+  const [name, nodes] = MODEL.steps[k] ?? [String(k), []];
+  return `step ${quote(name)}${nodes.length ? ` of ${nodes.map(quote).join(", ")}` : ""}`;
+};
+// By the codes of abi.h.
+const FAILURES = {
+  1: (a, b, c) => ["run", `${stepText(a)}: index ${b} is out of range for a size of ${c}`],
+  2: (a, b) => ["memory", `${stepText(a)}: no memory for ${sizeText(b)}`],
+  3: (a, b, c) => ["run", `${stepText(a)}: got a size of ${b}, the most is ${c}`],
+  4: (a) => ["run", `the values of these inputs do not fit the model: ${MODEL.requires[a]}`],
+  5: (a, b, c) => ["run", `${stepText(a)}: got a size of ${b}, the least is ${c}`],
+  7: (a, b) => ["run", `${stepText(a)}: it goes on after ${b} rounds, the most that are allowed`],
+};
+
+function failure(code, a, b, c) {
+  const [kind, text] = FAILURES[code]?.(a, b, c) ?? [
+    "run",
+    `the code reported failure ${code} (${a}, ${b}, ${c})`,
+  ];
+  const error = new NaruError(kind, text);
+  if (code !== 4 && MODEL.steps[a]) [error.step, error.nodes] = MODEL.steps[a];
+  return error;
+}
