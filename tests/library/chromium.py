@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.targets.machine import need
 
@@ -26,28 +25,28 @@ def chromium() -> Iterator[Any]:
             made.close()
 
 
-@dataclass
-class Opened:
+class Opened(NamedTuple):
     """A page, what it complained of (breaches of its policy, too), and what it asked for."""
 
     page: Any
-    complaints: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
+    complaints: list[str]
+    asked: list[str]
 
 
 @contextmanager
 def opened(browser: Any, address: str, **context: Any) -> Iterator[Opened]:
     """A page in a context of its own; `context`: Playwright's options for that."""
     made = browser.new_context(**context)
-    found = Opened(made.new_page())
-    page = found.page
-    page.on(
-        "console",
-        lambda m: found.complaints.append(m.text) if m.type in ("error", "warning") else None,
-    )
-    page.on("pageerror", lambda e: found.complaints.append(str(e)))
-    page.on("request", lambda r: found.asked.append(r.url))
-    page.goto(address)
+    found = Opened(made.new_page(), [], [])
+
+    def hear(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            found.complaints.append(message.text)
+
+    found.page.on("console", hear)
+    found.page.on("pageerror", lambda e: found.complaints.append(str(e)))
+    found.page.on("request", lambda r: found.asked.append(r.url))
+    found.page.goto(address)
     try:
         yield found
     finally:
