@@ -30,7 +30,7 @@ FILLED = 14.0  # of them, by the longer side of the drawing
 INK = 0.3  # what is darker belongs to the drawing
 LEAST = 8.0  # pixels: what is smaller is not enlarged to FILLED
 WRITTEN = 8000  # pictures from strokes.py
-EPOCHS = 24
+EPOCHS = 20
 SOURCE = (
     "Trained by models/train_drawn.py of naru on the UCI 'Optical Recognition of Handwritten "
     "Digits' data (E. Alpaydin, C. Kaynak, CC BY 4.0) as shipped with scikit-learn, and on drawn "
@@ -126,7 +126,7 @@ def add_centre(g: Nodes) -> str:
 
 # ---- the network ----
 
-LAYERS = ((1, 16, False), (16, 24, True), (24, 40, True))  # channels in and out, then pooling?
+LAYERS = ((1, 16, False), (16, 24, True), (24, 32, True))  # channels in and out, then pooling?
 
 
 def make_network() -> nn.Sequential:

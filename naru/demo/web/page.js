@@ -9,6 +9,8 @@ const pad = find("pad");
 const ink = pad.getContext("2d", { willReadFrequently: true });
 const PEN = pad.width * 0.06;
 const TRACE = 64; // runs in the line of times
+const WARM = 20; // runs before the first that counts
+const MEASURED = 15; // of each arithmetic before anybody draws
 const SURE = 0.5; // what is less likely is no answer
 
 // ---- the model ----
@@ -27,16 +29,19 @@ async function start() {
     input.addEventListener("change", () => use(input.value));
   }
   showSizes();
-  for (const kind of Object.keys(models)) warm(kind);
+  warm();
   use(relaxed.relaxed ? "relaxed" : "plain");
 }
 
-// Engines compile code well when it has run some times.
-function warm(kind) {
-  model = models[kind];
-  for (let k = 0; k < 20; k++) run();
-  times[kind] = Array.from({ length: 9 }, () => run().time);
-  showMedian(kind);
+// Engines compile code well when it has run some times. By turns, so that both meet the same machine.
+function warm() {
+  for (let k = 0; k < WARM + MEASURED; k++)
+    for (const kind of Object.keys(models)) {
+      model = models[kind];
+      const { time } = run();
+      if (k >= WARM) times[kind].push(time);
+    }
+  for (const kind of Object.keys(models)) showMedian(kind);
 }
 
 function use(kind) {
