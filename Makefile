@@ -1,6 +1,7 @@
 # Everything starts from a fresh checkout: each target makes .venv and installs what it needs, once.
 #
 #   make demo        compile the digit models and run them
+#   make demo-web    a page on which you draw a digit, served on this machine
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
 #                    libraries from Rust, Go, Java, C#
@@ -23,12 +24,15 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo test test-slow onnx-conformance fuzz bench bench-operators bench-library wheels check \
-  clean clean-all qemu node gdb chromium languages
+.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-web wheels \
+  check clean clean-all qemu node gdb chromium languages
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m naru demo
+
+demo-web: $(VENV)/.installed
+	$(BIN)/python -m naru demo --web
 
 test: check
 	$(PYTEST) -m "not slow" tests
