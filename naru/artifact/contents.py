@@ -257,15 +257,20 @@ def make_manifest(
             "where": {v.name: print_expr(e) for v, e in program.lets},
             "weights": str(program.weight_bytes),
         },
-        "packed": [
-            [w.offset, packed_bytes(w.data.array, w.layout), w.data.array.dtype.name]
-            for w in program.weights
-        ],
+        "packed": _packed(program),
         "kernels": kernel_records(program, linked),
         "steps": steps,
         "tensors": tensors,
         "tolerance": {"rtol": 1e-4, "atol": 1e-6},
     }
+
+
+def _packed(program: Program) -> list[list[int | str]]:
+    """Offset, size and dtype of each array in the section `weights`."""
+    return [
+        [w.offset, packed_bytes(w.data.array, w.layout), w.data.array.dtype.name]
+        for w in program.weights
+    ]
 
 
 def _input(n: Node) -> dict[str, Any]:
