@@ -238,15 +238,7 @@ def make_manifest(
         "target": _target(target),
         "source": {"name": g.name, **source},
         "options": dict(options),
-        "symbols": [
-            {
-                "name": s.name,
-                "lo": s.lo,
-                "hi": min(s.hi, 2**31 - 1),
-                "kind": "input" if k < program.input_symbols else "kernel",
-            }
-            for k, s in enumerate(program.symbols)
-        ],
+        "symbols": _symbols(program),
         "entries": [
             {"name": "main", "run": offsets.get("naru_run", 0), **interface, "outputs": described},
             {"name": "profile", "run": offsets.get("naru_profile", 0), **interface},
@@ -266,6 +258,18 @@ def make_manifest(
         "tensors": tensors,
         "tolerance": {"rtol": 1e-4, "atol": 1e-6},
     }
+
+
+def _symbols(program: Program) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": s.name,
+            "lo": s.lo,
+            "hi": min(s.hi, 2**31 - 1),
+            "kind": "input" if k < program.input_symbols else "kernel",
+        }
+        for k, s in enumerate(program.symbols)
+    ]
 
 
 def _input(n: Node) -> dict[str, Any]:
