@@ -1,13 +1,16 @@
 # Everything starts from a fresh checkout: each target makes .venv and installs what it needs, once.
 #
 #   make demo        compile the digit models and run them
+#   make demo-web    a page on which you draw a digit, served on this machine
 #   make test        lint, types, layers, and the quick tests
-#   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium)
+#   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
+#                    libraries from Rust, Go, Java, C#
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make bench-operators   single operators against ONNX Runtime (five minutes), into docs/ too
 #   make bench-library     native libraries: calls from C, opening, many at once
+#   make bench-web   WebAssembly against ONNX Runtime Web, in Node and Chromium (ten minutes)
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
@@ -21,17 +24,20 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: chromium demo test test-slow onnx-conformance fuzz bench bench-operators bench-library wheels check clean clean-all \
-  qemu node gdb
+.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-web wheels \
+  check clean clean-all qemu node gdb chromium languages
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m naru demo
 
+demo-web: $(VENV)/.installed
+	$(BIN)/python -m naru demo --web
+
 test: check
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -48,6 +54,16 @@ bench: $(VENV)/.installed-bench
 
 bench-operators: $(VENV)/.installed-bench
 	$(BIN)/python bench/operators.py
+
+bench-web: $(VENV)/.installed-bench node chromium bench/web/node_modules/.installed
+	$(BIN)/python bench/web.py
+
+# ONNX Runtime Web, for bench/web.py and its test.
+bench/web/node_modules/.installed: bench/web/package.json bench/web/package-lock.json
+	@command -v npm >/dev/null || { \
+	  echo "npm is missing: expected it beside Node.js" >&2; exit 1; }
+	npm --prefix bench/web ci --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 bench-library: $(VENV)/.installed-test
 	$(BIN)/python bench/libraries.py
@@ -82,44 +98,41 @@ $(VENV)/.installed-bench: $(VENV)/.installed-test
 
 # Triton's interpreter runs GPU kernels on the CPU; its wheel is large, so only here.
 $(VENV)/.installed-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pip install --quiet -e '.[test,dev,triton,browser]'
+	$(BIN)/python -m pip install --quiet -e '.[test,dev,cross,triton,browser]'
 	@touch $@
 
-# The tests run code for AArch64 and RISC-V under QEMU's user mode, a Debian package.
+# Debian packages, for whichever of the commands is missing: $(call debian,COMMAND:PACKAGE …).
+define debian
+@missing=; for pair in $(1); do \
+  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+done; \
+if [ -z "$$missing" ]; then :; \
+elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+  echo "installing$$missing"; \
+  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends $$missing; \
+else \
+  echo "$@: expected the Debian packages$$missing" >&2; \
+  echo "  try: sudo apt-get install$$missing" >&2; exit 1; \
+fi
+endef
+
+# The tests run code for AArch64 and RISC-V under QEMU's user mode, and libraries with AArch64's glibc.
 qemu:
-	@if command -v qemu-aarch64 >/dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing qemu-user"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -y -qq --no-install-recommends qemu-user; \
-	else \
-	  echo "qemu-aarch64 is missing: expected the Debian package qemu-user" >&2; \
-	  echo "  try: sudo apt-get install qemu-user" >&2; exit 1; \
-	fi
+	$(call debian,qemu-aarch64:qemu-user \
+	  /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1:libc6-arm64-cross)
 
 # Packages for the web run in a browser, without a window.
 chromium:
-	@if command -v chromium >/dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing chromium"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -y -qq --no-install-recommends chromium; \
-	else \
-	  echo "chromium is missing: expected the Debian package chromium" >&2; \
-	  echo "  try: sudo apt-get install chromium" >&2; exit 1; \
-	fi
+	$(call debian,chromium:chromium)
 
 # A test stops in a kernel by its name.
 gdb:
-	@if command -v gdb >/dev/null; then :; \
-	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "installing gdb"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -y -qq --no-install-recommends gdb; \
-	else \
-	  echo "gdb is missing: expected the Debian package gdb" >&2; \
-	  echo "  try: sudo apt-get install gdb" >&2; exit 1; \
-	fi
+	$(call debian,gdb:gdb)
+
+# The programs of docs/languages.md.
+languages:
+	$(call debian,rustc:rustc go:golang-go gofmt:golang-go javac:default-jdk-headless mcs:mono-mcs)
 
 # WebAssembly runs in Node; nothing is installed for it.
 node:

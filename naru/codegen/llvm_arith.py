@@ -135,19 +135,21 @@ def larger(r: Row, a: str, b: str) -> str:
     return r.select(r.put(f"fcmp ogt {r.kind} {a}, {b}"), a, b)
 
 
-# The instruction of x86 for so many lanes, and what it is a part of.
-_PMADDWD = {
-    4: ("x86.sse2.pmadd.wd", "sse2"),
-    8: ("x86.avx2.pmadd.wd", "avx2"),
-    16: ("x86.avx512.pmaddw.d.512", "avx512bw"),
+# The instruction of an architecture for so many lanes, and what it is a part of.
+_PAIRS = {
+    ("x86_64", 4): ("x86.sse2.pmadd.wd", "sse2"),
+    ("x86_64", 8): ("x86.avx2.pmadd.wd", "avx2"),
+    ("x86_64", 16): ("x86.avx512.pmaddw.d.512", "avx512bw"),
+    ("wasm32", 4): ("wasm.dot", "simd128"),
 }
 
 
 def _dot2(r: Row, a: str, b: str) -> str:
     """low · low + high · high of the two i16 in each lane."""
     lanes = r.shape[0] if r.shape else 0
-    name, feature = _PMADDWD.get(lanes, ("", ""))
-    if r.code.target.arch == "x86_64" and (feature == "sse2" or r.code.target.has(feature)):
+    target = r.code.target
+    name, feature = _PAIRS.get((target.arch, lanes), ("", ""))
+    if feature == "sse2" or target.has(feature):
         halves = f"<{2 * lanes} x i16>"
         x, y = (r.put(f"bitcast {r.kind} {v} to {halves}") for v in (a, b))
         return r.put(f"call {r.kind} @llvm.{name}({halves} {x}, {halves} {y})")

@@ -29,6 +29,9 @@ from naru.library.weights import Weights, describe_weights
 EMITS = ("library", "static", "obj", "c", "header")
 
 
+_MOST_EMBEDDED = (1 << 31) - (1 << 27)  # leaves 128 MiB for everything else
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to write. `emit`: one of EMITS; `embed`: the weights go into the library; `compiler`: a
@@ -68,6 +71,12 @@ def write_native(levels: Sequence[BundleParts], folder: Path, request: Request) 
     toolchain = find_toolchain(request.platform, request.compiler) if needs_compiler else None
     manifest, sections = levels[0]
     weights = describe_weights(sections["weights"])
+    if request.embed and weights.size > _MOST_EMBEDDED:
+        raise InputError(
+            f"--embed: the weights have {weights.size} bytes; expected {_MOST_EMBEDDED} or fewer, "
+            "since code reaches no further than 2 GiB",
+            hint="without --embed, they lie beside the library",
+        )
     golden = pack_golden_file(sections["golden"], manifest, signature)
     record = provenance(
         levels,

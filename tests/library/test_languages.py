@@ -18,7 +18,8 @@ from naru.building import build
 MODEL = Path(naru.__file__).parent / "demo" / "digits_cnn.onnx"
 PAGE = "languages.md"
 LANGUAGES = ("Rust", "Go", "Java", "C#")
-COMMANDS = dict(zip(("Rust", "Go", "Java", "Android", "C#"), blocks(PAGE, "sh"), strict=True))
+SECTIONS = ("Rust", "Go", "Java", "Android", "C#")  # that have commands, in the page's order
+COMMANDS: dict[str, str] = dict(zip(SECTIONS, blocks(PAGE, "sh"), strict=True))
 # That the compilers have nothing to say, besides.
 STRICT = {
     "Rust": "rustc --edition 2021 -D warnings --emit metadata -o main.rmeta main.rs",

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import naru
 from naru.building import build, check_name
 from naru.errors import InputError
+from naru.library import write
 from naru.library.header import unique_names
 from naru.library.signature import Signature, identifier
 
@@ -115,7 +116,7 @@ def test_names() -> None:
 
 def test_no_inputs_no_dims(tmp_path: Path) -> None:
     """Nothing goes in; what comes out is a scalar, and something without elements."""
-    value = numpy_helper.from_array(np.float32(2))
+    value = numpy_helper.from_array(np.array(2, np.float32))
     empty = numpy_helper.from_array(np.zeros((0, 3), np.float32))
     nodes = [
         helper.make_node("Constant", [], ["c"], value=value),
@@ -182,3 +183,10 @@ def test_a_long_error_ends_with_a_whole_letter(tmp_path: Path) -> None:
         assert "한" in text.decode()
     context.free()
     opened.close()
+
+
+def test_weights_too_large_for_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(write, "_MOST_EMBEDDED", 100)
+    with pytest.raises(InputError, match=r"--embed: the weights have \d+ bytes; expected 100 or"):
+        build(Path(naru.__file__).parent / "demo" / "digits_mlp.onnx", tmp_path, embed=True)
+    assert not list(tmp_path.iterdir())

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from naru.artifact.bundle import Bundle, Entry, dtype_of
+from naru.artifact.bundle import Bundle
 from naru.artifact.link import link
+from naru.artifact.manifest import Entry, dtype_of
 from naru.codegen.objects import compile_module
 from naru.ir.loop import Func
 from naru.runtime import arguments

@@ -64,10 +64,10 @@ def level(
         yield request.param, machine
 
 
-def compiled(source: bytes, target: str) -> Bundle:
+def compiled(source: bytes, target: str, precision: str = "strict") -> Bundle:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NaruWarning)
-        return build(source, Options(TARGETS[target], "strict"), tested=False)
+        return build(source, Options(TARGETS[target], precision), tested=False)
 
 
 def run_both(
@@ -119,6 +119,21 @@ def test_levels(name: str, level: tuple[str, Arm]) -> None:
     target, arm = level
     case = zoo.CASES[name]
     run_both(arm, case.model().SerializeToString(), list(case.feeds()), target)
+
+
+@pytest.mark.parametrize("name", ["tiny_resnet", "transformer_pre_norm", "lstm_wide", "unary_gelu"])
+def test_portable(name: str, arm: Arm) -> None:
+    """Precision `portable`: the bits of a CPU that fuses nothing."""
+    case = zoo.CASES[name]
+    source = case.model().SerializeToString()
+    baseline = runnable("x86-64-baseline").name
+    there = ArmModel(arm, compiled(source, "aarch64-neon", "portable"))
+    here = NativeModel(compiled(source, baseline, "portable"))
+    for feed in case.feeds():
+        want = here(**feed)
+        for x, y in zip(there(**feed), want if isinstance(want, tuple) else (want,), strict=True):
+            np.testing.assert_array_equal(x, y)
+    there.close()
 
 
 # ---- the standard's own tests ----
