@@ -80,20 +80,10 @@ def build(
     name = check_name(name or _name_of(source))
     targets = choose_levels(where, isa, named=platform is not None)
     processing = read_processing(preprocess, postprocess, labels=labels, top=top)
+    what: dict[str, Any] = {"precision": precision, "processing": processing, "name": name}
     if emit in TEXTS:
-        folder = Path(output)
-        return write_texts(
-            source, folder, targets, emit, precision=precision, name=name, processing=processing
-        )
-    levels = compile_levels(
-        source,
-        targets,
-        precision=precision,
-        processing=processing,
-        name=name,
-        cache=cache,
-        on_progress=on_progress,
-    )
+        return write_texts(source, Path(output), targets, emit, **what)
+    levels = compile_levels(source, targets, cache=cache, on_progress=on_progress, **what)
     label = Path(source).name if isinstance(source, str | os.PathLike) else name
     request = Request(name, where, emit, embed, compiler, label, half_weights)
     write = write_web if where == WASM else write_native

@@ -7,20 +7,25 @@ with the loop-IR interpreter. (AVX2's registers are twice as long, and it has fu
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from zoo import CASES
 
+import naru
 from naru import pipeline
 from naru.artifact.wasm import link_wasm
+from naru.building import build
 from naru.cli import main
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.objects import compile_module
+from naru.demo import FOLDER
 from naru.dtypes import is_float_array
 from naru.errors import TargetError
 from naru.frontend.onnx import read_onnx
@@ -36,6 +41,8 @@ from naru.schedule.kernels import Kernels
 from naru.schedule.weights import pack
 from naru.targets import TARGETS, Target, get_target
 from tests.codegen.native import Native, runnable
+from tests.library.javascript import run_node, to_arrays
+from tests.library.test_web import node_version
 from tests.schedule.test_kernels import group_of
 from tests.targets import machine
 
@@ -205,6 +212,45 @@ def test_all_models_give_the_same_bits(name: str) -> None:
     check_model(name)
 
 
+def run_package(folder: Path, feed: Mapping[str, Array], *, relaxed: bool = False) -> list[bytes]:
+    """The outputs of the package `m` in Node."""
+    script = "const model = await load({ relaxed: RELAXED });"
+    script += "say([model.relaxed, plain(model.run(arrays))]);"
+    flags = ("--experimental-wasm-relaxed-simd",) if relaxed and node_version() < 22 else ()
+    was, found = run_node(folder, script.replace("RELAXED", json.dumps(relaxed)), feed, flags)
+    assert was == relaxed
+    return bits(list(to_arrays(found).values()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SOME_CASES, "tiny_resnet", "transformer_pre_norm"])
+def test_packages_give_the_same_bits(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    model = naru.compile(case.model(), precision="portable", cache=False)
+    build(case.model(), tmp_path, platform="wasm", name="m", precision="portable", cache=False)
+    for feed in case.feeds():
+        found = model(feed)
+        here = found if isinstance(found, tuple) else (found,)
+        assert run_package(tmp_path, feed) == bits([np.asarray(a) for a in here])
+
+
+@pytest.mark.slow
+def test_pixels_to_classes_give_the_same_bits(tmp_path: Path) -> None:
+    processing: dict[str, Any] = {
+        "preprocess": "image(pixels=rgba, background=white, invert, filter=bicubic, std=0.5)",
+        "postprocess": "softmax",
+        "labels": list("0123456789"),
+        "top": 3,
+    }
+    source = FOLDER / "digits_cnn.onnx"
+    model = naru.compile(source, precision="portable", cache=False, **processing)
+    build(source, tmp_path, platform="wasm", name="m", precision="portable", **processing)
+    canvas = np.random.default_rng(1).integers(0, 256, (97, 61, 4), np.uint8)
+    here = bits([np.asarray(a) for a in model(canvas)])
+    assert run_package(tmp_path, {"image": canvas}) == here
+    assert run_package(tmp_path, {"image": canvas}, relaxed=True) == here
+
+
 def test_which_targets_keep_which_class() -> None:
     for target in TARGETS.values():
         made = Options(target, "portable").arithmetic
@@ -223,8 +269,6 @@ def test_which_targets_keep_which_class() -> None:
 def test_the_command_line_says_what_strict_cannot(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from naru.demo import FOLDER
-
     out = str(tmp_path / "m.naru")
     arguments = ["compile", str(FOLDER / "digits_mlp.onnx"), "-o", out, "--isa", "baseline"]
     assert main([*arguments, "--precision", "strict"]) == 1

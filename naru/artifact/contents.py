@@ -238,15 +238,7 @@ def make_manifest(
         "target": _target(target),
         "source": {"name": g.name, **source},
         "options": dict(options),
-        "symbols": [
-            {
-                "name": s.name,
-                "lo": s.lo,
-                "hi": min(s.hi, 2**31 - 1),
-                "kind": "input" if k < program.input_symbols else "kernel",
-            }
-            for k, s in enumerate(program.symbols)
-        ],
+        "symbols": _symbols(program),
         "entries": [
             {"name": "main", "run": offsets.get("naru_run", 0), **interface, "outputs": described},
             {"name": "profile", "run": offsets.get("naru_profile", 0), **interface},
@@ -270,6 +262,18 @@ def _packed(program: Program) -> list[list[int | str]]:
     return [
         [w.offset, packed_bytes(w.data.array, w.layout), w.data.array.dtype.name]
         for w in program.weights
+    ]
+
+
+def _symbols(program: Program) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": s.name,
+            "lo": s.lo,
+            "hi": min(s.hi, 2**31 - 1),
+            "kind": "input" if k < program.input_symbols else "kernel",
+        }
+        for k, s in enumerate(program.symbols)
     ]
 
 
