@@ -1,6 +1,7 @@
 # Everything starts from a fresh checkout: each target makes .venv and installs what it needs, once.
 #
 #   make demo        compile the digit models and run them
+#   make demo-web    a page on which you draw a digit, served on this machine
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
 #                    libraries from Rust, Go, Java, C#
@@ -9,6 +10,7 @@
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make bench-operators   single operators against ONNX Runtime (five minutes), into docs/ too
 #   make bench-library     native libraries: calls from C, opening, many at once
+#   make bench-web   WebAssembly against ONNX Runtime Web, in Node and Chromium (ten minutes)
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
 #   make clean       remove what was made; `make clean-all` removes .venv too
@@ -22,17 +24,20 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo test test-slow onnx-conformance fuzz bench bench-operators bench-library wheels check \
-  clean clean-all qemu node gdb chromium languages
+.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-web wheels \
+  check clean clean-all qemu node gdb chromium languages
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m naru demo
 
+demo-web: $(VENV)/.installed
+	$(BIN)/python -m naru demo --web
+
 test: check
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -49,6 +54,16 @@ bench: $(VENV)/.installed-bench
 
 bench-operators: $(VENV)/.installed-bench
 	$(BIN)/python bench/operators.py
+
+bench-web: $(VENV)/.installed-bench node chromium bench/web/node_modules/.installed
+	$(BIN)/python bench/web.py
+
+# ONNX Runtime Web, for bench/web.py and its test.
+bench/web/node_modules/.installed: bench/web/package.json bench/web/package-lock.json
+	@command -v npm >/dev/null || { \
+	  echo "npm is missing: expected it beside Node.js" >&2; exit 1; }
+	npm --prefix bench/web ci --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 bench-library: $(VENV)/.installed-test
 	$(BIN)/python bench/libraries.py

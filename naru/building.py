@@ -20,7 +20,7 @@ from naru.library.signature import identifier
 from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
 from naru.library.web import write_web
 from naru.library.write import EMITS, Request, Written, write_native
-from naru.options import Progress
+from naru.options import Options, Progress
 from naru.processing import NOTHING, Declared, Labels, Processing, read_processing
 from naru.targets import TARGETS, Target, get_target
 
@@ -33,7 +33,7 @@ ALL_EMITS = (*EMITS, *TEXTS)
 # What a library for another machine has, where nothing else is said.
 _DEFAULT_LEVELS = {
     "x86_64": ("x86-64-avx512", "x86-64-avx2", "x86-64-baseline"),
-    "aarch64": ("aarch64-neon",),
+    "aarch64": ("aarch64-i8mm", "aarch64-dotprod", "aarch64-neon"),
 }
 
 
@@ -61,11 +61,12 @@ def build(
     source: an ONNX file (path, bytes or ModelProto), or the path of a bundle. platform: where it
     runs (default: this machine), such as "aarch64-linux" or "wasm". isa: instruction sets to have
     code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
-    that was named: avx512, avx2 and baseline; neon). emit: "library" (shared), "static", "obj",
-    "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as text).
-    embed: the weights go into the library. half_weights: of a WebAssembly package: float32 weights
-    are stored in half precision, and widened when loaded. preprocess, postprocess, labels, top: as
-    for `naru.compile`. compiler: the command of a C compiler, or "zig".
+    that was named the common ones there: avx512, avx2 and baseline; i8mm, dotprod and neon). emit:
+    "library" (shared), "static", "obj", "c" (for a compiler of your own), "header", "llvm" or "asm"
+    (the code of each module, as text). embed: the weights go into the library. half_weights: of a
+    WebAssembly package: float32 weights are stored in half precision, and widened when loaded.
+    preprocess, postprocess, labels, top: as for `naru.compile`. compiler: the command of a C
+    compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
@@ -197,7 +198,8 @@ def write_texts(
         for target in targets:
             inside = part / f"{name}.{target.name}"
             inside.mkdir()
-            stages = lower(model, target, name, processing=processing)
+            options = Options(target, precision, processing)
+            stages = lower(model, options.arithmetic, name, processing=processing)
             for module, text in stages.modules:
                 file = inside / f"{module}{TEXTS[emit]}"
                 file.write_text(text_of(text, target), encoding="utf-8")

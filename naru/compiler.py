@@ -55,8 +55,9 @@ def compile(
     """Compiles an ONNX model for a target (default: this CPU) and loads it.
 
     source: a path; or a ModelProto, or the bytes of a file (then without external data).
-    precision: `fp32` (any algorithm within the class's error bound) or `strict` (bit-equal among
-    CPUs with fused multiply-add, and for every thread count). Equal for the time being.
+    precision: `fp32` (any algorithm within the class's error bound), `strict` (bit-equal among CPUs
+    with fused multiply-add, and for every thread count; today the same as fp32), or `portable`
+    (bit-equal on every target: a product and a sum are two roundings everywhere).
     preprocess, postprocess: what is done before and after, compiled with the model, as texts or
     mappings: `"image(resize=256, crop=224)"`, `{"function": "softmax"}`; several in a list. labels:
     names of the classes, for `Model.labels`: a list, {number: name}, or a file. top: two more

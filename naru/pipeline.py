@@ -53,6 +53,8 @@ from naru.passes.decompose import decompose
 from naru.passes.fold_batch_norm import fold_batch_norm
 from naru.passes.fold_constants import fold_constants
 from naru.passes.fuse import fuse
+from naru.passes.multiply_bytes import multiply_bytes
+from naru.passes.registry import PassFunction
 from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
 from naru.processing import NOTHING, Processing, describe_outputs
@@ -73,6 +75,11 @@ PASSES = (
 )
 
 ENTRIES = ("naru_run", "naru_profile", "naru_plan")
+
+
+def passes_for(target: Target) -> tuple[PassFunction, ...]:
+    """PASSES, and before them what only some targets ask for."""
+    return (multiply_bytes, *PASSES) if target.multiplies_bytes else PASSES
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def lower(
     show(3, lambda: print_graph(graph))
     on_progress("passes", 0, 1)
     with stage("passes"):
-        fused = run_passes(PASSES, graph, _on_pass())
+        fused = run_passes(passes_for(target), graph, _on_pass())
     show(3, lambda: print_graph(fused))
     on_progress("schedules", 0, 1)
     with stage("schedule"):

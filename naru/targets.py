@@ -72,6 +72,12 @@ class Target:
         return self.arch == "wasm32"
 
     @property
+    def multiplies_bytes(self) -> bool:
+        """Whether sums of products of bytes are made of four at a time (`dot4`), not of pairs of 16
+        bits. The levels of an architecture agree: those of a library share their weights."""
+        return self.arch == "aarch64"
+
+    @property
     def masked(self) -> bool:
         """Whether masked loads and stores of vectors cost no more than plain ones."""
         return "avx512f" in self.features
@@ -125,9 +131,10 @@ _AMX = (
     *("avx512vpopcntdq", "avx512bf16", "gfni"),
     *("amx-tile", "amx-bf16", "amx-int8"),
 )
+_NEON = ("fp-armv8", "neon")
+_DOTPROD = (*_NEON, "rdm", "fullfp16", "dotprod")
+_I8MM = (*_DOTPROD, "bf16", "i8mm")
 _WASM = ("simd128", "sign-ext", "nontrapping-fptoint", "bulk-memory", "bulk-memory-opt")
-
-
 _KIB = 1024
 
 
@@ -147,6 +154,12 @@ def _wasm(name: str, features: tuple[str, ...]) -> Target:
     )  # fmt: skip
 
 
+def _arm(name: str, features: tuple[str, ...], l1: int, l2: int) -> Target:
+    # Of the scheduling models, V1's keeps the most constants of long polynomials in registers.
+    triple, tune = "aarch64-unknown-linux-gnu", "neoverse-v1"
+    return Target(name, triple, "generic", tune, features, 128, 32, 64, True, l1, l2, _ARM_LAYOUT)
+
+
 # From the most to the least capable: the host is the first whose features it all has.
 TARGETS: dict[str, Target] = {
     t.name: t
@@ -158,20 +171,11 @@ TARGETS: dict[str, Target] = {
         _x86("x86-64-avx512", "x86-64-v4", "sapphirerapids", _AVX512, 512, 32 * _KIB, 1280 * _KIB),
         _x86("x86-64-avx2", "x86-64-v3", "haswell", _AVX2, 256, 32 * _KIB, 512 * _KIB),
         _x86("x86-64-baseline", "x86-64", "haswell", _SSE2, 128, 32 * _KIB, 256 * _KIB),
-        Target(
-            name="aarch64-neon",
-            triple="aarch64-unknown-linux-gnu",
-            cpu="generic",
-            tune="neoverse-n1",
-            features=("fp-armv8", "neon"),
-            vector_bits=128,
-            registers=32,
-            pointer_bits=64,
-            has_fma=True,
-            l1=64 * _KIB,
-            l2=512 * _KIB,
-            data_layout=_ARM_LAYOUT,
-        ),
+        # Neoverse V1, V2 and N2 (Graviton3 and 4, Axion, Cobalt), Apple M2. SVE is left alone.
+        _arm("aarch64-i8mm", _I8MM, 64 * _KIB, 1024 * _KIB),
+        # Neoverse N1 (Graviton2, Altra), Cortex-A76 (Raspberry Pi 5), Apple M1.
+        _arm("aarch64-dotprod", _DOTPROD, 64 * _KIB, 512 * _KIB),
+        _arm("aarch64-neon", _NEON, 64 * _KIB, 512 * _KIB),
         _wasm("wasm32-relaxed", (*_WASM, "relaxed-simd")),
         _wasm("wasm32-simd128", _WASM),
     )
@@ -183,6 +187,8 @@ _SHORT_NAMES = {
     "avx2": "x86-64-avx2",
     "baseline": "x86-64-baseline",
     "sse2": "x86-64-baseline",
+    "i8mm": "aarch64-i8mm",
+    "dotprod": "aarch64-dotprod",
     "neon": "aarch64-neon",
     "wasm": "wasm32-simd128",
     "simd128": "wasm32-simd128",

@@ -157,6 +157,11 @@ def _dot2(a: Any, b: Any) -> Any:
     return np.int32((p * r + q * s + 2**31) % 2**32 - 2**31)
 
 
+def _dot4(a: Any, b: Any) -> Any:
+    x, y = (np.array([v], np.int32).view(np.int8).astype(int) for v in (a, b))
+    return np.int32(x @ y)
+
+
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
@@ -175,6 +180,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "shl": lambda a, b: _shift(a, b, True),
     "shr": lambda a, b: _shift(a, b, False),
     "dot2": _dot2,
+    "dot4": _dot4,
     "lt": lambda a, b: a < b,
     "le": lambda a, b: a <= b,
     "eq": lambda a, b: a == b,

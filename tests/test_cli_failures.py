@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import pytest
 import zoo
+from PIL import Image
 from rich.console import Console
 
 from naru import cli, knobs
@@ -78,7 +79,7 @@ def test_nearest() -> None:
     ("args", "code", "message"),
     [
         (("complie", "model.onnx"), group.USAGE, "did you mean 'compile'?"),
-        (("frobnicate",), group.USAGE, "the verbs are check, compile, run"),
+        (("frobnicate",), group.USAGE, "the verbs are check, compile, build, run"),
         (("verify", "model.onnx", "--sampels", "x"), group.USAGE, "Did you mean '--samples'?"),
         (("verify", "model.onnx", "--dims", "bach=2"), group.USER_ERROR, "did you mean 'batch'?"),
         (("compile", "model.onnx", "--isa", "avx51"), group.USER_ERROR, "did you mean 'avx512'?"),
@@ -381,7 +382,13 @@ def test_examples_of_the_help(
         source = save("two.onnx", body)
         np.save("ids.npy", x)
         np.save("mask.npy", x)
+    pixels = ()
+    if "image(" in example or "photo.jpg" in example:
+        body = "(float[1,3,8,8] x) => (float[1,3,8,8] y) { y = Identity(x) }"
+        source = save("model.onnx", body)
+        Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save("photo.jpg")
+        pixels = ("--preprocess", "image")
     if "model.naru" in example:
-        assert run(capsys, "compile", source, "-o", "model.naru")[0] == group.OK
+        assert run(capsys, "compile", source, "-o", "model.naru", *pixels)[0] == group.OK
     code, _, err = run(capsys, *shlex.split(example)[1:])
     assert code == group.OK, err

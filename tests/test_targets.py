@@ -77,6 +77,10 @@ def test_selection_by_features() -> None:
     assert select_target("x86_64", features - {"avx512vl"}).name == "x86-64-avx2"
     assert select_target("x86_64", features - {"fma"}).name == "x86-64-baseline"
     assert select_target("arm64", {"fp-armv8", "neon"}).name == "aarch64-neon"
+    graviton2 = {"fp-armv8", "neon", "rdm", "fullfp16", "dotprod", "crc", "aes"}
+    assert select_target("aarch64", graviton2).name == "aarch64-dotprod"
+    assert select_target("aarch64", {*graviton2, "bf16", "i8mm", "sve"}).name == "aarch64-i8mm"
+    assert select_target("aarch64", graviton2 - {"fullfp16"}).name == "aarch64-neon"
     with pytest.raises(TargetError, match="no known target fits this machine"):
         select_target("sparc64", features)
 

@@ -46,8 +46,7 @@ def compile_command(
       naru compile model.onnx                        writes model.naru, for this CPU
       naru compile model.onnx -o m.naru --isa avx2   for any CPU with AVX2
       naru compile model.onnx --precision strict     bit-equal on all FMA targets
-      naru compile model.onnx --preprocess 'image(mean=imagenet, std=imagenet)'
-                 --postprocess softmax --labels names.txt --top 5   from pixels to named classes
+      naru compile model.onnx --preprocess 'image(mean=imagenet, std=imagenet)' --top 2
     """
     from naru.explain.host import count_kernels, host_operators, interface
 

@@ -94,7 +94,7 @@ _add_output_options(naru)
 
 isa_option = click.option(
     "--isa", metavar="NAME", default="host",
-    help="Target: host (default), avx512, avx2, baseline, amx, neon or a full name.",
+    help="Target: host (default), avx512, avx2, baseline, amx, neon, dotprod, i8mm or a full name.",
 )  # fmt: skip
 precision_option = click.option(
     "--precision", type=click.Choice(["portable", "strict", "fp32"]), default="fp32",

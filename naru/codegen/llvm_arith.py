@@ -97,6 +97,8 @@ def binary(r: Row, op: str, a: str, b: str) -> str:
         return r.call(f"{'s' if r.signed else 'u'}{'min' if op == 'min' else 'max'}", a, b)
     if op == "dot2":
         return _dot2(r, a, b)
+    if op == "dot4":
+        return _dot4(r, a, b)
     return _shift(r, op, a, b) if op in ("shl", "shr") else divide(r, op, a, b)
 
 
@@ -133,19 +135,21 @@ def larger(r: Row, a: str, b: str) -> str:
     return r.select(r.put(f"fcmp ogt {r.kind} {a}, {b}"), a, b)
 
 
-# The instruction of x86 for so many lanes, and what it is a part of.
-_PMADDWD = {
-    4: ("x86.sse2.pmadd.wd", "sse2"),
-    8: ("x86.avx2.pmadd.wd", "avx2"),
-    16: ("x86.avx512.pmaddw.d.512", "avx512bw"),
+# The instruction of an architecture for so many lanes, and what it is a part of.
+_PAIRS = {
+    ("x86_64", 4): ("x86.sse2.pmadd.wd", "sse2"),
+    ("x86_64", 8): ("x86.avx2.pmadd.wd", "avx2"),
+    ("x86_64", 16): ("x86.avx512.pmaddw.d.512", "avx512bw"),
+    ("wasm32", 4): ("wasm.dot", "simd128"),
 }
 
 
 def _dot2(r: Row, a: str, b: str) -> str:
     """low · low + high · high of the two i16 in each lane."""
     lanes = r.shape[0] if r.shape else 0
-    name, feature = _PMADDWD.get(lanes, ("", ""))
-    if r.code.target.arch == "x86_64" and (feature == "sse2" or r.code.target.has(feature)):
+    target = r.code.target
+    name, feature = _PAIRS.get((target.arch, lanes), ("", ""))
+    if feature == "sse2" or target.has(feature):
         halves = f"<{2 * lanes} x i16>"
         x, y = (r.put(f"bitcast {r.kind} {v} to {halves}") for v in (a, b))
         return r.put(f"call {r.kind} @llvm.{name}({halves} {x}, {halves} {y})")
@@ -153,6 +157,45 @@ def _dot2(r: Row, a: str, b: str) -> str:
     low = [r.op("ashr", r.op("shl", v, by), by) for v in (a, b)]
     high = [r.op("ashr", v, by) for v in (a, b)]
     return r.op("add", r.op("mul", *low), r.op("mul", *high))
+
+
+def _dot4(r: Row, a: str, b: str) -> str:
+    """The sum of the products of the four i8 in each lane."""
+    arm = r.code.target.arch == "aarch64"
+    if arm and r.shape and r.shape[0] % 4 == 0:
+        return _arm_dot4(r, a, b)
+    products: list[str] = []
+    for place in (24, 16, 8, 0):
+        x, y = (r.op("ashr", r.op("shl", v, r.integer(place)), r.integer(24)) for v in (a, b))
+        products.append(r.op("mul", x, y))
+    low, high = (r.op("add", *products[k : k + 2]) for k in (0, 2))
+    return r.op("add", low, high)
+
+
+def _arm_dot4(r: Row, a: str, b: str) -> str:
+    """By an instruction that adds to a sum (LLVM gives it the one that this is added to); without
+    it, products of i16 whose neighbours are added, twice."""
+    if r.shape[0] > 4:
+        return in_halves(r, _arm_dot4, a, b)
+    x, y = (r.put(f"bitcast <4 x i32> {v} to <16 x i8>") for v in (a, b))
+    if r.code.target.has("dotprod"):
+        return r.put(
+            "call <4 x i32> @llvm.aarch64.neon.sdot.v4i32.v16i8("
+            f"<4 x i32> zeroinitializer, <16 x i8> {x}, <16 x i8> {y})"
+        )
+    wide = [r.put(f"sext <16 x i8> {v} to <16 x i16>") for v in (x, y)]
+    products = Row(r.code, r.depth, "i16", (16,)).op("mul", *wide)
+    halves = [
+        some_lanes(Row(r.code, r.depth, "i16", (16,)), products, h)
+        for h in (range(8), range(8, 16))
+    ]
+    pairs = [
+        r.put(f"call <4 x i32> @llvm.aarch64.neon.saddlp.v4i32.v8i16(<8 x i16> {h})")
+        for h in halves
+    ]
+    return r.put(
+        f"call <4 x i32> @llvm.aarch64.neon.addp.v4i32(<4 x i32> {pairs[0]}, <4 x i32> {pairs[1]})"
+    )
 
 
 def _shift(r: Row, op: str, a: str, b: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from naru.codegen import llvm_address as address
 from naru.codegen import llvm_arith as arith
+from naru.codegen import llvm_dots as dots
 from naru.codegen import llvm_memory as memory
 from naru.codegen import math
 from naru.codegen.llvm_arith import Division, Row
@@ -288,8 +289,12 @@ def fma(r: Row, a: str, b: str, c: str) -> str:
 
 
 def _dot(code: Code, e: Call) -> Value:
-    """dot by multiply and add: row i of the result gathers a[i, k] · b[k]."""
+    """dot by an instruction, or by multiply and add: row i of the result gathers a[i, k] · b[k]."""
     a, b, c = e.args
+    instruction = dots.find_dot(code.target, e)
+    if instruction is not None:
+        rows = (_known(code, x).rows for x in e.args)
+        return Value(dots.multiply(code, instruction, e, *rows), code.depth)
     (m, depth_k), n = a.shape, c.shape[1]
     pairs = depth_k // b.shape[0]  # rows of b that are interleaved
     wide = Row(code, code.depth, c.dtype, (n,))

@@ -58,9 +58,11 @@ def _for(code: Code, s: For) -> None:
         code.in_parallel = False
 
 
-def _loops(stmts: tuple[Stmt, ...]) -> list[Stmt]:
-    """The loops in statements that are loops in the code, too."""
-    return [s for s in statements(stmts) if isinstance(s, For | While) and s.kind != "unroll"]
+def _is_innermost(s: For) -> bool:
+    """Is there no loop inside that is one in the code, too?"""
+    inside = statements(s.body)
+    unrolled = (t.kind == "unroll" for t in inside if isinstance(t, For))
+    return all(unrolled) and not any(isinstance(t, While) for t in inside)
 
 
 def _runs(code: Code, s: For) -> bool:
@@ -82,7 +84,7 @@ def _counted(code: Code, s: For, start: str, stop: str, certain: bool) -> None:
     code.enter(inside)
     code.learn(s.var, Value((here,), code.depth))
     loop = Loop(code.depth, start)
-    if code.target.is_recompiled and not _loops(s.body):
+    if code.target.is_recompiled and _is_innermost(s):
         code.loops[s.var] = loop
     body(code, s.body)
     code.loops.pop(s.var, None)

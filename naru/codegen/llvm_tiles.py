@@ -1,4 +1,5 @@
-"""Matrix registers on x86-64 (AMX): buffers in space `tile`, and `dot` between them and memory.
+"""Matrix registers: buffers in space `tile`, and `dot` between them and memory. Here are those of
+x86-64 (AMX); llvm_blocks.py has what AArch64 does in vector registers.
 
 Registers are named by immediate numbers, because LLVM has no alloca of them; so subscripts of a
 tile buffer must be constant once loops are unrolled. Where the target has no such registers, a tile
@@ -8,6 +9,7 @@ buffer is stack memory and `dot` is multiplies and adds: the same meaning, slowl
 from __future__ import annotations
 
 from naru.codegen import llvm_address as address
+from naru.codegen import llvm_blocks as blocks
 from naru.codegen.llvm_build import Code, Value
 from naru.codegen.llvm_expr import access_operands, value
 from naru.codegen.llvm_memory import Access
@@ -30,11 +32,14 @@ MARK = "; configure the matrix registers, stretch "
 
 def has_registers(code: Code, buffer: Buffer) -> bool:
     """Is the buffer in matrix registers?"""
-    return buffer.space == "tile" and code.target.has_amx
+    return buffer.space == "tile" and (code.target.has_amx or blocks.has_products(code.target))
 
 
 def allocate(code: Code, buffer: Buffer) -> None:
     """A tile buffer comes to life: with it begins a new configuration."""
+    if not code.target.has_amx:
+        blocks.allocate(code, buffer)
+        return
     code.tiles.stretches.append(Stretch())
     code.do(f"{MARK}{len(code.tiles.stretches) - 1}")
 
@@ -47,6 +52,9 @@ def touches(code: Code, s: Store) -> bool:
 
 def store(code: Code, s: Store) -> None:
     """Clears or loads a register, multiplies into it, or writes it to memory."""
+    if not code.target.has_amx:
+        blocks.store(code, s)
+        return
     v, at = code.resolve(s.value), tuple(code.resolve(i) for i in s.index)
     if s.mask is not None or len(v.shape) != 2:
         raise _not_whole(s.buffer)

@@ -334,6 +334,10 @@ class _Writer:
             a, b = self.operand(e.a, e.b, ATOM), self.operand(e.b, e.a, ATOM)
             low = f"({a} << 16 >> 16) * ({b} << 16 >> 16)"
             return SUM, f"{low} + ({a} >> 16) * ({b} >> 16)"
+        if e.op == "dot4":
+            a, b = self.operand(e.a, e.b, ATOM), self.operand(e.b, e.a, ATOM)
+            parts = (f"({a} << {k} >> 24) * ({b} << {k} >> 24)" for k in (24, 16, 8, 0))
+            return SUM, " + ".join(parts)
         if e.op not in OPERATORS:
             raise self.error(f"{e.op} of {kind} is not available")
         symbol, own = OPERATORS[e.op]

@@ -135,6 +135,16 @@ def _dot2(a: np.ndarray, b: np.ndarray) -> Value:
     return low + np.right_shift(a, 16) * np.right_shift(b, 16)
 
 
+def _dot4(a: np.ndarray, b: np.ndarray) -> Value:
+    places = [np.int32(8 * k) for k in range(4)]
+    products = [
+        np.right_shift(a, k).astype(np.int8).astype(np.int32)
+        * np.right_shift(b, k).astype(np.int8).astype(np.int32)
+        for k in places
+    ]
+    return products[0] + products[1] + products[2] + products[3]
+
+
 FLOAT_BINARY: dict[str, Callable[[Value, Value], Value]] = {
     "div": lambda a, b: a / b, "floordiv": np.floor_divide, "mod": np.mod,
     "min": np.minimum, "max": np.maximum, "larger": _larger,
@@ -142,7 +152,7 @@ FLOAT_BINARY: dict[str, Callable[[Value, Value], Value]] = {
 INTEGER_BINARY: dict[str, Callable[[np.ndarray, np.ndarray], Value]] = {
     "div": _truncated_div, "floordiv": _floordiv, "mod": _mod, "pow": _integer_power,
     "min": np.minimum, "max": np.maximum, "larger": np.maximum,
-    "shl": np.left_shift, "shr": np.right_shift, "dot2": _dot2,
+    "shl": np.left_shift, "shr": np.right_shift, "dot2": _dot2, "dot4": _dot4,
 }  # fmt: skip
 
 
@@ -252,8 +262,8 @@ def _fma_f64(a: float, b: float, c: float) -> np.float64:
 def dot(a: np.ndarray, b: np.ndarray, c: np.ndarray, dtype: str) -> np.ndarray:
     """a @ b + c in c's dtype: products are added to c one k after another, each by an fma.
 
-    a [m, k], c [m, n]; b [k, n], or interleaved by groups of g = 2 or 4 as AMX and VNNI want it:
-    [k/g, g*n], b[k, n] being at [k // g, n*g + k % g]."""
+    a [m, k], c [m, n]; b [k, n], or interleaved by groups of g = 2, 4 or 8 as matrix instructions
+    want it: [k/g, g*n], b[k, n] being at [k // g, n*g + k % g]."""
     k = a.shape[1]
     group = k // b.shape[0]
     plain = b.reshape(b.shape[0], -1, group).transpose(0, 2, 1).reshape(k, -1)

@@ -22,7 +22,20 @@ if TYPE_CHECKING:
 Shape: TypeAlias = tuple[int, ...]
 INT_MAX = 2**31 - 1  # an undeclared dim is 0..INT_MAX
 
-ARITHMETIC = ("add", "sub", "mul", "div", "floordiv", "mod", "min", "max", "larger", "pow", "dot2")
+ARITHMETIC = (
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "floordiv",
+    "mod",
+    "min",
+    "max",
+    "larger",
+    "pow",
+    "dot2",
+    "dot4",
+)
 BITWISE = ("and", "or", "xor", "shl", "shr")  # on bool: logical
 COMPARE = ("lt", "le", "eq", "ne", "gt", "ge")
 FLOAT_UNARY = ("exp", "log", "tanh", "erf", "sqrt", "sin", "cos", "floor", "ceil", "round", "trunc")
@@ -103,7 +116,8 @@ class Unary(metaclass=Interned):
 class Binary(metaclass=Interned):
     """Two operands of one dtype. Integer `floordiv` and `mod` round towards minus infinity; integer
     `div` towards zero; float `min`/`max` return the NaN if there is one, `larger` is a if a > b
-    else b. `dot2` adds the products of the two i16 that each i32 holds. Integers wrap."""
+    else b. `dot2` adds the products of the two i16 that each i32 holds, `dot4` those of the four
+    i8. Integers wrap."""
 
     op: str
     a: Expr
@@ -121,8 +135,8 @@ class Binary(metaclass=Interned):
             dtype = a.dtype
             if self.op in ("shl", "shr") and not is_integer(dtype):
                 raise _fail(f"{self.op}: expected integers, got {dtype}")
-            if self.op == "dot2" and dtype != "i32":
-                raise _fail(f"dot2: expected i32, two i16 in each, got {dtype}")
+            if self.op in ("dot2", "dot4") and dtype != "i32":
+                raise _fail(f"{self.op}: expected i32, which holds the numbers, got {dtype}")
         else:
             raise _fail(f"unknown binary operation {self.op!r}")
         _set(self, dtype, broadcast(a.shape, b.shape))

@@ -51,7 +51,7 @@ from naru.ir.simplify import known, normal, sub
 from naru.ir.tensor import Tensor
 
 REDUCTIONS = ("add", "mul", "min", "max", "larger", "and", "or")
-CALLED = ("min", "max", "larger", "dot2")  # printed as calls
+CALLED = ("min", "max", "larger", "dot2", "dot4")  # printed as calls
 # Names with a meaning of their own: a variable that is called so is printed as name_1.
 RESERVED = frozenset(
     {
@@ -677,6 +677,7 @@ FUNCTIONS: Mapping[str, tuple[int | None, Function]] = {
     "max": (2, _fn_binary("max")),
     "larger": (2, _fn_binary("larger")),
     "dot2": (2, _fn_binary("dot2")),
+    "dot4": (2, _fn_binary("dot4")),
     "select": (3, _fn_select),
     "cast": (2, _fn_cast),
     "splat": (None, _fn_splat),

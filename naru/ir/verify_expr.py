@@ -135,8 +135,9 @@ def _dot(a: Expr, b: Expr, c: Expr) -> Iterator[str]:
     k, rows = a.shape[1], b.shape[0]
     group = k // rows if k % rows == 0 else 0
     fits = c.shape[0] == a.shape[0] and b.shape[1] == group * c.shape[1]
-    if group not in (1, 2, 4) or not fits:
-        yield f"dot: shapes {shapes} do not fit; expected [m, k], [k/g, g*n], [m, n], g of 1, 2, 4"
+    if group not in (1, 2, 4, 8) or not fits:
+        expected = "[m, k], [k/g, g*n], [m, n], g of 1, 2, 4, 8"
+        yield f"dot: shapes {shapes} do not fit; expected {expected}"
 
 
 def _shape(e: Any) -> Iterator[str]:

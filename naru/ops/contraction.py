@@ -2,7 +2,7 @@
 
 Half floats are accumulated in f32 and rounded once. With `paired`, operands are i32 that hold two
 i16 each, neighbours along the axis that is summed over (see `pairs` in quantized.py), and both
-products of each two are added, in i32.
+products of each two are added, in i32; with `quads`, four i8.
 """
 
 from __future__ import annotations
@@ -52,24 +52,33 @@ def wide(a: Array) -> Array:
     return a.astype(np.float32) if a.dtype.kind in "fV" and a.dtype.itemsize == 2 else a
 
 
-def check_paired(op: str, dtype: str, attrs: Attrs) -> None:
-    """Pairs are kept in i32."""
-    if attrs.get("paired") and dtype != "i32":
-        raise ModelError(f"{op}: expected pairs in i32, got {dtype}")
+PACKED = {"paired": 2, "quads": 4}  # numbers in an i32
 
 
-def unpaired(a: Array, axis: int) -> Array:
-    """The i16 in an array of pairs, side by side along the axis. As doubles, in which sums of their
-    products are exact."""
-    low, high = a.astype(np.int16), np.right_shift(a, 16)
-    both = np.stack([low, high], axis % a.ndim + 1)
-    shape = [n * 2 if k == axis % a.ndim else n for k, n in enumerate(a.shape)]
-    return both.reshape(shape).astype(np.float64)
+def packed(attrs: Attrs) -> int:
+    """How many numbers each element holds, side by side along the axis that is summed over."""
+    return next((n for name, n in PACKED.items() if attrs.get(name)), 1)
+
+
+def check_packed(op: str, dtype: str, attrs: Attrs) -> None:
+    """Pairs and fours are kept in i32."""
+    if packed(attrs) > 1 and dtype != "i32":
+        raise ModelError(f"{op}: expected {packed(attrs)} numbers in each i32, got {dtype}")
+
+
+def unpacked(a: Array, axis: int, count: int) -> Array:
+    """The numbers in an array of i32, side by side along the axis. As doubles, in which sums of
+    their products are exact."""
+    kind, bits = (np.int16, 16) if count == 2 else (np.int8, 8)
+    parts = [np.right_shift(a, bits * k).astype(kind) for k in range(count)]
+    shape = [n * count if k == axis % a.ndim else n for k, n in enumerate(a.shape)]
+    return np.stack(parts, axis % a.ndim + 1).reshape(shape).astype(np.float64)
 
 
 def product(x: Term, y: Term, attrs: Attrs) -> Term:
-    """x · y, or the two products of pairs added."""
-    return Term(Binary("dot2", x.expr, y.expr)) if attrs.get("paired") else x * y
+    """x · y, or the products of what they hold added."""
+    count = packed(attrs)
+    return x * y if count == 1 else Term(Binary(f"dot{count}", x.expr, y.expr))
 
 
 def random_pairs(*shape: int, seed: int = 0) -> Array:
@@ -93,7 +102,7 @@ def infer_matmul(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     a, b = operand("matmul", types, 0), operand("matmul", types, 1)
     dtype = check_same_dtype("matmul", (a, b))
     check_kind("matmul", dtype, "fiu")
-    check_paired("matmul", dtype, attrs)
+    check_packed("matmul", dtype, attrs)
     if not a.rank or not b.rank:
         raise ModelError("matmul: an operand is a scalar", hint="use Mul")
     left, right, batch = _matrices(a.shape, b.shape)
@@ -106,8 +115,8 @@ def infer_matmul(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 def ref_matmul(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     a, b = given(arrays), given(arrays, 1)
-    if attrs.get("paired"):
-        exact = np.matmul(unpaired(a, -1), unpaired(b, max(b.ndim - 2, 0)))
+    if (count := packed(attrs)) > 1:
+        exact = np.matmul(unpacked(a, -1, count), unpacked(b, max(b.ndim - 2, 0), count))
         return (np.asarray(exact).astype(np.int64).astype(np.int32),)
     with np.errstate(all="ignore"):
         return (np.asarray(_product(wide(a), wide(b))).astype(a.dtype),)
@@ -157,6 +166,7 @@ def _matmul_samples() -> Iterable[Sample]:
         yield Sample((random(3, 4, dtype=dtype), random(4, 2, dtype=dtype, seed=1)))
     for a, b in [((3, 4), (4, 5)), ((17, 33), (33, 20)), ((2, 3, 4), (2, 4, 5)), ((4,), (4, 3))]:
         yield Sample((random_pairs(*a), random_pairs(*b, seed=1)), {"paired": True})
+        yield Sample((random_pairs(*a), random_pairs(*b, seed=1)), {"quads": True})
 
 
 register(
@@ -180,7 +190,7 @@ def infer_conv(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, w = operand("conv", types, 0), operand("conv", types, 1)
     dtype = check_same_dtype("conv", (x, w))
     check_kind("conv", dtype, "fiu")
-    check_paired("conv", dtype, attrs)
+    check_packed("conv", dtype, attrs)
     if x.rank < 3 or w.rank != x.rank:
         raise ModelError(
             f"conv: expected x of rank 3 to 5 and w of the same rank, "
@@ -219,9 +229,9 @@ def window_count(op: str, size: Expr, kernel: Expr, stride: int, dilation: int) 
 def ref_conv(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     """One matrix product an image and group, over the windows laid out as columns."""
     x, w = given(arrays), given(arrays, 1)
-    if attrs.get("paired"):
-        plain = {k: v for k, v in attrs.items() if k != "paired"}
-        (exact,) = ref_conv((unpaired(x, 1), unpaired(w, 1)), plain)
+    if (numbers := packed(attrs)) > 1:
+        plain = {k: v for k, v in attrs.items() if k not in PACKED}
+        (exact,) = ref_conv((unpacked(x, 1, numbers), unpacked(w, 1, numbers)), plain)
         return (exact.astype(np.int64).astype(np.int32),)
     strides, dilations, group = _settings(attrs, x.ndim - 2)
     kernel = w.shape[2:]
@@ -289,6 +299,7 @@ def _conv_samples() -> Iterable[Sample]:
     pairs = {"paired": True}
     yield Sample((random_pairs(1, 3, 5, 6), random_pairs(4, 3, 3, 3, seed=1)), pairs)
     yield Sample((random_pairs(1, 4, 5, 5), random_pairs(6, 2, 3, 3, seed=1)), {"group": 2} | pairs)
+    yield Sample((random_pairs(1, 3, 5, 6), random_pairs(4, 3, 3, 3, seed=1)), {"quads": True})
 
 
 register(Op("conv", "contraction", infer_conv, ref_conv, lower_conv, samples=_conv_samples))

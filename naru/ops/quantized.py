@@ -1,5 +1,6 @@
 """Small integers two by two in i32, as the sums of products of contraction.py take them: `pairs`
-along any axis, and `pair_view` for i16 that are neighbours in memory.
+along any axis, and `pair_view` for i16 that are neighbours in memory; and four by four, `quads` and
+`quad_view` for i8.
 
 x86 multiplies 16 pairs of i16 and adds each two products in one instruction; that is twice the
 products that floats have. Operands of 8 bits, less their zero points, fit i16.
@@ -141,4 +142,92 @@ def _pair_view_samples() -> Iterable[Sample]:
 register(
     Op("pair_view", "view", infer_pair_view, ref_pair_view, lower_pair_view,
        samples=_pair_view_samples)
+)  # fmt: skip
+
+
+# --- quads, quad_view -----------------------------------------------------------------------------
+
+
+def infer_quads(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """x (i8) -> i32, the axis a quarter as long: element k holds x[4k] to x[4k + 3], the first in
+    its lowest byte, and 0 where x ends."""
+    x = operand("quads", types, 0)
+    if x.dtype != "i8":
+        raise ModelError(f"quads: expected i8, got {x.dtype}")
+    axis = axis_of("quads", attrs["axis"], x.rank)
+    quarter = ceildiv(x.shape[axis], 4)
+    return (TensorType("i32", (*x.shape[:axis], quarter, *x.shape[axis + 1 :])),)
+
+
+def ref_quads(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    x = given(arrays)
+    axis = attrs["axis"] % x.ndim
+    x = np.pad(x, [(0, -n % 4 if k == axis else 0) for k, n in enumerate(x.shape)])
+    groups = np.ascontiguousarray(np.moveaxis(x, axis, -1)).view("<i4")
+    return (np.ascontiguousarray(np.moveaxis(groups, -1, axis)),)
+
+
+def lower_quads(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    x = given(ins)
+    axis = axis_of("quads", n.attr("axis"), len(x.shape))
+    size, count = x.shape[axis], known(x.shape[axis])
+
+    def byte(at: Sequence[Expr], place: int) -> Term:
+        k = add(mul(at[axis], 4), place)
+        inside = k if count is not None and count % 4 == 0 else minimum(k, sub(size, 1))
+        v = f.cast(Term(read(x, *at[:axis], inside, *at[axis + 1 :])), "i32") & 0xFF
+        return (v if inside is k else f.where(Term(compare("lt", k, size)), v, 0)) << 8 * place
+
+    def value(*at: Expr) -> Expr:
+        return (byte(at, 0) | byte(at, 1) | byte(at, 2) | byte(at, 3)).expr
+
+    return (e.stage(f"quads_{len(e.stages)}", n.type.shape, value, "i32"),)
+
+
+def _quads_samples() -> Iterable[Sample]:
+    rng = np.random.default_rng(0)
+    for shape, axis in (((3, 4), 1), ((3, 5), -1), ((6, 3), 0), ((2, 3, 8, 5), 2), ((1,), 0),
+                        ((0, 4), 1), ((4, 0), 1), ((7, 40), 1)):  # fmt: skip
+        yield Sample((rng.integers(-128, 128, shape).astype(np.int8),), {"axis": axis})
+
+
+register(Op("quads", "index", infer_quads, ref_quads, lower_quads, samples=_quads_samples))
+
+
+def infer_quad_view(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    """i8 [..., 4n] -> i32 [..., n] of the same bytes."""
+    x = operand("quad_view", types, 0)
+    if x.dtype != "i8" or not x.rank or (known(x.shape[-1]) or 0) % 4:
+        raise ModelError(
+            f"quad_view: expected i8 and a last dim of fours, got {x.dtype}{shape_text(x.shape)}"
+        )
+    return (TensorType("i32", (*x.shape[:-1], floordiv(x.shape[-1], 4))),)
+
+
+def ref_quad_view(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
+    return ref_quads(arrays, {"axis": -1})
+
+
+def lower_quad_view(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    x = given(ins)
+
+    def value(*at: Expr) -> Expr:
+        a, b, c, d = (
+            (f.cast(Term(read(x, *at[:-1], add(mul(at[-1], 4), k))), "i32") & 0xFF) << 8 * k
+            for k in range(4)
+        )
+        return (a | b | c | d).expr
+
+    return (e.stage(f"quad_view_{len(e.stages)}", n.type.shape, value, "i32"),)
+
+
+def _quad_view_samples() -> Iterable[Sample]:
+    rng = np.random.default_rng(1)
+    for shape in ((4,), (3, 8), (2, 3, 12), (0, 4), (3, 0)):
+        yield Sample((rng.integers(-128, 128, shape).astype(np.int8),))
+
+
+register(
+    Op("quad_view", "view", infer_quad_view, ref_quad_view, lower_quad_view,
+       samples=_quad_view_samples)
 )  # fmt: skip

@@ -25,6 +25,7 @@ from naru.schedule.analysis import (
 from naru.schedule.split_sums import split_sum
 from naru.schedule.steps import ComputeAt, Order, Prefetch, Schedule, Split, Step, Unroll, Vectorize
 from naru.schedule.tiles import (
+    UNROLL_LIMIT,
     Blocks,
     Contraction,
     Tile,
@@ -37,10 +38,10 @@ from naru.schedule.tiles import (
     should_cross,
     stage_axis,
     tile_for,
+    tile_places,
+    unrolls,
 )
 from naru.targets import Target
-
-UNROLL_LIMIT = 8  # a reduction loop this short is unrolled
 
 # --- what it is -----------------------------------------------------------------------------------
 
@@ -58,7 +59,9 @@ def find_contraction(out: Stage, stage: Stage, lanes: int) -> Contraction | None
     if "contiguous" not in kinds or "gather" in kinds:
         return None
     moving = [r for r, kind in zip(found, kinds, strict=True) if kind == "contiguous"]
-    product = any(isinstance(e, Binary) and e.op in ("mul", "dot2") for e in walk(stage.value))
+    product = any(
+        isinstance(e, Binary) and e.op in ("mul", "dot2", "dot4") for e in walk(stage.value)
+    )
     others = sorted((p for p in positions if p != n), reverse=True)
     still = [p for p in others if _is_free(moving, stage.axes[positions.index(p)].var)]
     if still:
@@ -119,9 +122,9 @@ def schedule_contraction(
         steps.append(ComputeAt(parts.tensor.name, sums.tensor.name, passes[-1]))
         algorithm.append(f"parts {stage.tensor.name}")
     inner = stage if split is None else split[2]
-    loops, unrolled = _sum_loops(inner, target, product=plan.product)
-    wide = tile.vectors > tile.rows * tile.lines
-    steps += _tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=wide)
+    short = unrolls(inner, tile_places(out, stage, plan, tile, lanes), target)
+    loops, unrolled = _sum_loops(inner, plan, target, short=short)
+    steps += _tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=tile.is_wide)
     if is_worth_fetching(out, stage, plan, tile, target) and not blocks.rows:
         loop = loops[-2] if loops[-1].endswith(".i") else loops[-1]
         panels = -(-tile.vectors * lanes // VIRTUAL_LANES)
@@ -243,14 +246,16 @@ def _tile_steps(
     return [*steps, *unrolled, Order(inner, order)]
 
 
-def _sum_loops(stage: Stage, target: Target, *, product: bool) -> tuple[list[str], list[Step]]:
-    """The reduction's loops, and the steps that unroll short ones."""
+def _sum_loops(
+    stage: Stage, plan: Contraction, target: Target, *, short: bool
+) -> tuple[list[str], list[Step]]:
+    """The reduction's loops, and the steps that unroll the last: a `short` one, or a part of it."""
     inner = stage.tensor.name
     loops = [a.var.name for a in stage.reduction]
     last = known(stage.reduction[-1].extent)
-    if last is not None and last <= UNROLL_LIMIT:
-        return loops, [Unroll(inner, loops[-1])] if len(loops) > 1 else []
-    if last is None or not product or target.is_recompiled:
+    if short:
+        return loops, [Unroll(inner, loops[-1])]
+    if last is None or last <= UNROLL_LIMIT or not plan.product or target.is_recompiled:
         return loops, []
     # Two steps of k a round: a taken branch every dozen cycles costs the front end one of them.
     k = loops.pop()

@@ -185,7 +185,9 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
         nodes = [e for e in walk(s.value) if e.dtype != "index"]
         cost = sum(8 if isinstance(e, Unary) and e.op in SLOW_OPS else 1 for e in nodes)
         product = (
-            isinstance(s.value, Binary) and s.value.op in ("mul", "dot2") and s.combine == "add"
+            isinstance(s.value, Binary)
+            and s.value.op in ("mul", "dot2", "dot4")
+            and s.combine == "add"
         )
         if product:
             work = add(work, floordiv(points, macs_per_ns(target)))

@@ -34,6 +34,13 @@ INSTRUCTIONS: dict[str, Instruction] = {
     # 16 rows of 64 bytes in each of 8 registers.
     "amx_bf16": Instruction(("bf16",), "f32", (16, 16, 32), 2, "tile"),
     "amx_int8": Instruction(("i8", "u8"), "i32", (16, 16, 64), 4, "tile"),
+    # Lanes of 32 bits that are sums of products (AArch64's dotprod and bf16, x86's VNNI): any tiles
+    # whose columns fill the lanes.
+    "dot4_int8": Instruction(("i8", "u8"), "i32", group=4),
+    "dot2_bf16": Instruction(("bf16",), "f32", group=2),
+    # Blocks of 2 rows x 2 columns, 8 bytes along k (AArch64's i8mm and bf16).
+    "mmla_int8": Instruction(("i8", "u8"), "i32", group=8, space="tile"),
+    "mmla_bf16": Instruction(("bf16",), "f32", group=4, space="tile"),
 }
 
 
@@ -127,14 +134,15 @@ def _tile_b(step: Tensorize, x: Load, loops: Loops, group: int) -> Expr:
     k, n = loops.k, loops.n
     row = Lane(k.var, k.count // group)
     # k = group · row + part: rows then follow k, and columns n · group + part, from some start.
-    first = {k.var: mul(k.var, group)}
-    last = {k.var: add(mul(k.var, group), group - 1)}
+    start_of = mul(k.var, group) if row.count > 1 else Const(0)
+    first = {k.var: start_of}
+    last = {k.var: add(start_of, group - 1)}
     place, end = ([substitute(i, at) for i in x.index] for at in (first, last))
     down, across = place[-2] if len(place) > 1 else Const(0), place[-1]
     terms = to_poly(across)
     fits = (
         len(place) > 1
-        and moves_by_one(down, k.var)
+        and (row.count == 1 or moves_by_one(down, k.var))
         and free_of(down, n.var)
         and terms.pop((n.var,), 0) == group
         and all(free_of(part, n.var, k.var) for m in terms for part in m)

@@ -6,14 +6,17 @@ blocks keep what is used again in L2.
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 from naru.ir.expr import Const, Read, Var
-from naru.ir.simplify import free_of, known, prod
+from naru.ir.simplify import add, free_of, known, prod, rebuild
 from naru.ir.tensor import Stage, reads
 from naru.schedule.analysis import VIRTUAL_LANES, axis_positions
 from naru.targets import Target
 
+UNROLL_LIMIT = 8  # a reduction loop this short is unrolled
 ASSUMED_ROWS = 128  # an extent that is not known when the tile is chosen
 # Cycles that a row of a tile costs for one step of k, beside its multiply-adds: its operand comes
 # from L1, or from far, where fewer rows (wider tiles) keep it in L1 while the columns pass.
@@ -46,6 +49,11 @@ class Tile:
     rows: int
     vectors: int
     lines: int = 1
+
+    @property
+    def is_wide(self) -> bool:
+        """Has it more vectors than rows?"""
+        return self.vectors > self.rows * self.lines
 
 
 # --- which tile -----------------------------------------------------------------------------------
@@ -124,10 +132,56 @@ def tile_for(out: Stage, stage: Stage, plan: Contraction, target: Target, lanes:
     """The tile of a kernel."""
     m, n, p, k = extents(out, stage, plan)
     if not (plan.product and plan.shared):
+        if target.is_recompiled:
+            return _narrow_tile(out, stage, plan, target, lanes)
         return Tile(min(4, m or 4), max(1, VIRTUAL_LANES // lanes))
     row_cost = FAR_ROW if rows_are_far(out, stage, plan, target) else NEAR_ROW
     p = None if plan.p is None else p
     return choose_tile(m, n, target, lanes, p=p, k=k or 1, row_cost=row_cost)
+
+
+def _narrow_tile(out: Stage, stage: Stage, plan: Contraction, target: Target, lanes: int) -> Tile:
+    """One vector wide, and of as many rows as the registers hold with all that they read. Rows side
+    by side read much in common (neighbours in a window)."""
+    m = extents(out, stage, plan)[0] or 4
+    for rows in range(min(4, m), 1, -1):
+        tile = Tile(rows, 1)
+        if unrolls(stage, tile_places(out, stage, plan, tile, lanes), target):
+            return tile
+    return Tile(min(2, m), 1)
+
+
+def tile_places(
+    out: Stage, stage: Stage, plan: Contraction, tile: Tile, lanes: int
+) -> dict[str, range]:
+    """Where the operations of a tile stand, along the reduction's axes by name."""
+    counts = {plan.n: range(0, tile.vectors * lanes, lanes), plan.m: range(tile.rows)}
+    if tile.lines > 1:
+        counts[plan.p] = range(tile.lines)
+    named = ((stage_axis(stage, out, k), places) for k, places in counts.items())
+    return {name: places for name, places in named if name is not None}
+
+
+def unrolls(stage: Stage, places: dict[str, range], target: Target) -> bool:
+    """Is the last loop of a reduction so short that it is unrolled in a tile (`tile_places`)? Where
+    a block begins with all its loads, what they read must fit the registers beside the sums."""
+    axis, count = stage.reduction[-1].var, known(stage.reduction[-1].extent)
+    if len(stage.reduction) == 1 or count is None or count > UNROLL_LIMIT:
+        return False
+    if not target.is_recompiled:
+        return True
+    operands = count_operands(stage, {**places, axis.name: range(count)})
+    return math.prod(map(len, places.values())) + operands + 1 <= target.registers
+
+
+def count_operands(stage: Stage, places: dict[str, range]) -> int:
+    """How many different operands a sum reads at places along its axes, these given by name."""
+    axes = [a.var for a in (*stage.axes, *stage.reduction) if a.var.name in places]
+    found: set[tuple[object, ...]] = set()
+    for steps in itertools.product(*(places[v.name] for v in axes)):
+        at = {v: add(v, Const(k)) for v, k in zip(axes, steps, strict=True)}
+        found |= {(r.tensor, *rebuild(r.index, at)) for r in reads(stage.value)}
+    return len(found)
 
 
 def extents(

@@ -142,6 +142,17 @@ def test_products_of_pairs(lanes: int, target: Target) -> None:
     check(func, [edge, edge], target)
 
 
+@pytest.mark.parametrize("lanes", [1, 4, 16])
+def test_products_of_quads(lanes: int, target: Target) -> None:
+    """Four i8 in each i32."""
+    at, buffers, (a, b) = operands("i32", 2, lanes)
+    least = np.full(COUNT // 4, -2139062144, np.int32)  # four times (-128)²
+    edge = np.concatenate([least, values("i32", 8)[: COUNT - len(least)]])
+    func = elementwise("quads", [Binary("dot4", a, b)], buffers, lanes, at)
+    check(func, [edge, edge[::-1].copy()], target)
+    check(func, [edge, edge], target)
+
+
 @pytest.mark.parametrize("dtype", INTEGERS)
 def test_shifts(dtype: str, target: Target) -> None:
     """Shifting by the width or more shifts everything out."""

@@ -321,6 +321,33 @@ def test_wasm_indices_have_32_bits() -> None:
     assert "i64" not in text.split("define")[1].replace("i64 0", "")
 
 
+def test_innermost_loops_of_wasm_move_pointers() -> None:
+    """Also where the stride is a size and the loop begins elsewhere; a loop with another inside
+    counts only."""
+    text = emitted(
+        """
+def f(x: f32[n, m], y: f32[m, n], n: index, m: index):
+    for i in range(n):
+        for j in range(2, m):
+            y[j, i] = x[i, j]
+""",
+        "wasm32-simd128",
+    )
+    inner = text.split("\nj.")[1].split("\nend")[0]
+    assert inner.count("phi ptr") == 2  # of x and of y
+    assert inner.count("strip.invariant.group") == 2
+    assert "mul" not in inner
+    outer = text.split("\ni.")[1].split("\nj.")[0]
+    assert "phi ptr" not in outer
+    assert "mul i32 2, %s0" in outer  # where y begins
+
+
+@pytest.mark.parametrize("name", ["x86-64-avx2", "aarch64-neon"])
+def test_other_targets_leave_pointers_to_llvm(name: str) -> None:
+    kernel = "def f(x: f32[n], n: index):\n    for i in range(n):\n        x[i] = 0.0\n"
+    assert "phi ptr" not in emitted(kernel, name)
+
+
 def test_index_arithmetic_leaves_the_loop() -> None:
     """Row and offset of `x` are computed before the inner loop, once."""
     text = emitted(

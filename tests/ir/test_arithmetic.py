@@ -106,6 +106,8 @@ def test_integers() -> None:
     assert unary("not", "u8")(u8(1)) == 254
     assert binary("dot2", "i32")(i32((3 << 16) | 5), i32((-2 << 16) | 7)) == 3 * -2 + 5 * 7
     assert binary("dot2", "i32")(i32(-2147450880), i32(-2147450880)) == -(2**31)
+    bytes_of = [int.from_bytes(bytes(v), "little") for v in ((1, 2, 253, 4), (128, 10, 20, 0))]
+    assert binary("dot4", "i32")(*map(i32, bytes_of)) == 1 * -128 + 2 * 10 - 3 * 20
     assert unary("neg", "i32")(i32(-(2**31))) == -(2**31)
     for op in ("div", "floordiv", "mod"):
         with pytest.raises(ZeroDivisionError):

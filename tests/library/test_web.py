@@ -54,7 +54,8 @@ Package = Callable[..., Path]
 def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
     def make(source: bytes | Path, **options: Any) -> Path:
         folder = tmp_path_factory.mktemp("package")
-        build(source, folder, platform="wasm", name="m", cache=False, **options)
+        given = {"isa": "wasm32-simd128", **options}  # one level compiles in half the time
+        build(source, folder, platform="wasm", name="m", cache=False, **given)
         return folder
 
     return make
@@ -62,7 +63,13 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Package:
 
 @pytest.fixture(scope="module")
 def digits(package: Package) -> Path:
-    return package(DEMO / "digits_mlp.onnx")
+    """With code for both levels."""
+    return package(DEMO / "digits_mlp.onnx", isa=None)
+
+
+@pytest.fixture(scope="module")
+def digits_cnn(package: Package) -> Path:
+    return package(DEMO / "digits_cnn.onnx")
 
 
 def node_version() -> int:
@@ -100,7 +107,7 @@ def test_equals_native_code_and_passes_its_selftest(digits: Path) -> None:
 
 
 def test_relaxed_simd(digits: Path, package: Package) -> None:
-    plain = package(DEMO / "digits_mlp.onnx", isa="wasm32-simd128")
+    plain = package(DEMO / "digits_mlp.onnx")
     assert not list(plain.glob("*relaxed*"))
     script = """
         const model = await load({ threads: 1 });
@@ -117,11 +124,10 @@ def test_relaxed_simd(digits: Path, package: Package) -> None:
     assert run_node(plain, script, {"image": digits_images()}, flags)[0] is False
 
 
-def test_convolutions(package: Package) -> None:
-    folder = package(DEMO / "digits_cnn.onnx")
+def test_convolutions(digits_cnn: Path) -> None:
     images = load_images()[0].reshape(200, 1, 8, 8)
     said = run_node(
-        folder,
+        digits_cnn,
         """
         const model = await load({ threads: 1 });
         await model.selftest();
@@ -201,6 +207,38 @@ def test_shapes_that_data_decide(package: Package) -> None:
     assert np.array_equal(to_arrays(said[0])["y"], np.stack(np.nonzero(values)))
     assert said[1:4] == [[2, 3], [2, 0], []]
     assert said[4]["outputs"][0]["late"] is True
+
+
+def test_images_in_and_classes_out(package: Package) -> None:
+    labels = [f"digit {k}" for k in range(10)]
+    declared = {
+        "preprocess": "image(pixels=rgba, background=white, invert, filter=box)",
+        "postprocess": "softmax",
+        "labels": labels,
+        "top": 3,
+    }
+    folder = package(DEMO / "digits_cnn.onnx", **declared)
+    canvas = np.zeros((280, 280, 4), np.uint8)
+    canvas[60:220, 130:150, 3] = 255
+    said = run_node(
+        folder,
+        """
+        const model = await load();
+        const [{ name }] = info.inputs;
+        const pixels = new Uint8ClampedArray(arrays.canvas.data); // as in ImageData
+        const outputs = model.run({ [name]: { data: pixels, dims: [280, 280, 4] } });
+        say([info.labels, plain(outputs)]);
+        """,
+        {"canvas": canvas},
+    )
+    assert said[0] == labels
+    native = naru.compile(
+        DEMO / "digits_cnn.onnx", target="x86-64-baseline", cache=False, **declared
+    )
+    want = native(canvas)
+    for got, expected in zip(to_arrays(said[1]).values(), want, strict=True):
+        assert got.shape == expected.shape
+        assert np.abs(got.astype("f8") - expected).max() <= 1e-5
 
 
 def test_half_weights(package: Package, digits: Path) -> None:
@@ -436,8 +474,8 @@ def test_failures_of_a_run_name_their_nodes(package: Package) -> None:
     assert numbers == [0, 0, 0]
 
 
-def test_files_that_are_wrong(digits: Path, package: Package, tmp_path: Path) -> None:
-    other = package(DEMO / "digits_cnn.onnx")
+def test_files_that_are_wrong(digits: Path, digits_cnn: Path, tmp_path: Path) -> None:
+    other = digits_cnn
     weights = (digits / "m.weights").read_bytes()
     flipped = bytearray(weights)
     flipped[5000] ^= 4
@@ -680,7 +718,7 @@ def test_endless_loops_end(package: Package) -> None:
 
 
 def test_what_is_written(digits: Path, package: Package) -> None:
-    again = package(DEMO / "digits_mlp.onnx")
+    again = package(DEMO / "digits_mlp.onnx", isa=None)
     names = {p.name for p in again.iterdir()}
     assert names == {
         *("m.wasm", "m.threads.wasm", "m.relaxed.wasm", "m.relaxed.threads.wasm", "m.weights"),

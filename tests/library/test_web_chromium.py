@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib import import_module
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -20,7 +19,7 @@ import naru
 from naru.building import build
 from naru.demo import FOLDER as DEMO
 from naru.demo import load_images
-from tests.targets.machine import need
+from tests.library.chromium import chromium, opened
 
 pytestmark = pytest.mark.slow
 
@@ -80,29 +79,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    playwright_api = import_module("playwright.sync_api")  # of the extra `browser`
-    with playwright_api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(
-            executable_path=need("chromium", "chromium"),
-            args=["--no-sandbox"],  # containers run as root
-        )
+    with chromium() as made:
         yield made
-        made.close()
-
-
-@contextmanager
-def opened(browser: Any, address: str) -> Iterator[tuple[Any, list[str]]]:
-    """A page and what it complains of."""
-    context = browser.new_context()
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: complaints.append(str(e)))
-    page.goto(address)
-    try:
-        yield page, complaints
-    finally:
-        context.close()
 
 
 RUN = """async ({ image, options, inWorker }) => {
@@ -128,7 +106,7 @@ def test_runs(package: Path, browser: Any, relaxed: bool, isolated: bool, in_wor
     given = {"image": image.ravel().tolist(), "options": options, "inWorker": in_worker}
     with (
         serving(package, ISOLATED if isolated else {}) as (address, _),
-        opened(browser, address) as (page, complaints),
+        opened(browser, address) as (page, complaints, _),
     ):
         said = page.evaluate(RUN, given)
     assert said["isolated"] is isolated
@@ -144,7 +122,7 @@ def test_runs(package: Path, browser: Any, relaxed: bool, isolated: bool, in_wor
 def test_the_page(package: Path, browser: Any) -> None:
     with (
         serving(package, ISOLATED) as (address, _),
-        opened(browser, address) as (page, complaints),
+        opened(browser, address) as (page, complaints, _),
     ):
         page.wait_for_selector("#outputs td")
         assert "ms, the median of" in page.inner_text("#state")
@@ -178,7 +156,10 @@ def test_weights_are_kept_and_checked(package: Path, browser: Any, tmp_path: Pat
       await store.put(request, new Response(bytes));
     }"""
     fresh = {"Cache-Control": "no-store"}
-    with serving(folder, fresh) as (address, asked), opened(browser, address) as (page, complaints):
+    with (
+        serving(folder, fresh) as (address, asked),
+        opened(browser, address) as (page, complaints, _),
+    ):
         page.wait_for_selector("#outputs td")
         asked.clear()
         (kept,) = page.evaluate(load, {})
@@ -207,7 +188,10 @@ def test_files_of_an_earlier_build_in_caches(package: Path, browser: Any, tmp_pa
         platform="wasm", name="m", cache=False, half_weights=True,
     )  # fmt: skip
     stale = {"Cache-Control": "max-age=3600"}
-    with serving(folder, stale) as (address, asked), opened(browser, address) as (page, complaints):
+    with (
+        serving(folder, stale) as (address, asked),
+        opened(browser, address) as (page, complaints, _),
+    ):
         page.wait_for_selector("#outputs td")
         for path in (tmp_path / "new").iterdir():
             shutil.copy(path, folder)
@@ -224,7 +208,7 @@ def test_files_of_an_earlier_build_in_caches(package: Path, browser: Any, tmp_pa
 def test_a_policy_that_forbids_it_is_told(package: Path, browser: Any) -> None:
     with (
         serving(package, {"Content-Security-Policy": "script-src 'self'"}) as (address, _),
-        opened(browser, address) as (page, _complaints),
+        opened(browser, address) as (page, _, _),
     ):
         page.wait_for_selector(".error")
         text = page.inner_text("#state")

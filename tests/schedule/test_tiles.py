@@ -18,8 +18,16 @@ from naru.schedule.default import default_schedule
 from naru.schedule.kernels import Kernels
 from naru.schedule.lower import lower
 from naru.schedule.prepare import prepare
-from naru.schedule.steps import Prefetch, Schedule, Split, Vectorize, print_schedule, read_schedule
-from naru.schedule.tiles import choose_tile
+from naru.schedule.steps import (
+    Prefetch,
+    Schedule,
+    Split,
+    Unroll,
+    Vectorize,
+    print_schedule,
+    read_schedule,
+)
+from naru.schedule.tiles import choose_tile, equal_parts
 from naru.targets import Target, get_target
 
 TARGETS = ["x86-64-avx512", "x86-64-avx2", "aarch64-neon"]
@@ -113,6 +121,29 @@ def test_tile_fits_the_registers(m: int | None, lanes: int) -> None:
             assert taken <= target.registers
 
 
+WINDOW = """
+def f(x: f32[{h}, {w}, 32], w: f32[3, {taps}, 32]):
+    R[i: 5, j: 12, n: 32] = add[u: 3, v: {taps}](x[i + u, j * {stride} + v, n] * w[u, v, n])
+    y[i: 5, j: 12, n: 32] = max(R[i, j, n], 0.0)
+    return y
+"""
+
+
+@pytest.mark.parametrize(("taps", "stride", "rows"), [(3, 1, 4), (3, 2, 3), (5, 1, 2), (5, 2, 2)])
+def test_windows_of_wasm_fit_its_registers(taps: int, stride: int, rows: int) -> None:
+    """Neighbours share what they read: 4 of stride 1 read 6 vectors and 3 weights."""
+    text = WINDOW.format(taps=taps, stride=stride, h=7, w=11 * stride + taps)
+    schedule, _ = scheduled(text, get_target("wasm32-simd128"))
+    assert Split("out", "i1", *equal_parts(12, rows)) in schedule.steps
+    assert Unroll("R0", "k1") in schedule.steps
+
+
+def test_wide_windows_of_wasm_are_not_unrolled() -> None:
+    text = WINDOW.format(taps=7, stride=1, h=7, w=18)
+    schedule, _ = scheduled(text, get_target("wasm32-simd128"))
+    assert Unroll("R0", "k1") not in schedule.steps
+
+
 # --- small groups ---------------------------------------------------------------------------------
 
 GROUPED = """
@@ -129,9 +160,10 @@ def test_small_groups_share_the_lanes(name: str, size: int) -> None:
     text = GROUPED.format(c=48, n=3, c_group=size)
     schedule, func = scheduled(text, get_target(name))
     assert any(isinstance(s, Vectorize) and s.stage == "R0" for s in schedule.steps)
-    rows = "i0" if schedule.algorithm[0].startswith("lines") else "i1"  # of a tile
-    assert any(isinstance(s, Split) and s.axis == rows for s in schedule.steps)
-    assert all(len(b.shape) == 3 for b in func.buffers if b.name != "w")  # groups are no axis
+    crossed = schedule.algorithm == ("lines R0",)  # the axes of lines and of pixels are one
+    rows = "i0" if crossed else "i1"
+    assert any(isinstance(s, Split) and s.axis == rows for s in schedule.steps)  # rows of a tile
+    assert [len(b.shape) for b in func.buffers] == [3, 4, 2 if crossed else 3]  # none for groups
 
 
 @pytest.mark.parametrize("size", [3, 6, 12])

@@ -31,6 +31,7 @@ from naru.runtime import _native
 from naru.targets import TARGETS
 from tests.codegen.native import Native, runnable
 from tests.targets import machine
+from tests.targets.arm import Arm
 from tests.targets.dense import (
     PANELS,
     PLANS,
@@ -149,7 +150,8 @@ def test_neon(tmp_path: Path) -> None:
     _, func = lowered("aarch64-neon", plan_function("aarch64-neon"))
     data = make_data("aarch64-neon")
     kernel = compile_module(emit_kernel(func, target), target)
-    out = machine.run_qemu(kernel, func, data.operands, np.empty((M, N), np.float32), tmp_path)
+    with Arm(tmp_path) as arm:
+        out = arm.run_kernel(kernel, func, data.operands, np.empty((M, N), np.float32))
     np.testing.assert_array_equal(out, interpreted(func, data))
 
 

@@ -58,6 +58,14 @@ for name, attributes, channels, shape in CONVS:
         sizes=({"n": 1, "h": 7, "k": 9}, {"n": 2, "h": 12, "k": 6}),
         values=BYTES,
     )
+    # As quantisers make them: weights have no zero point.
+    add_text(
+        f"conv_integer_{name}_symmetric",
+        f"{source} (int32[n,{shape[0]},p,q] y) {{ y = ConvInteger <{attributes}> (x, w, zx) }}",
+        {"w": bytes_of(*shape), "zx": ZEROS["zx"]},
+        sizes=({"n": 1, "h": 7, "k": 9}, {"n": 2, "h": 12, "k": 6}),
+        values=BYTES,
+    )
     add_text(
         f"qlinear_conv_{name}",
         f"{source} (uint8[n,{shape[0]},p,q] y) "
