@@ -93,8 +93,8 @@ def test_faults_elsewhere(tmp_path: Path) -> None:
     build(wide(), tmp_path, name="wide", platform=platform, emit="static", compiler="zig")
     run(
         *ZIG, "-target", TRIPLES[platform], "-static", "-fno-sanitize=undefined", "-DNO_FORK",
-        "-I.", '-DHEADER="wide.h"', "-DTABLE=wide_library", HERE / "faults.c", "wide.a", "-o", "faults",
-        "-lm", "-pthread", cwd=tmp_path,
+        "-I.", '-DHEADER="wide.h"', "-DTABLE=wide_library", HERE / "faults.c", "wide.a",
+        "-o", "faults", "-lm", "-pthread", cwd=tmp_path,
     )  # fmt: skip
     assert "wide: no faults" in run(*RUNNERS["aarch64"], "./faults", ".", cwd=tmp_path)
 
