@@ -577,10 +577,10 @@ static void test_threads(void)
     on_threads(open_and_close); /* now the last model is closed again and again */
 }
 
-/* A child has none of the pool's threads. */
+/* A child has none of the pool's threads. Neither ThreadSanitizer nor QEMU can do it. */
 static void test_fork(void)
 {
-#ifndef __SANITIZE_THREAD__
+#if !defined(__SANITIZE_THREAD__) && !defined(NO_FORK)
     naru_options o = {.size = sizeof o, .threads = 2};
     naru_model *model;
     EXPECT(NARU_SUCCESS, lib->open(&o, &model));

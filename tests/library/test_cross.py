@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from library.programs import run
+from library.test_faults import wide
 from zoo import CASES
 
 import naru
@@ -83,6 +84,19 @@ def test_elsewhere(name: str, platform: str, tmp_path: Path) -> None:
     error = re.search(r"self-test ([\d.e-]+)", said)
     assert error, said
     assert float(error[1]) <= 1
+
+
+@pytest.mark.slow
+def test_faults_elsewhere(tmp_path: Path) -> None:
+    """faults.c on AArch64: memory between forbidden pages, threads, damaged files."""
+    platform = "aarch64-linux-musl"
+    build(wide(), tmp_path, name="wide", platform=platform, emit="static", compiler="zig")
+    run(
+        *ZIG, "-target", TRIPLES[platform], "-static", "-fno-sanitize=undefined", "-DNO_FORK",
+        "-I.", '-DHEADER="wide.h"', "-DTABLE=wide_library", HERE / "faults.c", "wide.a",
+        "-o", "faults", "-lm", "-pthread", cwd=tmp_path,
+    )  # fmt: skip
+    assert "wide: no faults" in run(*RUNNERS["aarch64"], "./faults", ".", cwd=tmp_path)
 
 
 @pytest.mark.slow

@@ -181,7 +181,8 @@ NARU_HOST void naru_pool_init(void)
     done = 1;
 #ifdef MADV_WIPEONFORK
     void *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page != MAP_FAILED && madvise(page, PAGE, MADV_WIPEONFORK) == 0)
+    /* QEMU takes any advice, also one that is none, and does nothing. */
+    if (page != MAP_FAILED && madvise(page, PAGE, -1) && !madvise(page, PAGE, MADV_WIPEONFORK))
         owner = page;
     else if (page != MAP_FAILED)
         munmap(page, PAGE);
