@@ -119,7 +119,7 @@ def _host_steps(host: Json) -> list[Json]:
 
 
 def _outputs(records: Sequence[Json]) -> tuple[Tensor, ...]:
-    """The outputs; those that hold numbers of classes have the labels of what they are the top of."""
+    """The outputs. The numbers of classes that `top` gives have the labels of its scores."""
     found = {r["name"]: _tensor(r) for r in records}
     for r in records:
         of = r.get("top_of")

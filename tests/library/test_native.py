@@ -22,7 +22,8 @@ from zoo import CASES
 from zoo.build import text, weight
 
 import naru
-from naru.building import build
+from naru.building import ALL_EMITS, build, choose_levels
+from naru.cli.build import EMITS
 from naru.compiler import compile_bundle
 from naru.errors import InputError, NaruError, TargetError, UnsupportedError
 from naru.library.header import quote
@@ -265,7 +266,8 @@ def test_weights_beside_it_from_another_folder(folder: Callable[[str], Path]) ->
 
 def test_labels(tmp_path: Path) -> None:
     """How many there are, and along which axis; numbers of classes have none."""
-    proto = text("(float[2,3,4] x) => (float[2,3,4] y, float[2,4] z) { y = Relu(x) z = ReduceMax<axes=[1], keepdims=0>(x) }")
+    proto = text("""(float[2,3,4] x) => (float[2,3,4] y, float[2,4] z)
+        { y = Relu(x) z = ReduceMax<axes=[1], keepdims=0>(x) }""")
     scores = [
         Scores("y", function="softmax", axis=1, labels=("a", "b", "c")),
         Scores("z", top=2, labels=("k", "l", "m", "n")),
@@ -730,8 +732,41 @@ def test_from_a_bundle(tmp_path: Path) -> None:
     model = Library(made.files[0]).open()
     assert model.selftest() < 1
     model.close()
+    build(tmp_path / "m.naru", tmp_path / "dist", platform="x86_64-linux", precision="fp32")
     with pytest.raises(TargetError, match="has code for x86-64-"):
         build(tmp_path / "m.naru", tmp_path / "dist", platform="aarch64-linux")
+    with pytest.raises(InputError, match="compiled with precision fp32, not portable"):
+        build(tmp_path / "m.naru", tmp_path / "dist", precision="portable")
+    with pytest.raises(TargetError, match=r"has code for .* only"):
+        build(tmp_path / "m.naru", tmp_path / "dist", isa="baseline")
+    with pytest.raises(InputError, match="takes the ONNX file"):
+        build(tmp_path / "m.naru", tmp_path / "dist", labels=["a"], top=1)
+
+
+OTHERS = (("wasm32-simd128", "wasm"), ("neon", "aarch64-linux"))
+
+
+@pytest.mark.parametrize(("target", "platform"), OTHERS)
+def test_from_a_bundle_of_another_machine(target: str, platform: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.naru"
+    compile_bundle(MLP, target=target, precision="portable").save(path)
+    with pytest.raises(TargetError, match=r"has code for .*, which is not an instruction set of"):
+        build(path, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+    emit = "library" if platform == "wasm" else "c"
+    made = build(path, tmp_path / "dist", platform=platform, emit=emit)
+    assert made.provenance["options"]["precision"] == "portable"
+
+
+def test_strict_levels_have_fma(tmp_path: Path) -> None:
+    names = [t.name for t in choose_levels("x86_64-linux", None, precision="strict")]
+    assert names == ["x86-64-avx512", "x86-64-avx2"]
+    assert len(choose_levels("x86_64-linux", None)) == 3
+    build(MLP, tmp_path, platform="x86_64-linux", emit="header", precision="strict")
+    with pytest.raises(TargetError, match="strict is for targets with fused multiply-add"):
+        build(MLP, tmp_path, platform="x86_64-linux", isa="avx2,baseline", precision="strict")
+    with pytest.raises(TargetError, match="strict is for targets with fused multiply-add"):
+        build(MLP, tmp_path, platform="wasm", precision="strict")
 
 
 def test_text_of_the_code(tmp_path: Path) -> None:
@@ -742,7 +777,12 @@ def test_text_of_the_code(tmp_path: Path) -> None:
     assert [p.name for p in build(MLP, tmp_path, emit="header").files] == ["digits_mlp.h"]
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_the_command_knows_what_build_writes() -> None:
+    """It lists them itself, to start without the compiler."""
+    assert EMITS == ALL_EMITS
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = text(
         '(string[n] s) => (string[n] t) { t = StringNormalizer<case_change_action="LOWER">(s) }'
     )
@@ -758,6 +798,20 @@ def test_refusals(tmp_path: Path) -> None:
         build(MLP, tmp_path / "dist", name="../up")
     with pytest.raises(TargetError, match="no-such-compiler"):
         build(MLP, tmp_path / "dist", compiler="no-such-compiler")
+    for command, words in ((" ", "names no C compiler"), ('gcc "', "No closing quotation")):
+        with pytest.raises(TargetError, match=f"compiler: '{command}'.*{words}"):
+            build(MLP, tmp_path / "dist", compiler=command)
+    with monkeypatch.context() as patch:
+        patch.setenv("CC", " ")
+        with pytest.raises(TargetError, match="CC: ' ' names no C compiler"):
+            build(MLP, tmp_path / "dist")
+    with pytest.raises(InputError, match="--half-weights is for WebAssembly"):
+        build(MLP, tmp_path / "dist", half_weights=True)
+    with pytest.raises(InputError, match=r"example\.c is the file of the example, too") as e:
+        build(MLP, tmp_path / "dist", name="example", emit="c")
+    assert e.value.hint == "--name NAME"
+    with pytest.raises(InputError, match="a file of every package is called demo"):
+        build(MLP, tmp_path / "dist", name="demo", platform="wasm")
     with pytest.raises(NaruError, match=r"false --version|failed"):
         build(MLP, tmp_path / "dist", compiler="false")
     assert not (tmp_path / "dist").exists()
