@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from naru.artifact.bundle import Bundle, BundleParts, read_bundle
 from naru.compiler import as_source, choose_target, compile_bundle
@@ -74,19 +74,19 @@ def build(
             f"emit: {emit!r} is not one of {', '.join(ALL_EMITS)}" + (f"; {meant}" if meant else "")
         )
     where = host_platform() if platform is None else find_platform(platform)
-    name = check_name(name or _name_of(source))
-    label = Path(source).name if isinstance(source, str | os.PathLike) else name
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    name = check_name(name or (path.stem if path else "model"))
+    label = path.name if path else name
     as_library = "library" if emit in TEXTS else emit  # the text of code is of any platform
     request = Request(name, where, as_library, embed, compiler, label, half_weights)
-    (check_web_request if where == WASM else check_request)(request)
+    check, write = (
+        (check_web_request, write_web) if where == WASM else (check_request, write_native)
+    )
+    check(request)
     processing = read_processing(preprocess, postprocess, labels=labels, top=top)
-    write = write_web if where == WASM else write_native
-    bundle = _bundle_path(source)
-    if bundle is not None and emit not in TEXTS:
-        if processing:
-            raise InputError(f"{source}: processing is compiled in: it takes the ONNX file")
-        wanted = choose_levels(where, isa) if isa is not None else None
-        return write([read_level(bundle, where, wanted, precision)], Path(output), request)
+    if path and path.suffix == ".naru" and emit not in TEXTS:
+        level = read_level(path, where, isa, precision, processing)
+        return write([level], Path(output), request)
     precision = precision or "fp32"
     targets = choose_levels(where, isa, named=platform is not None, precision=precision)
     what: dict[str, Any] = {"precision": precision, "processing": processing, "name": name}
@@ -94,17 +94,6 @@ def build(
         return write_texts(source, Path(output), targets, emit, **what)
     levels = compile_levels(source, targets, cache=cache, on_progress=on_progress, **what)
     return write(levels, Path(output), request)
-
-
-def _bundle_path(source: object) -> Path | None:
-    path = cast("str | os.PathLike[str]", source)
-    found = Path(path) if isinstance(source, str | os.PathLike) else None
-    return found if found is not None and found.suffix == ".naru" else None
-
-
-def _name_of(source: object) -> str:
-    path = cast("str | os.PathLike[str]", source)
-    return Path(path).stem if isinstance(source, str | os.PathLike) else "model"
 
 
 def check_name(name: str) -> str:
@@ -171,11 +160,15 @@ def compile_levels(
 def read_level(
     path: Path,
     platform: str,
-    targets: Sequence[Target] | None,
+    isa: str | Sequence[str] | None,
     precision: str | None,
+    processing: Processing = NOTHING,
 ) -> BundleParts:
     """Manifest and sections of a bundle. TargetError where its code is not the platform's, or not
-    that of the targets; InputError where its precision is another; None: whatever it has."""
+    that of `isa`; InputError where its precision is another, or processing is to be added. None:
+    whatever it has."""
+    if processing:
+        raise InputError(f"{path}: processing is compiled in: it takes the ONNX file")
     bundle = read_bundle(path)
     name, triple = (bundle.manifest["target"][key] for key in ("name", "triple"))
     arch = triple.partition("-")[0]
@@ -185,7 +178,7 @@ def read_level(
             f"{path}: has code for {name}, which is not an instruction set of {platform}",
             hint=f"--target {' or '.join(fits)}, or the ONNX file",
         )
-    if targets is not None and [t.name for t in targets] != [name]:
+    if isa is not None and [t.name for t in choose_levels(platform, isa)] != [name]:
         raise TargetError(
             f"{path}: has code for {name} only", hint=f"--isa {name}, or the ONNX file"
         )

@@ -122,7 +122,7 @@ def _outputs(records: Sequence[Json]) -> tuple[Tensor, ...]:
     """The outputs. The numbers of classes that `top` gives have the labels of its scores."""
     found = {r["name"]: _tensor(r) for r in records}
     for r in records:
-        of = r.get("top_of")
+        of: str = r.get("top_of", "")
         if of in found and r["name"] == top_names(of)[1]:
             found[r["name"]] = replace(found[r["name"]], labels=found[of].labels)
     return tuple(found.values())
