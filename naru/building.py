@@ -68,11 +68,7 @@ def build(
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
     """
-    if emit not in ALL_EMITS:
-        meant = nearest(emit, ALL_EMITS)
-        raise InputError(
-            f"emit: {emit!r} is not one of {', '.join(ALL_EMITS)}" + (f"; {meant}" if meant else "")
-        )
+    _check_emit(emit)
     where = host_platform() if platform is None else find_platform(platform)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     name = check_name(name or (path.stem if path else "model"))
@@ -94,6 +90,14 @@ def build(
         return write_texts(source, Path(output), targets, emit, **what)
     levels = compile_levels(source, targets, cache=cache, on_progress=on_progress, **what)
     return write(levels, Path(output), request)
+
+
+def _check_emit(emit: str) -> None:
+    if emit not in ALL_EMITS:
+        meant = nearest(emit, ALL_EMITS)
+        raise InputError(
+            f"emit: {emit!r} is not one of {', '.join(ALL_EMITS)}" + (f"; {meant}" if meant else "")
+        )
 
 
 def check_name(name: str) -> str:
