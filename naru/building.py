@@ -6,20 +6,16 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from naru.artifact.bundle import (
-    Bundle,
-    BundleParts,
-    read_bundle,
-)
+from naru.artifact.bundle import Bundle, BundleParts, read_bundle
 from naru.compiler import as_source, choose_target, compile_bundle
 from naru.errors import InputError, TargetError, nearest
 from naru.library.folder import replacing_files
 from naru.library.signature import identifier
 from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
-from naru.library.web import write_web
-from naru.library.write import EMITS, Request, Written, write_native
+from naru.library.web import check_web_request, write_web
+from naru.library.write import EMITS, Request, Written, check_request, write_native
 from naru.options import Options, Progress
 from naru.processing import NOTHING, Declared, Labels, Processing, read_processing
 from naru.targets import TARGETS, Target, get_target
@@ -46,7 +42,7 @@ def build(
     emit: str = "library",
     embed: bool = False,
     half_weights: bool = False,
-    precision: str = "fp32",
+    precision: str | None = None,
     preprocess: Declared | Sequence[Declared] | None = None,
     postprocess: Declared | Sequence[Declared] | None = None,
     labels: Labels | None = None,
@@ -61,12 +57,13 @@ def build(
     source: an ONNX file (path, bytes or ModelProto), or the path of a bundle. platform: where it
     runs (default: this machine), such as "aarch64-linux" or "wasm". isa: instruction sets to have
     code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
-    that was named the common ones there: avx512, avx2 and baseline; i8mm, dotprod and neon). emit:
-    "library" (shared), "static", "obj", "c" (for a compiler of your own), "header", "llvm" or "asm"
-    (the code of each module, as text). embed: the weights go into the library. half_weights: of a
-    WebAssembly package: float32 weights are stored in half precision, and widened when loaded.
-    preprocess, postprocess, labels, top: as for `naru.compile`. compiler: the command of a C
-    compiler, or "zig".
+    that was named the common ones there: avx512, avx2 and baseline; i8mm, dotprod and neon; with
+    precision "strict" without baseline, which has no FMA). emit: "library" (shared), "static",
+    "obj", "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as
+    text). embed: the weights go into the library. half_weights: of a WebAssembly package: float32
+    weights are stored in half precision, and widened when loaded. precision: as for `naru.compile`
+    (default "fp32", or a bundle's own). preprocess, postprocess, labels, top: as there. compiler:
+    the command of a C compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
@@ -77,22 +74,26 @@ def build(
             f"emit: {emit!r} is not one of {', '.join(ALL_EMITS)}" + (f"; {meant}" if meant else "")
         )
     where = host_platform() if platform is None else find_platform(platform)
-    name = check_name(name or _name_of(source))
-    targets = choose_levels(where, isa, named=platform is not None)
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    name = check_name(name or (path.stem if path else "model"))
+    label = path.name if path else name
+    as_library = "library" if emit in TEXTS else emit  # the text of code is of any platform
+    request = Request(name, where, as_library, embed, compiler, label, half_weights)
+    check, write = (
+        (check_web_request, write_web) if where == WASM else (check_request, write_native)
+    )
+    check(request)
     processing = read_processing(preprocess, postprocess, labels=labels, top=top)
+    if path and path.suffix == ".naru" and emit not in TEXTS:
+        level = read_level(path, where, isa, precision, processing)
+        return write([level], Path(output), request)
+    precision = precision or "fp32"
+    targets = choose_levels(where, isa, named=platform is not None, precision=precision)
     what: dict[str, Any] = {"precision": precision, "processing": processing, "name": name}
     if emit in TEXTS:
         return write_texts(source, Path(output), targets, emit, **what)
     levels = compile_levels(source, targets, cache=cache, on_progress=on_progress, **what)
-    label = Path(source).name if isinstance(source, str | os.PathLike) else name
-    request = Request(name, where, emit, embed, compiler, label, half_weights)
-    write = write_web if where == WASM else write_native
     return write(levels, Path(output), request)
-
-
-def _name_of(source: object) -> str:
-    path = cast("str | os.PathLike[str]", source)
-    return Path(path).stem if isinstance(source, str | os.PathLike) else "model"
 
 
 def check_name(name: str) -> str:
@@ -103,15 +104,22 @@ def check_name(name: str) -> str:
 
 
 def choose_levels(
-    platform: str, isa: str | Sequence[str] | None, *, named: bool = True
+    platform: str,
+    isa: str | Sequence[str] | None,
+    *,
+    named: bool = True,
+    precision: str = "fp32",
 ) -> list[Target]:
     """The targets of a library, from the best to the least. TargetError for those of another
-    architecture. `named`: somebody named the platform, so the default is not this CPU's."""
-    arch = "wasm32" if platform == WASM else PLATFORMS[platform][0]
+    architecture. `named`: somebody named the platform, so the default is not this CPU's. With
+    `precision` strict, levels without FMA are none of the default ones."""
+    arch = _architecture(platform)
     if isa is None and not named:
         return [choose_target(None)]
     if isa is None:
         asked = _DEFAULT_LEVELS.get(arch) or tuple(n for n, t in TARGETS.items() if t.arch == arch)
+        if precision == "strict":  # of a platform that has none all stay, and are refused
+            asked = tuple(n for n in asked if TARGETS[n].has_fma) or asked
     else:
         asked = tuple(isa.split(",")) if isinstance(isa, str) else tuple(isa)
     found = [get_target(n.strip()) for n in asked]
@@ -133,17 +141,7 @@ def compile_levels(
     cache: bool = True,
     on_progress: Progress | None = None,
 ) -> list[BundleParts]:
-    """Manifest and sections of a model for each target. A bundle is its own target's."""
-    if isinstance(source, str | os.PathLike) and Path(source).suffix == ".naru":
-        if processing:
-            raise InputError(f"{source}: processing is compiled in: it takes the ONNX file")
-        bundle = read_bundle(source)
-        made = bundle.manifest["target"]["name"]
-        if [t.name for t in targets] not in ([made], [choose_target(None).name]):
-            raise TargetError(
-                f"{source}: has code for {made} only", hint=f"--isa {made}, or the ONNX file"
-            )
-        return [_parts(bundle)]
+    """Manifest and sections of a model for each target."""
     made: list[BundleParts] = []
     for target in targets:
         bundle = compile_bundle(
@@ -157,6 +155,43 @@ def compile_levels(
         )
         made.append(_parts(bundle))
     return made
+
+
+def read_level(
+    path: Path,
+    platform: str,
+    isa: str | Sequence[str] | None,
+    precision: str | None,
+    processing: Processing = NOTHING,
+) -> BundleParts:
+    """Manifest and sections of a bundle. TargetError where its code is not the platform's, or not
+    that of `isa`; InputError where its precision is another, or processing is to be added. None:
+    whatever it has."""
+    if processing:
+        raise InputError(f"{path}: processing is compiled in: it takes the ONNX file")
+    bundle = read_bundle(path)
+    name, triple = (bundle.manifest["target"][key] for key in ("name", "triple"))
+    arch = triple.partition("-")[0]
+    if arch != _architecture(platform):
+        fits = [p for p in (*PLATFORMS, WASM) if _architecture(p) == arch]
+        raise TargetError(
+            f"{path}: has code for {name}, which is not an instruction set of {platform}",
+            hint=f"--target {' or '.join(fits)}, or the ONNX file",
+        )
+    if isa is not None and [t.name for t in choose_levels(platform, isa)] != [name]:
+        raise TargetError(
+            f"{path}: has code for {name} only", hint=f"--isa {name}, or the ONNX file"
+        )
+    made = bundle.manifest["options"].get("precision", "fp32")
+    if precision not in (None, made):
+        raise InputError(
+            f"{path}: was compiled with precision {made}, not {precision}", hint="the ONNX file"
+        )
+    return _parts(bundle)
+
+
+def _architecture(platform: str) -> str:
+    return "wasm32" if platform == WASM else PLATFORMS[platform][0]
 
 
 def _parts(bundle: Bundle) -> BundleParts:

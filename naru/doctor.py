@@ -9,14 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from naru import knobs
 from naru.artifact.cache import open_cache
 from naru.errors import TargetError
 from naru.roofs import read_rates
 from naru.runtime import _native
 from naru.targets import Target, host_target
+from naru.units import format_bytes
 from naru.version import VERSION
 
 _PACKAGES = ("numpy", "llvmlite", "onnx", "onnxruntime", "ml_dtypes", "click", "rich")
@@ -217,14 +216,3 @@ def _roof_lines(roofs: dict[str, Any]) -> list[tuple[str, str, str]]:
         if seconds is not None:
             rows.append(("roofs", name.replace("_", "-"), f"{seconds * 1e6:.2f} us"))
     return rows
-
-
-def format_bytes(count: float) -> str:
-    """1536 -> "1.5 KiB"."""
-    if not np.isfinite(count):
-        return "?"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} TiB"

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
-from naru import cli, compiler, demo, doctor, inputs, knobs
+from naru import cli, compiler, demo, doctor, inputs, knobs, units
 from naru.artifact.bundle import (
     Bundle,
     read_bundle,
@@ -587,9 +587,9 @@ def test_doctor_measures() -> None:
 
 
 def test_sizes_for_people() -> None:
-    assert doctor.format_bytes(12) == "12 B"
-    assert doctor.format_bytes(1536) == "1.5 KiB"
-    assert doctor.format_bytes(3 << 40) == "3 TiB"
+    assert units.format_bytes(12) == "12 B"
+    assert units.format_bytes(1536) == "1.5 KiB"
+    assert units.format_bytes(3 << 40) == "3 TiB"
 
 
 def test_ops(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "naru.dtypes",
         "naru.processing",
         "naru.targets",
+        "naru.units",
         "naru.version",
         "naru.runtime._native",
     ),

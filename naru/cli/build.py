@@ -16,8 +16,9 @@ from naru.cli.group import (
     precision_option,
     processing_options,
 )
-from naru.cli.printing import bytes_text, make_table, print_json, print_table, say
+from naru.cli.printing import make_table, print_json, print_table, say
 from naru.cli.progress import progress
+from naru.units import format_bytes
 
 if TYPE_CHECKING:
     from naru.library.write import Written
@@ -107,7 +108,7 @@ def build_command(
             emit=emit,
             embed=embed,
             half_weights=half_weights,
-            precision=precision,
+            precision=precision if _is_given("precision") else None,
             preprocess=processing.images,
             postprocess=processing.scores,
             name=name,
@@ -124,8 +125,14 @@ def build_command(
     say(f"{seconds:.2f} s")
 
 
+def _is_given(option: str) -> bool:
+    """Whether somebody named an option, be it its default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
 def _say_files(made: Written) -> None:
-    rows = [(p.name, bytes_text(p.stat().st_size)) for p in made.files]
+    rows = [(p.name, format_bytes(p.stat().st_size)) for p in made.files]
     folder = made.files[0].parent
     say(f"{folder}/")
     width = max(len(name) for name, _ in rows)
@@ -133,7 +140,8 @@ def _say_files(made: Written) -> None:
         say(f"  {name:<{width}}  {size:>9}")
     levels = made.provenance.get("levels", ())
     for level in levels:
-        say(f"  code for {level['name']}: {bytes_text(level['code'])}, {level['kernels']} kernels")
+        code = format_bytes(level["code"])
+        say(f"  code for {level['name']}: {code}, {level['kernels']} kernels")
 
 
 @click.command("inspect")
@@ -170,10 +178,10 @@ def _print_record(file: Path, record: Mapping[str, Any]) -> None:
         ("options", options or "none"),
         *(("takes", _tensor_text(t)) for t in record["inputs"]),
         *(("gives", _tensor_text(t)) for t in record["outputs"]),
-        ("weights", f"{bytes_text(record['weights']['size'])}, "
+        ("weights", f"{format_bytes(record['weights']['size'])}, "
                     f"SHA-256 {record['weights']['sha256']}"),
         ("memory", arena_text(record["memory"])),
-        *(("code", f"{v['name']}: {bytes_text(v['code'])}, {v['kernels']} kernels")
+        *(("code", f"{v['name']}: {format_bytes(v['code'])}, {v['kernels']} kernels")
           for v in record["levels"]),
     ]  # fmt: skip
     table = make_table(str(file), ("", ""))

@@ -17,10 +17,11 @@ from naru.cli.group import (
     processing_options,
 )
 from naru.cli.loading import compile_source
-from naru.cli.printing import bytes_text, join, print_json, say
+from naru.cli.printing import join, print_json, say
 from naru.cli.progress import progress
 from naru.errors import InputError
 from naru.processing import Processing
+from naru.units import format_bytes
 
 
 @click.command("compile")
@@ -80,7 +81,7 @@ def compile_command(
         )
         return
     say(
-        f"{output}: {bytes_text(size)}, {kernels} kernels for {target}, {seconds:.2f} s\n"
+        f"{output}: {format_bytes(size)}, {kernels} kernels for {target}, {seconds:.2f} s\n"
         f"  inputs   {join(inputs)}\n  outputs  {join(outputs)}"
         + (f"\n  on the host: {', '.join(on_host)}" if on_host else "")
     )

@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from naru.cli.group import as_json_option
-from naru.cli.printing import bytes_text, print_json, say, wrap
+from naru.cli.printing import print_json, say, wrap
 from naru.cli.progress import progress
 from naru.errors import InputError
+from naru.units import format_bytes
 
 
 @click.command("doctor")
@@ -78,7 +79,7 @@ def _show_page(port: int | None, output: Path | None, *, no_open: bool) -> None:
             raise InputError("-o writes the page and serves nothing", hint="without --port")
         with progress("building the page") as tell:
             files = write_page(output, on_progress=tell)
-        say(f"{output}/: {len(files)} files; {bytes_text(sum(p.stat().st_size for p in files))}")
+        say(f"{output}/: {len(files)} files; {format_bytes(sum(p.stat().st_size for p in files))}")
         return
     with (
         tempfile.TemporaryDirectory(prefix="naru-demo-") as folder,

@@ -92,11 +92,5 @@ def wrap(head: str, text: str) -> str:
     return textwrap.fill(text, 100, initial_indent=head, subsequent_indent=" " * len(head))
 
 
-def bytes_text(count: int) -> str:
-    from naru.doctor import format_bytes
-
-    return format_bytes(count)
-
-
 def join(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from naru.artifact.bundle import Bundle
-from naru.doctor import format_bytes
 from naru.explain.formulas import arena_bytes
 from naru.explain.report import Explanation, Row
 from naru.roofs import Roofs
+from naru.units import format_bytes
 
 WIDTH = 100
 BAR = 20  # characters for all of the time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,9 +76,8 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def _fill(template: str, **values: str) -> str:
-    for key, value in values.items():
-        template = template.replace(f"@{key}@", value)
-    return template
+    """In one pass, since a name in a value may look like a key."""
+    return re.sub(f"@({'|'.join(values)})@", lambda m: values[m[1]], template)
 
 
 def _constants(s: Signature, prefix: str, memory: int | None) -> str:

@@ -70,7 +70,7 @@ def _of_bundle(path: Path) -> dict[str, Any]:
         )
     sections = {n: bundle.section(n) for n in bundle.sections}
     name = manifest["source"].get("name") or path.stem
-    signature = Signature(name, (), (), (), 0, 0, False, (), ())
+    signature = Signature(name, (), (), (), 0, 0, (), ())
     weights = describe_weights(sections.get("weights", memoryview(b"")))
     return provenance([(manifest, sections)], signature, weights, platform="naru")
 

@@ -131,6 +131,7 @@ def _tables(
     return "\n".join(
         (
             "/* ---- tables of this model ---- */",
+            _architecture(manifests[0]),
             f"#define OF_MODEL(function) {s.prefix}_##function",
             f"#define NAME {quote(s.name)}",
             f"#define COMPILER {quote(VERSION)}",
@@ -161,6 +162,16 @@ def _tables(
     )
 
 
+def _architecture(manifest: Mapping[str, Any]) -> str:
+    """Code of one architecture would assemble for any other, and fail when it runs."""
+    arch = manifest["target"]["triple"].partition("-")[0]
+    return (
+        f"#if !defined(__{arch}__)\n"
+        f'#error "this library has code for {arch}; compile it for that machine (--target, --cc)"\n'
+        "#endif"
+    )
+
+
 def _bytes(data: bytes) -> str:
     return '"' + "".join(f"\\{b:03o}" for b in data) + '"'
 
@@ -180,20 +191,23 @@ def _tensors(name: str, tensors: Sequence[Tensor], s: Signature) -> str:
     """A table of tensors, with their shapes and labels before it."""
     index = {v.name: k for k, v in enumerate(s.symbols)}
     inputs = name == "INPUTS"
+    label_tables: dict[tuple[str, ...], str] = {(): "NULL"}
     lines: list[str] = []
     rows: list[str] = []
     for k, t in enumerate(tensors):
         known = [d if isinstance(d, int) else -1 - index[d] if inputs else -1 for d in t.shape]
         lines.append(_array(f"int64_t {name}_SHAPE_{k}", [str(d) for d in known] or ["0"]))
-        labels = "NULL"
-        if t.labels:
-            labels = f"{name}_LABELS_{k}"
-            lines.append(_array(f"char *const {labels}", [quote(text) for text in t.labels]))
+        if t.labels not in label_tables:
+            label_tables[t.labels] = f"{name}_LABELS_{k}"
+            texts = [quote(text) for text in t.labels]
+            lines.append(_array(f"char *const {label_tables[t.labels]}", texts))
+        axis = -1 if t.label_axis is None else t.label_axis
         rows.append(
             f"{{{quote(t.name)}, {quote(t.dtype)}, {dtype_member(t.dtype)}, {t.item_size}, "
-            f"{len(t.shape)}, {name}_SHAPE_{k}, {int(t.optional)}, {int(t.late)}, {labels}}}"
+            f"{len(t.shape)}, {name}_SHAPE_{k}, {int(t.optional)}, {int(t.late)}, "
+            f"{label_tables[t.labels]}, {len(t.labels)}, {axis}}}"
         )
-    empty = '{"", "", NARU_DTYPE_OTHER, 1, 0, NULL, 0, 0, NULL}'
+    empty = '{"", "", NARU_DTYPE_OTHER, 1, 0, NULL, 0, 0, NULL, 0, -1}'
     return "\n".join([*lines, _array(f"naru_tensor {name}", rows or [empty])])
 
 

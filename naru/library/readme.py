@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from naru.library.signature import Signature
+from naru.units import format_bytes
 from naru.version import VERSION
 
 _BUILD = {
@@ -20,14 +21,6 @@ _FILES = {
     "obj": ("{name}.o", "the library, as one object to be linked into a program"),
     "c": ("{name}.c", "the library, for a C compiler of your own; it includes the files `*.code`"),
 }
-
-
-def size_text(count: int) -> str:
-    """Bytes as people read them."""
-    for unit, size in (("MB", 1_000_000), ("KB", 1000)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _cell(text: str) -> str:
@@ -56,7 +49,7 @@ def readme(s: Signature, record: Mapping[str, Any], emit: str, *, embed: bool) -
         (f"{name}.h", "its header, C and C++"),
     ]
     if embed:
-        inside = f"the weights ({size_text(record['weights']['size'])}) are in it"
+        inside = f"the weights ({format_bytes(record['weights']['size'])}) are in it"
         files[1] = (files[1][0], f"{what}; {inside}")
     else:
         files.append((f"{name}.weights", "the weights, mapped when the model is opened"))
@@ -65,7 +58,7 @@ def readme(s: Signature, record: Mapping[str, Any], emit: str, *, embed: bool) -
     files.append(("example.c, example.cpp", "a program in C, and one in C++"))
     levels = [("level", "code", "the CPU must have")]
     levels += [
-        (v["name"], size_text(v["code"]), ", ".join(v["features"][-4:]) or "nothing more")
+        (v["name"], format_bytes(v["code"]), ", ".join(v["features"][-4:]) or "nothing more")
         for v in record["levels"]
     ]
     tensors = [("", "name", "dtype", "shape")]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from naru.artifact.bundle import BundleParts
 from naru.artifact.manifest import dtype_of
 from naru.errors import NaruError, UnsupportedError
+from naru.processing import top_names
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -22,7 +23,8 @@ Json: TypeAlias = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """An input, whose dims are sizes and names of symbols, or an output, whose dims may be
-    formulas. `item_size` is in bytes; `labels` name the classes along the last axis."""
+    formulas. `item_size` is in bytes; `labels` name the classes, which lie along `label_axis`;
+    where it is None, the elements are their numbers."""
 
     name: str
     dtype: str
@@ -31,6 +33,7 @@ class Tensor:
     optional: bool = False
     late: bool = False
     labels: tuple[str, ...] = ()
+    label_axis: int | None = None
 
     @property
     def size(self) -> int | None:
@@ -64,7 +67,6 @@ class Signature:
     symbols: tuple[Symbol, ...]
     dims: int
     pointers: int
-    dynamic: bool
     requires: tuple[str, ...]
     steps: tuple[str, ...]
 
@@ -97,11 +99,10 @@ def read_signature(manifest: Json, name: str) -> Signature:
     return Signature(
         name,
         tuple(_tensor(t) for t in entry["inputs"]),
-        tuple(_tensor(t) for t in entry["outputs"]),
+        _outputs(entry["outputs"]),
         tuple(Symbol(s["name"], s["lo"], s["hi"]) for s in symbols),
         len(manifest["symbols"]),
         entry.get("pointers", 0),
-        entry["dynamic"],
         tuple(entry.get("requires", ())),
         tuple(_step_names(manifest)),
     )
@@ -117,6 +118,16 @@ def _host_steps(host: Json) -> list[Json]:
     return found
 
 
+def _outputs(records: Sequence[Json]) -> tuple[Tensor, ...]:
+    """The outputs. The numbers of classes that `top` gives have the labels of its scores."""
+    found = {r["name"]: _tensor(r) for r in records}
+    for r in records:
+        of: str = r.get("top_of", "")
+        if of in found and r["name"] == top_names(of)[1]:
+            found[r["name"]] = replace(found[r["name"]], labels=found[of].labels)
+    return tuple(found.values())
+
+
 def _tensor(record: Json) -> Tensor:
     return Tensor(
         record["name"],
@@ -126,6 +137,7 @@ def _tensor(record: Json) -> Tensor:
         record.get("optional", False),
         record.get("late", False),
         tuple(record.get("labels", ())),
+        record.get("axis"),
     )
 
 

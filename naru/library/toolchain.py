@@ -100,7 +100,7 @@ def find_toolchain(name: str, asked: str | None = None) -> Toolchain:
     this machine, a cross compiler of the usual name, or Zig. TargetError when there is none."""
     arch, zig = PLATFORMS[name]
     if asked and asked != "zig":
-        return _toolchain(shlex.split(asked), _archiver(arch))
+        return _toolchain(_words(asked, "compiler"), _archiver(arch))
     if not asked:
         for command in _candidates(name, arch):
             if shutil.which(command[0]):
@@ -127,11 +127,23 @@ def _candidates(name: str, arch: str) -> list[list[str]]:
         and name.endswith("-musl") == _is_musl()
     )
     own = knobs.c_compiler()
-    found = [shlex.split(own)] if native and own else []
+    found = [_words(own, "CC")] if native and own else []
     if native:
         found += [["cc"], ["gcc"], ["clang"]]
     libc = "musl" if name.endswith("-musl") else "gnu"
     return [*found, [f"{arch}-linux-{libc}-gcc"]]
+
+
+def _words(command: str, what: str) -> list[str]:
+    """The words of a command, as a shell reads it. TargetError, with where it comes from, where
+    there are none."""
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise TargetError(f"{what}: {command!r}: {error}", hint="--cc COMMAND") from None
+    if not words or not words[0]:
+        raise TargetError(f"{what}: {command!r} names no C compiler", hint="--cc COMMAND")
+    return words
 
 
 def _archiver(arch: str) -> list[str]:

@@ -59,6 +59,17 @@ class _Level:
     halves: tuple[tuple[int, int], ...]
 
 
+def check_web_request(request: Request) -> None:
+    """InputError for what makes no sense of a package."""
+    if request.emit != "library" or request.embed:
+        what = "--embed" if request.embed else f"--emit {request.emit}"
+        raise InputError(f"{what} is for native libraries, not for WebAssembly")
+    if request.name in ("demo", "package"):  # demo.js, package.json
+        raise InputError(
+            f"name: a file of every package is called {request.name}", hint="--name NAME"
+        )
+
+
 def write_web(levels: Sequence[BundleParts], folder: Path, request: Request) -> Written:
     """Writes the package of a model.
 
@@ -66,9 +77,7 @@ def write_web(levels: Sequence[BundleParts], folder: Path, request: Request) -> 
     UnsupportedError for a model that needs Python, InputError for a request that makes no sense
     here, or where the folder cannot be written; then nothing has changed.
     """
-    if request.emit != "library" or request.embed:
-        what = "--embed" if request.embed else f"--emit {request.emit}"
-        raise InputError(f"{what} is for native libraries, not for WebAssembly")
+    check_web_request(request)
     signature = read_signature(levels[0][0], request.name)
     levels = sorted(levels, key=_is_relaxed)
     if [_is_relaxed(parts) for parts in levels] not in ([False], [False, True]):

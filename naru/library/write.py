@@ -27,7 +27,7 @@ from naru.library.weights import Weights, describe_weights
 
 # What `--emit` knows besides the text of the code itself: the files that each writes.
 EMITS = ("library", "static", "obj", "c", "header")
-
+EXAMPLES = ("example.c", "example.cpp")
 
 _MOST_EMBEDDED = (1 << 31) - (1 << 27)  # leaves 128 MiB for everything else
 
@@ -55,6 +55,18 @@ class Written:
     provenance: dict[str, Any]
 
 
+def check_request(request: Request) -> None:
+    """InputError for what makes no sense of a native library."""
+    if request.emit not in EMITS:
+        raise InputError(f"emit: {request.emit!r} is not one of {', '.join(EMITS)}")
+    if request.half_weights:
+        raise InputError("--half-weights is for WebAssembly, not for native libraries")
+    if request.emit == "c" and f"{request.name}.c" in EXAMPLES:
+        raise InputError(
+            f"name: {request.name}.c is the file of the example, too", hint="--name NAME"
+        )
+
+
 def write_native(levels: Sequence[BundleParts], folder: Path, request: Request) -> Written:
     """Writes the library of a model for one platform.
 
@@ -62,8 +74,7 @@ def write_native(levels: Sequence[BundleParts], folder: Path, request: Request) 
     that needs Python, TargetError without a C compiler, NaruError where it fails, InputError where
     the folder cannot be written; then nothing has changed.
     """
-    if request.emit not in EMITS:
-        raise InputError(f"emit: {request.emit!r} is not one of {', '.join(EMITS)}")
+    check_request(request)
     signature = read_signature(levels[0][0], request.name)
     levels = sort_levels(levels)
     check_levels(levels)
@@ -111,8 +122,7 @@ def _write_files(
     }
     if request.emit == "header":
         return _write_texts(part, texts)
-    texts["example.c"] = example(signature, "c")
-    texts["example.cpp"] = example(signature, "cpp")
+    texts |= {file: example(signature, file.partition(".")[2]) for file in EXAMPLES}
     texts["README.md"] = readme(signature, record, request.emit, embed=request.embed)
     main = _write_code(part, request, made, toolchain)
     names = _write_texts(part, texts)

@@ -34,6 +34,7 @@ class Options(c.Structure):
         ("allocate", Allocate),
         ("release", Release),
         ("heap", c.c_void_p),
+        ("loop_limit", c.c_int64),
     )
 
     def __init__(self, **values: Any) -> None:
@@ -51,6 +52,8 @@ class Tensor(c.Structure):
         ("optional", c.c_int32),
         ("late", c.c_int32),
         ("labels", c.POINTER(c.c_char_p)),
+        ("label_count", c.c_int32),
+        ("label_axis", c.c_int32),
     )
 
 

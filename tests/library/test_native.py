@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes as c
+import mmap
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -15,11 +17,13 @@ import onnx
 import pytest
 from library import binding
 from library.binding import Library, LibraryError, Options
+from runtime.test_endless import counting
 from zoo import CASES
 from zoo.build import text, weight
 
 import naru
-from naru.building import build
+from naru.building import ALL_EMITS, build, choose_levels
+from naru.cli.build import EMITS
 from naru.compiler import compile_bundle
 from naru.errors import InputError, NaruError, TargetError, UnsupportedError
 from naru.library.header import quote
@@ -27,6 +31,7 @@ from naru.library.inspect import read_provenance
 from naru.library.signature import identifier
 from naru.library.toolchain import find_platform, host_platform
 from naru.library.write import Request, write_native
+from naru.processing import Scores
 
 DEMO = Path(naru.__file__).parent / "demo"
 CNN, MLP = DEMO / "digits_cnn.onnx", DEMO / "digits_mlp.onnx"
@@ -235,6 +240,92 @@ def test_a_c_file_for_a_compiler_of_ones_own(tmp_path: Path) -> None:
     model.close()
 
 
+def test_another_machines_code(tmp_path: Path) -> None:
+    """The C file says what it is for; nothing else would, since its code is only included."""
+    build(MLP, tmp_path, name="own", emit="c", platform="aarch64-linux", isa="neon")
+    refused = subprocess.run(
+        ["cc", "-std=gnu11", "-fsyntax-only", "own.c"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert refused.returncode
+    assert "this library has code for aarch64; compile it for that machine" in refused.stderr
+
+
+def test_weights_beside_it_from_another_folder(folder: Callable[[str], Path]) -> None:
+    """What was loaded by a relative path knows its place after the program goes elsewhere."""
+    program = """if True:
+        import ctypes as c, os
+        library, model = c.CDLL("./mlp.so"), c.c_void_p()
+        os.chdir("/")
+        library.mlp_error.restype = c.c_char_p
+        assert library.mlp_open(None, c.byref(model)) == 0, library.mlp_error()
+        assert library.mlp_selftest(model, None, None) == 0, library.mlp_error()
+    """
+    run(sys.executable, "-c", program, cwd=folder("mlp"))
+
+
+def test_labels(tmp_path: Path) -> None:
+    """How many there are, and along which axis; numbers of classes have none."""
+    proto = text("""(float[2,3,4] x) => (float[2,3,4] y, float[2,4] z)
+        { y = Relu(x) z = ReduceMax<axes=[1], keepdims=0>(x) }""")
+    scores = [
+        Scores("y", function="softmax", axis=1, labels=("a", "b", "c")),
+        Scores("z", top=2, labels=("k", "l", "m", "n")),
+    ]
+    build(proto, tmp_path / "axes", name="axes", postprocess=scores)
+    argmax = Scores("y", function="argmax", axis=1, labels=("a", "b", "c"))
+    build(proto, tmp_path / "argmax", name="argmax", postprocess=argmax)
+
+    def labels(path: Path) -> dict[str, tuple[list[str], int]]:
+        return {
+            t.name.decode(): ([t.labels[k].decode() for k in range(t.label_count)], t.label_axis)
+            for t in Library(path).outputs
+        }
+
+    four = ["k", "l", "m", "n"]
+    assert labels(tmp_path / "axes" / "axes.so") == {
+        "y": (["a", "b", "c"], 1),
+        "z": (four, 1),
+        "z_top_scores": ([], -1),
+        "z_top_classes": (four, -1),
+    }
+    found = labels(tmp_path / "argmax" / "argmax.so")
+    assert found == {"y": (["a", "b", "c"], -1), "z": ([], -1)}
+
+
+def test_classes_of_cpp_check_counts(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Vectors of another length and outputs that are not there: exceptions, nothing is read."""
+    shutil.copytree(folder("cnn"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "main.cpp").write_text(
+        """
+        #include "cnn.h"
+        template <class F> static int refused(F call)
+        {
+            try {
+                call();
+            } catch (const std::invalid_argument &) {
+                return 1;
+            }
+            return 0;
+        }
+        int main()
+        {
+            naru::cnn::Model model;
+            naru::cnn::Context context(model), other(model, {3});
+            context.resize({2});
+            return !(refused([&] { naru::cnn::Context(model, {1, 1}); })
+                     && refused([&] { context.resize({}); })
+                     && refused([&] { context.resize({1, 1}); })
+                     && refused([&] { context.shape(99); }) && refused([&] { context.shape(-1); })
+                     && context.shape(0)[0] == 2);
+        }
+        """
+    )
+    run("c++", "-std=c++11", *STRICT_C, "main.cpp", "./cnn.so", "-Wl,-rpath,.", "-o", "main",
+        cwd=tmp_path)  # fmt: skip
+    run("./main", cwd=tmp_path)
+
+
 # ---- what it needs ----
 
 LIBC = ("libc.so", "libm.so", "libpthread.so", "libdl.so", "ld-linux", "linux-vdso", "linux-gate")
@@ -404,10 +495,25 @@ def test_bad_options(folder: Callable[[str], Path]) -> None:
         (Options(threads=-1, parallel=parallel), "how many threads does the pool have"),
         (Options(release=release), r"no options\.allocate"),
         (Options(weights_size=5), "weights_data is NULL"),
+        (Options(loop_limit=-1), r"options\.loop_limit: expected 0 \(none\) or more, got -1"),
     ):
         with pytest.raises(LibraryError, match=words) as e:
             library.open(options)
         assert e.value.status == binding.BAD_ARGUMENT
+
+
+def test_options_of_another_version(folder: Callable[[str], Path]) -> None:
+    """No more is read of them than their size, up to the last byte of a page."""
+    library = Library(folder("mlp") / "mlp.so")
+    page = mmap.PAGESIZE
+    memory = mmap.mmap(-1, 2 * page)
+    start = c.addressof(c.c_char.from_buffer(memory))
+    libc = c.CDLL(None, use_errno=True)
+    assert libc.mprotect(c.c_void_p(start + page), c.c_size_t(page), 0) == 0
+    options = c.cast(start + page - 8, c.POINTER(Options))
+    c.memmove(start + page - 8, (8).to_bytes(8, "little"), 8)
+    assert library.table.open(options, c.byref(c.c_void_p())) == binding.BAD_ARGUMENT
+    assert b"options.size: expected" in library.table.error()
 
 
 def test_bad_calls(folder: Callable[[str], Path]) -> None:
@@ -480,6 +586,64 @@ def test_bad_values(tmp_path: Path) -> None:
     assert np.array_equal(again, x.reshape(3, 2))
     context.free()
     model.close()
+
+
+def test_a_loop_that_never_ends(tmp_path: Path) -> None:
+    build(counting(), tmp_path, name="loop")
+    model = Library(tmp_path / "loop.so").open(Options(loop_limit=1000))
+    context = model.context()
+    feed = {"x": np.zeros(1, np.float32), "limit": np.array(np.inf, np.float32)}
+    words = r"step '.*: it goes on after 1000 rounds, the most that are allowed"
+    with pytest.raises(LibraryError, match=words) as e:
+        context.run(feed)
+    assert e.value.status == binding.BAD_VALUES
+    (y,) = context.run({**feed, "limit": np.array(1000, np.float32)})
+    assert y == 1000
+    context.free()
+    model.close()
+
+
+def test_memory_that_is_not_aligned(folder: Callable[[str], Path]) -> None:
+    """The n-th block is at no multiple of 64: it is given back, and nothing is written to it."""
+    library = Library(folder("nonzero_model") / "nonzero_model.so")
+    feed = next(iter(CASES["nonzero_model"].feeds()))
+    for wrong_at in range(40):
+        count, alive = 0, dict[int, c.Array[c.c_char]]()
+
+        def allocate(_: int, size: int, alignment: int) -> int:
+            nonlocal count
+            block = c.create_string_buffer(size + 2 * alignment)
+            start = -(-c.addressof(block) // alignment) * alignment
+            start += 8 * (count == wrong_at)  # noqa: B023 (called within the round)
+            count += 1
+            alive[start] = block  # noqa: B023
+            return start
+
+        def release(_: int, memory: int, size: int) -> None:
+            del alive[memory]  # noqa: B023
+
+        options = Options(
+            allocate=binding.Allocate(allocate),
+            release=binding.Release(release),
+            flags=binding.LARGE_PAGES,
+        )
+        failed = False
+        try:
+            model = library.open(options)
+            try:
+                model(feed)
+                model.selftest()
+            finally:
+                model.close()
+        except LibraryError as e:
+            failed = e.status == binding.NO_MEMORY and "none at a multiple of 64" in str(e)
+            if not failed:
+                raise
+        assert not alive
+        if not failed:
+            assert wrong_at > 3
+            return
+    pytest.fail("it asks for memory without end")
 
 
 def test_every_allocation_may_fail(folder: Callable[[str], Path]) -> None:
@@ -568,8 +732,41 @@ def test_from_a_bundle(tmp_path: Path) -> None:
     model = Library(made.files[0]).open()
     assert model.selftest() < 1
     model.close()
+    build(tmp_path / "m.naru", tmp_path / "dist", platform="x86_64-linux", precision="fp32")
     with pytest.raises(TargetError, match="has code for x86-64-"):
         build(tmp_path / "m.naru", tmp_path / "dist", platform="aarch64-linux")
+    with pytest.raises(InputError, match="compiled with precision fp32, not portable"):
+        build(tmp_path / "m.naru", tmp_path / "dist", precision="portable")
+    with pytest.raises(TargetError, match=r"has code for .* only"):
+        build(tmp_path / "m.naru", tmp_path / "dist", isa="baseline")
+    with pytest.raises(InputError, match="takes the ONNX file"):
+        build(tmp_path / "m.naru", tmp_path / "dist", labels=["a"], top=1)
+
+
+OTHERS = (("wasm32-simd128", "wasm"), ("neon", "aarch64-linux"))
+
+
+@pytest.mark.parametrize(("target", "platform"), OTHERS)
+def test_from_a_bundle_of_another_machine(target: str, platform: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.naru"
+    compile_bundle(MLP, target=target, precision="portable").save(path)
+    with pytest.raises(TargetError, match=r"has code for .*, which is not an instruction set of"):
+        build(path, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+    emit = "library" if platform == "wasm" else "c"
+    made = build(path, tmp_path / "dist", platform=platform, emit=emit)
+    assert made.provenance["options"]["precision"] == "portable"
+
+
+def test_strict_levels_have_fma(tmp_path: Path) -> None:
+    names = [t.name for t in choose_levels("x86_64-linux", None, precision="strict")]
+    assert names == ["x86-64-avx512", "x86-64-avx2"]
+    assert len(choose_levels("x86_64-linux", None)) == 3
+    build(MLP, tmp_path, platform="x86_64-linux", emit="header", precision="strict")
+    with pytest.raises(TargetError, match="strict is for targets with fused multiply-add"):
+        build(MLP, tmp_path, platform="x86_64-linux", isa="avx2,baseline", precision="strict")
+    with pytest.raises(TargetError, match="strict is for targets with fused multiply-add"):
+        build(MLP, tmp_path, platform="wasm", precision="strict")
 
 
 def test_text_of_the_code(tmp_path: Path) -> None:
@@ -580,7 +777,12 @@ def test_text_of_the_code(tmp_path: Path) -> None:
     assert [p.name for p in build(MLP, tmp_path, emit="header").files] == ["digits_mlp.h"]
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_the_command_knows_what_build_writes() -> None:
+    """It lists them itself, to start without the compiler."""
+    assert EMITS == ALL_EMITS
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = text(
         '(string[n] s) => (string[n] t) { t = StringNormalizer<case_change_action="LOWER">(s) }'
     )
@@ -596,6 +798,20 @@ def test_refusals(tmp_path: Path) -> None:
         build(MLP, tmp_path / "dist", name="../up")
     with pytest.raises(TargetError, match="no-such-compiler"):
         build(MLP, tmp_path / "dist", compiler="no-such-compiler")
+    for command, words in ((" ", "names no C compiler"), ('gcc "', "No closing quotation")):
+        with pytest.raises(TargetError, match=f"compiler: '{command}'.*{words}"):
+            build(MLP, tmp_path / "dist", compiler=command)
+    with monkeypatch.context() as patch:
+        patch.setenv("CC", " ")
+        with pytest.raises(TargetError, match="CC: ' ' names no C compiler"):
+            build(MLP, tmp_path / "dist")
+    with pytest.raises(InputError, match="--half-weights is for WebAssembly"):
+        build(MLP, tmp_path / "dist", half_weights=True)
+    with pytest.raises(InputError, match=r"example\.c is the file of the example, too") as e:
+        build(MLP, tmp_path / "dist", name="example", emit="c")
+    assert e.value.hint == "--name NAME"
+    with pytest.raises(InputError, match="a file of every package is called demo"):
+        build(MLP, tmp_path / "dist", name="demo", platform="wasm")
     with pytest.raises(NaruError, match=r"false --version|failed"):
         build(MLP, tmp_path / "dist", compiler="false")
     assert not (tmp_path / "dist").exists()

@@ -63,6 +63,7 @@ def check_examples(folder: Path, name: str) -> None:
 NAMES = (
     *("inputs", "outputs", "context", "bool", "and", "operator", "int64_t", "naru_input", "linux"),
     *("x", "X", "x_bytes", "x!", "a", "a_2", "a?", "_x_", "and_run"),
+    *("@PREDICT@", "@CONSTANTS@", "@LIBRARY@"),
     *("a/*b", "c*/d", "e*\\f", "e\nf", 'g"h\\', "한", "국", "i??/", "%s%n", "\u202ertl", "|"),
 )
 
@@ -105,7 +106,7 @@ def test_names() -> None:
     assert len(set(made)) == len(made)
     assert names[0] == "x"
     for name, prefix in (("naru", "mnaru"), ("NARU_x", "mNARU_x"), ("narun", "narun")):
-        assert Signature(name, (), (), (), 0, 0, False, (), ()).prefix == prefix
+        assert Signature(name, (), (), (), 0, 0, (), ()).prefix == prefix
     assert [identifier(n) for n in ("and", "std", "_x_", "한국")] == ["mand", "mstd", "x", "model"]
     for name, file in (("-o", "o"), ("@f", "f"), ("a;b (1)%d", "a_b__1__d"), ("m-2.1", "m-2.1")):
         assert check_name(name) == file

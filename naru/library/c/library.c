@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -77,6 +78,12 @@ static const char *text_at(const char *texts, int count, int64_t k, const char *
     return texts;
 }
 
+static naru_status no_memory(const naru_heap *heap, size_t bytes, const char *what)
+{
+    return fail(NARU_OUT_OF_MEMORY, "%s: no memory for %zu bytes%s", what, bytes,
+                heap->allocate ? "; options.allocate gave none, or none at a multiple of 64" : "");
+}
+
 static const char *last_error(void) { return message; }
 
 /* ---- weights ---- */
@@ -132,25 +139,51 @@ static naru_status map_file(const char *path, void **memory, size_t *size)
                 path, strerror(why));
 }
 
-/* Where a file lies that was written with this library: beside it. */
-static naru_status beside(const char *name, char *path, size_t size)
+/* The folder that this library was in when it was loaded, or "": where that is not known. */
+static char home[PATH_MAX] NARU_ZERO;
+
+/* The folder of this library with a slash at its end, as the loader was told it; empty: unknown. */
+static void find_folder(char path[PATH_MAX])
 {
     Dl_info info;
     const char *self = dladdr((const void *)&LIBRARY, &info) ? info.dli_fname : NULL;
-    if (!self || !strchr(self, '/')) { /* a part of a program that was found on PATH */
-        ssize_t length = readlink("/proc/self/exe", path, size - 1);
-        if (length < 0)
-            return fail(NARU_SYSTEM_ERROR, "%s: the library does not know where it lies; give a path",
-                        name);
-        path[length] = 0;
-        self = path;
+    size_t length = 0;
+    if (self && strchr(self, '/')) {
+        length = strlen(self) < PATH_MAX ? strlen(self) : 0;
+        memcpy(path, self, length);
+    } else { /* a part of a program that was found on PATH */
+        ssize_t found = readlink("/proc/self/exe", path, PATH_MAX - 1);
+        length = found > 0 ? (size_t)found : 0;
     }
-    const char *slash = strrchr(self, '/');
-    size_t folder = slash ? (size_t)(slash - self) + 1 : 0;
-    if (folder + strlen(name) >= size)
+    while (length && path[length - 1] != '/')
+        length--;
+    path[length] = 0;
+}
+
+/* The path may be relative, and the program go to another folder before it opens a model. */
+__attribute__((constructor)) static void remember_home(void)
+{
+    char path[PATH_MAX];
+    find_folder(path);
+    if (!path[0] || !realpath(path, home))
+        home[0] = 0;
+}
+
+/* Where a file lies that was written with this library: beside it. */
+static naru_status beside(const char *name, char path[PATH_MAX])
+{
+    if (home[0])
+        memcpy(path, home, sizeof home);
+    else
+        find_folder(path);
+    if (!path[0])
+        return fail(NARU_SYSTEM_ERROR, "%s: the library does not know where it lies; give a path",
+                    name);
+    size_t length = strlen(path);
+    if (length + strlen(name) + 2 > PATH_MAX)
         return fail(NARU_BAD_ARGUMENT, "%s: the path of the library is too long; give a path", name);
-    memmove(path, self, folder);
-    memcpy(path + folder, name, strlen(name) + 1);
+    path[length++] = '/'; /* a second one does no harm */
+    memcpy(path + length, name, strlen(name) + 1);
     return NARU_SUCCESS;
 }
 
@@ -168,8 +201,8 @@ static naru_status open_weights(naru_model *model)
         model->weights = EMBEDDED_WEIGHTS;
         return NARU_SUCCESS; /* as sound as the code */
     }
-    char path[4096];
-    naru_status status = o->weights ? NARU_SUCCESS : beside(WEIGHTS_FILE, path, sizeof path);
+    char path[PATH_MAX];
+    naru_status status = o->weights ? NARU_SUCCESS : beside(WEIGHTS_FILE, path);
     const char *file = o->weights ? o->weights : path;
     if (status == NARU_SUCCESS)
         status = map_file(file, &model->mapped, &model->mapped_size);
@@ -185,7 +218,7 @@ static naru_status copy_weights(naru_model *model)
         return NARU_SUCCESS;
     model->copy = naru_take_memory(&model->heap, WEIGHTS_SIZE);
     if (!model->copy)
-        return fail(NARU_OUT_OF_MEMORY, "no memory for %zu bytes of weights", (size_t)WEIGHTS_SIZE);
+        return no_memory(&model->heap, WEIGHTS_SIZE, "the weights");
     memcpy(model->copy, model->weights, WEIGHTS_SIZE);
     model->weights = model->copy;
     if (model->mapped)
@@ -251,6 +284,9 @@ static naru_status check_options(const naru_options *o)
         return fail(NARU_BAD_ARGUMENT, "options.release: there is no options.allocate");
     if (o->weights_size && !o->weights_data)
         return fail(NARU_BAD_ARGUMENT, "options.weights_data is NULL, but weights_size is not 0");
+    if (o->loop_limit < 0)
+        return fail(NARU_BAD_ARGUMENT, "options.loop_limit: expected 0 (none) or more, got %lld",
+                    (long long)o->loop_limit);
     return NARU_SUCCESS;
 }
 
@@ -260,24 +296,18 @@ static naru_status open_model(const naru_options *given, naru_model **result)
         return fail(NARU_BAD_ARGUMENT, "open: model is NULL");
     *result = NULL;
     naru_options options = {0};
-    options.size = sizeof options;
-    if (given)
-        options = *given;
-    naru_status status = check_options(&options);
+    naru_status status = given ? check_options(given) : NARU_SUCCESS;
     if (status != NARU_SUCCESS)
         return status;
+    if (given) /* of the size that is expected, so all of it may be read */
+        options = *given;
     pthread_once(&once, naru_crc_init);
     if ((options.threads < 0 || options.threads > 1) && !options.parallel)
         pthread_once(&threads_once, naru_pool_init);
     naru_heap heap = {options.allocate, options.release, options.heap};
     naru_model *model = naru_take_memory(&heap, sizeof *model);
     if (!model)
-        return fail(NARU_OUT_OF_MEMORY, "no memory for a model");
-    if ((uintptr_t)model % 64) {
-        naru_give_memory(&heap, model, sizeof *model);
-        return fail(NARU_BAD_ARGUMENT, "options.allocate: it gave memory that is not at a multiple of "
-                    "64, as it was asked to");
-    }
+        return no_memory(&heap, sizeof *model, "a model");
     memset(model, 0, sizeof *model);
     model->library = &LIBRARY, model->options = options, model->heap = heap;
     int all = options.threads < 0;
@@ -436,8 +466,8 @@ static void context_barrier(naru_ctx *abi, int64_t tid, int64_t n)
 
 static int64_t go_on(naru_ctx *abi, int64_t round)
 {
-    (void)abi, (void)round;
-    return NARU_OK;
+    int64_t limit = ((naru_context *)abi)->model->options.loop_limit;
+    return limit && round >= limit ? NARU_TOO_LONG : NARU_OK;
 }
 
 static const naru_host OWN_POOL = {NARU_ABI_VERSION, sizeof OWN_POOL, context_alloc,
@@ -467,7 +497,7 @@ static naru_status make_room(naru_context *ctx, size_t bytes)
     ctx->arena_size = 0;
     ctx->abi.arena = naru_take_memory(&ctx->model->heap, bytes);
     if (!ctx->abi.arena)
-        return fail(NARU_OUT_OF_MEMORY, "no memory for %zu bytes", bytes);
+        return no_memory(&ctx->model->heap, bytes, "a context");
     ctx->arena_size = bytes;
     return NARU_SUCCESS;
 }
@@ -553,7 +583,7 @@ static naru_status new_context(naru_model *model, const int64_t *sizes, void *me
     } else {
         ctx = naru_take_memory(&model->heap, context_size());
         if (!ctx)
-            return fail(NARU_OUT_OF_MEMORY, "no memory for a context");
+            return no_memory(&model->heap, context_size(), "a context");
         lay_out(ctx, model);
         ctx->given = SIZE_MAX;
     }
@@ -672,7 +702,7 @@ static void run_code(naru_context *ctx)
         run(&ctx->abi, 0, 1);
 }
 
-static naru_status run_failure(const int64_t *error)
+static naru_status run_failure(const naru_heap *heap, const int64_t *error)
 {
     const char *step = text_at(STEPS, STEP_COUNT, error[1], "a step");
     long long a = error[1], b = error[2], c = error[3];
@@ -680,7 +710,7 @@ static naru_status run_failure(const int64_t *error)
     case NARU_OUT_OF_RANGE:
         return fail(NARU_BAD_VALUES, "%s: index %lld is out of range for a size of %lld", step, b, c);
     case NARU_NO_MEMORY:
-        return fail(NARU_OUT_OF_MEMORY, "%s: no memory for %lld bytes", step, b);
+        return no_memory(heap, (size_t)b, step);
     case NARU_BAD_DIM:
         return fail(NARU_BAD_VALUES, "%s: got a size of %lld, the most is %lld", step, b, c);
     case NARU_TOO_SMALL:
@@ -688,6 +718,9 @@ static naru_status run_failure(const int64_t *error)
     case NARU_BROKEN:
         return fail(NARU_BAD_VALUES, "the values of these inputs do not fit the model: %s",
                     requirement(a));
+    case NARU_TOO_LONG:
+        return fail(NARU_BAD_VALUES, "%s: it goes on after %lld rounds, the most that are allowed",
+                    step, b);
     default:
         return fail(NARU_BAD_VALUES, "%s: the code reported failure %lld", step, (long long)error[0]);
     }
@@ -728,7 +761,7 @@ static naru_status run_model(naru_context *ctx, const naru_input *inputs, naru_o
     memset(ctx->abi.error, 0, sizeof ctx->abi.error);
     run_code(ctx);
     if (ctx->abi.error[0] != NARU_OK)
-        status = run_failure(ctx->abi.error);
+        status = run_failure(&ctx->model->heap, ctx->abi.error);
     else if (LATE)
         status = give_late(ctx, outputs);
     return leave(ctx, status);
@@ -822,7 +855,7 @@ static naru_status compare(naru_context *ctx, cursor *golden, const double toler
         total += (ctx->sizes[INPUT_COUNT + k] + 63) & ~(size_t)63;
     uint8_t *memory = naru_take_memory(&ctx->model->heap, total ? total : 1), *at = memory;
     if (!memory)
-        return fail(NARU_OUT_OF_MEMORY, "no memory for %zu bytes of outputs", total);
+        return no_memory(&ctx->model->heap, total, "outputs");
     for (int k = 0; k < OUTPUT_COUNT; k++) {
         size_t bytes = ctx->sizes[INPUT_COUNT + k];
         outputs[k].data = at, outputs[k].size = bytes;
@@ -882,10 +915,10 @@ static naru_status selftest(naru_model *model, const char *path, double *error)
     if (EMBEDDED && !path) {
         status = test_with(model, EMBEDDED_GOLDEN, GOLDEN_SIZE, "the library", &worst);
     } else {
-        char found[4096];
+        char found[PATH_MAX];
         void *file = NULL;
         size_t size = 0;
-        status = path ? NARU_SUCCESS : beside(GOLDEN_FILE, found, sizeof found);
+        status = path ? NARU_SUCCESS : beside(GOLDEN_FILE, found);
         if (status == NARU_SUCCESS)
             status = map_file(path ? path : found, &file, &size);
         if (status == NARU_SUCCESS)

@@ -26,7 +26,7 @@ typedef enum naru_status {
     NARU_BAD_CPU = 3,       /* this CPU has no level that the library has code for */
     NARU_OUT_OF_MEMORY = 4,
     NARU_BAD_SIZES = 5,     /* of inputs: they do not fit the model */
-    NARU_BAD_VALUES = 6,    /* of inputs: an index out of range, a loop without end */
+    NARU_BAD_VALUES = 6,    /* of inputs: an index out of range, a loop longer than allowed */
     NARU_BUSY = 7,          /* a context that runs on another thread, or is still open */
     NARU_SELFTEST_FAILED = 8,
     NARU_SYSTEM_ERROR = 9   /* of a file; error() has the reason */
@@ -50,7 +50,9 @@ typedef struct naru_tensor {
                                depends; shape() tells it */
     int32_t optional;       /* an input whose data may be NULL */
     int32_t late;           /* an output whose sizes only a run tells */
-    const char *const *labels; /* of the classes along an output's last axis; NULL: none */
+    const char *const *labels; /* what an output's classes are called; NULL: nothing */
+    int32_t label_count;
+    int32_t label_axis;     /* along which the classes lie; -1: the elements are their numbers */
 } naru_tensor;
 
 /* A size that inputs bring. */
@@ -85,6 +87,7 @@ typedef struct naru_options {
     void *(*allocate)(void *heap, size_t bytes, size_t alignment); /* NULL: the C library's */
     void (*release)(void *heap, void *memory, size_t bytes);
     void *heap;               /* for `allocate` and `release` */
+    int64_t loop_limit;       /* most rounds of any loop of a run, which then fails; 0: no limit */
 } naru_options;
 
 #define NARU_UNCHECKED 1u   /* open: the weights are not compared with their digest */

@@ -107,20 +107,28 @@ private:
     std::shared_ptr<naru_model> model_;
 };
 
-/* What one thread runs the model with. */
+/* What one thread runs the model with. Without sizes, resize() must come before run(). */
 class Context {
 public:
     explicit Context(const Model &model, const std::vector<int64_t> &sizes = {}) : model_(model)
     {
+        if (!sizes.empty())
+            check_count(sizes);
         naru_context *context = nullptr;
         check(@PREFIX@_new_context(model.get(), sizes.empty() ? nullptr : sizes.data(), nullptr, 0,
                                    &context));
         context_.reset(context);
     }
     naru_context *get() const { return context_.get(); }
-    void resize(const std::vector<int64_t> &sizes) { check(@PREFIX@_resize(get(), sizes.data())); }
+    void resize(const std::vector<int64_t> &sizes)
+    {
+        check_count(sizes);
+        check(@PREFIX@_resize(get(), sizes.data()));
+    }
     std::vector<int64_t> shape(int32_t output) const
     {
+        if (output < 0 || output >= @UPPER@_OUTPUTS)
+            throw std::invalid_argument("@PREFIX@: there is no such output");
         std::vector<int64_t> dims(
             static_cast<size_t>(@PREFIX@_library()->output[output].rank));
         int64_t none = 0;
@@ -135,6 +143,11 @@ public:
     }
 
 private:
+    static void check_count(const std::vector<int64_t> &sizes)
+    {
+        if (sizes.size() != @UPPER@_SYMBOLS)
+            throw std::invalid_argument("@PREFIX@: expected a size for each of the symbols");
+    }
     struct Free {
         void operator()(naru_context *context) const { @PREFIX@_free_context(context); }
     };

@@ -51,7 +51,8 @@ NARU_HOST uint32_t naru_digest(const uint8_t *data, size_t size);
 
 /* ---- memory.c: blocks, and a region that grows ---- */
 
-/* Where memory comes from; NULL in place of one: the C library and the kernel. */
+/* Where memory comes from; NULL in place of one: the C library and the kernel. What is not aligned as
+ * asked for is given back, and counts as none. */
 typedef struct naru_heap {
     void *(*allocate)(void *user, size_t bytes, size_t alignment); /* NULL: there is none */
     void (*release)(void *user, void *memory, size_t bytes);

@@ -14,8 +14,13 @@ static size_t rounded(size_t bytes)
 
 NARU_HOST void *naru_take_memory(const naru_heap *heap, size_t bytes)
 {
-    if (heap && heap->allocate)
-        return heap->allocate(heap->user, (bytes + 63) & ~(size_t)63, 64);
+    if (heap && heap->allocate) {
+        void *memory = heap->allocate(heap->user, (bytes + 63) & ~(size_t)63, 64);
+        if ((uintptr_t)memory % 64 == 0)
+            return memory;
+        naru_give_memory(heap, memory, bytes);
+        return NULL;
+    }
     bytes = rounded(bytes);
     if (bytes < MAPPED)
         return aligned_alloc(64, bytes);
