@@ -448,6 +448,32 @@ def test_sizes_that_must_agree(package: Package) -> None:
     assert 'dim 0 must be 2, as in "a"' in said[5][1]
 
 
+def test_views_of_inputs_are_inputs(package: Package) -> None:
+    """Also where the sizes of another input move them."""
+    node = helper.make_node("Concat", ["a", "b"], ["z"], axis=0)
+    f4 = TensorProto.FLOAT
+    folder = package(model_of([node], {"a": (f4, ["n"]), "b": (f4, ["k"])}, {"z": (f4, [None])}))
+    said = run_node(
+        folder,
+        """
+        const found = [];
+        for (const threads of [1, 2]) { // with two, memory is shared
+          const model = await load({ threads });
+          let v = model.input("b", [4]);
+          v.fill(7);
+          const first = model.run({ a: new Float32Array(1000).fill(1), b: v }).z.numbers();
+          const again = model.run({ a: [2] }).z.numbers(); // b keeps its contents
+          v = model.input("b", [4]); // as the input for which it is not
+          v.fill(5);
+          const other = model.run({ a: v, b: new Float32Array(100000).fill(3) }).z.numbers();
+          found.push([first, again, other.slice(0, 5), other.length]);
+        }
+        say(found);
+        """,
+    )
+    assert said == [[[1] * 1000 + [7] * 4, [2] + [7] * 4, [5] * 4 + [3], 100004]] * 2
+
+
 # ---- failures ----
 
 
@@ -632,10 +658,35 @@ def test_memory_that_is_refused(digits: Path, package: Package) -> None:
     assert said[3] == [2, 2]
 
 
+def test_more_than_2_gib(digits: Path) -> None:
+    """Memory that nobody writes costs nothing."""
+    said = run_node(
+        digits,
+        """
+        const found = [];
+        for (const threads of [1, 2]) {
+          const model = await load({ threads });
+          const view = model.input("image", [10_000_000, 64]);
+          const large = [view.length, view.at(-1)];
+          const checks = (await model.selftest()).length;
+          found.push([large, checks, await failure(() => model.input("image", [2 ** 24, 64]))]);
+          found.push(model.run({ image: new Float32Array(64) }).logits.dims);
+        }
+        say(found);
+        """,
+    )
+    for (large, checks, refused), dims in (said[:2], said[2:]):
+        assert (large, checks, dims) == ([640_000_000, 0], 1, [1, 10])
+        assert refused[0] == "memory"
+        assert "no memory: 4.0 GiB needed" in refused[1]
+
+
 TRAPS = """
 declare void @llvm.trap()
 define void @plan(ptr %dims, ptr %out) {
   store i64 0, ptr %out
+  %estimate = getelementptr i64, ptr %out, i32 1
+  store i64 NANOSECONDS, ptr %estimate
   %threads = getelementptr i64, ptr %out, i32 2
   store i64 4, ptr %threads
   ret void
@@ -653,17 +704,36 @@ end:
 """
 
 
-@pytest.mark.parametrize("tid", [0, 2])
-def test_a_trap_says_something(digits: Path, tid: int) -> None:
+def write_traps(digits: Path, tid: int, nanoseconds: int) -> None:
+    """A module for `digits` whose thread `tid` stops, and that takes so long by its plan."""
     record = custom_section((digits / "m.threads.wasm").read_bytes(), "naru")
     assert record is not None
+    text = TRAPS.replace("TID", str(tid)).replace("NANOSECONDS", str(nanoseconds))
     made = link_wasm(
-        [("traps", compile_module(TRAPS.replace("TID", str(tid)), WASM))],
-        ("run", "plan", "host"),
-        import_memory=True,
+        [("traps", compile_module(text, WASM))], ("run", "plan", "host"), import_memory=True
     )
     module = with_custom_section(with_shared_memory(made.code, 65536), "naru", record)
     (digits / "traps.wasm").write_bytes(module)
+
+
+def test_short_runs_wake_no_threads(digits: Path) -> None:
+    write_traps(digits, 1, 199_999)
+    said = run_node(
+        digits,
+        """
+        const model = await load({ threads: 4, wasm: folder + "/traps.wasm" });
+        const run = () => failure(() => model.run({ image: new Float32Array(64) }));
+        const first = await run();
+        await new Promise((resolve) => setTimeout(resolve, 100));
+        say([model.threads, first, await run()]);
+        """,
+    )
+    assert said == [4, None, None]
+
+
+@pytest.mark.parametrize("tid", [0, 2])
+def test_a_trap_says_something(digits: Path, tid: int) -> None:
+    write_traps(digits, tid, 200_000)
     said = run_node(
         digits,
         """

@@ -114,7 +114,7 @@ const methods = {
 async function work({ module, memory, ctx, tid, top }, tell) {
   const { exports } = await WebAssembly.instantiate(module, { env: { memory } });
   const words = new Int32Array(memory.buffer);
-  const at = ctx >> 2;
+  const at = ctx >>> 2;
   let seen = Atomics.load(words, at + JOB);
   tell({});
   for (;;) {

@@ -71,7 +71,7 @@ function toBrain(x) {
   return x !== x ? 0x7fc0 : (bits[0] + 0x7fff + ((bits[0] >>> 16) & 1)) >>> 16;
 }
 
-/** An output: `data` is a view of the model's memory, valid until the next run. */
+/** An output: `data` is a view of the model's memory, valid until the next `run` or `input`. */
 class Tensor {
   constructor(dtype, dims, data) {
     Object.assign(this, { dtype, dims, data });
@@ -160,7 +160,7 @@ function put(spec, data, buffer, at) {
   const tag = data[Symbol.toStringTag];
   const view = new Type(buffer, at, data.length);
   if (tag === Type.name || tag === "Uint8ClampedArray") {
-    if (data.buffer !== buffer || data.byteOffset !== at) view.set(data);
+    view.set(data);
   } else if (tag === "Float16Array") {
     view.set(new Uint16Array(data.buffer, data.byteOffset, data.length));
   } else if (spec.dtype.endsWith("int64")) {
