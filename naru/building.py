@@ -78,7 +78,7 @@ def build(
         )
     where = host_platform() if platform is None else find_platform(platform)
     name = check_name(name or _name_of(source))
-    targets = choose_levels(where, isa, named=platform is not None)
+    targets = choose_levels(where, isa, precision, named=platform is not None)
     processing = read_processing(preprocess, postprocess, labels=labels, top=top)
     what: dict[str, Any] = {"precision": precision, "processing": processing, "name": name}
     if emit in TEXTS:
@@ -103,10 +103,15 @@ def check_name(name: str) -> str:
 
 
 def choose_levels(
-    platform: str, isa: str | Sequence[str] | None, *, named: bool = True
+    platform: str,
+    isa: str | Sequence[str] | None,
+    precision: str = "fp32",
+    *,
+    named: bool = True,
 ) -> list[Target]:
     """The targets of a library, from the best to the least. TargetError for those of another
-    architecture. `named`: somebody named the platform, so the default is not this CPU's."""
+    architecture. `named`: somebody named the platform, so the default is not this CPU's. With the
+    `precision` portable, code for relaxed SIMD would be the same once more, and is left out."""
     arch = "wasm32" if platform == WASM else PLATFORMS[platform][0]
     if isa is None and not named:
         return [choose_target(None)]
@@ -120,6 +125,8 @@ def choose_levels(
         known = ", ".join(n for n, t in TARGETS.items() if t.arch == arch)
         what = f"{', '.join(wrong)}: not an instruction set" if wrong else "no instruction set"
         raise TargetError(f"{what} of {platform}", hint=f"--isa with one or more of: {known}")
+    if precision == "portable":
+        found = [t for t in found if "relaxed-simd" not in t.features] or found
     return sorted(set(found), key=list(TARGETS.values()).index)
 
 

@@ -19,9 +19,11 @@ import naru
 from naru.artifact.wasm import custom_section, link_wasm, with_custom_section, with_shared_memory
 from naru.building import build
 from naru.codegen.objects import compile_module
+from naru.codegen.wasm_host import ENTRIES, HOST_TEXT, host_target
 from naru.demo import FOLDER as DEMO
 from naru.demo import load_images
 from naru.errors import InputError, UnsupportedError
+from naru.library import web_types
 from naru.library.inspect import read_provenance
 from naru.library.web import SOURCES
 from naru.targets import TARGETS
@@ -106,6 +108,38 @@ def test_equals_native_code_and_passes_its_selftest(digits: Path) -> None:
     assert np.array_equal(to_arrays(said["outputs"])["logits"], want)
 
 
+def test_selftest_compares_the_bits_of_small_floats(digits: Path) -> None:
+    said = run_node(
+        digits,
+        """
+        const { selftest } = await import(`${folder}/m.worker.js`);
+        const index = (dtype) => JSON.stringify([{
+          inputs: [{ dtype: "float32", shape: [0, 64], offset: 0 }],
+          outputs: [{ dtype, shape: [2], offset: 0 }],
+        }]);
+        const found = [];
+        for (const dtype of ["float8e4m3fn", "float32"])
+          for (const last of [1, 2]) {
+            const text = new TextEncoder().encode(index(dtype));
+            const golden = new Uint8Array(Math.ceil((4 + text.length) / 64) * 64 + 8);
+            golden[0] = text.length & 255;
+            golden[1] = text.length >> 8;
+            golden.set(text, 4);
+            const data = dtype === "float32" ? new Float32Array(2) : Uint8Array.of(0, last);
+            golden[golden.length - 7] = data[1]; // the second byte
+            if (last === 2) data[1] = 1;
+            const numbers = () => Array.from(data);
+            const run = () => ({ logits: { dtype, dims: [2], data, numbers } });
+            found.push(await failure(() => selftest(run, golden, { rtol: 10, atol: 10 })));
+          }
+        say(found);
+        """,
+    )
+    assert said[0] is said[2] is None
+    assert said[1][0] == "selftest"
+    assert said[3] is None  # within the tolerance
+
+
 def test_relaxed_simd(digits: Path, package: Package) -> None:
     plain = package(DEMO / "digits_mlp.onnx")
     assert not list(plain.glob("*relaxed*"))
@@ -122,6 +156,13 @@ def test_relaxed_simd(digits: Path, package: Package) -> None:
     assert np.array_equal(separate, baseline(DEMO / "digits_mlp.onnx", digits_images()))
     assert np.abs(fused - separate).max() <= 1e-5 * np.abs(separate).max()
     assert run_node(plain, script, {"image": digits_images()}, flags)[0] is False
+
+
+def test_portable_code_comes_once(package: Package) -> None:
+    folder = package(DEMO / "digits_mlp.onnx", isa=None, precision="portable")
+    assert not list(folder.glob("*relaxed*"))
+    assert [v["name"] for v in read_provenance(folder / "m.wasm")["levels"]] == ["wasm32-simd128"]
+    assert run_node(folder, "say((await (await load()).selftest()).length);") == 1
 
 
 def test_convolutions(digits_cnn: Path) -> None:
@@ -227,11 +268,17 @@ def test_images_in_and_classes_out(package: Package) -> None:
         const [{ name }] = info.inputs;
         const pixels = new Uint8ClampedArray(arrays.canvas.data); // as in ImageData
         const outputs = model.run({ [name]: { data: pixels, dims: [280, 280, 4] } });
-        say([info.labels, plain(outputs)]);
+        say([info.labels, plain(outputs), info.outputs]);
         """,
         {"canvas": canvas},
     )
     assert said[0] == labels
+    scores, *best = said[2]
+    assert (scores["labels"], scores["axis"]) == (labels, 1)
+    assert [t["top_of"] for t in best] == [scores["name"]] * 2
+    script, types = ((folder / f"m.{end}").read_text() for end in ("js", "d.ts"))
+    assert script.count('"digit 7"') == 1
+    assert types.count('readonly "labels": readonly ["digit 0", "digit 1"') == 2
     native = naru.compile(
         DEMO / "digits_cnn.onnx", target="x86-64-baseline", cache=False, **declared
     )
@@ -276,6 +323,7 @@ def test_inputs_of_many_kinds(digits: Path) -> None:
         const data = Float32Array.from({ length: 128 }, (_, k) => Math.fround(Math.sin(k)));
         const kinds = {
           typed: data, plain: [...data], sized: { data, dims: [2, 64] }, list: { data: [...data] },
+          nested: [[...data.subarray(0, 64)], [...data.subarray(64)]],
         };
         const run = (image) => toBase64(model.run({ image }).logits.data);
         const outputs = Object.values(kinds).map(run);
@@ -309,6 +357,9 @@ WRONG_INPUTS = {
     "{ image: { dims: [1, 64] } }": "got object without data",
     "{ image: Array(64).fill('1') }": "element 0 is 1, which is no float32",
     "{ image: 3 }": "expected shape [batch, 64]",
+    "{ image: [[1, 2], [3, 4]] }": "expected shape [batch, 64], got [2, 2]: dim 1 must be 64",
+    "{ image: [[1, 2], [3]] }": "the arrays of dim 1 have not the same size",
+    "{ image: [[1, 2], 3] }": "the arrays of dim 1 have not the same size",
 }
 
 
@@ -370,16 +421,18 @@ def test_every_dtype(package: Package) -> None:
           i8: BigInt64Array.from([-(2n ** 40n), 7n, 2n ** 53n - 1n]),
           u1: Uint8ClampedArray.of(0, 128, 255), b1: Uint8Array.of(1, 0, 1),
         }));
+        const large = model.run({ ...base, f2: [1e6, 0, -1e6], f4: [1e300, 0, 0] });
+        const infinite = [...large.f2_out.data.slice(0, 3), large.f4_out.data[0] === Infinity];
         const narrow = model.run({ ...base, i8: Int32Array.of(-1, 2, -3) }).i8_out;
         const wrong = [];
         for (const [k, x] of [
           ["i1", [200, 0, 0]], ["i4", [0.5, 0, 0]], ["i8", [2 ** 53, 0, 0]], ["i8", [1.5, 0, 0]],
           ["i8", [2n ** 63n, 0, 0]], ["i8", new Float32Array(3)], ["u1", [-1, 0, 0]],
-          ["b1", [2, "x", 0]], ["i4", [1, 2]],
+          ["b1", [0, "x", 0]], ["b1", [2, 0, 0]], ["b1", Uint8Array.of(0, 2, 0)], ["i4", [1, 2]],
         ])
           wrong.push(await failure(() => model.run({ ...base, [k]: x })));
         const same = JSON.stringify(first) === JSON.stringify(typed);
-        say([first, same, narrow.numbers(), narrow.data instanceof BigInt64Array, wrong]);
+        say([first, same, narrow.numbers(), narrow.data instanceof BigInt64Array, wrong, infinite]);
         """,
     )
     first = said[0]
@@ -392,6 +445,49 @@ def test_every_dtype(package: Package) -> None:
     assert said[1:4] == [True, [-1, 2, -3] * 2, True]
     assert all(w is not None and w[0] == "input" for w in said[4]), said[4]
     assert "element 0 is 200, which is no int8" in said[4][0][1]
+    assert "element 1 is 2, which is no bool" in said[4][9][1]
+    assert said[5] == [0x7C00, 0, 0xFC00, True]
+
+
+def of_values(names: str, script: str) -> Any:
+    """What a script says of values.js alone."""
+    source = (SOURCES / "values.js").read_text()
+    engine = "const NaruError = class extends Error { constructor(_, text) { super(text); } };"
+    program = f"{engine}\n{source}\n{script}\nconsole.log(JSON.stringify({names}));"
+    node = [need("node", "nodejs"), "--input-type=module"]
+    done = subprocess.run(node, input=program, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_types_and_script_know_the_same_arrays() -> None:
+    arrays, also = of_values(
+        "[arrays, ALSO]",
+        "const arrays = Object.fromEntries(Object.entries(TYPES).map(([k, [T]]) => [k, T.name]));",
+    )
+    assert arrays == web_types.ARRAYS
+    also["float16"].remove("Float16Array")  # which TypeScript's libraries lack
+    assert also == {k: list(v) for k, v in web_types.ALSO.items()}
+
+
+def test_elements_of_less_than_a_byte() -> None:
+    script = """
+        const refused = {};
+        for (const dtype of ["int4", "uint4", "int2", "uint2", "bool", "float8e5m2"]) {
+          refused[dtype] = [];
+          for (const x of [-9, -8, -3, -2, -1, 0, 1, 2, 3, 4, 7, 8, 15, 16, 255, 256])
+            try {
+              put({ name: "x", dtype }, [x], new ArrayBuffer(1), 0);
+            } catch (error) {
+              if (!error.message.includes(`which is no ${dtype}`)) throw error;
+              refused[dtype].push(x);
+            }
+        }
+    """
+    values = (-9, -8, -3, -2, -1, 0, 1, 2, 3, 4, 7, 8, 15, 16, 255, 256)
+    ranges = {"int4": (-8, 7), "uint4": (0, 15), "int2": (-2, 1), "uint2": (0, 3), "bool": (0, 1)}
+    refused = of_values("refused", script)
+    for dtype, (low, high) in {**ranges, "float8e5m2": (0, 255)}.items():
+        assert refused[dtype] == [x for x in values if not low <= x <= high], dtype
 
 
 def test_half_precision_rounds_to_nearest(package: Package) -> None:
@@ -681,6 +777,50 @@ def test_more_than_2_gib(digits: Path) -> None:
         assert "no memory: 4.0 GiB needed" in refused[1]
 
 
+ASKS = """
+declare ptr @host()
+define void @naru_plan(ptr %dims, ptr %out) { ret void }
+define void @naru_run(ptr %ctx, i64 %tid, i64 %n) {
+  %host = call ptr @host()
+  %entry = getelementptr i8, ptr %host, i32 8
+  %alloc = load ptr, ptr %entry
+  %size = load i64, ptr %ctx
+  %memory = call ptr %alloc(ptr %ctx, i64 %size)
+  %out = getelementptr i8, ptr %ctx, i32 8
+  store ptr %memory, ptr %out
+  ret void
+}
+"""
+
+
+def test_no_memory_ends_at_4_gib(tmp_path: Path) -> None:
+    """`top` would be 0, the next address that is given."""
+    host = compile_module(HOST_TEXT, host_target(WASM))
+    asks = compile_module(ASKS, WASM)
+    made = link_wasm([("host", host), ("asks", asks)], ENTRIES, import_memory=True)
+    (tmp_path / "asks.wasm").write_bytes(made.code)
+    (tmp_path / "m.js").write_text("export const [load, loadInWorker, info, NaruError] = [];")
+    said = run_node(
+        tmp_path,
+        """
+        const memory = new WebAssembly.Memory({ initial: 65536 });
+        const module = new WebAssembly.Module(readFileSync(folder + "/asks.wasm"));
+        const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+        const ctx = exports.__heap_base.value;
+        const words = new Uint32Array(memory.buffer, ctx, 32);
+        const ask = (top, size) => {
+          words.set([size, 0], 0);
+          words[16] = top;
+          exports.run(ctx, 0, 1);
+          return [words[2], words[16]];
+        };
+        say([ask(2 ** 32 - 256, 128), ask(2 ** 32 - 128, 128), ask(2 ** 32 - 128, 1)]);
+        """,
+    )
+    end = 2**32
+    assert said == [[end - 256, end - 128], [0, end - 128], [end - 128, end - 64]]
+
+
 TRAPS = """
 declare void @llvm.trap()
 define void @plan(ptr %dims, ptr %out) {
@@ -806,6 +946,30 @@ def test_what_is_written(digits: Path, package: Package) -> None:
     assert '"logits": Tensor<"float32", Float32Array, readonly [number, 10]>;' in types
 
 
+def test_records_that_are_damaged(digits: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    whole = (digits / "m.wasm").read_bytes()
+    for content in (whole[:-1], whole[:500], whole[:8] + b"\0\xff\xff\xff\xff\xff", whole[:8]):
+        bad.write_bytes(content)
+        with pytest.raises(InputError, match=r"damaged library|says nothing"):
+            read_provenance(bad)
+    for content in (b"\2\1\xff", b"\0", b"\2\x05a"):  # a name that is none
+        bad.write_bytes(whole[:8] + b"\0" + content)
+        with pytest.raises(InputError, match="damaged library"):
+            read_provenance(bad)
+    record = json.loads((digits / "m.json").read_text())
+    bad.write_text(json.dumps(record))
+    assert read_provenance(bad) == record
+    told = set(record) - {"naru", "levels", "format", "symbols"}
+    for key in sorted(told):
+        bad.write_text(json.dumps({k: v for k, v in record.items() if k != key}))
+        with pytest.raises(InputError, match=rf"its record is damaged: \$\.{key}"):
+            read_provenance(bad)
+    bad.write_text('{"naru": 1, "levels": [], "format": 1}')
+    with pytest.raises(InputError, match="its record is damaged"):
+        read_provenance(bad)
+
+
 def test_the_runtime_is_small(digits: Path) -> None:
     script = (digits / "m.js").read_text()
     table = next(line for line in script.split("\n") if line.startswith("const MODEL = "))
@@ -829,6 +993,10 @@ def test_what_makes_no_package(tmp_path: Path) -> None:
         build(DEMO / "digits_mlp.onnx", tmp_path / "a", platform="wasm", embed=True, cache=False)
     with pytest.raises(InputError, match="--emit static is for native libraries"):
         build(DEMO / "digits_mlp.onnx", tmp_path / "a", platform="wasm", emit="static", cache=False)
+    for name, file in (("demo", "demo.js"), ("Package", "package.json"), ("index", "index.html")):
+        with pytest.raises(InputError, match=f"{name}.* is taken by the package's own {file}") as e:
+            build(DEMO / "digits_mlp.onnx", tmp_path / "a", platform="wasm", name=name)
+        assert e.value.hint == "--name NAME"
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder"):

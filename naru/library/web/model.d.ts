@@ -7,7 +7,7 @@ export declare class NaruError extends Error {
   readonly nodes?: readonly string[];
 }
 
-/** Plain numbers, flat or nested. */
+/** Plain numbers, flat, or nested as the input's sizes are. */
 export type Numbers<N> = ReadonlyArray<N | Numbers<N>>;
 
 /** An input: an array, or an array with its sizes. Only sizes that do not follow must be given. */
