@@ -34,8 +34,8 @@ def declarations(source: str, info: Mapping[str, Any]) -> str:
     blocks.append(_interface("Inputs", "What `run` takes.", inputs, _input))
     blocks.append(_interface("InputViews", "What `input` gives.", inputs, _view, optional=False))
     blocks.append(_interface("Outputs", "What `run` gives.", outputs, _output, optional=False))
-    labels = next(({"labels": t["labels"]} for t in outputs if t.get("labels")), {})
-    literal = _literal({**info, **labels})
+    labels = next((t["labels"] for t in outputs if t.get("labels")), None)
+    literal = _literal({**info, "labels": labels} if labels else info)
     blocks.append(f"/** What the model is. */\nexport declare const info: {literal};")
     return "\n\n".join(blocks) + "\n"
 
