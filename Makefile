@@ -34,7 +34,7 @@ demo: $(VENV)/.installed
 demo-web: $(VENV)/.installed
 	$(BIN)/python -m naru demo --web
 
-test: check
+test: check node
 	$(PYTEST) -m "not slow" tests
 
 test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed
@@ -61,7 +61,7 @@ bench-web: $(VENV)/.installed-bench node chromium bench/web/node_modules/.instal
 # ONNX Runtime Web, for bench/web.py and its test.
 bench/web/node_modules/.installed: bench/web/package.json bench/web/package-lock.json
 	@command -v npm >/dev/null || { \
-	  echo "npm is missing: expected it beside Node.js" >&2; exit 1; }
+	  echo "npm is missing: expected it beside Node.js (Debian's package npm)" >&2; exit 1; }
 	npm --prefix bench/web ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
@@ -136,8 +136,9 @@ languages:
 
 # WebAssembly runs in Node; nothing is installed for it.
 node:
-	@command -v node >/dev/null || { \
-	  echo "node is missing: expected Node.js 20 or newer on PATH, for the WebAssembly tests" >&2; \
+	@node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null || { \
+	  echo "expected Node.js 20 or newer on PATH, for the WebAssembly tests;" \
+	    "found $$(node --version 2>/dev/null || echo none)" >&2; \
 	  exit 1; }
 
 clean:

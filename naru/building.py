@@ -116,7 +116,8 @@ def choose_levels(
 ) -> list[Target]:
     """The targets of a library, from the best to the least. TargetError for those of another
     architecture. `named`: somebody named the platform, so the default is not this CPU's. With
-    `precision` strict, levels without FMA are none of the default ones."""
+    `precision` strict, levels without FMA are none of the default ones; with portable, code for
+    relaxed SIMD would be the same once more, and is left out."""
     arch = _architecture(platform)
     if isa is None and not named:
         return [choose_target(None)]
@@ -132,6 +133,8 @@ def choose_levels(
         known = ", ".join(n for n, t in TARGETS.items() if t.arch == arch)
         what = f"{', '.join(wrong)}: not an instruction set" if wrong else "no instruction set"
         raise TargetError(f"{what} of {platform}", hint=f"--isa with one or more of: {known}")
+    if precision == "portable":
+        found = [t for t in found if "relaxed-simd" not in t.features] or found
     return sorted(set(found), key=list(TARGETS.values()).index)
 
 

@@ -5,8 +5,8 @@
 
 A declaration is such a text, or the same as a mapping (in JSON or Python):
 `{"input": "pixels", "resize": 256, "crop": 224}`, `{"output": "scores", "function": "softmax"}`.
-Here it is read and checked by itself; `naru/frontend/process.py` fits it to a model and makes the
-graph. Everything in a declaration decides the bytes of the artifact.
+Here it is read and checked by itself; `images.py` and `classes.py` of `naru/frontend` fit it to a
+model and make the graph. Everything in a declaration decides the bytes of the artifact.
 """
 
 from __future__ import annotations
@@ -468,7 +468,20 @@ def _labels(value: object, folder: Path = Path()) -> tuple[str, ...]:
     listed = cast("list[object]", value if isinstance(value, list | tuple) else [])
     if not listed or not all(isinstance(v, str) for v in listed):
         raise ValueError("a list of texts, {number: text}, or a file of either")
-    return tuple(str(v).strip() for v in listed)
+    labels = tuple(str(v).strip() for v in listed)
+    broken = [k for k, text in enumerate(labels) if not _is_text(text)]
+    if broken:
+        raise ValueError(f"texts (label {broken[0]} has half of a surrogate pair)")
+    return labels
+
+
+def _is_text(text: str) -> bool:
+    """Can it be written as UTF-8?"""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 _IMAGE: dict[str, Callable[[object], Any]] = {

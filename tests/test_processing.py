@@ -16,9 +16,11 @@ import torch
 from click.testing import CliRunner
 from onnx import ModelProto, TensorProto, helper
 from PIL import Image as Pillow
+from zoo import build as zoo
 
 import naru
 from naru.cli import naru as command
+from naru.cli.classes import print_classes
 from naru.demo import FOLDER, load_images
 from naru.errors import InputError
 from naru.processing import Image, Processing, Scores, read_processing
@@ -425,3 +427,18 @@ def test_the_command_line_takes_images_and_tells_names(tmp_path: Path) -> None:
     assert lines[1].split()[0] == names[labels[3]]
     assert lines[1].rstrip().endswith("█")
     assert len(lines) == 3
+
+
+def test_classes_of_integers_and_of_unknown_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """Scores of unsigned dtypes are ranked as numbers; more classes than labels go by number."""
+    body = "(uint8[1,c] x) => (uint8[1,c] y) { y = Identity(x) }"
+    model = naru.compile(zoo.text(body), labels=["cat", "dog", "owl"])
+    (name,) = print_classes(model, {"y": model(np.array([[0, 200, 100, 7]], np.uint8))})
+    assert name == "y"
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert shown == ["dog", "owl", "3", "cat"]
+
+
+def test_labels_that_are_no_texts() -> None:
+    with pytest.raises(InputError, match="label 1 has half of a surrogate pair"):
+        read_processing(None, labels=["a", "b\ud800"])

@@ -102,11 +102,15 @@ def with_custom_section(code: bytes, name: str, content: bytes) -> bytes:
 
 def custom_section(code: bytes, name: str) -> bytes | None:
     """The content of the first custom section of this name. Raises LinkError for what is not a
-    module."""
+    module, or a damaged one."""
     for section, content in _sections(code):
         if section == _CUSTOM:
             r = _Reader(content)
-            if r.text() == name:
+            try:
+                found = r.text() == name
+            except (_Malformed, UnicodeDecodeError) as error:
+                raise LinkError([f"a malformed custom section ({error})"]) from error
+            if found:
                 return r.data[r.at : r.end]
     return None
 

@@ -29,11 +29,11 @@ def print_classes(model: Model, results: Mapping[str, Any]) -> set[str]:
         if axis is None and array.size <= MOST_ROWS:
             found = ", ".join(_label(labels, int(k)) for k in array.reshape(-1))
             click.echo(f"{name}: {found}")
-        elif axis == array.ndim - 1 and array.size <= MOST_ROWS * len(labels):
+        elif axis == array.ndim - 1 and array.size <= MOST_ROWS * array.shape[-1]:
             top = [o for o in records if o.get("top_of") == name]
             count = top[0]["shape"][-1] if top else SHOWN
             told |= {o["name"] for o in top}
-            for row in array.reshape(-1, len(labels)):
+            for row in array.reshape(-1, array.shape[-1]).astype(float):
                 _print_row(name, row, labels, count)
         else:
             continue
@@ -46,9 +46,9 @@ def _label(labels: list[str], k: int) -> str:
 
 
 def _print_row(name: str, scores: Array, labels: list[str], count: int) -> None:
-    """The best classes of a row; with bars where scores are shares of 1."""
+    """The best classes of a row of float64; with bars where scores are shares of 1."""
     order = (-scores).argsort(kind="stable")[:count]
-    width = max(len(_label(labels, int(k))) for k in order)
+    width = max((len(_label(labels, int(k))) for k in order), default=0)
     shares = bool(((scores >= 0) & (scores <= 1)).all())
     click.echo(f"{name}:")
     for k in order:

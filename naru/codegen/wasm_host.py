@@ -78,7 +78,7 @@ define internal i64 @next_round(ptr %ctx, i64 %round) nounwind {{
 }}
 
 ; Asks for an eighth more than there is, so that many small requests stay cheap, else for what it
-; takes. (A negative size is a large one here.)
+; takes. (A negative size is a large one here.) Memory never ends at 2^32, which `top` cannot hold.
 define internal ptr @alloc(ptr %ctx, i64 %bytes) nounwind {{
   %at = getelementptr i8, ptr %ctx, i32 64
   %top = load i32, ptr %at
@@ -89,14 +89,14 @@ place:
   %padded = add i64 %bytes, 63
   %size = and i64 %padded, -64
   %end = add i64 %start, %size
+  %addressable = icmp ult i64 %end, 4294967296
+  br i1 %addressable, label %look, label %none
+look:
   %pages = call i32 @llvm.wasm.memory.size.i32(i32 0)
   %pages64 = zext i32 %pages to i64
   %have = shl i64 %pages64, 16
   %enough = icmp ule i64 %end, %have
-  br i1 %enough, label %done, label %more
-more:
-  %addressable = icmp ult i64 %end, 4294967296
-  br i1 %addressable, label %ask, label %none
+  br i1 %enough, label %done, label %ask
 ask:
   %short = sub i64 %end, %have
   %up = add i64 %short, 65535

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from naru.artifact.bundle import read_bundle
+from naru.artifact.link import LinkError
+from naru.artifact.manifest import MAX_DIM, Reader
+from naru.artifact.wasm import custom_section
 from naru.errors import BundleError, InputError
 from naru.library.provenance import FORMAT, provenance
 from naru.library.signature import Signature
@@ -32,10 +35,10 @@ def read_provenance(path: Path) -> dict[str, Any]:
         if head[:4] == _ELF:
             text = _elf_section(data, "." + SECTION)
         elif head[:4] == _WASM:
-            text = _wasm_section(data, SECTION)
+            text = custom_section(data, SECTION)
         else:
             text = data if data.lstrip()[:1] == b"{" else None
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError, OverflowError):
+    except (LinkError, struct.error, IndexError, UnicodeDecodeError, ValueError, OverflowError):
         raise InputError(f"{path}: a damaged library: its sections cannot be read") from None
     if text is None:
         raise InputError(
@@ -58,7 +61,36 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
             f"{path}: its record has the format {record.get('format')}, this naru reads {FORMAT}",
             hint="a newer naru",
         )
+    try:
+        _check(Reader(record, "$"))
+    except BundleError as error:
+        problem = str(error).removeprefix("manifest: ")
+        raise InputError(f"{path}: its record is damaged: {problem}") from None
     return record
+
+
+def _check(record: Reader) -> None:
+    """What `naru inspect` tells is there. Raises BundleError."""
+    for key in ("naru", "name", "platform"):
+        record.text(key)
+    for key in ("source", "options", "sbom"):
+        record.object(key)
+    memory = record.object("memory")
+    memory.text("arena")
+    if "where" in memory.value:
+        memory.object("where")
+    weights = record.object("weights")
+    weights.number("size", 0, MAX_DIM)
+    weights.text("sha256")
+    for level in record.objects("levels"):
+        level.text("name")
+        level.number("code", 0, MAX_DIM)
+        level.number("kernels", 0, MAX_DIM)
+    for tensor in (*record.objects("inputs"), *record.objects("outputs")):
+        tensor.text("name")
+        tensor.text("dtype")
+        tensor.items("shape")
+        tensor.texts("labels", required=False)
 
 
 def _of_bundle(path: Path) -> dict[str, Any]:
@@ -89,32 +121,3 @@ def _elf_section(data: bytes, wanted: str) -> bytes | None:
                 raise ValueError("cut short")
             return data[offset : offset + length]
     return None
-
-
-def _wasm_section(data: bytes, wanted: str) -> bytes | None:
-    """The content of a custom section of a WebAssembly module (core specification 2.0, 5.5.3)."""
-    at = 8
-    while at < len(data):
-        kind = data[at]
-        length, at = _leb(data, at + 1)
-        if at + length > len(data):
-            raise ValueError("cut short")
-        if kind == 0:
-            count, start = _leb(data, at)
-            if data[start : start + count].decode() == wanted:
-                return data[start + count : at + length]
-        at += length
-    return None
-
-
-def _leb(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-        if shift > 35:
-            raise ValueError("a number is too long")

@@ -38,6 +38,7 @@ Json = dict[str, Any]
 
 SOURCES = Path(__file__).parent / "web"
 RUNTIME = ("engine.js", "weights.js", "values.js", "model.js")  # m.js, in this order
+FIXED = ("package.json", "index.html", "demo.js", "README.md")  # whatever the model's name
 MAX_PAGES = 65536  # 4 GiB
 LEAST_HALVED = 256  # elements: what is smaller stays in single precision
 _LARGEST_HALF = 65504.0
@@ -64,10 +65,11 @@ def check_web_request(request: Request) -> None:
     if request.emit != "library" or request.embed:
         what = "--embed" if request.embed else f"--emit {request.emit}"
         raise InputError(f"{what} is for native libraries, not for WebAssembly")
-    if request.name in ("demo", "package"):  # demo.js, package.json
-        raise InputError(
-            f"name: a file of every package is called {request.name}", hint="--name NAME"
-        )
+    for file in FIXED:  # some file systems don't tell large letters from small ones
+        if Path(file).stem.lower() == request.name.lower():
+            raise InputError(
+                f"name: {request.name!r} is taken by the package's own {file}", hint="--name NAME"
+            )
 
 
 def write_web(levels: Sequence[BundleParts], folder: Path, request: Request) -> Written:
@@ -165,16 +167,17 @@ def _info(levels: Sequence[_Level], signature: Signature) -> Json:
     sizes = {"weights": levels[0].weights.size}
     sizes.update({f"{level.prefix}wasm": len(level.code) for level in levels})
     stored = "fp16" if levels[0].halves else "fp32"
-    info: Json = {
+    return {
         "name": signature.name,
         "inputs": [_tensor(t) for t in signature.inputs],
-        "outputs": [_tensor(t) for t in signature.outputs],
+        "outputs": [
+            {**_tensor(t), **{k: o[k] for k in ("labels", "axis", "top_of") if k in o}}
+            for t, o in zip(signature.outputs, manifest["entries"][0]["outputs"], strict=True)
+        ],
         "sizes": sizes,
         "classes": {"arithmetic": manifest["options"]["precision"], "weights": stored},
         "naru": manifest["naru"],
     }
-    labels = next((t.labels for t in signature.outputs if t.labels), None)
-    return {**info, "labels": labels} if labels else info
 
 
 def _tensor(t: Tensor) -> Json:

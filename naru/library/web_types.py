@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-# What JavaScript has for a dtype (as TYPES in web/model.js), and what inputs may be besides.
-_ARRAYS = {
+# What JavaScript has for a dtype (TYPES in web/values.js), and what inputs may be besides (ALSO).
+ARRAYS = {
     "float32": "Float32Array", "float64": "Float64Array", "float16": "Uint16Array",
     "bfloat16": "Uint16Array", "int8": "Int8Array", "int16": "Int16Array", "int32": "Int32Array",
     "int64": "BigInt64Array", "uint8": "Uint8Array", "uint16": "Uint16Array",
@@ -16,7 +16,7 @@ _ARRAYS = {
     "complex128": "Float64Array",
 }  # fmt: skip
 _NARROW = ("Int8Array", "Uint8Array", "Int16Array", "Uint16Array", "Int32Array", "Uint32Array")
-_ALSO = {
+ALSO = {
     "int64": _NARROW,
     "uint64": ("Uint8Array", "Uint16Array", "Uint32Array"),
     "uint8": ("Uint8ClampedArray",),
@@ -34,7 +34,8 @@ def declarations(source: str, info: Mapping[str, Any]) -> str:
     blocks.append(_interface("Inputs", "What `run` takes.", inputs, _input))
     blocks.append(_interface("InputViews", "What `input` gives.", inputs, _view, optional=False))
     blocks.append(_interface("Outputs", "What `run` gives.", outputs, _output, optional=False))
-    literal = _literal(info)
+    labels = next((t["labels"] for t in outputs if t.get("labels")), None)
+    literal = _literal({**info, "labels": labels} if labels else info)
     blocks.append(f"/** What the model is. */\nexport declare const info: {literal};")
     return "\n\n".join(blocks) + "\n"
 
@@ -52,11 +53,11 @@ def _interface(
 
 
 def _array(dtype: str) -> str:
-    return _ARRAYS.get(dtype, "Uint8Array")
+    return ARRAYS.get(dtype, "Uint8Array")
 
 
 def _input(t: Mapping[str, Any]) -> str:
-    arrays = " | ".join([_array(t["dtype"]), *_ALSO.get(t["dtype"], ())])
+    arrays = " | ".join([_array(t["dtype"]), *ALSO.get(t["dtype"], ())])
     return f"Value<{arrays}, {_ELEMENTS.get(t['dtype'], 'number')}, {_dims(t)}>"
 
 

@@ -55,7 +55,7 @@ def enter(b: Builder, c: Changing, given: Storage, t: TensorType) -> list[Stmt]:
     size = _bytes(t)
     return [
         Assign(c.room, size),
-        Assign(c.room_then, Const(0)),
+        Assign(c.room_then, Const(-1)),  # nothing, not even for a value without elements
         b.allocate(c.now, size),
         _copy(b, given, c.now, size),
         *_store_sizes(b, c, t),

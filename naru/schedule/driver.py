@@ -642,7 +642,7 @@ class Builder:
         self.branches.pop()
         self.live, rooms = outside, self.rooms.pop()
         return [
-            *(Assign(room, Const(0)) for room in rooms.values()),
+            *(Assign(room, Const(-1)) for room in rooms.values()),
             *self.enter_loop(s, count),
             *(self.first_memory(s, capacity) if growing else []),
             While(self.again(s, count), tuple(body)),

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import zoo
 from onnx import TensorProto, helper, numpy_helper
 
 import naru
 from naru.errors import InputError, UnsupportedError
+from naru.frontend.onnx import read_onnx
+from naru.ops.evaluate import evaluate
 
 Array = np.ndarray
 
@@ -67,3 +70,14 @@ def test_heads_of_unknown_size_are_refused() -> None:
               "s": (TensorProto.FLOAT, [1, 3, "h"])}  # fmt: skip
     with pytest.raises(UnsupportedError, match="heads of unknown size"):
         naru.compile(model("RotaryEmbedding", 23, inputs, {}, ["x", "c", "s"]), cache=False)
+
+
+@pytest.mark.parametrize("k", range(4))
+def test_values_without_elements_in_fresh_memory(k: int) -> None:
+    """A carried value that shrinks to nothing: memory of no bytes is memory all the same."""
+    case = zoo.CASES["loop_sizes_of_all_kinds"]
+    source, feed = case.model().SerializeToString(), list(case.feeds())[k]
+    got = naru.compile(source)(**feed)
+    want = evaluate(read_onnx(source), list(feed.values()))
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

@@ -26,6 +26,7 @@ from naru.cli import main
 from naru.demo import FOLDER, load_images
 from naru.demo.web import PAGE, PageServer, write_page
 from naru.errors import InputError
+from naru.library.folder import LIST
 from naru.runtime.model import Model
 from tests.library.chromium import Opened, chromium, opened
 
@@ -125,7 +126,7 @@ def test_an_empty_canvas_and_a_full_one(reader: Model) -> None:
 
 def test_the_folder_is_whole(site: Path) -> None:
     names = {p.name for p in site.iterdir()}
-    assert names == {*(p.name for p in PAGE.iterdir()), "model", "sizes.js"}
+    assert names == {*(p.name for p in PAGE.iterdir()), "model", "sizes.js", LIST}
     html = (site / "index.html").read_text()
     for reference in re.findall(r'(?:src|href)="([^"]+)"', html):
         assert (site / reference).is_file(), reference

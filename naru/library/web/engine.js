@@ -23,6 +23,8 @@ export class NaruError extends Error {
 
 /** What the model takes and gives. */
 export const info = MODEL.info;
+const labelled = info.outputs.find((t) => t.labels);
+if (labelled) info.labels = labelled.labels;
 
 // ---- what the engine has ----
 

@@ -7,7 +7,7 @@ export declare class NaruError extends Error {
   readonly nodes?: readonly string[];
 }
 
-/** Plain numbers, flat or nested. */
+/** Plain numbers, flat, or nested as the input's sizes are. */
 export type Numbers<N> = ReadonlyArray<N | Numbers<N>>;
 
 /** An input: an array, or an array with its sizes. Only sizes that do not follow must be given. */
@@ -17,7 +17,7 @@ export type Value<A, N, D> =
   | (D extends readonly [] ? N : never)
   | { readonly data: A | ReadonlyArray<N>; readonly dims?: D | readonly number[] };
 
-/** An output: `data` is a view of the model's memory, valid until the next run. */
+/** An output: `data` is a view of the model's memory, valid until the next `run` or `input`. */
 export interface Tensor<T extends string, A, D> {
   readonly dtype: T;
   readonly dims: D;
@@ -59,7 +59,8 @@ export interface Model {
   /** Runs the model. Inputs that are left out must have been filled by means of `input`. */
   run(inputs: Inputs): Outputs;
   run(inputs?: Partial<Inputs>): Outputs;
-  /** A view of an input's memory, to be filled before a run. `dims`: where sizes are not fixed. */
+  /** A view of an input's memory, to be filled before a run, and before the next view is asked
+   * for: memory that grows moves. `dims`: where sizes are not fixed. */
   input<K extends keyof InputViews>(name: K, dims?: readonly number[]): InputViews[K];
   /** Compares a run with what the reference gave. */
   selftest(

@@ -14,6 +14,9 @@ const HOST = 0,
   BROKEN = 20,
   LIMIT = 22;
 const JOB = 32; // how many jobs there were * 256 + threads of this one
+// Nanoseconds on one core from which a run takes several: to wake workers takes some 20,000 to
+// 50,000, much more than the native threads have that the plan's number is for.
+const WORTH_WAKING = 200_000;
 
 class Model {
   #memory;
@@ -58,8 +61,8 @@ class Model {
 
   #setUp({ loopLimit = 0 }) {
     const w = this.#words,
-      ctx = this.#ctx >> 2;
-    w.fill(0, this.#ctx >> 2, this.#at.heap >> 2);
+      ctx = this.#ctx >>> 2;
+    w.fill(0, this.#ctx >>> 2, this.#at.heap >>> 2);
     w[ctx + HOST] = this.#code.host();
     w[ctx + WEIGHTS] = this.#at.weights + HEADER;
     w[ctx + IO] = this.#at.io;
@@ -74,6 +77,7 @@ class Model {
   #reserve(end) {
     const missing = Math.ceil((end - this.#memory.buffer.byteLength) / PAGE);
     try {
+      if (end >= 2 ** 32) throw RangeError("addresses have 32 bits");
       if (missing > 0) this.#memory.grow(missing);
     } catch (error) {
       throw new NaruError(
@@ -89,7 +93,7 @@ class Model {
   #refresh() {
     const { buffer } = this.#memory;
     if (this.#words?.buffer !== buffer)
-      this.#words = new Int32Array(buffer, 0, buffer.byteLength >> 2);
+      this.#words = new Int32Array(buffer, 0, buffer.byteLength / 4);
   }
 
   // Makes room: `needs` bytes for each slot. Contents of inputs stay.
@@ -102,16 +106,16 @@ class Model {
       return slot;
     });
     this.#reserve(end);
-    const all = new Uint8Array(this.#memory.buffer);
+    const all = new Uint8Array(this.#memory.buffer, 0, end);
     for (let k = info.inputs.length; k-- > 0;) {
       const [from, bytes] = this.#slots[k];
-      all.copyWithin(made[k][0], from, from + bytes);
+      if (made[k][0] !== from) all.copyWithin(made[k][0], from, from + bytes);
     }
     this.#slots = made;
   }
 
   #long(at) {
-    return this.#words[(at >> 2) + 1] * 2 ** 32 + (this.#words[at >> 2] >>> 0);
+    return this.#words[(at >>> 2) + 1] * 2 ** 32 + (this.#words[at >>> 2] >>> 0);
   }
 
   #view(dtype, dims, at) {
@@ -125,13 +129,14 @@ class Model {
   #askPlan(values) {
     const { dims, plan } = this.#at;
     values?.forEach((n, k) => {
-      this.#words[(dims >> 2) + 2 * k] = n;
-      this.#words[(dims >> 2) + 2 * k + 1] = 0;
+      this.#words[(dims >>> 2) + 2 * k] = n;
+      this.#words[(dims >>> 2) + 2 * k + 1] = 0;
     });
     this.#code.plan(dims, plan);
     let at = plan + 24;
     const shapes = info.outputs.map((t) => t.shape.map(() => this.#long((at += 8) - 8)));
-    return { arena: this.#long(plan), threads: this.#long(plan + 16), shapes };
+    const threads = this.#long(plan + 8) < WORTH_WAKING ? 1 : this.#long(plan + 16);
+    return { arena: this.#long(plan), threads, shapes };
   }
 
   // The plan for sizes of the symbols, and memory for it.
@@ -140,7 +145,7 @@ class Model {
     const key = values.join();
     if (key === this.#key) {
       const w = this.#words,
-        dims = this.#at.dims >> 2;
+        dims = this.#at.dims >>> 2;
       values.forEach((n, k) => ((w[dims + 2 * k] = n), (w[dims + 2 * k + 1] = 0)));
       return this.#plan;
     }
@@ -206,10 +211,10 @@ class Model {
     const sizes = new Map();
     const dims = info.inputs.map((t, k) => given[k] && bind(t, given[k], sizes));
     const plan = this.#prepare(sizes);
+    given.forEach(({ held }, k) => (this.#held[k] = held ? dims[k] : undefined));
     given.forEach(({ data, held }, k) => {
       if (!held) put(info.inputs[k], data, this.#memory.buffer, this.#slots[k][0]);
     });
-    given.forEach(({ held }, k) => (this.#held[k] = held ? dims[k] : undefined));
     this.#call(plan);
     return this.#outputs(plan);
   }
@@ -223,10 +228,7 @@ class Model {
       if (!info.inputs.some((t) => t.name === name)) throw noInput(name);
     return info.inputs.map((t, k) => {
       if (Object.hasOwn(inputs, t.name) && inputs[t.name] !== undefined) {
-        const found = describe(t, inputs[t.name]);
-        const inside =
-          found.data.buffer === this.#memory.buffer && found.data.byteOffset !== this.#slots[k][0];
-        return inside ? { ...found, data: found.data.slice() } : found; // an output of the last run
+        return this.#detach(t, describe(t, inputs[t.name]), this.#slots[k][0]);
       }
       const dims = this.#held[k];
       if (dims) return { data: { length: product(dims) * typeOf(t.dtype)[1] }, dims, held: true };
@@ -235,10 +237,23 @@ class Model {
     });
   }
 
+  // A value that lies in the model's own memory, which is about to move: what `input` gave stays
+  // where it is, and moves along; of others, such as outputs of the last run, there are copies.
+  // (Shared memory that has grown is another object for the same bytes.)
+  #detach(spec, found, at) {
+    const { data } = found;
+    const { buffer } = this.#memory;
+    const tag = Object.prototype.toString.call(data.buffer);
+    if (data.buffer !== buffer && tag !== "[object SharedArrayBuffer]") return found;
+    const held =
+      data.buffer === buffer && data.byteOffset === at && data instanceof typeOf(spec.dtype)[0];
+    return held ? { ...found, held } : { ...found, data: data.slice() };
+  }
+
   #call(plan) {
     const w = this.#words,
-      ctx = this.#ctx >> 2,
-      io = this.#at.io >> 2;
+      ctx = this.#ctx >>> 2,
+      io = this.#at.io >>> 2;
     this.#slots.slice(0, -1).forEach(([at], k) => (w[io + k] = at));
     info.outputs.forEach((t, k) => t.late && (w[io + info.inputs.length + k] = 0));
     const [arena, bytes] = this.#slots.at(-1);
@@ -275,7 +290,7 @@ class Model {
     const shapes = late ? this.#askPlan().shapes : plan.shapes;
     const result = {};
     info.outputs.forEach((t, k) => {
-      const at = this.#words[(this.#at.io >> 2) + info.inputs.length + k] >>> 0;
+      const at = this.#words[(this.#at.io >>> 2) + info.inputs.length + k] >>> 0;
       result[t.name] = new Tensor(t.dtype, shapes[k], this.#view(t.dtype, shapes[k], at));
     });
     return result;

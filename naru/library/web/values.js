@@ -39,6 +39,8 @@ const ALSO = {
   float16: ["Float32Array", "Float16Array"],
   bfloat16: ["Float32Array"],
 };
+// The least and the greatest of dtypes that are narrower than an element of their array.
+const RANGES = { bool: [0, 1], int4: [-8, 7], uint4: [0, 15], int2: [-2, 1], uint2: [0, 3] };
 const bytesOf = (dtype, count) => typeOf(dtype)[0].BYTES_PER_ELEMENT * typeOf(dtype)[1] * count;
 
 const single = new Float32Array(1);
@@ -71,7 +73,7 @@ function toBrain(x) {
   return x !== x ? 0x7fc0 : (bits[0] + 0x7fff + ((bits[0] >>> 16) & 1)) >>> 16;
 }
 
-/** An output: `data` is a view of the model's memory, valid until the next run. */
+/** An output: `data` is a view of the model's memory, valid until the next `run` or `input`. */
 class Tensor {
   constructor(dtype, dims, data) {
     Object.assign(this, { dtype, dims, data });
@@ -97,7 +99,7 @@ function describe(spec, value) {
     bad(spec.name, `expected ${spec.dtype} (${own} or numbers), got ${got}`);
   if (["number", "bigint", "boolean"].includes(typeof value))
     return { data: [value], scalar: true };
-  if (Array.isArray(value)) return { data: value };
+  if (Array.isArray(value)) return flatten(spec, value);
   if (ArrayBuffer.isView(value)) {
     const tag = value[Symbol.toStringTag];
     if (tag === own || ALSO[spec.dtype]?.includes(tag)) return { data: value };
@@ -105,7 +107,20 @@ function describe(spec, value) {
   }
   if (value?.data === undefined)
     throw expected(value === null ? "null" : `${typeof value} without data`);
-  return { data: describe(spec, value.data).data, dims: value.dims && Array.from(value.dims) };
+  const { data, dims } = describe(spec, value.data);
+  return { data, dims: value.dims ? Array.from(value.dims) : dims };
+}
+
+// Arrays in arrays have the sizes of the input.
+function flatten(spec, data) {
+  const dims = [data.length];
+  for (; Array.isArray(data[0]); data = data.flat()) {
+    const size = data[0].length;
+    if (!data.every((x) => Array.isArray(x) && x.length === size))
+      throw bad(spec.name, `the arrays of dim ${dims.length} have not the same size`);
+    dims.push(size);
+  }
+  return dims.length > 1 ? { data, dims } : { data };
 }
 
 // The sizes of an input. `bound`: what earlier inputs said of the symbols; it is added to.
@@ -157,21 +172,22 @@ function checkDim(spec, want, dims, axis, bound) {
 // Writes values into memory, without a change of any.
 function put(spec, data, buffer, at) {
   const [Type] = typeOf(spec.dtype);
+  const [least, greatest] = RANGES[spec.dtype] ?? [-Infinity, Infinity];
   const tag = data[Symbol.toStringTag];
   const view = new Type(buffer, at, data.length);
-  if (tag === Type.name || tag === "Uint8ClampedArray") {
-    if (data.buffer !== buffer || data.byteOffset !== at) view.set(data);
+  if (tag === "Uint8ClampedArray" || (tag === Type.name && greatest === Infinity)) {
+    view.set(data);
   } else if (tag === "Float16Array") {
     view.set(new Uint16Array(data.buffer, data.byteOffset, data.length));
   } else if (spec.dtype.endsWith("int64")) {
     putLong(spec, data, view);
   } else {
     const code = { float16: toHalf, bfloat16: toBrain }[spec.dtype];
-    const exact = !code && !/^(float|complex)/.test(spec.dtype);
+    const exact = !code && !/^Float/.test(Type.name);
     for (let k = 0; k < data.length; k++) {
       const x = typeof data[k] === "boolean" ? Number(data[k]) : data[k];
       view[k] = code ? code(x) : typeof x === "number" ? x : NaN;
-      if (typeof x !== "number" || (exact && view[k] !== x))
+      if (typeof x !== "number" || (exact && view[k] !== x) || x < least || x > greatest)
         throw bad(spec.name, `element ${k} is ${String(data[k])}, which is no ${spec.dtype}`);
     }
   }

@@ -18,8 +18,8 @@ typedef struct naru_ctx naru_ctx;
 typedef struct naru_host {
     uint32_t abi_version;
     uint32_t size; /* sizeof(naru_host) of the host, so that code can test for later fields */
-    /* 64-byte-aligned scratch that grows and lives until the run ends; NULL when memory is exhausted.
-     * Called from thread 0 only. Only entries whose manifest says "dynamic" call it. */
+    /* 64-byte-aligned scratch that grows and lives until the run ends, of at least 64 bytes whatever
+     * is asked for; NULL when memory is exhausted. Called from thread 0 only. Only entries whose manifest says "dynamic" call it. */
     void *(*alloc)(naru_ctx *ctx, int64_t bytes);
     /* All n threads of the run meet here. Not called when n == 1. */
     void (*barrier)(naru_ctx *ctx, int64_t tid, int64_t n);
@@ -34,7 +34,8 @@ struct naru_ctx {
     const naru_host *host;  /*  0 */
     const uint8_t *weights; /*  8: packed constants, 64-byte aligned, read only */
     uint8_t *arena;         /* 16: plan()'s arena bytes, 64-byte aligned, contents undefined */
-    void **io;              /* 24: data pointers: inputs, then outputs. An output whose shape the code
+    void **io;              /* 24: data pointers: inputs, then outputs. Code may read 64 bytes of a
+                               tensor without elements, so none is NULL. An output whose shape the code
                                finds out itself ("late" in the manifest) is NULL on entry and is set
                                by the code to memory that lives until the run ends. After them,
                                `pointers` (manifest) slots of the code's own, for alloc */

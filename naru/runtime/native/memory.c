@@ -65,7 +65,7 @@ NARU_HOST void *naru_region_alloc(naru_region *region, int64_t bytes)
     int64_t limit = naru_memory_limit();
     if (bytes < 0 || bytes > limit - 256 || region->total > limit - bytes - 256)
         return NULL;
-    bytes = (bytes + 63) & ~INT64_C(63);
+    bytes = bytes ? (bytes + 63) & ~INT64_C(63) : 64;
     naru_chunk *chunk = region->chunks;
     if (!chunk || chunk->size - chunk->used < bytes) {
         int64_t size = bytes + (int64_t)sizeof *chunk;

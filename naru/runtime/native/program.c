@@ -89,7 +89,11 @@ static void exhausted(program *self, int64_t bytes)
 
 /* ---- inputs ---- */
 
-static int accept(const program *self, const tensor *want, PyObject *object, naru_context *ctx)
+/* What stands for the elements of a tensor that has none: a slice may begin where memory ends. */
+static _Alignas(64) uint8_t nothing[64];
+
+static int accept(const program *self, const tensor *want, PyObject *object, naru_context *ctx,
+                  int *empty)
 {
     if (!PyArray_CheckExact(object))
         return 0;
@@ -102,8 +106,10 @@ static int accept(const program *self, const tensor *want, PyObject *object, nar
         return 0;
     const npy_intp *got = PyArray_DIMS(array);
     int64_t *dims = ctx->abi.dims;
+    *empty = 0;
     for (int k = 0; k < want->nd; k++) {
         int64_t code = want->dims[k];
+        *empty |= got[k] == 0;
         if (code >= 0) {
             if (got[k] != code)
                 return 0;
@@ -125,9 +131,10 @@ static int accept(const program *self, const tensor *want, PyObject *object, nar
 static int bind(const program *self, naru_context *ctx, PyObject *const *args)
 {
     for (int k = 0; k < self->shape.inputs; k++) {
-        if (!accept(self, &self->inputs[k], args[k], ctx))
+        int empty;
+        if (!accept(self, &self->inputs[k], args[k], ctx, &empty))
             return 0;
-        ctx->abi.io[k] = PyArray_DATA((PyArrayObject *)args[k]);
+        ctx->abi.io[k] = empty ? nothing : PyArray_DATA((PyArrayObject *)args[k]);
     }
     return 1;
 }
@@ -288,8 +295,9 @@ static PyObject *run_bound(program *self, naru_context *ctx)
     const int64_t *plan = get_plan(self, ctx);
     if (!plan)
         return NULL;
-    if (plan[0] > ctx->arena_size && !naru_context_grow(ctx, plan[0]))
-        return exhausted(self, plan[0]), NULL;
+    int64_t arena = plan[0] > 64 ? plan[0] : 64;
+    if (arena > ctx->arena_size && !naru_context_grow(ctx, arena))
+        return exhausted(self, arena), NULL;
     PyObject *result = NULL;
     if (make_outputs(self, ctx, plan + PLAN_HEAD) == 0) {
         run_code(self, ctx, plan);
