@@ -40,6 +40,7 @@ declare i32 @llvm.wasm.memory.grow.i32(i32, i32)
 declare i32 @llvm.wasm.memory.atomic.wait32(ptr, i32, i64)
 declare i32 @llvm.wasm.memory.atomic.notify(ptr, i32)
 declare i32 @llvm.umax.i32(i32, i32)
+declare i64 @llvm.umax.i64(i64, i64)
 
 define ptr @host() nounwind {{
   ret ptr @table
@@ -86,7 +87,8 @@ define internal ptr @alloc(ptr %ctx, i64 %bytes) nounwind {{
   %countable = icmp ult i64 %bytes, 4294967296
   br i1 %countable, label %place, label %none
 place:
-  %padded = add i64 %bytes, 63
+  %least = call i64 @llvm.umax.i64(i64 %bytes, i64 1)
+  %padded = add i64 %least, 63
   %size = and i64 %padded, -64
   %end = add i64 %start, %size
   %addressable = icmp ult i64 %end, 4294967296

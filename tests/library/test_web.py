@@ -534,7 +534,7 @@ def test_what_is_written(digits: Path, package: Package) -> None:
     assert names == {
         *("m.wasm", "m.threads.wasm", "m.relaxed.wasm", "m.relaxed.threads.wasm", "m.weights"),
         *("m.js", "m.worker.js", "m.d.ts", "m.golden"),
-        *("m.json", "package.json", "index.html", "demo.js", "README.md"),
+        *("m.json", "package.json", "index.html", "demo.js", "README.md", ".naru-files"),
     }
     for name in names:
         assert (again / name).read_bytes() == (digits / name).read_bytes(), name

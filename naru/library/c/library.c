@@ -423,6 +423,7 @@ static naru_status make_plan(const naru_model *model, const int64_t *values, int
     plan_sizes(dims, plan);
     if (plan[0] < 0)
         return fail(NARU_BAD_SIZES, "these sizes do not fit the model: %s", requirement(-1 - plan[0]));
+    plan[0] = plan[0] > 64 ? plan[0] : 64; /* so much code may read of a tensor without elements */
     return count_bytes(dims, plan, sizes);
 }
 
@@ -644,6 +645,7 @@ static naru_status bind(naru_context *ctx, const naru_input *inputs, naru_output
         return fail(NARU_BAD_ARGUMENT, "the context has no sizes yet; call resize first");
     if ((INPUT_COUNT && !inputs) || !outputs)
         return fail(NARU_BAD_ARGUMENT, "run: %s is NULL", outputs ? "inputs" : "outputs");
+    static _Alignas(64) uint8_t nothing[64]; /* code may read it of tensors without elements */
     void **io = ctx->abi.io;
     for (int k = 0; k < INPUT_COUNT && status == NARU_SUCCESS; k++) {
         io[k] = (void *)(uintptr_t)inputs[k].data;
@@ -652,6 +654,7 @@ static naru_status bind(naru_context *ctx, const naru_input *inputs, naru_output
             io[k] = &ctx->seed;
         } else {
             status = bind_one(&INPUTS[k], "input", io[k], inputs[k].size, ctx->sizes[k]);
+            io[k] = ctx->sizes[k] ? io[k] : nothing;
         }
     }
     for (int k = 0; k < OUTPUT_COUNT && status == NARU_SUCCESS; k++) {

@@ -105,7 +105,7 @@ class Model {
       end += slot[1];
       return slot;
     });
-    this.#reserve(end);
+    this.#reserve(end + 64); // code may read of a tensor without elements
     const all = new Uint8Array(this.#memory.buffer, 0, end);
     for (let k = info.inputs.length; k-- > 0;) {
       const [from, bytes] = this.#slots[k];
