@@ -127,6 +127,8 @@ def choose_levels(
             asked = tuple(n for n in asked if TARGETS[n].has_fma) or asked
     else:
         asked = tuple(isa.split(",")) if isinstance(isa, str) else tuple(isa)
+    if not all(n.strip() for n in asked):
+        raise TargetError(f"isa: {isa!r} has an empty name", hint="--isa avx2,baseline")
     found = [get_target(n.strip()) for n in asked]
     wrong = [t.name for t in found if t.arch != arch]
     if wrong or not found:

@@ -18,12 +18,13 @@ from naru.library.weights import describe_weights
 
 SECTION = "naru"  # of a WebAssembly module; in ELF ".naru"
 _ELF, _WASM, _BUNDLE = b"\x7fELF", b"\0asm", b"\x89NARU"
+_ARCHIVE = b"!<arch>\n"
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The record of a shared library or an object (ELF), a WebAssembly module, a bundle, or a
-    library's JSON file (see provenance.py). Nothing of the file is run. InputError for a file that
-    has none or is damaged; BundleError for a bundle that cannot be read."""
+    """The record of a shared or static library or an object (ELF), a WebAssembly module, a bundle,
+    or a library's JSON file (see provenance.py). Nothing of the file is run. InputError for a file
+    that has none or is damaged; BundleError for a bundle that cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -32,6 +33,8 @@ def read_provenance(path: Path) -> dict[str, Any]:
     if head[:5] == _BUNDLE:
         return _of_bundle(path)
     try:
+        if head == _ARCHIVE:
+            data, head = _member(data), _ELF
         if head[:4] == _ELF:
             text = _elf_section(data, "." + SECTION)
         elif head[:4] == _WASM:
@@ -105,6 +108,18 @@ def _of_bundle(path: Path) -> dict[str, Any]:
     signature = Signature(name, (), (), (), 0, 0, (), ())
     weights = describe_weights(sections.get("weights", memoryview(b"")))
     return provenance([(manifest, sections)], signature, weights, platform="naru")
+
+
+def _member(data: bytes) -> bytes:
+    """The first ELF file in an archive of `ar`: members of 60 bytes of head, sizes in decimal."""
+    at = len(_ARCHIVE)
+    while at + 60 <= len(data):
+        size = int(data[at + 48 : at + 58])
+        content = data[at + 60 : at + 60 + size]
+        if content[:4] == _ELF:
+            return content
+        at += 60 + size + size % 2
+    raise ValueError("no object in it")
 
 
 def _elf_section(data: bytes, wanted: str) -> bytes | None:

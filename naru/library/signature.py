@@ -14,7 +14,7 @@ import numpy as np
 
 from naru.artifact.bundle import BundleParts
 from naru.artifact.manifest import dtype_of
-from naru.errors import NaruError, UnsupportedError
+from naru.errors import InputError, NaruError, UnsupportedError
 from naru.processing import top_names
 
 Json: TypeAlias = Mapping[str, Any]
@@ -90,8 +90,16 @@ def read_signature(manifest: Json, name: str) -> Signature:
     """The signature of the main entry. UnsupportedError lists the steps of a model that needs
     Python on the host: no library can run them."""
     if "host" in manifest:
+        steps = _host_steps(manifest["host"])
+        if not steps:  # texts, sequences or maps that only pass through
+            named = ", ".join(t["name"] for t in manifest["host"]["inputs"])
+            raise InputError(
+                f"the model takes or gives what is no tensor of numbers (inputs: {named}), "
+                "and a library has nothing else",
+                hint="naru compile makes a bundle of it, for Python",
+            )
         raise UnsupportedError(
-            [f"{s['operator']} {s['name']!r}".rstrip() for s in _host_steps(manifest["host"])],
+            [f"{s['operator']} {s['name']!r}".rstrip() for s in steps],
             where="these steps run in Python on the host, and a library has none",
         )
     entry = manifest["entries"][0]

@@ -100,7 +100,9 @@ def find_toolchain(name: str, asked: str | None = None) -> Toolchain:
     this machine, a cross compiler of the usual name, or Zig. TargetError when there is none."""
     arch, zig = PLATFORMS[name]
     if asked and asked != "zig":
-        return _toolchain(_words(asked, "compiler"), _archiver(arch))
+        found = _toolchain(_words(asked, "compiler"), _archiver(arch))
+        _check_machine(found, name, arch)
+        return found
     if not asked:
         for command in _candidates(name, arch):
             if shutil.which(command[0]):
@@ -116,6 +118,21 @@ def find_toolchain(name: str, asked: str | None = None) -> Toolchain:
         hint="pip install 'naru[cross]' (a compiler for every platform), or --emit c, "
         "whose file any C compiler takes; --target wasm needs none",
     )
+
+
+def _check_machine(found: Toolchain, name: str, arch: str) -> None:
+    """TargetError for a compiler that says it is for another machine or C library. (One that does
+    not say is believed.)"""
+    try:
+        said = _run([*found.compiler, "-dumpmachine"], Path.cwd()).strip()
+    except NaruError:
+        return
+    other = not said.replace("arm64", "aarch64").startswith(arch)
+    if said.count("-") >= 2 and (other or ("musl" in said) != name.endswith("-musl")):
+        raise TargetError(
+            f"the compiler {shlex.join(found.compiler)} is for {said}, not for {name}",
+            hint="--cc zig, or a compiler for that platform",
+        )
 
 
 def _candidates(name: str, arch: str) -> list[list[str]]:

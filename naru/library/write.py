@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from naru.artifact.bundle import BundleParts
-from naru.errors import InputError
+from naru.errors import InputError, NaruError
 from naru.library.folder import replacing_files
 from naru.library.header import example, header
 from naru.library.native import (
@@ -161,6 +161,11 @@ def _write_code(
     else:
         out = f"{name}.o"
         toolchain.compile([*FLAGS, "-c", f"{name}.c", "-o", out], work)
+    if not (work / out).is_file():
+        raise NaruError(
+            f"{toolchain.compiler[0]} ended well, but wrote no {out}; expected a C compiler",
+            hint="--cc COMMAND",
+        )
     if request.emit == "static":
         toolchain.archive(["rcsD", f"{name}.a", out], work)
         out = f"{name}.a"

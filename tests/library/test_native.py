@@ -726,6 +726,30 @@ def test_inspect(folder: Callable[[str], Path], tmp_path: Path) -> None:
             read_provenance(tmp_path / "bad")
 
 
+def test_inspect_static(tmp_path: Path) -> None:
+    made = build(MLP, tmp_path, emit="static")
+    assert read_provenance(made.files[0]) == read_provenance(tmp_path / "digits_mlp.json")
+    (tmp_path / "bad.a").write_bytes(b"!<arch>\nnothing")
+    with pytest.raises(InputError, match="damaged library"):
+        read_provenance(tmp_path / "bad.a")
+
+
+def test_compilers_of_other_machines(tmp_path: Path) -> None:
+    """What a compiler says of itself is compared; one that writes nothing is told."""
+    for platform in ("aarch64-linux", "x86_64-linux-musl"):
+        with pytest.raises(TargetError, match=f"is for .*, not for {platform}"):
+            build(MLP, tmp_path / "dist", platform=platform, isa=None, compiler="gcc")
+    with pytest.raises(NaruError, match=r"ended well, but wrote no digits_mlp\.so"):
+        build(MLP, tmp_path / "dist", compiler="/bin/true")
+    assert not (tmp_path / "dist").exists()
+
+
+def test_texts_that_only_pass_through(tmp_path: Path) -> None:
+    through = text("(string[n] s) => (string[n] t) { t = Identity(s) }")
+    with pytest.raises(InputError, match="no tensor of numbers"):
+        build(through, tmp_path)
+
+
 def test_from_a_bundle(tmp_path: Path) -> None:
     naru.compile(MLP).save(tmp_path / "m.naru")
     made = build(tmp_path / "m.naru", tmp_path / "dist")

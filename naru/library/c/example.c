@@ -2,6 +2,9 @@
  *
  *   cc -O2 example.c -o example ./@NAME@.so -Wl,-rpath,'$ORIGIN' && ./example
  */
+#ifndef _POSIX_C_SOURCE
+#define _POSIX_C_SOURCE 199309L /* clock_gettime */
+#endif
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>

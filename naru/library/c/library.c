@@ -105,8 +105,9 @@ static naru_status check_weights(const uint8_t *file, size_t size, const char *w
         return fail(NARU_BAD_WEIGHTS, "%s: the weights of another model or version; expected %s",
                     where, WEIGHTS_FILE " as it was written with this library");
     if (size != (size_t)WEIGHTS_SIZE + FILE_HEAD || read_u64(file + 8) != WEIGHTS_SIZE)
-        return fail(NARU_BAD_WEIGHTS, "%s: has %zu bytes, expected %zu: cut short?", where, size,
-                    (size_t)WEIGHTS_SIZE + FILE_HEAD);
+        return fail(NARU_BAD_WEIGHTS, "%s: has %zu bytes, expected %zu: %s", where, size,
+                    (size_t)WEIGHTS_SIZE + FILE_HEAD,
+                    size < (size_t)WEIGHTS_SIZE + FILE_HEAD ? "cut short?" : "something follows");
     if (digest && naru_digest(file + FILE_HEAD, WEIGHTS_SIZE) != WEIGHTS_DIGEST)
         return fail(NARU_BAD_WEIGHTS, "%s: damaged: it does not match its digest", where);
     return NARU_SUCCESS;
