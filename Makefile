@@ -136,7 +136,7 @@ languages:
 
 # WebAssembly runs in Node; nothing is installed for it.
 node:
-	@node -e 'process.exit(process.versions.node.split(".")[0] < 20)' 2>/dev/null || { \
+	@node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' 2>/dev/null || { \
 	  echo "expected Node.js 20 or newer on PATH, for the WebAssembly tests;" \
 	    "found $$(node --version 2>/dev/null || echo none)" >&2; \
 	  exit 1; }

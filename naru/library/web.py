@@ -2,7 +2,7 @@
 
     m.js  m.worker.js  m.d.ts  package.json                  for programs
     m.wasm  m.threads.wasm  [m.relaxed.wasm  m.relaxed.threads.wasm]  m.weights  m.golden
-    index.html  demo.js  README.md  m.json                   for people
+    index.html  demo.css  demo.js  README.md  m.json         for people
 
 The sources of the JavaScript are in `web/`; m.js is four of them, one after the other. They are
 written with the model's table and file names put in, and without comments. Each module carries the
@@ -38,7 +38,13 @@ Json = dict[str, Any]
 
 SOURCES = Path(__file__).parent / "web"
 RUNTIME = ("engine.js", "weights.js", "values.js", "model.js")  # m.js, in this order
-FIXED = ("package.json", "index.html", "demo.js", "README.md")  # whatever the model's name
+FIXED = (
+    "package.json",
+    "index.html",
+    "demo.css",
+    "demo.js",
+    "README.md",
+)  # whatever the model's name
 MAX_PAGES = 65536  # 4 GiB
 LEAST_HALVED = 256  # elements: what is smaller stays in single precision
 _LARGEST_HALF = 65504.0
@@ -213,6 +219,7 @@ def _make_files(
         "package.json": _package(table["info"]),
         f"{name}.json": as_json(record).decode(),
         "index.html": _named(_source("index.html"), name, escape(name)),
+        "demo.css": _source("demo.css"),
         "demo.js": _script(["demo.js"], name),
         "README.md": _named(_source("README.md"), name, name),
     }

@@ -834,7 +834,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"example\.c is the file of the example, too") as e:
         build(MLP, tmp_path / "dist", name="example", emit="c")
     assert e.value.hint == "--name NAME"
-    with pytest.raises(InputError, match=r"'demo' is taken by the package's own demo\.js"):
+    with pytest.raises(InputError, match=r"'demo' is taken by the package's own demo\.css"):
         build(MLP, tmp_path / "dist", name="demo", platform="wasm")
     with pytest.raises(NaruError, match=r"false --version|failed"):
         build(MLP, tmp_path / "dist", compiler="false")

@@ -534,7 +534,15 @@ def test_what_is_written(digits: Path, package: Package) -> None:
     assert names == {
         *("m.wasm", "m.threads.wasm", "m.relaxed.wasm", "m.relaxed.threads.wasm", "m.weights"),
         *("m.js", "m.worker.js", "m.d.ts", "m.golden"),
-        *("m.json", "package.json", "index.html", "demo.js", "README.md", ".naru-files"),
+        *(
+            "m.json",
+            "package.json",
+            "index.html",
+            "demo.css",
+            "demo.js",
+            "README.md",
+            ".naru-files",
+        ),
     }
     for name in names:
         assert (again / name).read_bytes() == (digits / name).read_bytes(), name
@@ -594,7 +602,7 @@ def test_what_makes_no_package(tmp_path: Path) -> None:
         build(DEMO / "digits_mlp.onnx", tmp_path / "a", platform="wasm", embed=True, cache=False)
     with pytest.raises(InputError, match="--emit static is for native libraries"):
         build(DEMO / "digits_mlp.onnx", tmp_path / "a", platform="wasm", emit="static", cache=False)
-    for name, file in (("demo", "demo.js"), ("Package", "package.json"), ("index", "index.html")):
+    for name, file in (("demo", "demo.css"), ("Package", "package.json"), ("index", "index.html")):
         with pytest.raises(InputError, match=f"{name}.* is taken by the package's own {file}") as e:
             build(DEMO / "digits_mlp.onnx", tmp_path / "a", platform="wasm", name=name)
         assert e.value.hint == "--name NAME"
