@@ -207,6 +207,7 @@ def test_models_give_the_same_bits(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::naru.errors.NaruWarning")  # masks of -inf
 @pytest.mark.parametrize("name", [n for n, c in CASES.items() if "large" not in c.tags])
 def test_all_models_give_the_same_bits(name: str) -> None:
     check_model(name)
@@ -248,7 +249,7 @@ def test_pixels_to_classes_give_the_same_bits(tmp_path: Path) -> None:
     canvas = np.random.default_rng(1).integers(0, 256, (97, 61, 4), np.uint8)
     here = bits([np.asarray(a) for a in model(canvas)])
     assert run_package(tmp_path, {"image": canvas}) == here
-    assert run_package(tmp_path, {"image": canvas}, relaxed=True) == here
+    assert not (tmp_path / "m.relaxed.wasm").exists()  # it would be the same code
 
 
 def test_which_targets_keep_which_class() -> None:
