@@ -3,7 +3,7 @@
 The code of a bundle is position-independent and needs nothing, so it goes into the library as it is
 (`.incbin`). Around it stands C that opens the weights, chooses the level, owns the memory of a
 call, runs threads: the files that Python's runtime is made of too (naru/runtime/native), and
-`c/library.c`. All of it is one file in which everything but the model's own functions is static, so
+the files in `c/`. All of it is one file in which everything but the model's own functions is static, so
 that libraries of several models can be linked into one program.
 """
 
@@ -32,6 +32,7 @@ from naru.version import VERSION
 _C = Path(__file__).parent / "c"
 _NATIVE = Path(__file__).parent.parent / "runtime" / "native"
 _HOST_FILES = ("memory.c", "cpu.c", "crc.c", "pool.c")
+_LIBRARY_FILES = ("library.c", "selftest.c", "exports.c")  # in this order: one file is made of them
 _INCLUDE = re.compile(r'^#include "[^"]*"\n', re.MULTILINE)
 _GOLDEN = struct.Struct("<8sQIIdd24x")
 _NOT_SYMBOL = re.compile(r"[^A-Za-z0-9_.]")
@@ -88,7 +89,7 @@ def library_source(
         _read(_C / "library.h"),
         _tables(signature, levels, weights, golden, embed=embed),
         *(_read(_NATIVE / f) for f in _HOST_FILES),
-        _read(_C / "library.c"),
+        *(_read(_C / f) for f in _LIBRARY_FILES),
     ]
     return Source("\n".join(parts), blobs)
 
@@ -291,7 +292,7 @@ def _note(name: str) -> str:
 
 
 def pack_golden_file(section: Any, manifest: Mapping[str, Any], s: Signature) -> bytes:
-    """The golden vector as `c/library.c` reads it; empty where the bundle has none."""
+    """The golden vector as `c/selftest.c` reads it; empty where the bundle has none."""
     cases = unpack_golden(memoryview(section)) if len(section) else ()
     case = next((c for c in cases if c.entry == "main"), None)
     if case is None:
