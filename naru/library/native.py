@@ -2,8 +2,8 @@
 
 The code of a bundle is position-independent and needs nothing, so it goes into the library as it is
 (`.incbin`). Around it stands C that opens the weights, chooses the level, owns the memory of a
-call, runs threads: the files that Python's runtime is made of too (naru/runtime/native), and
-the files in `c/`. All of it is one file in which everything but the model's own functions is static, so
+call, runs threads: the files that Python's runtime is made of too (naru/runtime/native), and the
+files in `c/`. All of it is one file in which everything but the model's own functions is static, so
 that libraries of several models can be linked into one program.
 """
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -603,6 +603,33 @@ def test_a_loop_that_never_ends(tmp_path: Path) -> None:
     model.close()
 
 
+def run_with(
+    library: Library,
+    feed: Mapping[str, np.ndarray],
+    allocate: Callable[[int, int, int], int | None],
+    release: Callable[[int, int, int], None],
+) -> LibraryError | None:
+    """Opens, runs and tests a model on a caller's memory: the refusal of memory, if there was one.
+    Any other failure is raised."""
+    options = Options(
+        allocate=binding.Allocate(allocate),
+        release=binding.Release(release),
+        flags=binding.LARGE_PAGES,
+    )
+    try:
+        model = library.open(options)
+        try:
+            model(feed)
+            model.selftest()
+        finally:
+            model.close()
+    except LibraryError as e:
+        if e.status != binding.NO_MEMORY:
+            raise
+        return e
+    return None
+
+
 def test_memory_that_is_not_aligned(folder: Callable[[str], Path]) -> None:
     """The n-th block is at no multiple of 64: it is given back, and nothing is written to it."""
     library = Library(folder("nonzero_model") / "nonzero_model.so")
@@ -622,23 +649,9 @@ def test_memory_that_is_not_aligned(folder: Callable[[str], Path]) -> None:
         def release(_: int, memory: int, size: int) -> None:
             del alive[memory]  # noqa: B023
 
-        options = Options(
-            allocate=binding.Allocate(allocate),
-            release=binding.Release(release),
-            flags=binding.LARGE_PAGES,
-        )
-        failed = False
-        try:
-            model = library.open(options)
-            try:
-                model(feed)
-                model.selftest()
-            finally:
-                model.close()
-        except LibraryError as e:
-            failed = e.status == binding.NO_MEMORY and "none at a multiple of 64" in str(e)
-            if not failed:
-                raise
+        failure = run_with(library, feed, allocate, release)
+        failed = failure is not None
+        assert not failed or "none at a multiple of 64" in str(failure)
         assert not alive
         if not failed:
             assert wrong_at > 3
@@ -669,23 +682,7 @@ def test_every_allocation_may_fail(folder: Callable[[str], Path]) -> None:
             alive.remove(memory)  # noqa: B023
             libc.free(memory)
 
-        options = Options(
-            allocate=binding.Allocate(allocate),
-            release=binding.Release(release),
-            flags=binding.LARGE_PAGES,
-        )
-        failed = False
-        try:
-            model = library.open(options)
-            try:
-                model(feed)
-                model.selftest()
-            finally:
-                model.close()
-        except LibraryError as e:
-            failed = e.status == binding.NO_MEMORY
-            if not failed:
-                raise
+        failed = run_with(library, feed, allocate, release) is not None
         assert not alive
         if not failed:
             assert fails_at > 3
