@@ -23,6 +23,7 @@ from naru.artifact.bundle import (
     read_bundle,
     write_bundle,
 )
+from naru.artifact.formulas import arena_bytes, formula
 from naru.artifact.golden import (
     GoldenCase,
     pack_golden,
@@ -31,7 +32,6 @@ from naru.artifact.manifest import Symbol
 from naru.cli import group
 from naru.errors import InputError, NaruError, NaruWarning
 from naru.explain.assembly import disassemble
-from naru.explain.formulas import arena_bytes, formula
 from naru.runtime.model import TensorInfo
 from naru.runtime.session import load
 from naru.verify import compare, verify

@@ -252,14 +252,22 @@ def test_an_output_that_is_cut_short_replaces_nothing(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-def test_ctrl_c_while_compiling() -> None:
+@pytest.mark.parametrize(
+    ("sent", "code", "said"),
+    [
+        (signal.SIGINT, group.INTERRUPTED, "interrupted"),
+        (signal.SIGTERM, group.TERMINATED, ""),
+    ],
+)
+@pytest.mark.parametrize("verb", ["compile", "build"])
+def test_ended_while_compiling(verb: str, sent: signal.Signals, code: int, said: str) -> None:
     """Workers end too, and no file is left, whole or half."""
     body = " ".join(f"y{k} = MatMul(x, w{k})" for k in range(12))
     outs = ", ".join(f"float[n,{k + 40}] y{k}" for k in range(12))
     weights = {f"w{k}": np.ones((32, k + 40), np.float32) for k in range(12)}
     save("many.onnx", f"(float[n,32] x) => ({outs}) {{ {body} }}", weights)
     process = subprocess.Popen(
-        [sys.executable, "-m", "naru", "compile", "many.onnx", "--no-cache"],
+        [sys.executable, "-m", "naru", verb, "many.onnx", "--no-cache"],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "NARU_WORKERS": "2"},
@@ -271,10 +279,10 @@ def test_ctrl_c_while_compiling() -> None:
         workers = children.read_text().split()
         time.sleep(0.01)
     assert len(workers) == 2
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == group.INTERRUPTED
-    assert err.strip() == "interrupted"
+    assert process.returncode == code
+    assert err.strip() == said
     assert not any(Path(f"/proc/{w}").exists() for w in workers)
     assert [p.name for p in Path().iterdir()] == ["many.onnx"]
 

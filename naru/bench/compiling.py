@@ -13,8 +13,8 @@ import numpy as np
 
 from naru import knobs
 from naru.artifact.bundle import Bundle
+from naru.artifact.formulas import formula
 from naru.bench.worker import Refused, without_paths
-from naru.explain.formulas import formula
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # where `naru` is imported from
 

@@ -2,14 +2,16 @@
 
 Exit codes: 0 success, 1 an error in what the user gave (one message on stderr, no traceback) or a
 model that `check` finds not to compile, 2 wrong usage, 3 `verify` found a difference, 4 a bug of
-naru (see crash.py), 130 interrupted.
+naru (see crash.py), 130 interrupted, 143 terminated.
 Imports stand inside the commands, so that each loads only what it needs: `naru run model.naru`
 works without the compiler.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -21,7 +23,7 @@ from naru.cli.check import check_command
 from naru.cli.compile import compile_command
 from naru.cli.explain import explain_command
 from naru.cli.failures import report_failure
-from naru.cli.group import OK, naru
+from naru.cli.group import OK, TERMINATED, naru
 from naru.cli.machine import demo_command, doctor_command
 from naru.cli.ops import ops_command
 from naru.cli.printing import flush, output, warn
@@ -54,12 +56,29 @@ def main(args: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if args is None else list(args)
     output.reset()
     try:
-        with _warnings_as_messages():
+        with _ends_when_told(), _warnings_as_messages():
             code = naru.main(args=given, prog_name="naru", standalone_mode=False)
             flush()
     except (Exception, KeyboardInterrupt) as error:
         return report_failure(error, given)
     return code if isinstance(code, int) else OK
+
+
+@contextmanager
+def _ends_when_told() -> Generator[None]:
+    """SIGTERM ends the program as an exception does, so that nothing half-written stays."""
+
+    def stop(*_: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
 
 
 @contextmanager

@@ -180,7 +180,7 @@ def _print_record(file: Path, record: Mapping[str, Any]) -> None:
         *(("gives", _tensor_text(t)) for t in record["outputs"]),
         ("weights", f"{format_bytes(record['weights']['size'])}, "
                     f"SHA-256 {record['weights']['sha256']}"),
-        ("memory", arena_text(record["memory"])),
+        ("memory", arena_text(record)),
         *(("code", f"{v['name']}: {format_bytes(v['code'])}, {v['kernels']} kernels")
           for v in record["levels"]),
     ]  # fmt: skip

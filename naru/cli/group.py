@@ -14,7 +14,7 @@ from naru.cli.printing import output
 from naru.errors import nearest
 from naru.version import VERSION
 
-OK, USER_ERROR, USAGE, MISMATCH, CRASHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, USER_ERROR, USAGE, MISMATCH, CRASHED, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 
 EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 WRITTEN = click.Path(dir_okay=False, path_type=Path)

@@ -71,10 +71,18 @@ def make_table(title: str, columns: Sequence[str], right: Sequence[int] = ()) ->
 
 
 def print_table(table: Table) -> None:
-    """On a terminal in its width; elsewhere wide enough that lines stay whole."""
+    """On a terminal in its width; elsewhere wide enough that lines stay whole, and not padded."""
     stdout = cast("TextIO | None", sys.stdout)
-    if stdout is not None:  # None: closed
-        console(width=None if stdout.isatty() else 160).print(table)
+    if stdout is None:  # closed
+        return
+    if stdout.isatty():
+        console().print(table)
+        return
+    wide = console(width=160)
+    with wide.capture() as captured:
+        wide.print(table)
+    for line in captured.get().splitlines():
+        click.echo(line.rstrip(), color=output.color)
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from naru.artifact.bundle import Bundle
+from naru.artifact.formulas import formula
 from naru.artifact.manifest import check_records
 from naru.errors import TargetError
-from naru.explain.formulas import formula
 from naru.inputs import Array
 from naru.ops.registry import OPS
 from naru.roofs import Bound, Roofs, measure

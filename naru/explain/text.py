@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from naru.artifact.bundle import Bundle
-from naru.explain.formulas import arena_bytes
+from naru.artifact.formulas import arena_bytes
 from naru.explain.report import Explanation, Row
 from naru.roofs import Roofs
 from naru.units import format_bytes

@@ -287,7 +287,7 @@ def linear_scores(c: OnnxNode, count: int) -> Node:
     """x · coefficients + intercepts: [N, count] in f32."""
     x = as_f32(rows_of(c[0]))
     weights = np.array(c.get_floats("coefficients"), np.float32)
-    if not count or not weights.size or weights.size % count:
+    if count < 1 or not weights.size or weights.size % count:
         raise ModelError(f"expected coefficients of {count} targets, found {weights.size}")
     weights = weights.reshape(count, -1)
     found = known(x.type.shape[1])

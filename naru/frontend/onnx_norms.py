@@ -24,6 +24,8 @@ def batch_normalization(c: OnnxNode) -> Node | Sequence[Node]:
         training = not c.get_flag("is_test", False)
     spatial = c.version >= 9 or c.get_flag("spatial", True)
     epsilon = c.get_float("epsilon", 1e-5)
+    if not x.type.rank:
+        raise ModelError("operand 0: expected a batch, found a scalar")
     flat = x.type.rank == 1  # [N] is [N, 1]
     if flat:
         x = emit("reshape", x, shape=(*x.type.shape, ONE))

@@ -37,6 +37,7 @@ from naru.ops.trees import NOTHING, apply_trees
 
 Array = np.ndarray
 AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
+MOST_TARGETS = 1 << 20
 MODE_NAMES = {"LEAF": LEAF, **{f"BRANCH_{m}": k for k, m in enumerate(MODES[:MEMBER])}}
 
 
@@ -49,6 +50,10 @@ class Ensemble:
     count: int
     aggregate: str
     base: Array
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= MOST_TARGETS:
+            raise ModelError(f"expected 1 to {MOST_TARGETS} targets, found {self.count}")
 
 
 # --- attributes -----------------------------------------------------------------------------------

@@ -104,7 +104,8 @@ def _constants(s: Signature, prefix: str, memory: int | None) -> str:
                 lines.append(f"#define {full}_ELEMENTS {t.size}")
                 lines.append(f"#define {full}_BYTES {t.size * t.item_size}")
             if t.labels:
-                lines.append(f"#define {full}_CLASSES {len(t.labels)}")
+                along = "" if t.label_axis is None else f" /* along dim {t.label_axis} */"
+                lines.append(f"#define {full}_CLASSES {len(t.labels)}{along}")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from naru.artifact.formulas import arena_bytes
 from naru.library.signature import Signature
 from naru.units import format_bytes
 from naru.version import VERSION
@@ -15,6 +16,7 @@ _BUILD = {
     "obj": "cc -O2 example.c -o example {name}.o -lm -ldl -lpthread\n./example",
     "c": "cc -O2 -pthread example.c {name}.c -o example -lm -ldl\n./example",
 }
+_READABLE = 60  # letters of a formula
 _FILES = {
     "library": ("{name}.so", "the library: needs the C library only"),
     "static": ("{name}.a", "the library, to be linked into a program"),
@@ -81,18 +83,28 @@ def readme(s: Signature, record: Mapping[str, Any], emit: str, *, embed: bool) -
     )
 
 
-def arena_text(memory: Mapping[str, Any]) -> str:
-    """The formula of the arena's bytes, and of the names in it."""
-    where = dict(memory.get("where", {}))
-    formula = where.pop(memory["arena"], memory["arena"])
-    names = ", ".join(f"{k} = {v}" for k, v in where.items())
-    return f"{formula} bytes a call" + (f", where {names}" if names else "")
+def arena_text(record: Mapping[str, Any]) -> str:
+    """How large the arena of a call is: in bytes, or by a formula, or where that is long, at a few
+    sizes."""
+    memory = record["memory"]
+    where: Mapping[str, Any] = memory.get("where", {})
+    formula = str(where.get(memory["arena"], memory["arena"]))
+    if len(formula) <= _READABLE and not any(name in formula for name in where):
+        return f"{formula} bytes a call"
+    found: dict[str, str] = {}
+    for n in (1, 16, 128):
+        sizes = {s["name"]: min(max(n, s["lo"]), s["hi"]) for s in record["symbols"]}
+        count = arena_bytes(memory, sizes)
+        if count is not None and count >= 0:
+            at = ", ".join(f"{name} = {size}" for name, size in sizes.items())
+            found[at] = format_bytes(count)
+    return "; ".join(f"{size} a call at {at}" for at, size in found.items()) or "by the sizes"
 
 
 def _usage(prefix: str, record: Mapping[str, Any]) -> str:
     return (
         f"`{prefix}_open` maps the weights and checks them; `{prefix}_new_context` takes the "
-        f"memory ({arena_text(record['memory'])}); `{prefix}_run` runs without asking for any. "
+        f"memory ({arena_text(record)}); `{prefix}_run` runs without asking for any. "
         "One model serves all threads, each with a context of its own. Every function answers a "
         f"status, and `{prefix}_error()` says why. The header describes all of it."
     )

@@ -6,6 +6,7 @@ A library has several levels of code, one manifest each; the signature is the sa
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
@@ -171,9 +172,12 @@ def check_levels(levels: Sequence[BundleParts]) -> None:
 
 
 def identifier(name: str) -> str:
-    """A name as C, C++ and JavaScript take it: `mobilenet-v2.1` becomes `mobilenet_v2_1`. It begins
-    and ends with no underscore."""
-    found = re.sub(r"\W", "_", name, flags=re.ASCII).strip("_") or "model"
+    """A name as C, C++ and JavaScript take it: `mobilenet-v2.1` becomes `mobilenet_v2_1`, `größe`
+    `grou00dfe`. It begins and ends with no underscore."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    plain = unicodedata.normalize("NFC", bare)
+    letters = (f"u{ord(c):04x}" if c.isalnum() and not c.isascii() else c for c in plain)
+    found = re.sub(r"\W", "_", "".join(letters), flags=re.ASCII).strip("_") or "model"
     return f"m{found}" if found[0].isdigit() or found in _KEYWORDS else found
 
 

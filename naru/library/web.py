@@ -38,6 +38,7 @@ Json = dict[str, Any]
 
 SOURCES = Path(__file__).parent / "web"
 RUNTIME = ("engine.js", "weights.js", "values.js", "model.js")  # m.js, in this order
+HALVES = "halves.js"  # and this after the first, where the model has floats in 16 bits
 FIXED = (
     "package.json",
     "index.html",
@@ -46,6 +47,7 @@ FIXED = (
     "README.md",
 )  # whatever the model's name
 MAX_PAGES = 65536  # 4 GiB
+_NO_BUILD = "0" * 32  # as long as the digest that names a build
 LEAST_HALVED = 256  # elements: what is smaller stays in single precision
 _LARGEST_HALF = 65504.0
 # Of the self-test where weights are rounded to 11 bits, a relative error of 3e-4 each.
@@ -143,12 +145,12 @@ def _halved(
 # ---- the model's table ----
 
 
-def make_table(levels: Sequence[_Level], signature: Signature) -> Json:
+def _table(levels: Sequence[_Level], signature: Signature, sizes: Mapping[str, int]) -> Json:
     """What the JavaScript knows of the model; `build` names all of it, by a digest."""
     manifest = levels[0].manifest
     steps = [[s["name"], [n for n, _ in s["nodes"]]] for s in manifest.get("steps", ())]
     table: Json = {
-        "info": _info(levels, signature),
+        "info": _info(levels, signature, sizes),
         "symbols": [{k: s[k] for k in ("name", "lo", "hi")} for s in manifest["symbols"]],
         "pointers": signature.pointers,
         "requires": signature.requires,
@@ -157,7 +159,7 @@ def make_table(levels: Sequence[_Level], signature: Signature) -> Json:
         "weights": [_weights(level) for level in levels],
     }
     parts = [_json(table).encode(), *(level.code for level in levels)]
-    return {**table, "build": hashlib.sha256(b"".join(parts)).hexdigest()[:32]}
+    return {**table, "build": hashlib.sha256(b"".join(parts)).hexdigest()[: len(_NO_BUILD)]}
 
 
 def _weights(level: _Level) -> Json:
@@ -167,11 +169,9 @@ def _weights(level: _Level) -> Json:
     return {**made, "halves": level.halves} if level.halves else made
 
 
-def _info(levels: Sequence[_Level], signature: Signature) -> Json:
-    """The part of the table that programs see as `info`."""
+def _info(levels: Sequence[_Level], signature: Signature, sizes: Mapping[str, int]) -> Json:
+    """The part of the table that programs see as `info`; `sizes`: bytes of files."""
     manifest = levels[0].manifest
-    sizes = {"weights": levels[0].weights.size}
-    sizes.update({f"{level.prefix}wasm": len(level.code) for level in levels})
     stored = "fp16" if levels[0].halves else "fp32"
     return {
         "name": signature.name,
@@ -199,19 +199,11 @@ def _make_files(
 ) -> dict[str, Bytes]:
     """Contents by name, the most important first."""
     name = signature.name
-    table = make_table(levels, signature)
-    binaries: dict[str, Bytes] = {}
-    for level in levels:
-        for shared in (False, True):
-            about = {"build": table["build"], "pages": imported_pages(level.code)}
-            about |= {"shared": shared, "relaxed": bool(level.prefix)}
-            code = with_shared_memory(level.code, MAX_PAGES) if shared else level.code
-            section = _json({**record, "web": about}).encode()
-            file = f"{name}.{level.prefix}{'threads.' if shared else ''}wasm"
-            binaries[file] = with_custom_section(code, SECTION, section)
-    for level in levels:
-        binaries[f"{name}.{level.file}"] = level.weights.header + bytes(level.weights.payload)
-    binaries[f"{name}.golden"] = golden
+    weights = {v.file: v.weights.header + bytes(v.weights.payload) for v in levels}
+    files = {**_modules(levels, record, _NO_BUILD), **weights}
+    table = _table(levels, signature, {file: len(content) for file, content in files.items()})
+    files = {**_modules(levels, record, table["build"]), **weights, "golden": golden}
+    binaries = {f"{name}.{file}": content for file, content in files.items()}
     texts = {
         f"{name}.js": _runtime(table, binaries, name),
         f"{name}.worker.js": _script(["model.worker.js"], name),
@@ -224,6 +216,20 @@ def _make_files(
         "README.md": _named(_source("README.md"), name, name),
     }
     return {**binaries, **{file: text.encode() for file, text in texts.items()}}
+
+
+def _modules(levels: Sequence[_Level], record: Json, build: str) -> dict[str, bytes]:
+    """The WebAssembly modules, with their records, by what their names end with."""
+    made: dict[str, bytes] = {}
+    for level in levels:
+        for shared in (False, True):
+            about = {"build": build, "pages": imported_pages(level.code)}
+            about |= {"shared": shared, "relaxed": bool(level.prefix)}
+            code = with_shared_memory(level.code, MAX_PAGES) if shared else level.code
+            section = _json({**record, "web": about}).encode()
+            file = f"{level.prefix}{'threads.' if shared else ''}wasm"
+            made[file] = with_custom_section(code, SECTION, section)
+    return made
 
 
 def _json(value: object) -> str:
@@ -257,9 +263,13 @@ def _runtime(table: Json, binaries: Mapping[str, object], name: str) -> str:
         f'{_json(file.removeprefix(name + "."))}: new URL("./{quote(file)}", import.meta.url)'
         for file in binaries
     ]
-    text = _script(RUNTIME, name)
+    info = table["info"]
+    kinds = {t["dtype"] for t in (*info["inputs"], *info["outputs"])}
+    short = kinds & {"float16", "bfloat16"} or any(w.get("halves") for w in table["weights"])
+    text = _script((RUNTIME[0], HALVES, *RUNTIME[1:]) if short else RUNTIME, name)
     for constant, value in {
         "MODEL": _json(table),
+        "CODES": "makeCodes()" if short else "{}",
         "FILES": "{\n" + ",\n".join(addresses) + "\n}",
         "more": f'() => import("./{quote(name)}.worker.js")',
     }.items():

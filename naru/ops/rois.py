@@ -61,11 +61,11 @@ def infer_roi_align(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     a region's numbers to elements), half (is the middle of an element its place?). RoiAlign-22."""
     images = operand("roi_align", types, 2, rank=1)
     check_kind("roi_align", images.dtype, "i")
-    out = _infer("roi_align", types, attrs, 4)
-    check_equal("roi_align", "regions and images", out[0].shape[0], images.shape[0])
+    (out,) = _infer("roi_align", types, attrs, 4)
+    count = check_equal("roi_align", "regions and images", out.shape[0], images.shape[0])
     if attrs["mode"] not in ("avg", "max") or attrs["ratio"] < 0:
         raise ModelError(f"roi_align: mode {attrs['mode']!r} or ratio {attrs['ratio']} is unknown")
-    return out
+    return (TensorType(out.dtype, (count, *out.shape[1:])),)
 
 
 def _np_samples(start: float, size: float, bins: int, ratio: int) -> tuple[Array, int]:

@@ -11,10 +11,10 @@ import pytest
 from zoo import CASES
 
 from naru.artifact.bundle import Bundle
+from naru.artifact.formulas import formula
 from naru.compiler import compile_bundle
 from naru.demo import FOLDER
 from naru.explain import text
-from naru.explain.formulas import formula
 from naru.explain.report import Explanation, explain, kind_of
 from naru.inputs import inputs_of, random_inputs
 from naru.roofs import Level, Roofs

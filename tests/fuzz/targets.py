@@ -20,9 +20,9 @@ import numpy as np
 
 import naru
 from naru.artifact.bundle import read_bundle
+from naru.artifact.formulas import arena_bytes
 from naru.cli import main
 from naru.errors import IRError, NaruError, RunError
-from naru.explain.formulas import arena_bytes
 from naru.frontend.onnx import read_onnx
 from naru.inputs import choose_sizes, random_inputs
 from naru.runtime.model import TensorInfo

@@ -264,6 +264,23 @@ def test_weights_beside_it_from_another_folder(folder: Callable[[str], Path]) ->
     run(sys.executable, "-c", program, cwd=folder("mlp"))
 
 
+def test_weights_beside_what_a_link_leads_to(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "libmlp.so.1").symlink_to(folder("mlp") / "mlp.so")
+    program = """if True:
+        import ctypes as c, os, pathlib
+        library, model = c.CDLL("./libmlp.so.1"), c.c_void_p()
+        os.chdir("/")
+        library.mlp_error.restype = c.c_char_p
+        assert library.mlp_open(None, c.byref(model)) == 0, library.mlp_error()
+        assert library.mlp_selftest(model, None, None) == 0, library.mlp_error()
+        # Beside the link first: a system may link each file into one folder.
+        pathlib.Path("PLACE/mlp.weights").write_bytes(b"others")
+        assert library.mlp_open(None, c.byref(model)) == 2
+        assert b"PLACE/mlp.weights" in library.mlp_error()
+    """
+    run(sys.executable, "-c", program.replace("PLACE", str(tmp_path)), cwd=tmp_path)
+
+
 def test_labels(tmp_path: Path) -> None:
     """How many there are, and along which axis; numbers of classes have none."""
     proto = text("""(float[2,3,4] x) => (float[2,3,4] y, float[2,4] z)
@@ -845,6 +862,8 @@ def test_names() -> None:
     assert identifier("mobilenet-v2.1") == "mobilenet_v2_1"
     assert identifier("2fast") == "m2fast"
     assert identifier("double") == "mdouble"
-    assert identifier("한국") == "model"
+    assert identifier("größe") == "grou00dfe"
+    assert identifier("한국") == "ud55cuad6d"
+    assert identifier("→") == "model"
     assert quote('a"\\?\n') == '"a\\"\\\\\\077\\012"'
     assert find_platform("arm64-linux") == "aarch64-linux"

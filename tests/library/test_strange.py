@@ -107,7 +107,7 @@ def test_names() -> None:
     assert names[0] == "x"
     for name, prefix in (("naru", "mnaru"), ("NARU_x", "mNARU_x"), ("narun", "narun")):
         assert Signature(name, (), (), (), 0, 0, (), ()).prefix == prefix
-    assert [identifier(n) for n in ("and", "std", "_x_", "한국")] == ["mand", "mstd", "x", "model"]
+    assert [identifier(n) for n in ("and", "std", "_x_", "…")] == ["mand", "mstd", "x", "model"]
     for name, file in (("-o", "o"), ("@f", "f"), ("a;b (1)%d", "a_b__1__d"), ("m-2.1", "m-2.1")):
         assert check_name(name) == file
     for name in ("", "a/b", ".hidden", "two\nlines"):

@@ -307,7 +307,7 @@ WRONG_INPUTS = {
     "{ image: { data: x, dims: [64] } }": "expected shape [batch, 64], got [64]",
     "{ image: { data: x, dims: [-1, 64] } }": "dim 0 is no size",
     "{ image: { data: x, dims: [2, 64] } }": "[2, 64] has 128 elements, got 64",
-    "{ image: 'text' }": "got string without data",
+    "{ image: 'text' }": "got text without data",
     "{ image: null }": "got null",
     "{ image: { dims: [1, 64] } }": "got object without data",
     "{ image: Array(64).fill('1') }": "element 0 is 1, which is no float32",
@@ -406,7 +406,8 @@ def test_every_dtype(package: Package) -> None:
 
 def of_values(names: str, script: str) -> Any:
     """What a script says of values.js alone."""
-    source = (SOURCES / "values.js").read_text()
+    source = (SOURCES / "halves.js").read_text() + (SOURCES / "values.js").read_text()
+    source = source.replace("const CODES = null;", "const CODES = makeCodes();")
     engine = "const NaruError = class extends Error { constructor(_, text) { super(text); } };"
     program = f"{engine}\n{source}\n{script}\nconsole.log(JSON.stringify({names}));"
     node = [need("node", "nodejs"), "--input-type=module"]

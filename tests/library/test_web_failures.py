@@ -91,11 +91,65 @@ def test_files_that_are_wrong(digits: Path, digits_cnn: Path, tmp_path: Path) ->
         "foreign": ("module", "that naru did not make"),
         "swapped": ("module", "of another build"),
         "absent": ("download", "no such file"),
-        "threads": ("input", "threads: expected a number from 1 to 255"),
+        "threads": ("input", 'option "threads": expected a number from 1 to 255'),
     }
     for name, (code, message) in expected.items():
         assert said[name][0] == code, (name, said[name])
         assert message in said[name][1], name
+
+
+def test_misuse_is_told(digits: Path) -> None:
+    said = run_node(
+        digits,
+        """
+        const module = await import(`${folder}/m.js`);
+        const wrong = {
+          null: null, text: "m.wasm", unknown: { thread: 2 }, relaxed: { relaxed: "no" },
+          cache: { cache: 0 }, loopLimit: { loopLimit: -1 }, weights: { weights: 5 },
+          wasm: { wasm: {} }, signal: { signal: 1 }, onProgress: { onProgress: "x" },
+        };
+        const found = {};
+        for (const [name, options] of Object.entries(wrong))
+          for (const how of ["load", "loadInWorker"])
+            found[`${name} ${how}`] = await failure(() => module[how](options));
+        const blob = new Blob([readFileSync(`${folder}/m.weights`)]);
+        const own = [];
+        process.on("uncaughtException", (error) => own.push(error.message));
+        const onProgress = () => { throw Error("of the page"); };
+        const model = await load({ weights: blob, threads: undefined, onProgress });
+        found.own = own;
+        for (const inputs of [null, 5, "x"])
+          found[`run ${inputs}`] = await failure(() => model.run(inputs));
+        const goldens = { bytes: Uint8Array.of(9, 9, 9, 9, 9), five: 5 };
+        for (const [name, golden] of Object.entries(goldens))
+          found[`golden ${name}`] = await failure(() => model.selftest(golden));
+        await model.selftest(new Blob([readFileSync(`${folder}/m.golden`)]));
+        say(found);
+        """,
+    )
+    assert set(said["own"]) == {"of the page"}
+    expected = {
+        "null": "options: expected an object, got null",
+        "text": "options: expected an object, got m.wasm",
+        "unknown": 'option "thread": expected one of threads,relaxed,cache',
+        "relaxed": 'option "relaxed": expected true or false, got no',
+        "cache": 'option "cache": expected true or false, got 0',
+        "loopLimit": 'option "loopLimit": expected a number of rounds, got -1',
+        "weights": 'option "weights": expected an address, a Response or bytes, got 5',
+        "wasm": 'option "wasm": expected an address, a Response or bytes, got object',
+        "signal": 'option "signal": expected an AbortSignal, got 1',
+        "onProgress": 'option "onProgress": expected a function, got x',
+        "run null": "inputs: expected an object, got null",
+        "run 5": "inputs: expected an object, got 5",
+        "run x": "inputs: expected an object, got x",
+        "golden five": "golden: expected an address, a Response or bytes",
+        "golden bytes": "the golden vectors are damaged: ",
+    }
+    for name, message in expected.items():
+        for how in ("",) if " " in name else (" load", " loadInWorker"):
+            code, text, *_ = said[name + how]
+            assert code == ("selftest" if name == "golden bytes" else "input"), name + how
+            assert message in text, name + how
 
 
 SERVER = """

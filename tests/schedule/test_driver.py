@@ -11,8 +11,8 @@ import pytest
 import zoo
 from zoo.build import text
 
+from naru.artifact.formulas import arena_bytes
 from naru.compiler import compile_bundle
-from naru.explain.formulas import arena_bytes
 from naru.ir.loop import If, Invoke, While, statements
 from naru.pipeline import lower
 from naru.runtime.native_model import NativeModel

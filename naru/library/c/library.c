@@ -143,48 +143,63 @@ static naru_status map_file(const char *path, void **memory, size_t *size)
 /* The folder that this library was in when it was loaded, or "": where that is not known. */
 static char home[PATH_MAX] NARU_ZERO;
 
-/* The folder of this library with a slash at its end, as the loader was told it; empty: unknown. */
-static void find_folder(char path[PATH_MAX])
+/* This library's file, as the loader was told it, or the program that it is a part of; empty:
+   unknown. */
+static void find_self(char path[PATH_MAX])
 {
     Dl_info info;
     const char *self = dladdr((const void *)&LIBRARY, &info) ? info.dli_fname : NULL;
-    size_t length = 0;
+    path[0] = 0;
     if (self && strchr(self, '/')) {
-        length = strlen(self) < PATH_MAX ? strlen(self) : 0;
-        memcpy(path, self, length);
+        if (strlen(self) < PATH_MAX)
+            memcpy(path, self, strlen(self) + 1);
     } else { /* a part of a program that was found on PATH */
-        ssize_t found = readlink("/proc/self/exe", path, PATH_MAX - 1);
-        length = found > 0 ? (size_t)found : 0;
+        ssize_t length = readlink("/proc/self/exe", path, PATH_MAX - 1);
+        path[length > 0 ? length : 0] = 0;
     }
-    while (length && path[length - 1] != '/')
-        length--;
-    path[length] = 0;
+}
+
+static void keep_folder(char *path)
+{
+    *(strrchr(path, '/') ? strrchr(path, '/') + 1 : path) = 0;
 }
 
 /* The path may be relative, and the program go to another folder before it opens a model. */
 __attribute__((constructor)) static void remember_home(void)
 {
     char path[PATH_MAX];
-    find_folder(path);
+    find_self(path);
+    keep_folder(path);
     if (!path[0] || !realpath(path, home))
         home[0] = 0;
 }
 
-/* Where a file lies that was written with this library: beside it. */
+static int join(const char *folder, const char *name, char path[PATH_MAX])
+{
+    int length = snprintf(path, PATH_MAX, "%s/%s", folder, name);
+    return length >= 0 && length < PATH_MAX;
+}
+
+/* Where a file lies that was written with this library: beside it, or where the library is a link,
+   beside the file that it leads to. */
 static naru_status beside(const char *name, char path[PATH_MAX])
 {
-    if (home[0])
-        memcpy(path, home, sizeof home);
-    else
-        find_folder(path);
-    if (!path[0])
+    char self[PATH_MAX], file[PATH_MAX], folder[PATH_MAX];
+    find_self(self);
+    memcpy(folder, self, sizeof folder);
+    keep_folder(folder);
+    const char *known = home[0] ? home : folder;
+    if (!known[0])
         return fail(NARU_SYSTEM_ERROR, "%s: the library does not know where it lies; give a path",
                     name);
-    size_t length = strlen(path);
-    if (length + strlen(name) + 2 > PATH_MAX)
+    if (!join(known, name, path))
         return fail(NARU_BAD_ARGUMENT, "%s: the path of the library is too long; give a path", name);
-    path[length++] = '/'; /* a second one does no harm */
-    memcpy(path + length, name, strlen(name) + 1);
+    const char *last = strrchr(self, '/');
+    if (!access(path, F_OK) || !last || !join(known, last + 1, file) || !realpath(file, folder))
+        return NARU_SUCCESS;
+    keep_folder(folder);
+    if (join(folder, name, file) && !access(file, F_OK))
+        memcpy(path, file, sizeof file);
     return NARU_SUCCESS;
 }
 
@@ -401,7 +416,7 @@ static naru_status count_bytes(const int64_t *dims, const int64_t *plan, size_t 
             total = INT64_MAX;
     }
     if (total > limit)
-        return fail(NARU_BAD_SIZES, "these sizes need %lld bytes of memory, the machine has %lld",
+        return fail(NARU_OUT_OF_MEMORY, "these sizes need %lld bytes of memory, the machine has %lld",
                     (long long)total, (long long)limit);
     return NARU_SUCCESS;
 }

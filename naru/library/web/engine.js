@@ -68,7 +68,10 @@ async function countCores() {
 // ---- files ----
 
 const isBytes = (x) =>
-  ArrayBuffer.isView(x) || /ArrayBuffer\]$/.test(Object.prototype.toString.call(x));
+  ArrayBuffer.isView(x) || /(ArrayBuffer|Blob|File)\]$/.test(Object.prototype.toString.call(x));
+
+const isGiven = (x) => isBytes(x) || x instanceof Response;
+const isSource = (x) => typeof x === "string" || x instanceof URL || isGiven(x);
 
 // Texts are addresses, relative to the page; in Node they may be paths.
 async function toURL(source) {

@@ -26,6 +26,9 @@ export interface Tensor<T extends string, A, D> {
   numbers(): number[];
 }
 
+/** A file: its address, or what is in it. */
+export type Source = string | URL | Response | Blob | ArrayBuffer | ArrayBufferView;
+
 export interface LoadOptions {
   /** At most so many threads; more than one takes shared memory. Default: the cores, 8 at most. */
   threads?: number;
@@ -36,9 +39,9 @@ export interface LoadOptions {
   /** `false`: the weights are not kept in the browser's Cache. */
   cache?: boolean;
   /** The weights, where they are not beside this file. */
-  weights?: string | URL | Response | ArrayBuffer | ArrayBufferView;
+  weights?: Source;
   /** The WebAssembly module, where it is not beside this file. */
-  wasm?: string | URL | Response | ArrayBuffer | ArrayBufferView | WebAssembly.Module;
+  wasm?: Source | WebAssembly.Module;
   /** Most rounds of a loop whose end the data decide; 0, the default: any. */
   loopLimit?: number;
   /** Ends the loading; `load` then rejects with the signal's reason. */
@@ -63,9 +66,7 @@ export interface Model {
    * for: memory that grows moves. `dims`: where sizes are not fixed. */
   input<K extends keyof InputViews>(name: K, dims?: readonly number[]): InputViews[K];
   /** Compares a run with what the reference gave. */
-  selftest(
-    golden?: string | URL | Response | ArrayBuffer | ArrayBufferView,
-  ): Promise<readonly Check[]>;
+  selftest(golden?: Source): Promise<readonly Check[]>;
   /** Ends its threads and lets go of its memory. */
   dispose(): void;
 }
@@ -76,9 +77,7 @@ export interface WorkerModel {
   readonly threads: number;
   readonly relaxed: boolean;
   run(inputs: Inputs): Promise<Outputs>;
-  selftest(
-    golden?: string | URL | Response | ArrayBuffer | ArrayBufferView,
-  ): Promise<readonly Check[]>;
+  selftest(golden?: Source): Promise<readonly Check[]>;
   dispose(): void;
 }
 

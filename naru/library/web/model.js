@@ -151,18 +151,14 @@ class Model {
     }
     const plan = this.#askPlan(values);
     if (plan.arena < 0)
-      throw new NaruError(
-        "input",
-        `these input sizes do not fit the model: ${MODEL.requires[-1 - plan.arena]}`,
-      );
+      throw misuse(`these input sizes do not fit the model: ${MODEL.requires[-1 - plan.arena]}`);
     const needs = info.inputs.map((t) =>
       bytesOf(t.dtype, product(t.shape.map((d) => sizes.get(d)?.size ?? d))),
     );
     info.outputs.forEach((t, k) => {
       const short = plan.shapes[k].findIndex((d) => d < 0);
       if (!t.late && short >= 0)
-        throw new NaruError(
-          "input",
+        throw misuse(
           `these input sizes are too small: dim ${short} of the output ${quote(t.name)} ` +
             `would be ${plan.shapes[k][short]}`,
         );
@@ -224,6 +220,7 @@ class Model {
   }
 
   #gather(inputs) {
+    checkObject("inputs", inputs);
     for (const name of Object.keys(inputs))
       if (!info.inputs.some((t) => t.name === name)) throw noInput(name);
     return info.inputs.map((t, k) => {
@@ -233,7 +230,7 @@ class Model {
       const dims = this.#held[k];
       if (dims) return { data: { length: product(dims) * typeOf(t.dtype)[1] }, dims, held: true };
       if (t.optional) return { data: crypto.getRandomValues(new BigInt64Array(1)) };
-      throw new NaruError("input", `input ${quote(t.name)} is missing; expected ${specs()}`);
+      throw misuse(`input ${quote(t.name)} is missing; expected ${specs()}`);
     });
   }
 
@@ -339,13 +336,37 @@ class Model {
 
 const specs = () =>
   info.inputs.map((t) => `${t.name}: ${t.dtype}${shapeText(t.shape)}`).join(", ") || "no inputs";
-const noInput = (name) =>
-  new NaruError("input", `there is no input ${quote(name)}; expected ${specs()}`);
+const noInput = (name) => misuse(`there is no input ${quote(name)}; expected ${specs()}`);
 
 // ---- loading ----
 
-/** Loads the model. See README.md for the options. */
+const FLAG = ["true or false", (x) => typeof x === "boolean"];
+const SOURCE = ["an address, a Response or bytes", isSource];
+// What `load` takes; see model.d.ts.
+const OPTIONS = {
+  __proto__: null,
+  threads: ["a number from 1 to 255", (x) => Number.isInteger(x) && x > 0 && x < 256],
+  relaxed: FLAG,
+  cache: FLAG,
+  loopLimit: ["a number of rounds", (x) => Number.isSafeInteger(x) && x >= 0],
+  weights: SOURCE,
+  wasm: [SOURCE[0], (x) => isSource(x) || x instanceof WebAssembly.Module],
+  onProgress: ["a function", (x) => typeof x === "function"],
+  signal: ["an AbortSignal", (x) => typeof x === "object"],
+};
+
+function checkOptions(options) {
+  checkObject("options", options);
+  for (const [key, x] of Object.entries(options)) {
+    const [expected, test] = OPTIONS[key] ?? [`one of ${Object.keys(OPTIONS)}`];
+    if (x !== undefined && !test?.(x))
+      throw misuse(`option ${quote(key)}: expected ${expected}, got ${textOf(x)}`);
+  }
+}
+
+/** Loads the model. See model.d.ts for the options. */
 export async function load(options = {}) {
+  checkOptions(options);
   const stop = new AbortController();
   const { signal } = options;
   const abort = () => stop.abort(signal.reason);
@@ -366,8 +387,6 @@ export async function load(options = {}) {
 async function begin(options, signal, made) {
   if (!hasSimd()) throw new NaruError("unsupported", "this engine has no SIMD for WebAssembly");
   const wanted = options.threads ?? Math.min(8, await countCores());
-  if (!Number.isInteger(wanted) || wanted < 1 || wanted > 255)
-    throw new NaruError("input", `threads: expected a number from 1 to 255, got ${wanted}`);
   const shares = canShareMemory();
   let kind = {
     shared: wanted > 1 && shares,
@@ -395,11 +414,7 @@ async function begin(options, signal, made) {
   const model = new Model(memory, instance, stack, kind.relaxed, weights, { ...options, threads });
   made(model);
   const source = sourceOf(kind);
-  const again =
-    !NODE &&
-    !isBytes(source) &&
-    !(source instanceof Response) &&
-    (() => open(source, signal, "reload"));
+  const again = !NODE && !isGiven(source) && (() => open(source, signal, "reload"));
   await getWeights(
     await (early ?? find()),
     again,
@@ -408,7 +423,7 @@ async function begin(options, signal, made) {
     weights,
     options.onProgress,
   );
-  if (weights.halves) widen(memory, model.weightsAt + HEADER, weights);
+  if (weights.halves) (await more()).widen(memory, model.weightsAt + HEADER, weights);
   await model.start(module, threads, stack);
   signal.throwIfAborted();
   return model;
@@ -418,4 +433,17 @@ async function begin(options, signal, made) {
 export const loadInWorker = async (options) => (await more()).loadInWorker(options);
 
 /** For model.worker.js alone. */
-export const internal = { NODE, Tensor, align, nodeModule, product, quote, readAll, toURL, typeOf };
+export const internal = {
+  CODES,
+  NODE,
+  Tensor,
+  align,
+  checkOptions,
+  isSource,
+  nodeModule,
+  product,
+  quote,
+  readAll,
+  toURL,
+  typeOf,
+};

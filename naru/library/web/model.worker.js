@@ -3,7 +3,20 @@
 
 import { NaruError, info, internal, load } from "./model.js";
 
-const { NODE, Tensor, align, nodeModule, product, quote, readAll, toURL, typeOf } = internal;
+const {
+  CODES,
+  NODE,
+  Tensor,
+  align,
+  checkOptions,
+  isSource,
+  nodeModule,
+  product,
+  quote,
+  readAll,
+  toURL,
+  typeOf,
+} = internal;
 const NAME = "naru"; // by which a worker knows that it is one of ours
 
 // ---- the side that calls ----
@@ -53,7 +66,9 @@ export async function startThread(job, onWorker) {
   await connect(worker)("work", job);
 }
 
-export async function loadInWorker({ onProgress, signal, wasm, weights, ...options } = {}) {
+export async function loadInWorker(given = {}) {
+  checkOptions(given);
+  const { onProgress, signal, wasm, weights, ...options } = given;
   signal?.throwIfAborted();
   const worker = await newWorker();
   const call = connect(worker, onProgress);
@@ -150,10 +165,31 @@ if (!NODE && globalThis.name === NAME) {
   });
 }
 
+// ---- weights in half precision ----
+
+/** Half precision to single, in place, from the end: `halves` are pairs (where in the result, how
+ * many), in order; the rest is copied. */
+export function widen({ buffer }, at, { size, full, halves }) {
+  const bytes = new Uint8Array(buffer, at, full);
+  let read = size;
+  let end = full;
+  for (const [start, count] of [...halves].reverse()) {
+    const rest = end - start - 4 * count;
+    bytes.copyWithin(start + 4 * count, read - rest, read);
+    read -= rest + 2 * count;
+    const from = new Uint16Array(buffer, at + read, count);
+    const to = new Float32Array(buffer, at + start, count);
+    for (let k = count; k-- > 0;) to[k] = CODES.float16.decode(from[k]);
+    end = start;
+  }
+}
+
 // ---- the self-test ----
 
 /** Runs the golden vectors of a file; what was off, as `Check`s. */
 export async function selftest(run, source, { rtol, atol }) {
+  if (!isSource(source))
+    throw new NaruError("input", "golden: expected an address, a Response or bytes");
   const checks = readGolden(await readAll(source)).flatMap(({ inputs, outputs }) => {
     const got = run(Object.fromEntries(info.inputs.map((t, k) => [t.name, inputs[k]])));
     return info.outputs.map((t, k) => {
@@ -169,8 +205,16 @@ export async function selftest(run, source, { rtol, atol }) {
   return checks;
 }
 
-// See pack_golden in naru/artifact/golden.py.
 function readGolden(bytes) {
+  try {
+    return parseGolden(bytes);
+  } catch (error) {
+    throw new NaruError("selftest", `the golden vectors are damaged: ${error.message}`, error);
+  }
+}
+
+// See pack_golden in naru/artifact/golden.py.
+function parseGolden(bytes) {
   if (bytes.length < 4) return [];
   const length = new DataView(bytes.buffer).getUint32(0, true);
   const index = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));

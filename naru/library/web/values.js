@@ -43,35 +43,7 @@ const ALSO = {
 const RANGES = { bool: [0, 1], int4: [-8, 7], uint4: [0, 15], int2: [-2, 1], uint2: [0, 3] };
 const bytesOf = (dtype, count) => typeOf(dtype)[0].BYTES_PER_ELEMENT * typeOf(dtype)[1] * count;
 
-const single = new Float32Array(1);
-const bits = new Uint32Array(single.buffer);
-
-function fromHalf(h) {
-  bits[0] = (h & 0x7fff) << 13;
-  const x = (h & 0x7c00) === 0x7c00 ? (h & 0x3ff ? NaN : Infinity) : single[0] * 2 ** 112;
-  return h & 0x8000 ? -x : x;
-}
-
-function toHalf(x) {
-  single[0] = x;
-  const sign = (bits[0] >>> 16) & 0x8000;
-  const size = bits[0] & 0x7fffffff;
-  if (size > 0x7f800000) return sign | 0x7e00;
-  if (size >= 0x477ff000) return sign | 0x7c00;
-  if (size >= 0x38800000) return sign | ((size - 0x38000000 + 0xfff + ((size >>> 13) & 1)) >>> 13);
-  single[0] = Math.abs(x) + 0.5; // the last bit of 0.5 is the smallest number of half precision
-  return sign | (bits[0] - 0x3f000000);
-}
-
-function fromBrain(h) {
-  bits[0] = h << 16;
-  return single[0];
-}
-
-function toBrain(x) {
-  single[0] = x;
-  return x !== x ? 0x7fc0 : (bits[0] + 0x7fff + ((bits[0] >>> 16) & 1)) >>> 16;
-}
+const CODES = null; // of floats in 16 bits, where the model has some; see halves.js
 
 /** An output: `data` is a view of the model's memory, valid until the next `run` or `input`. */
 class Tensor {
@@ -81,7 +53,7 @@ class Tensor {
 
   /** A copy as plain numbers. */
   numbers() {
-    const decode = { float16: fromHalf, bfloat16: fromBrain }[this.dtype] ?? Number;
+    const decode = CODES[this.dtype]?.decode ?? Number;
     return Array.from(this.data, (x) => decode(x));
   }
 }
@@ -90,7 +62,14 @@ class Tensor {
 
 const quote = (name) => JSON.stringify(name);
 const shapeText = (shape) => `[${shape.join(", ")}]`;
-const bad = (name, text) => new NaruError("input", `input ${quote(name)}: ${text}`);
+const misuse = (text) => new NaruError("input", text);
+const bad = (name, text) => misuse(`input ${quote(name)}: ${text}`);
+const textOf = (x) => (Object(x) === x ? typeof x : String(x));
+
+function checkObject(what, x) {
+  if (x === null || typeof x !== "object")
+    throw misuse(`${what}: expected an object, got ${textOf(x)}`);
+}
 
 // {data: typed or plain array, dims?} of whatever was passed.
 function describe(spec, value) {
@@ -106,7 +85,7 @@ function describe(spec, value) {
     throw expected(`${tag}; try ${own}.from(x)`);
   }
   if (value?.data === undefined)
-    throw expected(value === null ? "null" : `${typeof value} without data`);
+    throw expected(`${textOf(value)} without data`);
   const { data, dims } = describe(spec, value.data);
   return { data, dims: value.dims ? Array.from(value.dims) : dims };
 }
@@ -182,7 +161,7 @@ function put(spec, data, buffer, at) {
   } else if (spec.dtype.endsWith("int64")) {
     putLong(spec, data, view);
   } else {
-    const code = { float16: toHalf, bfloat16: toBrain }[spec.dtype];
+    const code = CODES[spec.dtype]?.encode;
     const exact = !code && !/^Float/.test(Type.name);
     for (let k = 0; k < data.length; k++) {
       const x = typeof data[k] === "boolean" ? Number(data[k]) : data[k];

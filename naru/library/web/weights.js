@@ -62,7 +62,8 @@ async function receive(response, memory, at, weights, onProgress) {
       if ((loaded += part.length) > total)
         throw wrong(`is longer than the ${total} bytes of this model's`);
       while (loaded - done >= CHUNK) fold(done + CHUNK);
-      onProgress?.({ loaded, total });
+      const progress = { loaded, total };
+      if (onProgress) queueMicrotask(() => onProgress(progress)); // whose errors are its own
     }
   } finally {
     reader.cancel().catch(() => {}); // no download goes on for nobody
@@ -81,23 +82,6 @@ function checkHeader(all, weights, wrong) {
     throw wrong("belongs to another model, or another build of this one");
 }
 
-// Half precision to single, in place, from the end: `halves` are pairs (where in the result, how
-// many), in order; the rest is copied.
-function widen({ buffer }, at, { size, full, halves }) {
-  const bytes = new Uint8Array(buffer, at, full);
-  let read = size;
-  let end = full;
-  for (const [start, count] of [...halves].reverse()) {
-    const rest = end - start - 4 * count;
-    bytes.copyWithin(start + 4 * count, read - rest, read);
-    read -= rest + 2 * count;
-    const from = new Uint16Array(buffer, at + read, count);
-    const to = new Float32Array(buffer, at + start, count);
-    for (let k = count; k-- > 0;) to[k] = fromHalf(from[k]);
-    end = start;
-  }
-}
-
 async function openCache() {
   try {
     return await globalThis.caches?.open("naru");
@@ -108,7 +92,7 @@ async function openCache() {
 
 // Begun while the module compiles.
 async function findWeights(source, weights, cache, signal) {
-  const url = isBytes(source) || source instanceof Response ? {} : await toURL(source);
+  const url = isGiven(source) ? {} : await toURL(source);
   const store = cache && /^http/.test(url.protocol) ? await openCache() : undefined;
   const key = `${url.origin}${url.pathname}?naru=${weights.sha256}`;
   const hit = await store?.match(key).catch(() => {});
