@@ -13,9 +13,12 @@ const LEAST_CALLS = 5;
 export async function measure(work, naru, ort, get) {
   const feeds = await Promise.all(work.inputs.map((set) => readFeed(set, get)));
   const ways = {};
-  for (const [name, relaxed] of [["naru", false], ["naru.relaxed", true]]) {
-    const model = await naru.load({ threads: 1, relaxed, cache: false });
-    if (model.relaxed === relaxed) ways[name] = (feed) => model.run(feed);
+  const kinds = { naru: [1, false], "naru.relaxed": [1, true], "naru.threads": [2, true] };
+  for (const [name, [threads, relaxed]] of Object.entries(kinds)) {
+    const model = await naru.load({ threads, relaxed, cache: false });
+    if (model.relaxed === relaxed && model.threads === threads)
+      ways[name] = (feed) => model.run(feed);
+    else model.dispose();
   }
   ways.onnxruntime = await onnxruntime(ort, await get("model.onnx"), feeds);
   const outputs = {};
