@@ -4,10 +4,10 @@
     python bench/web.py --only resnet50,mlp  some cases; records nothing
     python bench/web.py --in node            one engine of the two; records nothing
 
-A process has naru's package with plain and with relaxed SIMD on one thread, with relaxed SIMD on two,
-and ONNX Runtime Web on one, and calls them in turn, each for a moment, for many rounds; a ratio is
-ONNX Runtime's time by naru's in the same round: above 1 naru is faster. For two threads it is naru's
-own time on one thread by that on two. Calls take arrays and give arrays. Errors are against double
+A process has naru's package with plain and with relaxed SIMD on one thread, with relaxed SIMD on
+two, and ONNX Runtime Web on one, and calls them in turn, each for a moment, for many rounds; a ratio
+is ONNX Runtime's time by naru's in the same round: above 1 naru is faster. For two threads it is
+naru's own time on one by that on two. Calls take arrays and give arrays. Errors are against double
 precision. `make bench-web` installs what it needs.
 """
 

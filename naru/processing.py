@@ -16,9 +16,12 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import Field, dataclass, fields
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
+
+import numpy as np
 
 from naru.errors import InputError, nearest
 
@@ -103,8 +106,7 @@ def declaration(declared: Image | Scores) -> str:
     """The text of a declaration, without labels: what differs from the defaults."""
     head, name = "image", ""
     settings: list[str] = []
-    for f in fields(declared):
-        value = getattr(declared, f.name)
+    for f, value in _values(declared):
         if f.name == "function":
             head = value
         elif value == f.default or f.name == "labels":
@@ -115,11 +117,16 @@ def declaration(declared: Image | Scores) -> str:
             settings.append(f.name if value else f"{f.name}=no")
         elif isinstance(value, tuple):
             join = {"resize": "x", "crop": "x", "range": ".."}.get(f.name, ", ")
-            parts = join.join(f"{n:g}" for n in cast("tuple[float, ...]", value))
+            parts = join.join(map(_digits, cast("tuple[float, ...]", value)))
             settings.append(f"{f.name}={parts}" if join != ", " else f"{f.name}=({parts})")
         else:
             settings.append(f"{f.name}={value}")
     return f"{name}{head}" + (f"({', '.join(settings)})" if settings else "")
+
+
+def _digits(n: float) -> str:
+    """As many as tell the number from any other."""
+    return f"{n:g}" if float(f"{n:g}") == n else repr(n)
 
 
 NOTHING = Processing()
@@ -142,7 +149,8 @@ def read_processing(
     declares, or, without one, to the model's only output. `file`: JSON with `preprocess` and
     `postprocess`. Raises InputError that lists all that is wrong."""
     problems: list[str] = []
-    images, scores = _several(preprocess), _several(postprocess)
+    images = _several("preprocess", preprocess, problems)
+    scores = _several("postprocess", postprocess, problems)
     folder = Path()
     if file is not None:
         folder = Path(file).parent
@@ -206,12 +214,15 @@ def _given_apart(labels: Labels | None, top: int | None, problems: list[str]) ->
     return extra
 
 
-def _several(given: Declared | Sequence[Declared] | None) -> list[Declared]:
+def _several(what: str, given: object, problems: list[str]) -> list[Declared]:
     if given is None:
         return []
+    if isinstance(given, list | tuple):
+        return list(cast("Sequence[Declared]", given))
     if isinstance(given, str | Mapping | Image | Scores):
-        return [given]
-    return list(given)
+        return [cast("Declared", given)]
+    problems.append(f"{what}: expected a declaration or a list of some, found {given!r}")
+    return []
 
 
 def _read_file(path: Path, problems: list[str]) -> tuple[list[Declared], list[Declared]]:
@@ -225,7 +236,8 @@ def _read_file(path: Path, problems: list[str]) -> tuple[list[Declared], list[De
         problems.append(f"{path}: expected an object with {' and '.join(keys)}")
         return [], []
     parts = cast("dict[str, Any]", found)
-    return _several(parts.get("preprocess")), _several(parts.get("postprocess"))
+    images, scores = (_several(f"{path}: {k}", parts.get(k), problems) for k in keys)
+    return images, scores
 
 
 # --- texts and mappings ---------------------------------------------------------------------------
@@ -237,9 +249,11 @@ def _read(
     given: Declared, kind: type[T], folder: Path, problems: list[str], extra: Mapping[str, Any]
 ) -> T:
     """One declaration; what is wrong with it is added to `problems`."""
+    where = given if isinstance(given, str) else repr(given)
     if isinstance(given, kind):
-        return replace(given, **extra)
-    where = given if isinstance(given, str) else json.dumps(given, default=str)
+        given = {
+            f.name: v for f, v in _values(given) if isinstance(v, np.ndarray) or v != f.default
+        }
     found: list[str] = []
     settings = _settings(given, kind, found)
     found += [f"{name} is given twice" for name in extra if name in settings]
@@ -259,6 +273,10 @@ def _read(
     found += _clashes(made)
     problems += [f"{where}: {problem}" for problem in found]
     return made
+
+
+def _values(declared: Image | Scores) -> Iterable[tuple[Field[Any], Any]]:
+    return ((f, getattr(declared, f.name)) for f in fields(declared))
 
 
 def _settings(given: object, kind: type[Image] | type[Scores], found: list[str]) -> dict[str, Any]:
@@ -319,11 +337,11 @@ def _clashes(made: Image | Scores) -> Iterable[str]:
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | Real):
         raise ValueError("a number")
     try:
         found = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError("a number") from None
     if not math.isfinite(found):
         raise ValueError("a finite number")
@@ -387,6 +405,7 @@ def _text(value: object) -> str:
 
 
 def _numbers(value: object) -> tuple[float, ...]:
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     parts = split_outside(value.strip().strip("()[]")) if isinstance(value, str) else value
     parts = cast("list[object]", parts if isinstance(parts, list | tuple) else [parts])
     return tuple(map(_number, parts))
@@ -451,7 +470,7 @@ def _labels(value: object, folder: Path = Path()) -> tuple[str, ...]:
         path = folder / cast("str | os.PathLike[str]", value)
         try:
             text = path.read_text(encoding="utf-8-sig")
-            value = json.loads(text) if path.suffix == ".json" else text.rstrip().splitlines()
+            value = json.loads(text) if path.suffix == ".json" else text.rstrip().split("\n")
         except (OSError, ValueError) as error:
             raise ValueError(f"a file of labels ({error})") from None
     if isinstance(value, Mapping):

@@ -74,11 +74,11 @@ def test_texts_and_mappings_say_the_same() -> None:
 
 
 def test_declarations_are_printed_as_they_are_read() -> None:
-    """(Numbers with the six digits that people write.)"""
     for text in (
         "image",
         "x=image(pixels=rgba, background=(255, 0, 128), resize=256, crop=224x200, antialias=no)",
         "image(resize=32x48, letterbox, fill=114.0, range=-1..1, mean=(0.485, 0.456, 0.406))",
+        "image(mean=(0.48145466, 0.4578275, 0.40821073))",
         "softmax",
         "y=none(axis=2, top=3)",
     ):
@@ -124,6 +124,29 @@ def test_all_mistakes_of_declarations_are_told_at_once() -> None:
         "expected one declaration an input, by name, found 2",
     ):
         assert part in text, part
+
+
+def test_values_are_checked_as_texts_are(tmp_path: Path) -> None:
+    mean = np.array([0.5, 0.25, 0.125], np.float32)
+    assert read_processing(Image(mean=mean)).images == (Image(mean=(0.5, 0.25, 0.125)),)  # pyright: ignore
+    (tmp_path / "numbers.json").write_text('{"preprocess": 5, "postprocess": [6]}', "utf-8")
+    with pytest.raises(InputError) as caught:
+        read_processing(
+            [Image(filter="cubic"), {"input": "x", "fill": 10**400}],
+            Scores("y", "max"),
+            file=tmp_path / "numbers.json",
+        )
+    text = str(caught.value)
+    for part in (
+        "filter: expected one of nearest, box, bilinear, bicubic, found 'cubic'",
+        "fill: expected a number",
+        "function: expected one of none, softmax, sigmoid, argmax, found 'max'",
+        "numbers.json: preprocess: expected a declaration or a list of some, found 5",
+        "6: expected none(…)",
+    ):
+        assert part in text, part
+    with pytest.raises(InputError, match="preprocess: expected a declaration"):
+        read_processing(5)  # pyright: ignore
 
 
 # --- fitting them to a model ----------------------------------------------------------------------
@@ -227,12 +250,12 @@ def test_resizing_is_that_of_pytorch(filter: str, antialias: str) -> None:
 
 
 def test_the_shorter_side_and_the_middle() -> None:
-    """As torchvision's presets have it: Resize(20), CenterCrop(16)."""
+    """As torchvision's presets have it: Resize(20), CenterCrop(16), which rounds halves to even."""
     model = naru.compile(identity(1, 16, 16, 3), preprocess="image(resize=20, range=0..255)")
-    for height, width, rows, columns in ((40, 70, 20, 35), (71, 30, 47, 20), (20, 20, 20, 20)):
+    for height, width, rows, columns in ((40, 70, 20, 35), (66, 40, 33, 20), (20, 20, 20, 20)):
         image = pixels(height, width)
         whole = resized(image, rows, columns, "bilinear").astype(np.float32)
-        top, left = (rows - 16) // 2, (columns - 16) // 2
+        top, left = round((rows - 16) / 2), round((columns - 16) / 2)
         want = whole[top : top + 16, left : left + 16]
         assert np.abs(np.asarray(model(image))[0] - want).max() <= 1.5
 

@@ -18,7 +18,7 @@ from naru.dtypes import FROM_ONNX
 from naru.errors import nearest
 from naru.ir.expr import Expr, Var
 from naru.ir.graph import Attr, Node, TensorType, get_output, make_input
-from naru.ir.simplify import add, compare, floordiv, index, known, maximum, mul, select, sub
+from naru.ir.simplify import add, compare, floordiv, index, known, maximum, mod, mul, select, sub
 from naru.ops.registry import apply, constant
 from naru.processing import COLORS, PIXELS, Image, Size
 
@@ -183,6 +183,13 @@ def _either(planned: Dim, declared: Expr) -> Expr:
     return index(planned) if isinstance(planned, int) else declared
 
 
+def _middle(rest: Expr) -> Expr:
+    """Half of what is cut off; a half pixel goes to the even side, as Python's `round` has it, and
+    so torchvision's CenterCrop."""
+    half = floordiv(rest, 2)
+    return add(half, mul(mod(rest, 2), mod(half, 2)))
+
+
 Symbol = Callable[[str, int, int], Var]
 
 
@@ -241,9 +248,7 @@ class ImageInput:
         rows, columns = self.plan.size
         if isinstance(self.image.resize, int):
             scaled = self._shorter_side(self.image.resize)
-            offset = tuple(
-                floordiv(sub(s, n), 2) for s, n in zip(scaled, (rows, columns), strict=True)
-            )
+            offset = tuple(_middle(sub(s, n)) for s, n in zip(scaled, (rows, columns), strict=True))
             return self._resampled(x, scaled, offset, (index(rows), index(columns)))
         if not self.image.letterbox:
             size = index(rows), index(columns)
