@@ -5,7 +5,7 @@
     python bench/web.py --in node            one engine of the two; records nothing
 
 A process has naru's package with plain and with relaxed SIMD on one thread, with relaxed SIMD on
-two, and ONNX Runtime Web on one, and calls them in turn, each for a moment, for many rounds; a ratio
+two, and ONNX Runtime Web on one. It calls them in turn, each for a moment, for many rounds; a ratio
 is ONNX Runtime's time by naru's in the same round: above 1 naru is faster. For two threads it is
 naru's own time on one by that on two. Calls take arrays and give arrays. Errors are against double
 precision. `make bench-web` installs what it needs.

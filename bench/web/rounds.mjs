@@ -3,6 +3,7 @@
 const ARRAYS = { float32: Float32Array, int64: BigInt64Array, int32: Int32Array, bool: Uint8Array };
 const SETTLING = 1500; // ms that a way is called before it counts: engines compile hot code late
 const LEAST_CALLS = 5;
+const LEAST = 3; // times in a turn
 
 /**
  * `work`: { inputs: [[{ name, dtype, dims, file }, …], …], rounds, turn } with several sets of
@@ -71,11 +72,15 @@ async function settle(call, feeds) {
   }
 }
 
-/** The median ms of a call. Short calls are timed many at once, for clocks of pages are coarse. */
+/**
+ * The median ms of a call. Short calls are timed many at once, for clocks of pages are coarse. The
+ * first call of a turn does not count: caches hold what others left, and idle cores sleep.
+ */
 async function median(call, feeds, turn) {
   const found = [];
   let many = 1;
-  for (const start = performance.now(); performance.now() - start < turn || !found.length; ) {
+  await call(feeds[0]);
+  for (const start = performance.now(); performance.now() - start < turn || found.length < LEAST; ) {
     const from = performance.now();
     for (let k = 0; k < many; k++) {
       const result = call(feeds[k % feeds.length]);
