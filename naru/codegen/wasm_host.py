@@ -26,7 +26,7 @@ from dataclasses import replace
 from naru.targets import Target
 
 ENTRIES = ("run", "plan", "host")
-SPINS = 4000  # looks at the barrier before a thread sleeps: tens of microseconds
+SPINS = 50_000  # looks at the barrier before a thread sleeps: some 50 microseconds, as waking takes
 NAP_NS = 50_000_000  # a sleeper looks this often whether another thread has failed
 
 HOST_TEXT = f"""
