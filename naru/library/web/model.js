@@ -18,10 +18,13 @@ const JOB = 32; // how many jobs there were * 256 + threads of this one
 // 50,000, much more than the native threads have that the plan's number is for.
 const WORTH_WAKING = 200_000;
 
+const isShared = (x) => Object.prototype.toString.call(x) === "[object SharedArrayBuffer]";
+
 class Model {
   #memory;
   #code; // exports of the module
   #words; // memory as int32
+  #shared;
   #ctx; // address of the context; the others are in #at
   #at = {};
   #slots; // [address, bytes] of inputs, outputs, arena
@@ -34,6 +37,7 @@ class Model {
   constructor(memory, instance, stack, relaxed, weights, options) {
     const { inputs, outputs } = info;
     this.#memory = memory;
+    this.#shared = isShared(memory.buffer);
     this.#code = instance.exports;
     this.info = info;
     this.relaxed = relaxed;
@@ -240,8 +244,7 @@ class Model {
   #detach(spec, found, at) {
     const { data } = found;
     const { buffer } = this.#memory;
-    const tag = Object.prototype.toString.call(data.buffer);
-    if (data.buffer !== buffer && tag !== "[object SharedArrayBuffer]") return found;
+    if (data.buffer !== buffer && !(this.#shared && isShared(data.buffer))) return found;
     const held =
       data.buffer === buffer && data.byteOffset === at && data instanceof typeOf(spec.dtype)[0];
     return held ? { ...found, held } : { ...found, data: data.slice() };
@@ -269,8 +272,8 @@ class Model {
     }
     this.#refresh();
     if (this.#words[ctx + BROKEN]) this.#fail("another thread stopped");
-    const [code, ...rest] = [0, 1, 2, 3].map((k) => this.#long(this.#ctx + 4 * ERROR + 8 * k));
-    if (code) throw failure(code, ...rest);
+    if (this.#words[ctx + ERROR])
+      throw failure(...[0, 1, 2, 3].map((k) => this.#long(this.#ctx + 4 * ERROR + 8 * k)));
   }
 
   // A trap leaves other threads waiting, and a stack behind.

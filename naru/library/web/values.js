@@ -48,7 +48,9 @@ const CODES = null; // of floats in 16 bits, where the model has some; see halve
 /** An output: `data` is a view of the model's memory, valid until the next `run` or `input`. */
 class Tensor {
   constructor(dtype, dims, data) {
-    Object.assign(this, { dtype, dims, data });
+    this.dtype = dtype;
+    this.dims = dims;
+    this.data = data;
   }
 
   /** A copy as plain numbers. */
