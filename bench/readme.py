@@ -8,6 +8,7 @@ A figure stands between `<!-- figure:NAME -->` and `<!-- /figure -->`.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -59,6 +60,25 @@ def comparison(record: Record) -> str:
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
+def web(_: Record) -> str:
+    """A Markdown table of the newest record of WebAssembly, in Chromium."""
+    paths = sorted(RESULTS.glob("*-web-*.json"))
+    if not paths:
+        return UNKNOWN
+    record: Record = json.loads(paths[-1].read_text(encoding="utf-8"))
+    head = ["in Chromium", "naru", record["settings"]["against"], "times as fast"]
+    its_code = record["cases"][0]["sizes"]["onnxruntime"]["gzip"]
+    head += ["two threads", f"code, gzip (its: {its_code / 1e3:,.0f} KB)"]
+    lines = [_row(head), _row(["---"] + ["---:"] * (len(head) - 1))]
+    for case in record["cases"]:
+        found, code = case["in"]["chromium"], case["sizes"]["naru.relaxed"]["gzip"]
+        ms = [format_seconds(found["ms"][w] / 1e3) for w in ("naru.relaxed", "onnxruntime")]
+        way, threads = found["faster"]["naru.relaxed"], found["faster"].get("naru.threads")
+        ratios = [f"{r['median']:.2f}" if r else "" for r in (way, threads)]
+        lines.append(_row([case["about"], *ms, *ratios, f"{code / 1e3:.1f} KB"]))
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -85,6 +105,7 @@ FIGURES: dict[str, Callable[[Record], str]] = {
     "load_resnet50": lambda record: format_seconds(load_seconds(record, "resnet50")),
     "machine": machine,
     "comparison": comparison,
+    "web": web,
 }
 
 
