@@ -1,6 +1,6 @@
 """The table of contents of the compiler: a model file in, a bundle out.
 
-    read_onnx -> PASSES -> build_driver (schedules every kernel) -> LLVM text -> objects -> link
+    read_model -> PASSES -> build_driver (schedules every kernel) -> LLVM text -> objects -> link
 
 Deterministic: the same model, options, target and version give the same bytes. Nothing is timed.
 """
@@ -40,8 +40,8 @@ from naru.codegen.llvm import emit_kernel
 from naru.codegen.llvm_driver import emit_driver, emit_plan
 from naru.codegen.objects import compile_module, compile_modules
 from naru.errors import InputError, UnsupportedError
-from naru.frontend.onnx import read_onnx
 from naru.frontend.onnx_plan import HostPlan, read_plan
+from naru.frontend.source import kind_of, read_model
 from naru.ir.graph import Graph
 from naru.ir.intern import sweep
 from naru.ir.text import print_func, print_graph
@@ -108,7 +108,7 @@ def lower(
         if isinstance(source, Graph):
             graph = source
         else:
-            graph = read_onnx(source, name=name, processing=processing)
+            graph = read_model(source, name=name, processing=processing)
     show(3, lambda: print_graph(graph))
     on_progress("passes", 0, 1)
     with stage("passes"):
@@ -175,7 +175,8 @@ def build_parts(
     except UnsupportedError:
         if options.processing:
             raise
-        plan = None if isinstance(source, Graph) else read_plan(source, name=name)
+        is_onnx = not isinstance(source, Graph) and kind_of(source) == "ONNX"
+        plan = read_plan(source, name=name) if is_onnx else None
         if plan is None:
             raise
         return _host_parts(plan, source, options, store, tell, tested=tested, digest=digest)

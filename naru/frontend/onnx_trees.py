@@ -32,7 +32,7 @@ from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, ZERO, compare, known
 from naru.ops.registry import constant
-from naru.ops.tree_tables import LEAF, MEMBER, MODES, Nodes, Tables, Votes, make_tables
+from naru.ops.tree_tables import LEAF, MEMBER, MODES, Nodes, Tables, Votes, equal_borders, make_tables
 from naru.ops.trees import NOTHING, apply_trees
 
 Array = np.ndarray
@@ -393,7 +393,9 @@ def read_by_position(c: OnnxNode) -> Ensemble:
         np.concatenate([child("true"), none]),
         np.concatenate([child("false"), none]),
         np.concatenate([missing == 1, none == 1]),
-        member_sets(tensor(c, "membership_values")),
+        tuple(
+            equal_borders(m, np.dtype(wide)) for m in member_sets(tensor(c, "membership_values"))
+        ),
     )
     count = c.get_int("n_targets", 1)
     targets = targets_of(ints(c, "leaf_targetids", weights.size), count)

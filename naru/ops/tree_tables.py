@@ -24,7 +24,8 @@ WORD = 31  # bits of a node's word
 @dataclass(frozen=True)
 class Nodes:
     """Nodes and leaves of all trees; `true` and `false` are indices of nodes. `missing`: does NaN
-    go to the true child; `members`: the sets of MEMBER nodes, in their order."""
+    go to the true child; `members`: the sets of MEMBER nodes, in their order, each by its borders
+    in order: x is in the set if an odd number of them is below it (see `equal_borders`)."""
 
     roots: Array
     modes: Array
@@ -110,10 +111,25 @@ def make_tables(nodes: Nodes, votes: Votes, nothing: float = 0.0) -> Tables:
     )
 
 
+def equal_borders(values: Array, dtype: np.dtype) -> Array:
+    """The borders of a set of numbers."""
+    values = np.unique(values.astype(dtype))
+    return np.stack([before(values), values], axis=1).reshape(-1)
+
+
+def interval_borders(whole: Array, dtype: np.dtype, zero: float) -> Array:
+    """The borders of the numbers whose integer part is one of some whole numbers >= 0, which are in
+    order; `zero`: what is above that and below 1 counts as 0."""
+    low = np.where(whole == 0, np.array(zero, dtype), before(whole.astype(dtype)))
+    ends = np.stack([low, before((whole + 1).astype(dtype))], axis=1).reshape(-1)
+    values, times = np.unique(ends, return_counts=True)
+    return values[times == 1]  # two that meet are one
+
+
 # --- one question ---------------------------------------------------------------------------------
 
 
-def _before(splits: Array) -> Array:
+def before(splits: Array) -> Array:
     """The next smaller number; NaN before -inf, since nothing is below it."""
     with np.errstate(all="ignore"):
         below = np.nextafter(splits, np.array(-np.inf, splits.dtype))
@@ -125,7 +141,7 @@ def _one_question(n: Nodes) -> Nodes:
     m = n.modes
     below = np.isin(m, (LT, GTE))
     turned = np.isin(m, (GT, GTE))
-    splits = np.where(below, _before(n.splits), n.splits)
+    splits = np.where(below, before(n.splits), n.splits)
     true, false = np.where(turned, n.false, n.true), np.where(turned, n.true, n.false)
     missing = np.where(turned, ~n.missing, n.missing) & (m != LEAF)
     out = Nodes(n.roots, np.where(m == LEAF, LEAF, LEQ), n.features, splits, true, false, missing)
@@ -156,7 +172,7 @@ def _split_equal(given: Nodes, n: Nodes, at: Array) -> Nodes:
     other = np.where(unequal, given.true[at], given.false[at])
     n.true[at], n.false[at] = n.modes.size + np.arange(at.size), other
     n.missing[at] = given.missing[at] & ~unequal  # NaN differs from every number
-    lower = _before(given.splits[at])
+    lower = before(given.splits[at])
     return _more(n, n.features[at], lower, other, hit, np.zeros(at.size, np.bool_))
 
 
@@ -171,8 +187,7 @@ def _split_members(given: Nodes, n: Nodes) -> Nodes:
     features: list[int] = []
     for node, members in zip(at.tolist(), given.members, strict=True):
         true, false = int(given.true[node]), int(given.false[node])
-        values = np.unique(members.astype(given.splits.dtype))
-        borders = np.stack([_before(values), values], axis=1).reshape(-1)
+        borders = members.astype(given.splits.dtype)
         start = _search(borders, (false, true), n.modes.size, found, 0, borders.size)
         features += [int(given.features[node])] * (len(found) - len(features))
         # The node itself asks for NaN only, and hands everything else on.

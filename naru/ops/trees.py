@@ -47,6 +47,7 @@ from naru.ops.tree_tables import (
     Nodes,
     Tables,
     Votes,
+    equal_borders,
     make_tables,
 )
 from naru.targets import Target
@@ -208,7 +209,10 @@ def random_ensemble(
         np.array(true),
         np.array(false),
         rng.integers(0, 2, count).astype(np.bool_),
-        tuple(rng.integers(-4, 5, 3) / 2 for _ in range(int((modes_ == MEMBER).sum()))),
+        tuple(
+            equal_borders(rng.integers(-4, 5, 3) / 2, np.dtype(np.float32))
+            for _ in range(int((modes_ == MEMBER).sum()))
+        ),
     )
 
 
