@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -137,7 +138,9 @@ def test_wrong_cpu(tmp_path: Path) -> None:
     model = library.open()
     assert model.level == target["name"]
     model.close()
-    with pytest.raises(LibraryError, match="lacks of-another-cpu, which the level x86-64-amx needs"):
+    with pytest.raises(
+        LibraryError, match="lacks of-another-cpu, which the level x86-64-amx needs"
+    ):
         library.open(Options(level=b"x86-64-amx"))
 
 
@@ -874,11 +877,12 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setenv("CC", " ")
         with pytest.raises(TargetError, match="CC: ' ' names no C compiler"):
             build(MLP, tmp_path / "dist")
-    for options, words in (
+    senseless: tuple[tuple[dict[str, Any], str], ...] = (
         ({"emit": "asm", "embed": True}, "--embed is for libraries"),
         ({"emit": "header", "compiler": "cc"}, "--emit header takes no C compiler"),
         ({"platform": "wasm", "compiler": "cc"}, "a C compiler is for native libraries"),
-    ):
+    )
+    for options, words in senseless:
         with pytest.raises(InputError, match=words):
             build(MLP, tmp_path / "dist", **options)
     with pytest.raises(InputError, match="--half-weights is for WebAssembly"):
