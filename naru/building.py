@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from naru.artifact.bundle import Bundle, BundleParts, read_bundle
 from naru.compiler import as_source, choose_target, compile_bundle
-from naru.errors import InputError, TargetError, nearest
+from naru.errors import BundleError, InputError, TargetError, nearest
 from naru.library.folder import replacing_files
 from naru.library.signature import identifier
 from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
@@ -68,10 +68,10 @@ def build(
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
     """
-    _check_emit(emit)
+    _check_emit(emit, embed=embed)
     where = host_platform() if platform is None else find_platform(platform)
     path = Path(source) if isinstance(source, str | os.PathLike) else None
-    name = check_name(name or (path.stem if path else "model"))
+    name = check_name((path.stem if path else "model") if name is None else name)
     label = path.name if path else name
     as_library = "library" if emit in TEXTS else emit  # the text of code is of any platform
     request = Request(name, where, as_library, embed, compiler, label, half_weights)
@@ -92,12 +92,14 @@ def build(
     return write(levels, Path(output), request)
 
 
-def _check_emit(emit: str) -> None:
+def _check_emit(emit: str, *, embed: bool) -> None:
     if emit not in ALL_EMITS:
         meant = nearest(emit, ALL_EMITS)
         raise InputError(
             f"emit: {emit!r} is not one of {', '.join(ALL_EMITS)}" + (f"; {meant}" if meant else "")
         )
+    if emit in TEXTS and embed:
+        raise InputError(f"--embed is for libraries, not for --emit {emit}")
 
 
 def check_name(name: str) -> str:
@@ -191,6 +193,9 @@ def read_level(
         raise TargetError(
             f"{path}: has code for {name} only", hint=f"--isa {name}, or the ONNX file"
         )
+    if "arena" not in bundle.manifest["memory"]:
+        raise BundleError(f"{path}: says nothing of its memory", hint="the ONNX file")
+    bundle.golden()  # what is wrong with it is told here
     made = bundle.manifest["options"].get("precision", "fp32")
     if precision not in (None, made):
         raise InputError(
@@ -204,8 +209,9 @@ def _architecture(platform: str) -> str:
 
 
 def _parts(bundle: Bundle) -> BundleParts:
+    """Manifest and sections; those that a bundle may lack are empty."""
     sections: dict[str, Any] = {n: bundle.section(n) for n in bundle.sections}
-    return bundle.manifest, sections
+    return bundle.manifest, {"golden": b"", "weights": b"", **sections}
 
 
 def write_texts(

@@ -206,6 +206,7 @@ def build_parts(
             options.processing.scores,
             {n: o.type.rank for n, o in zip(g.output_names, g.outputs, strict=True)},
         ),
+        golden=case,
     )
     program = stages.program
     del stages, g  # and with it the weights in the layout of the model file

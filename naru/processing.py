@@ -233,7 +233,8 @@ def _read_file(path: Path, problems: list[str]) -> tuple[list[Declared], list[De
         return [], []
     keys = ("preprocess", "postprocess")
     if not isinstance(found, dict) or not set(cast("dict[str, Any]", found)) <= set(keys):
-        problems.append(f"{path}: expected an object with {' and '.join(keys)}")
+        what = ", ".join(cast("dict[str, Any]", found)) if isinstance(found, dict) else repr(found)
+        problems.append(f"{path}: expected an object with {' and '.join(keys)}, found {what}")
         return [], []
     parts = cast("dict[str, Any]", found)
     images, scores = (_several(f"{path}: {k}", parts.get(k), problems) for k in keys)
@@ -369,7 +370,7 @@ def _size(value: object) -> Size:
     except ValueError:
         sizes = []
     if len(sizes) not in (1, 2) or max(sizes) > 32767:
-        raise ValueError("a size such as 224 or 240x320 (height x width)")
+        raise ValueError("a size such as 224 or 240x320 (height x width), each from 1 to 32767")
     return sizes[0], sizes[-1]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from naru.artifact.golden import (
 )
 from naru.artifact.link import Linked
 from naru.artifact.records import kernel_records, step_records
-from naru.dtypes import DTYPES
+from naru.dtypes import DTYPES, is_float_array
 from naru.errors import IRError, ModelError
 from naru.frontend.onnx_kinds import as_json
 from naru.frontend.onnx_plan import Body, HostPlan
@@ -34,7 +34,8 @@ from naru.version import VERSION
 ABI_VERSION = 1
 MOST_ROUNDS = 5000  # of loops, in numpy
 MOST_DOUBLINGS = 10  # of a symbol's size in the golden vector
-SEARCHED = 4096  # combinations of sizes tried where conditions tie them together
+NOISE = 1e-10  # outputs whose root mean square is less may be nothing but rounding errors
+SEARCHED = 4096  # combinations of sizes tried where conditions tie some together
 
 
 def pack_weights(program: Program) -> bytearray:
@@ -134,19 +135,47 @@ def golden_sizes(g: Graph, requires: Sequence[Requirement] = ()) -> dict[Var, in
 
 
 def _satisfying(sizes: dict[Var, int], requires: Sequence[Requirement]) -> dict[Var, int]:
-    """The sizes, or the nearest larger ones at which every condition on them holds."""
+    """The sizes, or the nearest larger ones at which every condition on them holds, or as many as
+    can be made to. Symbols that no condition ties together are searched apart."""
+    found = dict(sizes)
+    for asked, conditions in _tied(requires):
+        for more in itertools.islice(_by_sum(len(asked)), SEARCHED):
+            grown = {v: min(sizes[v] + k, v.hi) for v, k in zip(asked, more, strict=True)}
+            at = {v: Const(n) for v, n in grown.items()}
+            if all(substitute(c, at) is TRUE for c in conditions):
+                found |= grown
+                break
+    return found
 
-    def holds(some: Mapping[Var, int]) -> bool:
-        at = {v: Const(n) for v, n in some.items()}
-        return all(substitute(r.cond, at) is TRUE for r in requires)
 
-    asked = list(dict.fromkeys(v for r in requires for v in free_vars(r.cond)))
-    reach = range(max(2, round(SEARCHED ** (1 / max(len(asked), 1)))))
-    for more in sorted(itertools.product(reach, repeat=len(asked)), key=sum):
-        grown = {v: min(sizes[v] + k, v.hi) for v, k in zip(asked, more, strict=True)}
-        if holds({**sizes, **grown}):
-            return {**sizes, **grown}
-    return sizes
+def _tied(requires: Sequence[Requirement]) -> list[tuple[list[Var], list[Expr]]]:
+    """Groups of conditions that share symbols, with these."""
+    groups: list[tuple[list[Var], list[Expr]]] = []
+    for r in requires:
+        names, conditions = list(free_vars(r.cond)), [r.cond]
+        for group in [g for g in groups if not set(g[0]).isdisjoint(names)]:
+            groups.remove(group)
+            names = list(dict.fromkeys([*group[0], *names]))
+            conditions = [*group[1], *conditions]
+        groups.append((names, conditions))
+    return groups
+
+
+def _by_sum(count: int) -> Iterator[tuple[int, ...]]:
+    """All tuples of whole numbers >= 0, those with a small sum first."""
+    if not count:
+        return iter([()])
+    return (t for total in itertools.count() for t in _parts(total, count))
+
+
+def _parts(total: int, count: int) -> Iterator[tuple[int, ...]]:
+    """All tuples of so many whole numbers >= 0 with this sum."""
+    if count == 1:
+        yield (total,)
+        return
+    for first in range(total + 1):
+        for rest in _parts(total - first, count - 1):
+            yield (first, *rest)
 
 
 def sample_input(t: TensorType, sizes: dict[Var, int], rng: np.random.Generator) -> np.ndarray:
@@ -224,6 +253,7 @@ def make_manifest(
     options: Mapping[str, Any],
     source: Mapping[str, Any],
     outputs: Mapping[str, Mapping[str, Any]],
+    golden: GoldenCase | None = None,
 ) -> dict[str, Any]:
     """See artifact/bundle.py for the schema. `outputs`: what else there is to say of one, by name;
     that of main is enough."""
@@ -264,8 +294,18 @@ def make_manifest(
         "kernels": kernel_records(program, linked),
         "steps": steps,
         "tensors": tensors,
-        "tolerance": {"rtol": 1e-4, "atol": 1e-6},
+        "tolerance": tolerance_of(golden),
     }
+
+
+def tolerance_of(case: GoldenCase | None) -> dict[str, float]:
+    """How far outputs may be off. `atol` is for what cancels; where an output is small as a whole,
+    it is a share of that, so that zeros are not taken for it, nor for one that is all noise."""
+    floats = [o.astype(np.float64) for o in case.outputs if is_float_array(o.dtype)] if case else []
+    finite = [o[np.isfinite(o)] for o in floats]
+    sizes = [float(np.sqrt(np.mean(np.square(o)))) for o in finite if o.size]
+    small = min((s for s in sizes if s > NOISE), default=1.0)
+    return {"rtol": 1e-4, "atol": min(1e-6, 0.1 * small)}
 
 
 def _packed(program: Program) -> list[list[int | str]]:

@@ -20,7 +20,7 @@ MAX_RANK = 32
 _MAX_POINTERS = 65536  # slots for memory that the code allocates
 _NUMPY_DTYPES = frozenset(
     ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-) | frozenset(("float16", "float32", "float64", "complex64", "complex128"))
+) | frozenset(("float16", "float32", "float64"))
 _ML_DTYPE = re.compile(r"bfloat16|float[864]_e\w+|u?int[24]")
 
 Json = dict[str, Any]

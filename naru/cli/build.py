@@ -121,7 +121,7 @@ def build_command(
         files = {str(p): p.stat().st_size for p in made.files}
         print_json({"files": files, "seconds": round(seconds, 3), **made.provenance})
         return
-    _say_files(made)
+    _say_files(made, output)
     say(f"{seconds:.2f} s")
 
 
@@ -131,9 +131,8 @@ def _is_given(option: str) -> bool:
     return source is not click.core.ParameterSource.DEFAULT
 
 
-def _say_files(made: Written) -> None:
-    rows = [(p.name, format_bytes(p.stat().st_size)) for p in made.files]
-    folder = made.files[0].parent
+def _say_files(made: Written, folder: Path) -> None:
+    rows = [(str(p.relative_to(folder)), format_bytes(p.stat().st_size)) for p in made.files]
     say(f"{folder}/")
     width = max(len(name) for name, _ in rows)
     for name, size in rows:

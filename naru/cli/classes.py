@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from naru.cli.printing import visible
+
 if TYPE_CHECKING:
     from naru.inputs import Array
     from naru.runtime.model import Model
@@ -42,7 +44,7 @@ def print_classes(model: Model, results: Mapping[str, Any]) -> set[str]:
 
 
 def _label(labels: list[str], k: int) -> str:
-    return labels[k] if 0 <= k < len(labels) else str(k)
+    return visible(labels[k]) if 0 <= k < len(labels) else str(k)
 
 
 def _print_row(name: str, scores: Array, labels: list[str], count: int) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import click
 
@@ -46,13 +46,20 @@ def flush() -> None:
         sys.stdout.flush()
 
 
+def visible(text: str) -> str:
+    """Without what a terminal would obey: texts may come from anybody's file."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+
+
 def warn(text: str) -> None:
     """A warning, one line on stderr."""
+    text = visible(text)
     click.echo(f"{click.style('naru: warning:', fg='yellow')} {text}", err=True, color=output.color)
 
 
 def complain(text: str) -> None:
     """An error, on stderr."""
+    text = visible(text)
     click.echo(f"{click.style('naru: error:', fg='red')} {text}", err=True, color=output.color)
 
 
@@ -64,7 +71,11 @@ def make_table(title: str, columns: Sequence[str], right: Sequence[int] = ()) ->
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    class Plain(Table):
+        def add_row(self, *cells: Any, **style: Any) -> None:
+            super().add_row(*(visible(c) if isinstance(c, str) else c for c in cells), **style)
+
+    table = Plain(title=visible(title), title_justify="left", box=box.SIMPLE_HEAD)
     for k, name in enumerate(columns):
         table.add_column(name, justify="right" if k in right else "left", overflow="fold")
     return table

@@ -319,10 +319,20 @@ def cast(r: Row, dtype: str, x: str) -> str:
     if is_float(dtype):
         name = "sitofp" if r.signed else "uitofp"
         return to.rounded(r.put(f"{name} {r.kind} {x} to {to.kind}"))
+    if dtype == "index" and (to.bits < r.bits or (to.bits == r.bits and not r.signed)):
+        x = _held(r, to.bits, x)
     if to.bits == r.bits:
         return x
     name = "trunc" if to.bits < r.bits else "sext" if r.signed else "zext"
     return r.put(f"{name} {r.kind} {x} to {to.kind}")
+
+
+def _held(r: Row, bits: int, x: str) -> str:
+    """x within the range of a subscript: what is far out of a tensor stays out of it."""
+    most, least = r.integer(2 ** (bits - 1) - 1), r.integer(-(2 ** (bits - 1)))
+    if not r.signed:
+        return r.call("umin", x, most)
+    return r.call("smax", r.call("smin", x, most), least)
 
 
 def _zero(r: Row) -> str:

@@ -113,7 +113,8 @@ _ERF = ((1.5553333759307861, 0.2530537545681, 0.07154876738786697, 0.00481212371
 def _odd(
     m: Arithmetic, x: Term, top: float, quotient: tuple[tuple[float, ...], tuple[float, ...]]
 ) -> Term:
-    """x·P(x²)/Q(x²) within [-1, 1]; from |x| = `top` on it is ±1 (with fused multiply-add)."""
+    """x·P(x²)/Q(x²) within [-1, 1]; from |x| = `top` on it is ±1, with fused multiply-add and
+    without: what is multiplied with 1 - erf x must vanish."""
     t = f.minimum(f.maximum(x, -top), top)
     square = t * t
     above, below = (polynomial(m, square, c) for c in quotient)
@@ -121,11 +122,11 @@ def _odd(
 
 
 def _tanh(m: Arithmetic, x: Term) -> Term:
-    return _odd(m, x, 8.9, _TANH)
+    return _odd(m, x, 8.895, _TANH)
 
 
 def _erf(m: Arithmetic, x: Term) -> Term:
-    return _odd(m, x, 3.88, _ERF)
+    return _odd(m, x, 3.95, _ERF)
 
 
 _SIN = (-0.1666666716337204, 0.008333379402756691, -0.00019853064441122115, 2.832509835570818e-06)

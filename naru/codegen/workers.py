@@ -193,7 +193,10 @@ class WorkerPool:
         for worker in self._workers:
             worker.stop()
         for thread in self._threads:
-            thread.join()
+            if (
+                thread.is_alive()
+            ):  # not one that Ctrl-C met while it started: it finds nothing to do
+                thread.join()
         for worker in self._workers:
             worker.close()
 

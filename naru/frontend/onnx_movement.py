@@ -185,7 +185,7 @@ def pad(c: OnnxNode) -> Node:
     mode = c.get_str("mode", "constant", ("constant", "reflect", "edge", "wrap"))
     fill: Node | None = None
     if c.version >= 11:
-        pads = c.sizes(1, "the pads", example=[1] * (2 * rank)) or ()
+        pads = c.sizes(1, "the pads", least=1 - INT_MAX, example=[1] * (2 * rank)) or ()
         fill = c.find(2) if mode == "constant" else None
         if fill is not None and fill.type.rank:
             fill = emit("reshape", fill, shape=()) if known(prod(fill.type.shape)) else None

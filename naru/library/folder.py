@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -20,8 +20,9 @@ LIST = ".naru-files"  # the names of what naru wrote into a folder, which it may
 def replacing_files(folder: Path) -> Generator[Path]:
     """A temporary folder inside `folder` (which is made where it does not exist). When the block
     ends well, its files and folders take their places; others stay. InputError where it cannot be
-    written, or where a file that naru did not write would be replaced: then nothing has changed."""
-    made = not folder.exists()
+    written, or where a file that naru did not write would be replaced: then nothing has changed
+    (unless the system fails between two of the renames)."""
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     part: Path | None = None
     try:
         if folder.exists() and not folder.is_dir():
@@ -38,8 +39,9 @@ def replacing_files(folder: Path) -> Generator[Path]:
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
-        if made and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        for empty in made:  # those that nothing came into, from the inside out
+            with suppress(OSError):
+                empty.rmdir()
 
 
 def _take_places(part: Path, folder: Path, names: Sequence[str]) -> None:

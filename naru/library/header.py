@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from naru.library.signature import Signature, Tensor, identifier
@@ -114,7 +114,8 @@ def _tensor_names(tensors: Sequence[Tensor]) -> list[str]:
 
 
 def _parameter(name: str, prefix: str) -> str:
-    """A name that hides nothing which the function uses."""
+    """A name that hides nothing which the function uses, and that is no macro."""
+    name = name.lower() if name.isupper() else name
     used = name in ("context", "inputs", "outputs") or name.endswith("_t")
     return f"{name}_" if used or name.startswith(("naru_", f"{prefix}_")) else name
 
@@ -175,11 +176,11 @@ def header(s: Signature, *, file: str, source: str, memory: int | None) -> str:
     )
 
 
-def example(s: Signature, language: str) -> str:
+def example(s: Signature, language: str, values: Mapping[str, int]) -> str:
     """A program that opens the library, runs it on made-up inputs and prints the outputs; `c` or
-    `cpp`. Symbols are 4, or the least that they may be."""
+    `cpp`. `values`: of the symbols."""
     prefix = s.prefix
-    sizes = ", ".join(str(min(max(v.low, 4), v.high)) for v in s.symbols)
+    sizes = ", ".join(str(values[v.name]) for v in s.symbols)
     return _fill(
         (_HERE / f"example.{language}").read_text(encoding="utf-8"),
         PREFIX=prefix,

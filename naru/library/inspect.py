@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from pathlib import Path
 from typing import Any, cast
 
 from naru.artifact.bundle import read_bundle
 from naru.artifact.link import LinkError
-from naru.artifact.manifest import MAX_DIM, Reader
+from naru.artifact.manifest import MAX_DIM, Reader, parse_json
 from naru.artifact.wasm import custom_section
 from naru.errors import BundleError, InputError
 from naru.library.provenance import FORMAT, provenance
@@ -53,9 +52,9 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 def _parse(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        value: object = json.loads(text.decode())
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: its record is damaged: it is not JSON") from None
+        value = parse_json(text, "it")
+    except BundleError as error:
+        raise InputError(f"{path}: its record is damaged: {error.message}") from None
     record = cast("dict[str, Any]", value)
     if not isinstance(value, dict) or "naru" not in record or "levels" not in record:
         raise InputError(f"{path}: it is not a record that naru wrote")
@@ -64,6 +63,10 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
             f"{path}: its record has the format {record.get('format')}, this naru reads {FORMAT}",
             hint="a newer naru",
         )
+    return _checked(record, path)
+
+
+def _checked(record: dict[str, Any], path: Path) -> dict[str, Any]:
     try:
         _check(Reader(record, "$"))
     except BundleError as error:
@@ -74,6 +77,10 @@ def _parse(text: bytes, path: Path) -> dict[str, Any]:
 
 def _check(record: Reader) -> None:
     """What `naru inspect` tells is there. Raises BundleError."""
+    for symbol in record.objects("symbols"):
+        symbol.text("name")
+        symbol.number("lo", 0, MAX_DIM)
+        symbol.number("hi", 0, MAX_DIM)
     for key in ("naru", "name", "platform"):
         record.text(key)
     for key in ("source", "options", "sbom"):
@@ -107,14 +114,20 @@ def _of_bundle(path: Path) -> dict[str, Any]:
     name = manifest["source"].get("name") or path.stem
     signature = Signature(name, (), (), (), 0, 0, (), ())
     weights = describe_weights(sections.get("weights", memoryview(b"")))
-    return provenance([(manifest, sections)], signature, weights, platform="naru")
+    if not isinstance(manifest["source"].get("files", {}), dict):
+        raise InputError(f"{path}: its record is damaged: $.source.files: expected an object")
+    record = provenance([(manifest, sections)], signature, weights, platform="naru")
+    return _checked(record, path)
 
 
 def _member(data: bytes) -> bytes:
     """The first ELF file in an archive of `ar`: members of 60 bytes of head, sizes in decimal."""
     at = len(_ARCHIVE)
     while at + 60 <= len(data):
-        size = int(data[at + 48 : at + 58])
+        digits = data[at + 48 : at + 58].strip()
+        if not digits.isdigit():
+            raise ValueError("a size that is none")
+        size = int(digits)
         content = data[at + 60 : at + 60 + size]
         if content[:4] == _ELF:
             return content

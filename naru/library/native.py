@@ -293,13 +293,12 @@ def _note(name: str) -> str:
 
 def pack_golden_file(section: Any, manifest: Mapping[str, Any], s: Signature) -> bytes:
     """The golden vector as `c/selftest.c` reads it; empty where the bundle has none."""
-    cases = unpack_golden(memoryview(section)) if len(section) else ()
-    case = next((c for c in cases if c.entry == "main"), None)
+    case = _main_case(section)
     if case is None:
         return b""
     body = bytearray()
-    sizes = _symbol_values(s, case)
-    _append(body, np.array(sizes, np.int64).tobytes())
+    sizes = symbol_values(s, section)
+    _append(body, np.array([sizes[v.name] for v in s.symbols], np.int64).tobytes())
     for array in (*case.inputs, *case.outputs):
         data = array.astype(array.dtype.newbyteorder("<"), order="C").tobytes()
         _append(body, struct.pack("<Q", len(data)))
@@ -309,6 +308,11 @@ def pack_golden_file(section: Any, manifest: Mapping[str, Any], s: Signature) ->
     atol = max(tolerance["atol"], math.ulp(0.0))  # what is off is divided by it
     head = _GOLDEN.pack(b"NARUGOLD", size, _native.digest(body), 0, tolerance["rtol"], atol)
     return head + bytes(body)
+
+
+def _main_case(section: Any) -> GoldenCase | None:
+    cases = unpack_golden(memoryview(section)) if len(section) else ()
+    return next((c for c in cases if c.entry == "main"), None)
 
 
 def golden_digest(golden: bytes) -> int:
@@ -321,11 +325,11 @@ def _append(body: bytearray, data: bytes) -> None:
     body += bytes(-len(body) % HEADER_SIZE)
 
 
-def _symbol_values(s: Signature, case: GoldenCase) -> list[int]:
-    """The symbols' values in the shapes of a case's inputs."""
-    found: dict[str, int] = {}
-    for t, array in zip(s.inputs, case.inputs, strict=True):
-        for dim, size in zip(t.shape, array.shape, strict=True):
-            if isinstance(dim, str):
-                found.setdefault(dim, size)
-    return [found.get(v.name, v.low) for v in s.symbols]
+def symbol_values(s: Signature, section: Any) -> dict[str, int]:
+    """Values of the symbols at which the model makes sense: those of the golden vector; without
+    one 4, or the nearest that is allowed."""
+    found = {v.name: min(max(v.low, 4), v.high) for v in s.symbols}
+    case = _main_case(section)
+    for t, array in zip(s.inputs, case.inputs if case else (), strict=False):
+        found |= {d: n for d, n in zip(t.shape, array.shape, strict=True) if isinstance(d, str)}
+    return found

@@ -89,12 +89,16 @@ def bill_of_materials(
     ]
     if compiler:
         tools.append({"type": "application", "name": compiler})
+    library = {"type": "library", "name": signature.name, "bom-ref": "library"}
+    runtime = _component("library", "naru-runtime", VERSION, "Apache-2.0")
+    runtime["bom-ref"] = "naru-runtime"
     return {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": {"tools": {"components": tools}},
-        "components": [model, _component("library", "naru-runtime", VERSION, "Apache-2.0")],
+        "metadata": {"tools": {"components": tools}, "component": library},
+        "components": [model, runtime],
+        "dependencies": [{"ref": "library", "dependsOn": ["model", "naru-runtime"]}],
     }
 
 

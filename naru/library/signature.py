@@ -73,9 +73,11 @@ class Signature:
 
     @property
     def prefix(self) -> str:
-        """What the names of the library's functions begin with. `naru_…` is the library's own."""
+        """What the names of the library's functions begin with. `naru_…` is the library's own, and
+        `sem_open` the system's."""
         found = identifier(self.name)
-        return f"m{found}" if f"{found}_".lower().startswith("naru_") else found
+        taken = f"{found}_".lower().startswith("naru_") or found in _SYSTEM
+        return f"m{found}" if taken else found
 
     @property
     def is_static(self) -> bool:
@@ -181,6 +183,8 @@ def identifier(name: str) -> str:
     return f"m{found}" if found[0].isdigit() or found in _KEYWORDS else found
 
 
+# What begins names of the C library that end as ours do: iconv_open, aio_error.
+_SYSTEM = frozenset(("aio", "fts", "gai", "iconv", "mq", "sem", "shm"))
 # Of C, C++ and JavaScript, with macros of their libraries and the namespace of C++'s.
 _KEYWORDS = frozenset(
     """

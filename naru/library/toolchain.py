@@ -171,8 +171,11 @@ def _archiver(arch: str) -> list[str]:
 
 
 def _toolchain(compiler: Sequence[str], archiver: Sequence[str]) -> Toolchain:
-    if not shutil.which(compiler[0]):
+    found = shutil.which(compiler[0])
+    if not found:
         raise TargetError(f"the C compiler {compiler[0]!r} is not on PATH", hint="--cc COMMAND")
+    if "/" in compiler[0]:  # it runs in another folder
+        compiler = [str(Path(found).absolute()), *compiler[1:]]
     said = _run([*compiler, "--version"], Path.cwd())
     return Toolchain(tuple(compiler), tuple(archiver), said.splitlines()[0] if said else "unknown")
 

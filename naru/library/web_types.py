@@ -12,8 +12,7 @@ ARRAYS = {
     "bfloat16": "Uint16Array", "int8": "Int8Array", "int16": "Int16Array", "int32": "Int32Array",
     "int64": "BigInt64Array", "uint8": "Uint8Array", "uint16": "Uint16Array",
     "uint32": "Uint32Array", "uint64": "BigUint64Array", "bool": "Uint8Array",
-    "int4": "Int8Array", "int2": "Int8Array", "complex64": "Float32Array",
-    "complex128": "Float64Array",
+    "int4": "Int8Array", "int2": "Int8Array",
 }  # fmt: skip
 _NARROW = ("Int8Array", "Uint8Array", "Int16Array", "Uint16Array", "Int32Array", "Uint32Array")
 ALSO = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from naru.library.native import (
     library_source,
     pack_golden_file,
     sort_levels,
+    symbol_values,
 )
 from naru.library.provenance import as_json, provenance
 from naru.library.readme import readme
@@ -27,6 +28,7 @@ from naru.library.weights import Weights, describe_weights
 
 # What `--emit` knows besides the text of the code itself: the files that each writes.
 EMITS = ("library", "static", "obj", "c", "header")
+COMPILED = ("library", "static", "obj")  # by a C compiler
 EXAMPLES = ("example.c", "example.cpp")
 
 _MOST_EMBEDDED = (1 << 31) - (1 << 27)  # leaves 128 MiB for everything else
@@ -61,6 +63,8 @@ def check_request(request: Request) -> None:
         raise InputError(f"emit: {request.emit!r} is not one of {', '.join(EMITS)}")
     if request.half_weights:
         raise InputError("--half-weights is for WebAssembly, not for native libraries")
+    if request.compiler and request.emit not in COMPILED:
+        raise InputError(f"--cc: --emit {request.emit} takes no C compiler")
     if request.emit == "c" and f"{request.name}.c" in EXAMPLES:
         raise InputError(
             f"name: {request.name}.c is the file of the example, too", hint="--name NAME"
@@ -78,7 +82,7 @@ def write_native(levels: Sequence[BundleParts], folder: Path, request: Request) 
     signature = read_signature(levels[0][0], request.name)
     levels = sort_levels(levels)
     check_levels(levels)
-    needs_compiler = request.emit in ("library", "static", "obj")
+    needs_compiler = request.emit in COMPILED
     toolchain = find_toolchain(request.platform, request.compiler) if needs_compiler else None
     manifest, sections = levels[0]
     weights = describe_weights(sections["weights"])
@@ -89,6 +93,7 @@ def write_native(levels: Sequence[BundleParts], folder: Path, request: Request) 
             hint="without --embed, they lie beside the library",
         )
     golden = pack_golden_file(sections["golden"], manifest, signature)
+    values = symbol_values(signature, sections["golden"])
     record = provenance(
         levels,
         signature,
@@ -98,7 +103,10 @@ def write_native(levels: Sequence[BundleParts], folder: Path, request: Request) 
     )
     made = library_source(levels, signature, weights, golden, as_json(record), embed=request.embed)
     with replacing_files(folder) as part:
-        names = _write_files(part, request, signature, made, weights, golden, record, toolchain)
+        examples = {file: example(signature, file.partition(".")[2], values) for file in EXAMPLES}
+        names = _write_files(
+            part, request, signature, made, weights, golden, record, toolchain, examples
+        )
     return Written(tuple(folder / n for n in names), record)
 
 
@@ -111,6 +119,7 @@ def _write_files(
     golden: bytes,
     record: dict[str, Any],
     toolchain: Toolchain | None,
+    examples: Mapping[str, str],
 ) -> list[str]:
     """The names of what was written, the most important first."""
     name = request.name
@@ -122,7 +131,7 @@ def _write_files(
     }
     if request.emit == "header":
         return _write_texts(part, texts)
-    texts |= {file: example(signature, file.partition(".")[2]) for file in EXAMPLES}
+    texts |= examples
     texts["README.md"] = readme(signature, record, request.emit, embed=request.embed)
     main = _write_code(part, request, made, toolchain)
     names = _write_texts(part, texts)
@@ -133,7 +142,7 @@ def _write_files(
             file.write(weights.payload)
         (part / f"{name}.golden").write_bytes(golden)
         main += [f"{name}.weights", f"{name}.golden"]
-    return [*main, f"{name}.json", *names]
+    return list(dict.fromkeys([*main, f"{name}.json", *names]))
 
 
 def _write_texts(part: Path, texts: dict[str, str]) -> list[str]:

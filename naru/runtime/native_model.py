@@ -402,13 +402,15 @@ def _distance(got: Array, want: Array, rtol: float, atol: float) -> tuple[float,
         return float("inf"), 0.0
     if want.dtype.kind in "biu":
         return float(np.count_nonzero(got != want)), 0.0
-    wide = np.complex128 if want.dtype.kind == "c" else np.float64
-    a, b = got.astype(wide), want.astype(wide)
+    a, b = got.astype(np.float64), want.astype(np.float64)
     finite = np.isfinite(b)
     same = np.array_equal(a[~finite], b[~finite], equal_nan=True)
     if not same or not np.isfinite(a[finite]).all():
         return float("inf"), 0.0
     count = max(1, int(finite.sum()))
-    error = np.sqrt((np.abs(a[finite] - b[finite]) ** 2).sum() / count)
-    size = np.sqrt((np.abs(b[finite]) ** 2).sum() / count)
-    return float(error), float(atol + rtol * size)
+    largest = max(
+        1.0, float(np.abs(b[finite]).max(initial=0.0))
+    )  # of large numbers squares overflow
+    error = np.sqrt((np.abs(a[finite] / largest - b[finite] / largest) ** 2).sum() / count)
+    size = np.sqrt((np.abs(b[finite] / largest) ** 2).sum() / count)
+    return float(error * largest), float(atol + rtol * size * largest)

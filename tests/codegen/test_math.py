@@ -257,8 +257,7 @@ def test_sigmoids_end_at_one(name: str, op: str) -> None:
     got = apply(op, target, x)
     assert (np.abs(got) <= 1).all()
     far = np.abs(x) >= 9
-    off = 0.0 if target.has_fma else 1.3e-7  # two roundings a step end a little below
-    np.testing.assert_allclose(got[far], np.sign(x[far]), rtol=0, atol=off)
+    np.testing.assert_array_equal(got[far], np.sign(x[far]))  # or 1 + erf(-1e9) is large
 
 
 @pytest.mark.parametrize("name", X86)

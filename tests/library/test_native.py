@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes as c
+import json
 import mmap
+import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,10 +25,11 @@ from zoo import CASES
 from zoo.build import text, weight
 
 import naru
+from naru.artifact.bundle import pack_bundle, read_bundle
 from naru.building import ALL_EMITS, build, choose_levels
 from naru.cli.build import EMITS
 from naru.compiler import compile_bundle
-from naru.errors import InputError, NaruError, TargetError, UnsupportedError
+from naru.errors import BundleError, InputError, NaruError, TargetError, UnsupportedError
 from naru.library.header import quote
 from naru.library.inspect import read_provenance
 from naru.library.signature import identifier
@@ -134,7 +138,9 @@ def test_wrong_cpu(tmp_path: Path) -> None:
     model = library.open()
     assert model.level == target["name"]
     model.close()
-    with pytest.raises(LibraryError, match="lacks features of the level x86-64-amx"):
+    with pytest.raises(
+        LibraryError, match="lacks of-another-cpu, which the level x86-64-amx needs"
+    ):
         library.open(Options(level=b"x86-64-amx"))
 
 
@@ -328,13 +334,15 @@ def test_classes_of_cpp_check_counts(folder: Callable[[str], Path], tmp_path: Pa
         int main()
         {
             naru::cnn::Model model;
-            naru::cnn::Context context(model), other(model, {3});
+            naru::cnn::Context context(model), other(naru::cnn::Model(), {3});
+            other = naru::cnn::Context(naru::cnn::Model(), {2}); // and the first model is closed
+            naru::cnn::Context moved(std::move(other));
             context.resize({2});
             return !(refused([&] { naru::cnn::Context(model, {1, 1}); })
                      && refused([&] { context.resize({}); })
                      && refused([&] { context.resize({1, 1}); })
                      && refused([&] { context.shape(99); }) && refused([&] { context.shape(-1); })
-                     && context.shape(0)[0] == 2);
+                     && context.shape(0)[0] == 2 && moved.shape(0)[0] == 2);
         }
         """
     )
@@ -733,6 +741,26 @@ def test_inspect(folder: Callable[[str], Path], tmp_path: Path) -> None:
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(InputError, match=words):
             read_provenance(tmp_path / "bad")
+    for damaged, words in (
+        ({**record, "symbols": 5}, r"\$\.symbols: expected a list"),
+        ({**record, "name": "a\ud800b"}, "not JSON"),
+    ):
+        (tmp_path / "bad").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match=words):
+            read_provenance(tmp_path / "bad")
+    read = read_bundle(bundle)
+    manifest = {k: v for k, v in read.manifest.items() if k != "sections"}
+    parts = {n: read.section(n) for n in read.sections}
+    for change, words in (({"memory": {}}, "arena"), ({"source": {"files": []}}, "files")):
+        (tmp_path / "bad.naru").write_bytes(pack_bundle({**manifest, **change}, parts))
+        with pytest.raises(InputError, match=words):
+            read_provenance(tmp_path / "bad.naru")
+    (tmp_path / "bad.naru").write_bytes(pack_bundle({**manifest, "memory": {}}, parts))
+    with pytest.raises(BundleError, match="nothing of its memory"):
+        build(tmp_path / "bad.naru", tmp_path / "dist")
+    del parts["golden"]
+    (tmp_path / "untested.naru").write_bytes(pack_bundle(manifest, parts))
+    build(tmp_path / "untested.naru", tmp_path / "dist")
     whole = (folder("cnn") / "cnn.so").read_bytes()
     for size in range(1, 400, 7):
         (tmp_path / "bad").write_bytes(whole[:size])
@@ -743,9 +771,11 @@ def test_inspect(folder: Callable[[str], Path], tmp_path: Path) -> None:
 def test_inspect_static(tmp_path: Path) -> None:
     made = build(MLP, tmp_path, emit="static")
     assert read_provenance(made.files[0]) == read_provenance(tmp_path / "digits_mlp.json")
-    (tmp_path / "bad.a").write_bytes(b"!<arch>\nnothing")
-    with pytest.raises(InputError, match="damaged library"):
-        read_provenance(tmp_path / "bad.a")
+    endless = b"!<arch>\n" + b"x".ljust(48) + b"-60".ljust(12)
+    for content in (b"!<arch>\nnothing", endless):
+        (tmp_path / "bad.a").write_bytes(content)
+        with pytest.raises(InputError, match="damaged library"):
+            read_provenance(tmp_path / "bad.a")
 
 
 def test_compilers_of_other_machines(tmp_path: Path) -> None:
@@ -753,6 +783,10 @@ def test_compilers_of_other_machines(tmp_path: Path) -> None:
     for platform in ("aarch64-linux", "x86_64-linux-musl"):
         with pytest.raises(TargetError, match=f"is for .*, not for {platform}"):
             build(MLP, tmp_path / "dist", platform=platform, isa=None, compiler="gcc")
+    (tmp_path / "mycc").write_text('#!/bin/sh\nexec cc "$@"\n')
+    (tmp_path / "mycc").chmod(0o755)
+    here = os.path.relpath(tmp_path / "mycc")
+    assert build(MLP, tmp_path / "own", compiler=f"./{here}").files
     with pytest.raises(NaruError, match=r"ended well, but wrote no digits_mlp\.so"):
         build(MLP, tmp_path / "dist", compiler="/bin/true")
     assert not (tmp_path / "dist").exists()
@@ -843,6 +877,14 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setenv("CC", " ")
         with pytest.raises(TargetError, match="CC: ' ' names no C compiler"):
             build(MLP, tmp_path / "dist")
+    senseless: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"emit": "asm", "embed": True}, "--embed is for libraries"),
+        ({"emit": "header", "compiler": "cc"}, "--emit header takes no C compiler"),
+        ({"platform": "wasm", "compiler": "cc"}, "a C compiler is for native libraries"),
+    )
+    for options, words in senseless:
+        with pytest.raises(InputError, match=words):
+            build(MLP, tmp_path / "dist", **options)
     with pytest.raises(InputError, match="--half-weights is for WebAssembly"):
         build(MLP, tmp_path / "dist", half_weights=True)
     with pytest.raises(InputError, match=r"example\.c is the file of the example, too") as e:

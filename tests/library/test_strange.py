@@ -63,7 +63,7 @@ def check_examples(folder: Path, name: str) -> None:
 NAMES = (
     *("inputs", "outputs", "context", "bool", "and", "operator", "int64_t", "naru_input", "linux"),
     *("x", "X", "x_bytes", "x!", "a", "a_2", "a?", "_x_", "and_run"),
-    *("@PREDICT@", "@CONSTANTS@", "@LIBRARY@"),
+    *("@PREDICT@", "@CONSTANTS@", "@LIBRARY@", "NARU_UNCHECKED", "SIZE_MAX"),
     *("a/*b", "c*/d", "e*\\f", "e\nf", 'g"h\\', "한", "국", "i??/", "%s%n", "\u202ertl", "|"),
 )
 
@@ -81,6 +81,20 @@ def test_names_of_tensors(tmp_path: Path) -> None:
     for k, got in enumerate(opened(feed)):
         assert (got == -k).all()
     opened.close()
+
+
+def test_examples_take_sizes_that_fit(tmp_path: Path) -> None:
+    """A window of 7 x 7 has no place in an image of 4 x 4; integers are printed as they are."""
+    made = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,h,w] x) => (int32[1,2,a,b] y)
+        { k = Constant<value = float[1] {-1000.0}>()
+          s = Constant<value = int64[4] {2, 3, 7, 7}>() kernel = Expand(k, s)
+          c = Conv(x, kernel) small = Constant<value = float[1] {0.0}>() d = Mul(c, small)
+          e = Sub(d, k) f = Neg(e) y = Cast<to=6>(f) }"""
+    )
+    build(made, tmp_path, name="conv")
+    check_examples(tmp_path, "conv")
+    assert ": -1000 -1000" in run(tmp_path / "a", cwd="/")
 
 
 @pytest.mark.slow
@@ -105,7 +119,8 @@ def test_names() -> None:
     made = [n.upper() + s for n in names for s in ("", "_ELEMENTS", "_BYTES", "_CLASSES")]
     assert len(set(made)) == len(made)
     assert names[0] == "x"
-    for name, prefix in (("naru", "mnaru"), ("NARU_x", "mNARU_x"), ("narun", "narun")):
+    own = (("naru", "mnaru"), ("NARU_x", "mNARU_x"), ("narun", "narun"), ("sem", "msem"))
+    for name, prefix in own:
         assert Signature(name, (), (), (), 0, 0, (), ()).prefix == prefix
     assert [identifier(n) for n in ("and", "std", "_x_", "…")] == ["mand", "mstd", "x", "model"]
     for name, file in (("-o", "o"), ("@f", "f"), ("a;b (1)%d", "a_b__1__d"), ("m-2.1", "m-2.1")):

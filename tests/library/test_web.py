@@ -243,6 +243,21 @@ def test_images_in_and_classes_out(package: Package) -> None:
         assert np.abs(got.astype("f8") - expected).max() <= 1e-5
 
 
+def test_weights_that_halves_do_not_hold(package: Package) -> None:
+    """Those too small for half precision stay as they are."""
+    weights = numpy_helper.from_array(np.full((1024,), 1e-9, np.float32), "w")
+    kind = (TensorProto.FLOAT, [1024])
+    mul = helper.make_node("Mul", ["x", "w"], ["y"])
+    proto = onnx.load_from_string(model_of([mul], {"x": kind}, {"y": kind}))
+    proto.graph.initializer.append(weights)
+    said = run_node(
+        package(proto.SerializeToString(), half_weights=True),
+        "const m = await load(); say(plain(m.run(arrays)));",
+        {"x": np.ones(1024, np.float32)},
+    )
+    assert (to_arrays(said)["y"] == np.float32(1e-9)).all()
+
+
 def test_half_weights(package: Package, digits: Path) -> None:
     folder = package(DEMO / "digits_mlp.onnx", half_weights=True)
     said = run_node(
@@ -265,6 +280,44 @@ def test_half_weights(package: Package, digits: Path) -> None:
             w.CopyFrom(numpy_helper.from_array(values.astype(np.float16).astype("f4"), w.name))
     want = baseline(graph.SerializeToString(), digits_images())
     assert np.abs(got - want).max() < 2e-3 * np.abs(want).max()
+
+
+def test_indices_of_64_bits(package: Package) -> None:
+    """What is far out of range is not what its low half is: results are those of native code."""
+    far = 2**32
+    names = ("i", "o", "s")
+    nodes = [
+        helper.make_node("Gather", ["x", "i"], ["y"]),
+        helper.make_node("OneHot", ["o", "depth", "pair"], ["z"]),
+        helper.make_node("ScatterElements", ["x", "s", "u"], ["w"]),
+    ]
+    proto = onnx.load_from_string(
+        model_of(
+            nodes,
+            {"x": (TensorProto.FLOAT, [6]), "i": (TensorProto.INT64, [4]),
+             "o": (TensorProto.INT64, [3]), "s": (TensorProto.INT64, [1])},
+            {"y": (TensorProto.FLOAT, [4]), "z": (TensorProto.FLOAT, [3, 3]),
+             "w": (TensorProto.FLOAT, [6])},
+        )
+    )  # fmt: skip
+    for name, value in {
+        "depth": np.array(3, np.int64),
+        "pair": np.array([0, 1], np.float32),
+        "u": np.array([9], np.float32),
+    }.items():
+        proto.graph.initializer.append(numpy_helper.from_array(value, name))
+    feed = {
+        "x": np.arange(6, dtype=np.float32),
+        **dict(
+            zip(names, ([far + 1, -far - 1, 5, 2**62], [1, far + 1, 0], [far + 1]), strict=True)
+        ),
+    }
+    feed = {k: np.asarray(v) for k, v in feed.items()}
+    model = proto.SerializeToString()
+    said = run_node(package(model), "const m = await load(); say(plain(m.run(arrays)));", feed)
+    wanted = naru.compile(model, cache=False)(*feed.values())
+    for got, want in zip(to_arrays(said).values(), wanted, strict=True):
+        assert np.array_equal(got, want)
 
 
 # ---- inputs ----
@@ -418,7 +471,7 @@ def of_values(names: str, script: str) -> Any:
 def test_types_and_script_know_the_same_arrays() -> None:
     arrays, also = of_values(
         "[arrays, ALSO]",
-        "const arrays = Object.fromEntries(Object.entries(TYPES).map(([k, [T]]) => [k, T.name]));",
+        "const arrays = Object.fromEntries(Object.entries(TYPES).map(([k, T]) => [k, T.name]));",
     )
     assert arrays == web_types.ARRAYS
     also["float16"].remove("Float16Array")  # which TypeScript's libraries lack
@@ -455,14 +508,16 @@ def test_half_precision_rounds_to_nearest(package: Package) -> None:
         [rng.standard_normal(500), rng.standard_normal(500) * 10.0 ** rng.integers(-9, 5, 500)]
     ).astype(np.float32)
     edges = np.array([0, -0.0, np.inf, 65519, 65520, 2**-25, 2**-24], np.float32)
-    values = np.concatenate([values, edges])
+    # Rounded to single precision first, these would be ties.
+    between = [1 + 2**-11 + 2**-40, 1 + 3 * 2**-11 - 2**-40]
+    values = np.concatenate([values, edges, between])
     with np.errstate(over="ignore"):
         halves = values.astype(np.float16)
     said = run_node(
         folder,
         """
         const model = await load();
-        const { y } = model.run({ x: arrays.x.data });
+        const { y } = model.run({ x: Array.from(arrays.x.data) });
         say([plain({ y }), y.numbers().every((v, k) => Object.is(v, arrays.back.data[k]))]);
         """,
         {"x": values, "back": halves.astype(np.float32)},

@@ -106,18 +106,19 @@ def test_misuse_is_told(digits: Path) -> None:
         const wrong = {
           null: null, text: "m.wasm", unknown: { thread: 2 }, relaxed: { relaxed: "no" },
           cache: { cache: 0 }, loopLimit: { loopLimit: -1 }, weights: { weights: 5 },
-          wasm: { wasm: {} }, signal: { signal: 1 }, onProgress: { onProgress: "x" },
+          wasm: { wasm: {} }, signal: { signal: {} }, onProgress: { onProgress: "x" },
+          thrower: { onProgress: () => { throw Error("of the page"); } },
         };
         const found = {};
         for (const [name, options] of Object.entries(wrong))
           for (const how of ["load", "loadInWorker"])
             found[`${name} ${how}`] = await failure(() => module[how](options));
         const blob = new Blob([readFileSync(`${folder}/m.weights`)]);
-        const own = [];
-        process.on("uncaughtException", (error) => own.push(error.message));
-        const onProgress = () => { throw Error("of the page"); };
-        const model = await load({ weights: blob, threads: undefined, onProgress });
-        found.own = own;
+        const model = await load({ weights: blob, threads: undefined });
+        found.address = await failure(() => load({ weights: "http://[" }));
+        const round = {};
+        round.data = round;
+        found["round call"] = await failure(() => model.run({ image: round }));
         for (const inputs of [null, 5, "x"])
           found[`run ${inputs}`] = await failure(() => model.run(inputs));
         const goldens = { bytes: Uint8Array.of(9, 9, 9, 9, 9), five: 5 };
@@ -127,7 +128,7 @@ def test_misuse_is_told(digits: Path) -> None:
         say(found);
         """,
     )
-    assert set(said["own"]) == {"of the page"}
+    assert said["address"][0] == "download"
     expected = {
         "null": "options: expected an object, got null",
         "text": "options: expected an object, got m.wasm",
@@ -137,8 +138,10 @@ def test_misuse_is_told(digits: Path) -> None:
         "loopLimit": 'option "loopLimit": expected a number of rounds, got -1',
         "weights": 'option "weights": expected an address, a Response or bytes, got 5',
         "wasm": 'option "wasm": expected an address, a Response or bytes, got object',
-        "signal": 'option "signal": expected an AbortSignal, got 1',
+        "signal": 'option "signal": expected an AbortSignal, got object',
         "onProgress": 'option "onProgress": expected a function, got x',
+        "round call": "expected float32 (Float32Array or numbers), got object as data",
+        "thrower": "onProgress: Error: of the page",
         "run null": "inputs: expected an object, got null",
         "run 5": "inputs: expected an object, got 5",
         "run x": "inputs: expected an object, got x",
@@ -177,6 +180,39 @@ const from = (place) => {
   return { weights: base + "weights", wasm: base + "wasm" };
 };
 """
+
+
+def test_a_worker_that_ends_meanwhile(digits: Path) -> None:
+    """What it was asked is rejected, and nothing is thrown elsewhere; a load that is aborted leaves
+    no worker."""
+    said = run_node(
+        digits,
+        """
+        const own = [];
+        process.on("uncaughtException", (error) => own.push(error.message));
+        const found = new Set();
+        for (let k = 0; k < 8; k++) {
+          const model = await loadInWorker();
+          const running = failure(() => model.run({ image: new Float32Array(64) }));
+          for (const end = performance.now() + 3; performance.now() < end; );
+          model.dispose();
+          found.add((await running)?.[0] ?? "done");
+        }
+        const loaded = [];
+        for (let k = 0; k < 20; k++) {
+          const stop = new AbortController();
+          const loading = failure(() => loadInWorker({ signal: stop.signal }));
+          for (let j = 0; j < k; j++) await null;
+          stop.abort();
+          loaded.push((await loading)?.[0] ?? "loaded");
+        }
+        say([own, [...found], loaded]);
+        """,
+    )
+    own, found, loaded = said
+    assert not own
+    assert set(found) <= {"disposed", "done"}
+    assert set(loaded) <= {20, "AbortError"}
 
 
 def test_downloads(digits: Path) -> None:

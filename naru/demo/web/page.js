@@ -9,6 +9,7 @@ const pad = find("pad");
 const ink = pad.getContext("2d", { willReadFrequently: true });
 const PEN = pad.width * 0.06;
 const TRACE = 64; // runs in the line of times
+const KEPT = 1000; // times that the median is of
 const WARM = 20; // runs before the first that counts
 const MEASURED = 15; // of each arithmetic before anybody draws
 const SURE = 0.5; // what is less likely is no answer
@@ -16,7 +17,8 @@ const SURE = 0.5; // what is less likely is no answer
 // ---- the model ----
 
 const models = {}; // by instruction set
-const times = { plain: [], relaxed: [] }; // of runs, in milliseconds
+const times = { plain: [], relaxed: [] }; // of the last runs, in milliseconds
+const runs = {}; // how many there were
 let model;
 let used; // the instruction set of `model`
 
@@ -62,6 +64,8 @@ function read() {
   if (!used) return;
   const { scores, seen, time } = run();
   times[used].push(time);
+  if (times[used].length > KEPT) times[used].shift();
+  runs[used] = (runs[used] ?? MEASURED) + 1;
   showTimes();
   showSeen(seen);
   showScores(scores.numbers());
@@ -264,7 +268,7 @@ function showTimes() {
   document.querySelector("#trace polyline").setAttribute("points", points.join(" "));
   find("last").textContent = timeText(all.at(-1));
   find("median").textContent = timeText(median(all));
-  find("runs").textContent = all.length.toLocaleString("en");
+  find("runs").textContent = (runs[used] ?? MEASURED).toLocaleString("en");
   showMedian(used);
 }
 

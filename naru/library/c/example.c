@@ -1,4 +1,5 @@
-/* Runs @NAME@ on made-up inputs, and prints what it gives.
+/* Runs @NAME@ on made-up inputs, and prints what it gives. (Integers are 0 here; a model to which
+ * they are sizes may refuse that.)
  *
  *   cc -O2 example.c -o example ./@NAME@.so -Wl,-rpath,'$ORIGIN' && ./example
  */
@@ -47,8 +48,16 @@ static void print(const naru_tensor *t, const void *data, size_t elements)
             printf(" %.6g", ((const double *)data)[k]);
         else if (t->dtype == NARU_DTYPE_INT64)
             printf(" %" PRId64, ((const int64_t *)data)[k]);
-        else
-            printf(" %d", (int)((const unsigned char *)data)[k * (size_t)t->item_size]);
+        else if (t->dtype == NARU_DTYPE_INT32)
+            printf(" %" PRId32, ((const int32_t *)data)[k]);
+        else if (t->dtype == NARU_DTYPE_INT8)
+            printf(" %d", ((const int8_t *)data)[k]);
+        else if (t->dtype == NARU_DTYPE_UINT8 || t->dtype == NARU_DTYPE_BOOL)
+            printf(" %d", ((const uint8_t *)data)[k]);
+        else /* its bytes, the lowest last */
+            for (int32_t b = t->item_size; b-- > 0;)
+                printf("%s%02x", b == t->item_size - 1 ? " 0x" : "",
+                       ((const uint8_t *)data)[k * (size_t)t->item_size + (size_t)b]);
     }
     printf(elements > 10 ? " ...\n" : "\n");
 }

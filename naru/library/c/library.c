@@ -20,6 +20,7 @@ static const naru_library LIBRARY;
 static _Thread_local char message[MESSAGE];
 static pthread_once_t once = PTHREAD_ONCE_INIT, threads_once = PTHREAD_ONCE_INIT;
 static _Atomic int models;      /* that are open */
+static _Atomic int pooled;      /* whether there is a pool of threads to stop */
 static _Atomic uint64_t seeds;  /* given out */
 
 struct naru_model {
@@ -245,15 +246,16 @@ static naru_status copy_weights(naru_model *model)
 
 /* ---- models ---- */
 
-static int has_level(const level_table *level)
+/* What the CPU, or the system, lacks for a level; NULL: nothing. */
+static const char *lacking(const level_table *level)
 {
-    int amx = 0;
+    const char *amx = NULL;
     for (const char *const *f = level->about.features; *f; f++) {
         if (!naru_cpu_has(*f))
-            return 0;
-        amx |= !strncmp(*f, "amx", 3);
+            return *f;
+        amx = strncmp(*f, "amx", 3) ? amx : *f;
     }
-    return !amx || naru_request_amx();
+    return amx && !naru_request_amx() ? amx : NULL;
 }
 
 /* The best level that this CPU has, or the one asked for. They stand from the best to the least. */
@@ -264,12 +266,13 @@ static naru_status choose_level(naru_model *model)
         const level_table *level = &LEVELS[k];
         if (asked && strcmp(asked, level->about.name))
             continue;
-        if (has_level(level)) {
+        const char *lacks = lacking(level);
+        if (!lacks) {
             model->level = level;
             return NARU_SUCCESS;
         }
         if (asked)
-            return fail(NARU_BAD_CPU, "this CPU lacks features of the level %s", asked);
+            return fail(NARU_BAD_CPU, "this CPU lacks %s, which the level %s needs", lacks, asked);
     }
     if (asked)
         return fail(NARU_BAD_ARGUMENT, "there is no level '%s'; expected one of " LEVEL_NAMES, asked);
@@ -318,8 +321,10 @@ static naru_status open_model(const naru_options *given, naru_model **result)
     if (given) /* of the size that is expected, so all of it may be read */
         options = *given;
     pthread_once(&once, naru_crc_init);
-    if ((options.threads < 0 || options.threads > 1) && !options.parallel)
+    if ((options.threads < 0 || options.threads > 1) && !options.parallel) {
         pthread_once(&threads_once, naru_pool_init);
+        atomic_store(&pooled, 1);
+    }
     naru_heap heap = {options.allocate, options.release, options.heap};
     naru_model *model = naru_take_memory(&heap, sizeof *model);
     if (!model)
@@ -366,7 +371,7 @@ static naru_status close_model(naru_model *model)
                     open_contexts);
     model->library = NULL;
     discard(model);
-    if (atomic_fetch_sub(&models, 1) == 1)
+    if (atomic_fetch_sub(&models, 1) == 1 && atomic_load(&pooled))
         naru_pool_stop();
     return NARU_SUCCESS;
 }
@@ -426,7 +431,7 @@ static naru_status make_plan(const naru_model *model, const int64_t *values, int
                              int64_t *plan, size_t *sizes)
 {
     if (SYMBOL_COUNT && !values)
-        return fail(NARU_BAD_ARGUMENT, "sizes is NULL; expected the values of %d symbols", SYMBOL_COUNT);
+        return fail(NARU_BAD_ARGUMENT, "sizes is NULL; expected the values of the symbols (%d)", SYMBOL_COUNT);
     memset(dims, 0, sizeof *dims * DIM_COUNT);
     for (int k = 0; k < SYMBOL_COUNT; k++) {
         const naru_symbol *s = &SYMBOLS[k];

@@ -26,7 +26,7 @@ typedef enum naru_status {
     NARU_BAD_CPU = 3,       /* this CPU has no level that the library has code for */
     NARU_OUT_OF_MEMORY = 4,
     NARU_BAD_SIZES = 5,     /* of inputs: they do not fit the model */
-    NARU_BAD_VALUES = 6,    /* of inputs: an index out of range, a loop longer than allowed */
+    NARU_BAD_VALUES = 6,    /* of inputs: sizes in them that do not fit, a loop longer than allowed */
     NARU_BUSY = 7,          /* a context that runs on another thread, or is still open */
     NARU_SELFTEST_FAILED = 8,
     NARU_SYSTEM_ERROR = 9   /* of a file; error() has the reason */

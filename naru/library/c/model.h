@@ -68,6 +68,7 @@ NARU_API const naru_library *@PREFIX@_library(void);
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 /* The same in C++: what is opened is closed, failures are exceptions. */
@@ -118,6 +119,13 @@ public:
         check(@PREFIX@_new_context(model.get(), sizes.empty() ? nullptr : sizes.data(), nullptr, 0,
                                    &context));
         context_.reset(context);
+    }
+    Context(Context &&) = default;
+    Context &operator=(Context &&other)
+    {
+        context_ = std::move(other.context_); // before the model that it is one of
+        model_ = std::move(other.model_);
+        return *this;
     }
     naru_context *get() const { return context_.get(); }
     void resize(const std::vector<int64_t> &sizes)

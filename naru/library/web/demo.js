@@ -11,17 +11,25 @@ function addRow(table, ...texts) {
 
 const shapeText = ({ dtype, shape }) => `${dtype}[${shape.join(", ")}]`;
 
-// Sizes that are not fixed are 1 here.
+const whole = (from, to) => () => from + Math.floor((to - from) * Math.random());
+// Random numbers by dtype; those of 16 bits as their bits, from 0.125 to 1. Others are 0 or 1.
+const RANDOM = {
+  float32: Math.random,
+  float64: Math.random,
+  float16: whole(0x3000, 0x3c00),
+  bfloat16: whole(0x3e00, 0x3f80),
+};
+
+// Sizes that are not fixed are those of the self-test.
 function fill(model) {
-  for (const t of model.info.inputs) {
+  const { inputs, example } = model.info;
+  for (const t of inputs) {
     const view = model.input(
       t.name,
-      t.shape.map((d) => (typeof d === "string" ? 1 : d)),
+      t.shape.map((d) => example[d] ?? d),
     );
     const long = view instanceof BigInt64Array || view instanceof BigUint64Array;
-    const value = /^(float|complex)/.test(t.dtype)
-      ? () => Math.random()
-      : () => Math.floor(2 * Math.random());
+    const value = RANDOM[t.dtype] ?? whole(0, 2);
     for (let k = 0; k < view.length; k++) view[k] = long ? BigInt(value()) : value();
   }
 }

@@ -107,7 +107,9 @@ function open(source, signal, cache = "default") {
   });
 }
 
-const readAll = async (source) => new Uint8Array(await (await open(source)).arrayBuffer());
+// What a cache has may be of an earlier build.
+const readAll = async (source) =>
+  new Uint8Array(await (await open(source, undefined, "no-cache")).arrayBuffer());
 
 // ---- the module ----
 
@@ -124,7 +126,11 @@ async function getModule(source, signal, cache) {
 // What `naru build` wrote into a module.
 function recordOf(module) {
   const [section] = WebAssembly.Module.customSections(module, "naru");
-  return section ? JSON.parse(new TextDecoder().decode(section)) : {};
+  try {
+    return JSON.parse(new TextDecoder().decode(section));
+  } catch {
+    return {};
+  }
 }
 
 const isOurs = (module) => recordOf(module).web?.build === MODEL.build;

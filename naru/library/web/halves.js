@@ -10,8 +10,17 @@ function fromHalf(h) {
   return h & 0x8000 ? -x : x;
 }
 
-function toHalf(x) {
+// Into `single` and `bits`; what is not exact becomes the odd neighbour, so that the rounding that
+// follows is that of x. (Boldo and Melquiond, 2008)
+function toOdd(x) {
   single[0] = x;
+  if (single[0] === x) return;
+  if (Math.abs(single[0]) > Math.abs(x)) bits[0]--;
+  bits[0] |= 1;
+}
+
+function toHalf(x) {
+  toOdd(x);
   const sign = (bits[0] >>> 16) & 0x8000;
   const size = bits[0] & 0x7fffffff;
   if (size > 0x7f800000) return sign | 0x7e00;
@@ -27,7 +36,7 @@ function fromBrain(h) {
 }
 
 function toBrain(x) {
-  single[0] = x;
+  toOdd(x);
   return x !== x ? 0x7fc0 : (bits[0] + 0x7fff + ((bits[0] >>> 16) & 1)) >>> 16;
 }
 

@@ -17,7 +17,8 @@ export type Value<A, N, D> =
   | (D extends readonly [] ? N : never)
   | { readonly data: A | ReadonlyArray<N>; readonly dims?: D | readonly number[] };
 
-/** An output: `data` is a view of the model's memory, valid until the next `run` or `input`. */
+/** An output: `data` is a view of the model's memory, valid until the next `run`, `input`
+ * or `selftest`. */
 export interface Tensor<T extends string, A, D> {
   readonly dtype: T;
   readonly dims: D;

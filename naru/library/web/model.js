@@ -123,9 +123,8 @@ class Model {
   }
 
   #view(dtype, dims, at) {
-    const [Type, parts] = typeOf(dtype);
-    const count = product(dims) * parts;
-    return new Type(this.#memory.buffer, count ? at : 0, count);
+    const count = product(dims);
+    return new (typeOf(dtype))(this.#memory.buffer, count ? at : 0, count);
   }
 
   // ---- sizes ----
@@ -195,7 +194,7 @@ class Model {
         name,
         `its sizes are not fixed: pass them, as in input(${quote(name)}, ${shapeText(spec.shape)})`,
       );
-    bind(spec, { data: { length: product(dims) * typeOf(spec.dtype)[1] }, dims }, new Map());
+    bind(spec, { data: { length: product(dims) }, dims }, new Map());
     this.#refresh();
     this.#place(
       this.#slots.map(([, bytes], j) => (j === k ? bytesOf(spec.dtype, product(dims)) : bytes)),
@@ -232,7 +231,7 @@ class Model {
         return this.#detach(t, describe(t, inputs[t.name]), this.#slots[k][0]);
       }
       const dims = this.#held[k];
-      if (dims) return { data: { length: product(dims) * typeOf(t.dtype)[1] }, dims, held: true };
+      if (dims) return { data: { length: product(dims) }, dims, held: true };
       if (t.optional) return { data: crypto.getRandomValues(new BigInt64Array(1)) };
       throw misuse(`input ${quote(t.name)} is missing; expected ${specs()}`);
     });
@@ -246,7 +245,7 @@ class Model {
     const { buffer } = this.#memory;
     if (data.buffer !== buffer && !(this.#shared && isShared(data.buffer))) return found;
     const held =
-      data.buffer === buffer && data.byteOffset === at && data instanceof typeOf(spec.dtype)[0];
+      data.buffer === buffer && data.byteOffset === at && data instanceof typeOf(spec.dtype);
     return held ? { ...found, held } : { ...found, data: data.slice() };
   }
 
@@ -288,7 +287,7 @@ class Model {
   #outputs(plan) {
     const late = info.outputs.some((t) => t.late);
     const shapes = late ? this.#askPlan().shapes : plan.shapes;
-    const result = {};
+    const result = { __proto__: null };
     info.outputs.forEach((t, k) => {
       const at = this.#words[(this.#at.io >>> 2) + info.inputs.length + k] >>> 0;
       result[t.name] = new Tensor(t.dtype, shapes[k], this.#view(t.dtype, shapes[k], at));
@@ -355,7 +354,7 @@ const OPTIONS = {
   weights: SOURCE,
   wasm: [SOURCE[0], (x) => isSource(x) || x instanceof WebAssembly.Module],
   onProgress: ["a function", (x) => typeof x === "function"],
-  signal: ["an AbortSignal", (x) => typeof x === "object"],
+  signal: ["an AbortSignal", (x) => x instanceof AbortSignal],
 };
 
 function checkOptions(options) {
@@ -409,6 +408,13 @@ async function begin(options, signal, made) {
       "unsupported",
       "the module is one with threads, and memory cannot be shared here",
     );
+  const tell = (progress) => {
+    try {
+      options.onProgress?.(progress);
+    } catch (error) {
+      throw new NaruError("input", `onProgress: ${error}`, error);
+    }
+  };
   const memory = makeMemory(kind.pages, kind.shared);
   const instance = await WebAssembly.instantiate(module, { env: { memory } });
   const stack = instance.exports.__heap_base.value - instance.exports.__stack_low.value;
@@ -424,7 +430,8 @@ async function begin(options, signal, made) {
     memory,
     model.weightsAt,
     weights,
-    options.onProgress,
+    tell,
+    signal,
   );
   if (weights.halves) (await more()).widen(memory, model.weightsAt + HEADER, weights);
   await model.start(module, threads, stack);

@@ -24,7 +24,7 @@ const NAME = "naru"; // by which a worker knows that it is one of ours
 async function newWorker() {
   const url = new URL("./model.worker.js", import.meta.url);
   if (!NODE) return new Worker(url, { type: "module", name: NAME });
-  return new (await nodeModule("worker_threads")).Worker(url, { workerData: NAME });
+  return new (await nodeModule("worker_threads")).Worker(url, { workerData: NAME, execArgv: [] });
 }
 
 // Calls of a worker's methods. In Node, a worker without calls does not keep the program alive.
@@ -37,8 +37,16 @@ function connect(worker, onProgress) {
     for (const { reject } of waiting.values()) reject(error);
     waiting.clear();
   };
+  const tell = (progress) => {
+    try {
+      onProgress?.(progress);
+    } catch (error) {
+      stop(new NaruError("input", `onProgress: ${error}`, error));
+    }
+  };
   const onMessage = ({ id, progress, value, error }) => {
-    if (progress) return onProgress?.(progress);
+    if (dead) return; // what was under way when it ended
+    if (progress) return tell(progress);
     const { resolve, reject } = waiting.get(id);
     waiting.delete(id);
     if (!waiting.size) worker.unref?.();
@@ -52,7 +60,11 @@ function connect(worker, onProgress) {
   const call = (method, args) =>
     new Promise((resolve, reject) => {
       if (dead) throw dead;
-      worker.postMessage({ id: ++count, method, args });
+      try {
+        worker.postMessage({ id: ++count, method, args });
+      } catch (error) {
+        throw new NaruError("input", `cannot be sent to a worker: ${error.message}`, error);
+      }
       waiting.set(count, { resolve, reject });
       worker.ref?.();
     });
@@ -73,14 +85,16 @@ export async function loadInWorker(given = {}) {
   const worker = await newWorker();
   const call = connect(worker, onProgress);
   const end = (error) => (worker.terminate(), call.stop(error));
-  const abort = () => end(signal.reason);
+  let abort;
+  const aborted = new Promise((_, reject) => {
+    abort = () => (end(signal.reason), reject(signal.reason));
+  });
   signal?.addEventListener("abort", abort, { once: true });
+  if (signal?.aborted) abort();
+  const send = async () =>
+    call("load", { ...options, wasm: await sendable(wasm), weights: await sendable(weights) });
   try {
-    const loaded = await call("load", {
-      ...options,
-      wasm: await sendable(wasm),
-      weights: await sendable(weights),
-    });
+    const loaded = await Promise.race([aborted, send()]);
     const revive = ([name, t]) => [name, new Tensor(t.dtype, t.dims, t.data)];
     return {
       info,
@@ -220,8 +234,8 @@ function parseGolden(bytes) {
   const index = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
   const body = align(4 + length);
   const read = ({ dtype, shape, offset }) => {
-    const [Type, parts] = typeOf(dtype);
-    return new Tensor(dtype, shape, new Type(bytes.buffer, body + offset, product(shape) * parts));
+    const data = new (typeOf(dtype))(bytes.buffer, body + offset, product(shape));
+    return new Tensor(dtype, shape, data);
   };
   return index.map(({ inputs, outputs }) => ({
     inputs: inputs.map(read),
@@ -233,11 +247,13 @@ function parseGolden(bytes) {
 // of 8 bits and less, of which there are only the bits.
 function distance(got, want) {
   if (got.dims.join() !== want.dims.join()) return { error: Infinity };
-  if (!/^(b?float(16|32|64)|complex)/.test(got.dtype))
+  if (!/^b?float(16|32|64)/.test(got.dtype))
     return { error: want.data.filter((x, k) => x !== got.data[k]).length };
   const [a, b] = [got.numbers(), want.numbers()];
   const finite = b.filter(Number.isFinite);
+  const largest = finite.reduce((most, x) => Math.max(most, Math.abs(x)), 1); // squares overflow
   const rms = (values) =>
-    Math.sqrt(values.reduce((sum, x) => sum + x * x, 0) / Math.max(1, finite.length));
+    largest *
+    Math.sqrt(values.reduce((sum, x) => sum + (x / largest) ** 2, 0) / Math.max(1, finite.length));
   return { error: rms(b.map((x, k) => (Object.is(x, a[k]) ? 0 : a[k] - x))), size: rms(finite) };
 }

@@ -2,27 +2,25 @@
 
 // ---- dtypes ----
 
-// dtype: [array, numbers an element]. Types that JavaScript lacks are given as their bits.
+// Types that JavaScript lacks are given as their bits.
 const TYPES = {
-  float32: [Float32Array, 1],
-  float64: [Float64Array, 1],
-  float16: [Uint16Array, 1],
-  bfloat16: [Uint16Array, 1],
-  int8: [Int8Array, 1],
-  int16: [Int16Array, 1],
-  int32: [Int32Array, 1],
-  int64: [BigInt64Array, 1],
-  uint8: [Uint8Array, 1],
-  uint16: [Uint16Array, 1],
-  uint32: [Uint32Array, 1],
-  uint64: [BigUint64Array, 1],
-  bool: [Uint8Array, 1],
-  int4: [Int8Array, 1],
-  int2: [Int8Array, 1],
-  complex64: [Float32Array, 2],
-  complex128: [Float64Array, 2],
+  float32: Float32Array,
+  float64: Float64Array,
+  float16: Uint16Array,
+  bfloat16: Uint16Array,
+  int8: Int8Array,
+  int16: Int16Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  uint8: Uint8Array,
+  uint16: Uint16Array,
+  uint32: Uint32Array,
+  uint64: BigUint64Array,
+  bool: Uint8Array,
+  int4: Int8Array,
+  int2: Int8Array,
 };
-const typeOf = (dtype) => TYPES[dtype] ?? [Uint8Array, 1];
+const typeOf = (dtype) => TYPES[dtype] ?? Uint8Array;
 const NARROW = [
   "Int8Array",
   "Uint8Array",
@@ -41,11 +39,12 @@ const ALSO = {
 };
 // The least and the greatest of dtypes that are narrower than an element of their array.
 const RANGES = { bool: [0, 1], int4: [-8, 7], uint4: [0, 15], int2: [-2, 1], uint2: [0, 3] };
-const bytesOf = (dtype, count) => typeOf(dtype)[0].BYTES_PER_ELEMENT * typeOf(dtype)[1] * count;
+const bytesOf = (dtype, count) => typeOf(dtype).BYTES_PER_ELEMENT * count;
 
 const CODES = null; // of floats in 16 bits, where the model has some; see halves.js
 
-/** An output: `data` is a view of the model's memory, valid until the next `run` or `input`. */
+/** An output: `data` is a view of the model's memory, valid until the next `run`, `input`
+ * or `selftest`. */
 class Tensor {
   constructor(dtype, dims, data) {
     this.dtype = dtype;
@@ -75,7 +74,7 @@ function checkObject(what, x) {
 
 // {data: typed or plain array, dims?} of whatever was passed.
 function describe(spec, value) {
-  const own = typeOf(spec.dtype)[0].name;
+  const own = typeOf(spec.dtype).name;
   const expected = (got) =>
     bad(spec.name, `expected ${spec.dtype} (${own} or numbers), got ${got}`);
   if (["number", "bigint", "boolean"].includes(typeof value))
@@ -88,6 +87,8 @@ function describe(spec, value) {
   }
   if (value?.data === undefined)
     throw expected(`${textOf(value)} without data`);
+  if (!Array.isArray(value.data) && !ArrayBuffer.isView(value.data))
+    throw expected(`${textOf(value.data)} as data`);
   const { data, dims } = describe(spec, value.data);
   return { data, dims: value.dims ? Array.from(value.dims) : dims };
 }
@@ -106,7 +107,7 @@ function flatten(spec, data) {
 
 // The sizes of an input. `bound`: what earlier inputs said of the symbols; it is added to.
 function bind(spec, { data, dims, scalar }, bound) {
-  const count = data.length / typeOf(spec.dtype)[1];
+  const count = data.length;
   const free = spec.shape.filter((d) => typeof d === "string" && !bound.has(d));
   const known = spec.shape.map((d) => bound.get(d)?.size ?? d);
   const expected = `expected shape ${shapeText(spec.shape)}`;
@@ -152,7 +153,7 @@ function checkDim(spec, want, dims, axis, bound) {
 
 // Writes values into memory, without a change of any.
 function put(spec, data, buffer, at) {
-  const [Type] = typeOf(spec.dtype);
+  const Type = typeOf(spec.dtype);
   const [least, greatest] = RANGES[spec.dtype] ?? [-Infinity, Infinity];
   const tag = data[Symbol.toStringTag];
   const view = new Type(buffer, at, data.length);
@@ -167,7 +168,7 @@ function put(spec, data, buffer, at) {
     const exact = !code && !/^Float/.test(Type.name);
     for (let k = 0; k < data.length; k++) {
       const x = typeof data[k] === "boolean" ? Number(data[k]) : data[k];
-      view[k] = code ? code(x) : typeof x === "number" ? x : NaN;
+      if (typeof x === "number") view[k] = code ? code(x) : x;
       if (typeof x !== "number" || (exact && view[k] !== x) || x < least || x > greatest)
         throw bad(spec.name, `element ${k} is ${String(data[k])}, which is no ${spec.dtype}`);
     }

@@ -43,11 +43,12 @@ function crc32c(bytes, start = 0) {
 // ---- weights ----
 
 /** Writes the file of weights to `at` in memory, checked. Throws before anything wrong is used. */
-async function receive(response, memory, at, weights, onProgress) {
+async function receive(response, memory, at, weights, onProgress, signal) {
   const total = HEADER + weights.size;
   const all = new Uint8Array(memory.buffer, at, total);
   const wrong = (text) => new NaruError("weights", `the file of weights ${text}`);
   const reader = response.body.getReader();
+  signal.addEventListener("abort", () => reader.cancel().catch(() => {}));
   let loaded = 0;
   let done = HEADER; // up to where the digest goes
   let digest = 0;
@@ -62,8 +63,7 @@ async function receive(response, memory, at, weights, onProgress) {
       if ((loaded += part.length) > total)
         throw wrong(`is longer than the ${total} bytes of this model's`);
       while (loaded - done >= CHUNK) fold(done + CHUNK);
-      const progress = { loaded, total };
-      if (onProgress) queueMicrotask(() => onProgress(progress)); // whose errors are its own
+      onProgress({ loaded, total });
     }
   } finally {
     reader.cancel().catch(() => {}); // no download goes on for nobody
@@ -92,15 +92,15 @@ async function openCache() {
 
 // Begun while the module compiles.
 async function findWeights(source, weights, cache, signal) {
-  const url = isGiven(source) ? {} : await toURL(source);
+  const url = isGiven(source) ? {} : await guard(source, () => toURL(source));
   const store = cache && /^http/.test(url.protocol) ? await openCache() : undefined;
   const key = `${url.origin}${url.pathname}?naru=${weights.sha256}`;
   const hit = await store?.match(key).catch(() => {});
   return { store, key, hit, response: hit ?? (await open(source, signal)) };
 }
 
-async function getWeights({ store, key, hit, response }, again, memory, at, weights, onProgress) {
-  const get = (from) => guard("the weights", () => receive(from, memory, at, weights, onProgress));
+async function getWeights({ store, key, hit, response }, again, memory, at, weights, ...rest) {
+  const get = (from) => guard("the weights", () => receive(from, memory, at, weights, ...rest));
   try {
     await get(response);
   } catch (error) {

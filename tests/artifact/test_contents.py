@@ -1,0 +1,35 @@
+"""What goes into a bundle besides code: the sizes of the golden vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from zoo.build import text
+
+from naru.artifact.contents import golden_sizes
+from naru.frontend.onnx import read_onnx
+from naru.schedule.requirements import requirements
+
+
+def sizes(model: str) -> Mapping[str, int]:
+    graph = read_onnx(text(model))
+    return {v.name: n for v, n in golden_sizes(graph, requirements(graph)).items()}
+
+
+@pytest.mark.parametrize("pairs", [1, 24])
+def test_symbols_that_conditions_tie_together(pairs: int) -> None:
+    """Many pairs that must be equal are found one by one, not all combinations at once."""
+    inputs = ", ".join(f"float[a{k}] x{k}, float[b{k}] y{k}" for k in range(pairs))
+    outputs = ", ".join(f"float[n{k}] z{k}" for k in range(pairs))
+    body = " ".join(f"z{k} = Add(x{k}, y{k})" for k in range(pairs))
+    found = sizes(f"({inputs}) => ({outputs}) {{ {body} }}")
+    assert len(found) == 2 * pairs
+    assert all(found[f"a{k}"] == found[f"b{k}"] for k in range(pairs))
+
+
+def test_the_nearest_sizes_that_fit() -> None:
+    found = sizes(
+        "(float[a] x, float[b] y, float[c] z) => (float[n] s) { t = Add(x, y) s = Add(t, z) }"
+    )
+    assert set(found.values()) == {4}
