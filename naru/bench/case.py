@@ -7,12 +7,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import onnx
 
 from naru.artifact.bundle import Bundle
 from naru.bench.feeds import Array, Feed, feed_count
+from naru.frontend.onnx import load_model
 from naru.verify.samples import random_samples
 
 
@@ -57,7 +55,7 @@ def random_feeds(
 
 def model_files(model: Path) -> list[Path]:
     """The ONNX file, and the files beside it that hold its external data."""
-    proto: Any = cast(Any, onnx).load_model(model, load_external_data=False)
+    proto, _, _ = load_model(model)
     names = {
         entry.value
         for tensor in proto.graph.initializer

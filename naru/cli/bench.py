@@ -10,7 +10,7 @@ import click
 
 from naru import knobs
 from naru.cli.group import EXISTING, WRITTEN, dims_option, hugepages_option, precision_option
-from naru.cli.loading import compile_source, parse_dims, refuse_host
+from naru.cli.loading import compile_source, parse_dims, refuse_host, require_onnx
 from naru.cli.printing import print_table, say
 from naru.cli.progress import progress
 from naru.cli.verify import check_names
@@ -86,6 +86,7 @@ def bench_command(model: Path, **options: Any) -> None:
     from naru.bench.record import new_record, write_record
     from naru.bench.report import remarks, tables
 
+    require_onnx(model)
     settings = _settings(options)
     settings.check()
     if options["plot_file"]:

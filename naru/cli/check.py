@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from naru.cli.group import EXISTING, OK, USER_ERROR, as_json_option
+from naru.cli.loading import require_onnx
 from naru.cli.printing import make_table, print_json, print_table, wrap
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def check_command(model: Path, nodes: bool, as_json: bool) -> int:
     """
     from naru.check import check
 
+    require_onnx(model)
     report = check(model)
     if as_json:
         print_json(_as_json(report))

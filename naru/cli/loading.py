@@ -12,6 +12,9 @@ from naru.cli.progress import progress
 from naru.errors import InputError
 from naru.processing import NOTHING, Processing
 
+# What files of models are called, which are compiled first: ONNX, LightGBM, XGBoost.
+MODELS = (".onnx", ".txt", ".json")
+
 if TYPE_CHECKING:
     from naru.artifact.bundle import Bundle
     from naru.runtime.model import Model
@@ -44,16 +47,28 @@ def load_model(
     """A bundle as it is; a model file is compiled first."""
     from naru.runtime import session
 
-    if path.suffix == ".onnx":
+    if path.suffix in MODELS:
         return session.open_model(compile_source(path, isa, precision, cache=cache))
     return session.load(path)
+
+
+def require_onnx(path: Path) -> None:
+    """InputError for a model that another front end reads; what is none at all, the verb says."""
+    from naru.frontend.source import kind_of
+
+    kind = kind_of(path)
+    if kind != "ONNX":
+        raise InputError(
+            f"{path.name}: expected an ONNX model, found one of {kind}",
+            hint="naru compile, build, run, explain and profile take it",
+        )
 
 
 def open_bundle(path: Path) -> Bundle:
     """A bundle's parts, without asking whether this CPU fits; a model file is compiled first."""
     from naru.artifact.bundle import read_bundle
 
-    if path.suffix == ".onnx":
+    if path.suffix in MODELS:
         return compile_source(path, "host", "fp32", cache=True)
     return read_bundle(path)
 

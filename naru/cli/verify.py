@@ -19,7 +19,7 @@ from naru.cli.group import (
     no_cache_option,
     precision_option,
 )
-from naru.cli.loading import compile_source, parse_dims, refuse_host
+from naru.cli.loading import compile_source, parse_dims, refuse_host, require_onnx
 from naru.cli.printing import make_table, output, print_json, print_table, say, warn
 from naru.cli.progress import progress
 from naru.errors import InputError, NaruError
@@ -88,6 +88,8 @@ def verify_command(model: Path, **options: Any) -> int:
     from naru.runtime.native_model import NativeModel
     from naru.verify import verify
     from naru.verify.compared import all_passed
+
+    require_onnx(model)
 
     if model.suffix == ".naru":
         raise InputError(f"{model} is a bundle: verify wants the ONNX file that it was made from")

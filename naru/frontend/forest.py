@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,14 +21,15 @@ from naru.ops.trees import apply_trees
 Array = np.ndarray
 _ = naru.ops
 
+MOST_SCORES = 1 << 16  # of a row
 Output = Callable[[Node], Node]  # of raw scores [N, C] what the library's `predict` makes
 
 
 @dataclass(frozen=True)
 class Forest:
     """Trees that add to `count` scores a row, from `base` (one, or one a score) on; then divided by
-    `average`, where that is not 1. `features`: how many a row has; `names`: what they are called.
-    `objective`: what the scores are called that `output` makes; with one score, the result is [N]."""
+    `average`, where that is not 1. `features`: how many a row has. With one score, what `output`
+    makes is [N]."""
 
     nodes: Nodes
     votes: Votes
@@ -37,16 +38,13 @@ class Forest:
     output: Output
     base: Sequence[float] = (0.0,)
     average: int = 1
-    names: tuple[str, ...] = ()
-    objective: str = ""
-    operators: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def forest_graph(f: Forest, name: str, source: str) -> Graph:
-    """features [N, F], in the dtype of the splits -> prediction [N], or [N, classes]. `source`: what
-    the nodes are called that all of it comes from."""
-    if not f.nodes.roots.size:
-        raise ModelError("expected at least one tree, found none")
+    """features [N, F], in the dtype of the splits -> prediction [N], or [N, classes]. `source`:
+    what the nodes are called that all of it comes from."""
+    if f.count > MOST_SCORES:
+        raise ModelError(f"expected at most {MOST_SCORES} classes, found {f.count}")
     most = int(f.nodes.features.max(initial=-1))
     if most >= f.features:
         raise ModelError(f"a split asks for feature {most}, and there are {f.features}")

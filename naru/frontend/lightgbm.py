@@ -44,25 +44,24 @@ def read_lightgbm(data: bytes) -> Forest:
         found = header.get("version", "none")
         raise ModelError(f"expected a model of version {' or '.join(VERSIONS)}, found {found}")
     if "end of trees" not in text:
-        raise ModelError("the file ends before 'end of trees'", hint="it is cut short; copy it again")
+        raise ModelError(
+            "the file ends before 'end of trees'", hint="it is cut short; copy it again"
+        )
     count = _whole(header, "num_tree_per_iteration", 1)
     features = _whole(header, "max_feature_idx", 0) + 1
+    if not parts:
+        raise ModelError("expected at least one tree, found none")
     made = _Builder()
     for k, part in enumerate(parts):
         made.add(_fields(part.split("\n\n")[0], f"tree {k}"), f"tree {k}", k % count)
-    if not parts or len(parts) % count:
+    sizes = header.get("tree_sizes", "").split()
+    if "tree_sizes" in header and len(sizes) != len(parts):
+        raise ModelError(f"expected {len(sizes)} trees, found {len(parts)}")
+    if len(parts) % count:
         raise ModelError(f"expected trees for {count} scores each round, found {len(parts)}")
     rounds = len(parts) // count if "average_output" in header else 1
-    objective = header.get("objective", "")
-    return Forest(
-        *made.arrays(),
-        count,
-        features,
-        _output(objective, count),
-        average=rounds,
-        names=tuple(header.get("feature_names", "").split()),
-        objective=objective,
-    )
+    output = _output(header.get("objective", ""))
+    return Forest(*made.arrays(), count, features, output, average=rounds)
 
 
 # --- the text -------------------------------------------------------------------------------------
@@ -116,7 +115,9 @@ class _Builder:
     def add(self, t: Mapping[str, str], where: str, target: int) -> None:
         """One tree, which votes for a target."""
         if t.get("is_linear", "0") != "0":
-            raise UnsupportedError(["linear trees (linear_tree=true): train with linear_tree=false"])
+            raise UnsupportedError(
+                ["linear trees (linear_tree=true): train with linear_tree=false"]
+            )
         leaves = _whole(t, "num_leaves", 1)
         inner = leaves - 1
         feature = _array(t, "split_feature", inner, np.int64, where)
@@ -126,7 +127,9 @@ class _Builder:
         right = self._children(t, "right_child", leaves, where)
         values = _array(t, "leaf_value", leaves, np.float64, where)
         if inner and feature.min() < 0:
-            raise ModelError(f"split_feature: expected numbers from 0, found {feature.min()}", where)
+            raise ModelError(
+                f"split_feature: expected numbers from 0, found {feature.min()}", where=where
+            )
         missing = kind >> 2 & 3
         default_left = kind & DEFAULT_LEFT != 0
         categorical = kind & CATEGORICAL != 0
@@ -175,7 +178,9 @@ class _Builder:
         others behind the tree."""
         _, feature, threshold, left, right, nan_left = columns
         for k in at.tolist():
-            asked = _around_zero(threshold[k], left[k], right[k], default_left[k])
+            asked = _around_zero(
+                float(threshold[k]), int(left[k]), int(right[k]), bool(default_left[k])
+            )
             ends = [*range(self.size, self.size + len(asked) - 1), 0]
             rows = [
                 tuple(end if child == NEXT else child for child in row)
@@ -189,8 +194,6 @@ class _Builder:
                 self.size += len(more)
 
     def arrays(self) -> tuple[Nodes, Votes]:
-        if not self.columns:
-            return Nodes(*(np.zeros(0, np.int64) for _ in range(7))), Votes(*([np.zeros(0)] * 3))  # pyright: ignore
         modes, features, splits, true, false, missing = (
             np.concatenate(c) for c in zip(*self.columns, strict=True)
         )
@@ -222,10 +225,10 @@ def _around_zero(
 # --- objectives -----------------------------------------------------------------------------------
 
 
-def _output(objective: str, count: int) -> Output:
+def _output(objective: str) -> Output:
     """What an objective makes of scores [N, C]. (src/objective/*.hpp, ConvertOutput)"""
-    name, *settings = objective.split() or [""]
-    values = dict(s.partition(":")[::2] for s in settings if ":" in s)
+    name, *settings = objective.split() or ["none"]
+    values = {key: value for key, _, value in (s.partition(":") for s in settings)}
     if name not in OBJECTIVES:
         raise UnsupportedError([f"the objective '{name}'; there are {', '.join(OBJECTIVES)}"])
     kind = OBJECTIVES[name]
@@ -239,7 +242,7 @@ def _output(objective: str, count: int) -> Output:
 
 
 OBJECTIVES = {
-    "": "plain", "custom": "plain", "none": "plain",
+    "none": "plain", "custom": "plain",
     "regression": "plain", "regression_l1": "plain", "huber": "plain", "fair": "plain",
     "quantile": "plain", "mape": "plain", "lambdarank": "plain", "rank_xendcg": "plain",
     "poisson": "exp", "gamma": "exp", "tweedie": "exp",
@@ -257,5 +260,5 @@ def _converted(scores: Node, kind: str, scale: float) -> Node:
     if kind == "sigmoid":
         return apply("sigmoid", apply("mul", scores, constant(scale, dtype)))
     if kind == "log1p_exp":
-        return apply("log", apply("add", apply("exp", scores), constant(1, dtype)))
+        return apply("softplus", scores)
     return apply("softmax", scores, axis=1) if kind == "softmax" else scores

@@ -32,7 +32,16 @@ from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node
 from naru.ir.simplify import ONE, ZERO, compare, known
 from naru.ops.registry import constant
-from naru.ops.tree_tables import LEAF, MEMBER, MODES, Nodes, Tables, Votes, equal_borders, make_tables
+from naru.ops.tree_tables import (
+    LEAF,
+    MEMBER,
+    MODES,
+    Nodes,
+    Tables,
+    Votes,
+    equal_borders,
+    make_tables,
+)
 from naru.ops.trees import NOTHING, apply_trees
 
 Array = np.ndarray

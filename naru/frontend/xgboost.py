@@ -66,17 +66,9 @@ def read_xgboost(data: bytes) -> Forest:
     if name == "dart":
         scales = booster.numbers("weight_drop", len(trees), np.float32)
     nodes, votes = _nodes(trees, targets, scales)
-    names = learner.value.get("feature_names", [])
-    return Forest(
-        nodes,
-        votes,
-        count,
-        params.number("num_feature", 0),
-        OBJECTIVES[objective][0],
-        base=_base(params.value.get("base_score"), count, OBJECTIVES[objective][1]),
-        names=tuple(map(str, names)) if isinstance(names, list) else (),
-        objective=objective,
-    )
+    output, margin = OBJECTIVES[objective]
+    base = _base(params.value.get("base_score"), count, margin)
+    return Forest(nodes, votes, count, params.number("num_feature", 0), output, base)
 
 
 class _Record:
@@ -137,46 +129,66 @@ class _Record:
 def _nodes(trees: Sequence[_Record], targets: Array, scales: Array) -> tuple[Nodes, Votes]:
     columns: list[tuple[Array, ...]] = []
     members: list[Array] = []
-    roots: list[int] = []
     votes: list[tuple[Array, Array, Array]] = []
+    roots: list[int] = []
     size = 0
     for t, target, scale in zip(trees, targets.tolist(), scales, strict=True):
-        left = t.numbers("left_children", None, np.int64)
-        if not left.size:
-            raise ModelError("left_children: expected at least one node", where=t.where)
-        param = t.value.get("tree_param", {})
-        if isinstance(param, dict) and cast("Json", param).get("size_leaf_vector", "1") not in ("0", "1"):
-            raise UnsupportedError(["leaves that are vectors (multi_strategy)"])
-        right = t.numbers("right_children", left.size, np.int64)
-        feature = t.numbers("split_indices", left.size, np.int64)
-        split = t.numbers("split_conditions", left.size, np.float32)
-        default_left = t.numbers("default_left", left.size, np.int64) != 0
-        leaf = left < 0
-        inner = np.stack([left, right])[:, ~leaf]
-        if inner.size and not (inner.min() >= 0 and inner.max() < left.size):
-            raise ModelError(f"children: expected 0..{left.size - 1}", where=t.where)
-        if (feature[~leaf] < 0).any():
-            raise ModelError("split_indices: expected numbers from 0", where=t.where)
-        sets = _sets(t, left.size)
-        chosen = np.zeros(left.size, np.bool_)
-        chosen[list(sets)] = True
-        members += [sets[k] for k in np.flatnonzero(chosen & ~leaf).tolist()]
-        modes = np.where(leaf, LEAF, np.where(chosen, MEMBER, LT))
-        # What is in a set goes right.
-        true, false = np.where(chosen, right, left), np.where(chosen, left, right)
-        missing = np.where(chosen, ~default_left, default_left) & ~leaf
-        zero = np.where(leaf, 0, feature), np.where(leaf, np.float32(0), split)
-        columns.append((modes, *zero, size + np.where(leaf, 0, true), size + np.where(leaf, 0, false), missing))
-        at = np.flatnonzero(leaf)
-        votes.append((size + at, np.full(at.size, target), split[at] * scale))
+        column, sets, leaves, values = _tree(t, size)
+        columns.append(column)
+        members += sets
+        votes.append((size + leaves, np.full(leaves.size, target), values * scale))
         roots.append(size)
-        size += left.size
+        size += column[0].size
     modes, features, splits, true, false, missing = (
         np.concatenate(c) for c in zip(*columns, strict=True)
     )
     leaves, which, weights = (np.concatenate(c) for c in zip(*votes, strict=True))
     nodes = Nodes(np.array(roots), modes, features, splits, true, false, missing, tuple(members))
     return nodes, Votes(leaves, which, weights)
+
+
+def _tree(t: _Record, first: int) -> tuple[tuple[Array, ...], list[Array], Array, Array]:
+    """Of a tree whose nodes are counted from `first` on: the columns of Nodes, the sets of its
+    categorical splits, which of its nodes are leaves, and their values."""
+    left = t.numbers("left_children", None, np.int64)
+    count = left.size
+    if not count:
+        raise ModelError("left_children: expected at least one node", where=t.where)
+    param = t.value.get("tree_param", {})
+    if isinstance(param, dict):
+        width: object = cast("Json", param).get("size_leaf_vector", "1")
+        if width not in ("0", "1"):
+            raise UnsupportedError(["leaves that are vectors (multi_strategy)"])
+    right = t.numbers("right_children", count, np.int64)
+    feature = t.numbers("split_indices", count, np.int64)
+    split = t.numbers("split_conditions", count, np.float32)
+    default_left = t.numbers("default_left", count, np.int64) != 0
+    leaf = left < 0
+    inner = np.stack([left, right])[:, ~leaf]
+    if inner.size and not (inner.min() >= 0 and inner.max() < count):
+        raise ModelError(f"children: expected nodes in 0..{count - 1}", where=t.where)
+    if (feature[~leaf] < 0).any():
+        raise ModelError("split_indices: expected numbers from 0", where=t.where)
+    sets = _sets(t, count)
+    chosen = np.zeros(count, np.bool_)
+    chosen[list(sets)] = True
+    chosen &= ~leaf
+    true, false = np.where(chosen, right, left), np.where(chosen, left, right)  # a set goes right
+    missing: Array = np.logical_and(np.logical_xor(default_left, chosen), ~leaf)
+    column = (
+        np.where(leaf, LEAF, np.where(chosen, MEMBER, LT)),
+        np.where(leaf, 0, feature),
+        np.where(leaf, np.float32(0), split),
+        first + np.where(leaf, 0, true),
+        first + np.where(leaf, 0, false),
+        missing,
+    )
+    return (
+        column,
+        [sets[k] for k in np.flatnonzero(chosen).tolist()],
+        np.flatnonzero(leaf),
+        split[leaf],
+    )
 
 
 def _sets(t: _Record, nodes: int) -> dict[int, Array]:
@@ -188,7 +200,7 @@ def _sets(t: _Record, nodes: int) -> dict[int, Array]:
     sizes = t.numbers("categories_sizes", which.size, np.int64)
     categories = t.numbers("categories", None, np.int64)
     ends = starts + sizes
-    if not (0 <= which.min() and which.max() < nodes and starts.min() >= 0 and sizes.min() >= 0):
+    if not (which.min() >= 0 and which.max() < nodes and starts.min() >= 0 and sizes.min() >= 0):
         raise ModelError("categories: expected places in the tree", where=t.where)
     if ends.max() > categories.size or (categories.size and categories.min() < 0):
         raise ModelError("categories: expected numbers from 0 for each node", where=t.where)
