@@ -54,7 +54,7 @@ def build(
 ) -> Written:
     """Writes a model as a library into the folder `output`.
 
-    source: an ONNX file (path, bytes or ModelProto), or the path of a bundle. platform: where it
+    source: as for `naru.compile`, or the path of a bundle. platform: where it
     runs (default: this machine), such as "aarch64-linux" or "wasm". isa: instruction sets to have
     code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
     that was named the common ones there: avx512, avx2 and baseline; i8mm, dotprod and neon; with

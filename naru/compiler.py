@@ -52,9 +52,10 @@ def compile(
     name: str | None = None,
     on_progress: Progress | None = None,
 ) -> Model:
-    """Compiles an ONNX model for a target (default: this CPU) and loads it.
+    """Compiles a model for a target (default: this CPU) and loads it.
 
-    source: a path; or a ModelProto, or the bytes of a file (then without external data).
+    source: the path of an ONNX file, or of one that LightGBM or XGBoost saved (docs/boosting.md);
+    or a ModelProto, or the bytes of a file (then without external data).
     precision: `fp32` (any algorithm within the class's error bound), `strict` (bit-equal among CPUs
     with fused multiply-add, and for every thread count; today the same as fp32), or `portable`
     (bit-equal on every target: a product and a sum are two roundings everywhere).

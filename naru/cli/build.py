@@ -86,7 +86,7 @@ def build_command(
     no_cache: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Makes a library of an ONNX MODEL (or of a bundle): nothing else to install.
+    """Makes a library of a MODEL (ONNX, LightGBM, XGBoost, or a bundle): nothing else to install.
 
     \b
       naru build model.onnx -o dist/                    dist/model.so, model.h, model.weights, …

@@ -41,7 +41,7 @@ def compile_command(
     no_cache: bool,
     as_json: bool,
 ) -> None:
-    """Compiles an ONNX MODEL into a bundle.
+    """Compiles a MODEL (ONNX, LightGBM, XGBoost) into a bundle.
 
     \b
       naru compile model.onnx                        writes model.naru, for this CPU
