@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def run_command(
     model: Path, inputs: tuple[str, ...], output: Path | None, no_cache: bool, as_json: bool
 ) -> None:
-    """Runs a MODEL, a bundle or a file of a model, on arrays. Without --output, prints what comes out.
+    """Runs a MODEL (a bundle or a model file) on arrays. Without --output, prints what comes out.
 
     \b
       naru run model.naru --input x.npy --output y.npy
