@@ -319,7 +319,7 @@ def cast(r: Row, dtype: str, x: str) -> str:
     if is_float(dtype):
         name = "sitofp" if r.signed else "uitofp"
         return to.rounded(r.put(f"{name} {r.kind} {x} to {to.kind}"))
-    if dtype == "index" and (to.bits < r.bits or (to.bits == r.bits and not r.signed)):
+    if dtype == "index" and to.bits < r.bits:
         x = _held(r, to.bits, x)
     if to.bits == r.bits:
         return x
