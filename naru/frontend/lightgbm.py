@@ -69,7 +69,7 @@ def read_lightgbm(data: bytes) -> Forest:
 
 def _fields(text: str, where: str) -> dict[str, str]:
     found: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in filter(None, text.splitlines()):
         name, _, value = line.partition("=")
         if name in found:
             raise ModelError(f"'{name}' is there twice", where=where)

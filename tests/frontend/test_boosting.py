@@ -138,7 +138,9 @@ def matrix(x: Array, y: Array | None = None, *, category: bool = False) -> Any:
 
 def train_xgboost(params: dict[str, Any], rounds: int = 15, *, category: bool = False) -> Any:
     x = table(600, 1)
-    y = targets(x, params.get("num_class", 2)) + (params["objective"] in ("reg:gamma",))
+    y = targets(x, params.get("num_class", 2)) + (
+        params["objective"] in ("reg:gamma", "survival:cox")
+    )
     common = {"nthread": 1, "seed": 3}
     return xgboost.train({**common, **params}, matrix(x, y, category=category), rounds)
 
@@ -170,6 +172,7 @@ XGBOOST: dict[str, tuple[dict[str, Any], float]] = {
     "gamma": ({"objective": "reg:gamma"}, 4),
     "tweedie": ({"objective": "reg:tweedie"}, 4),
     "classes": ({"objective": "multi:softmax", "num_class": 3}, 0),
+    "hazards": ({"objective": "survival:cox"}, 4),
     "multiclass": ({"objective": "multi:softprob", "num_class": 4}, 8),
     "dart": ({"objective": "reg:squarederror", "booster": "dart", "rate_drop": 0.3}, 0),
     "forest": ({"objective": "reg:squarederror", "num_parallel_tree": 4, "subsample": 0.5}, 0),
