@@ -126,7 +126,7 @@ def test_the_page(package: Path, browser: Any) -> None:
     ):
         page.wait_for_selector("#outputs td")
         assert "ms, the median of" in page.inner_text("#state")
-        assert "float32[1, 10]" in page.inner_text("#outputs")
+        assert "float32[2, 10]" in page.inner_text("#outputs")
         assert "self-test" in page.inner_text("#facts")
         page.click("#run")
         assert complaints == []

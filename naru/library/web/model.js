@@ -433,7 +433,8 @@ async function begin(options, signal, made) {
     tell,
     signal,
   );
-  if (weights.halves) (await more()).widen(memory, model.weightsAt + HEADER, weights);
+  if (weights.halves)
+    (await more()).widen(memory, model.weightsAt + HEADER, weights, CODES.float16.decode);
   await model.start(module, threads, stack);
   signal.throwIfAborted();
   return model;
@@ -444,7 +445,6 @@ export const loadInWorker = async (options) => (await more()).loadInWorker(optio
 
 /** For model.worker.js alone. */
 export const internal = {
-  CODES,
   NODE,
   Tensor,
   align,

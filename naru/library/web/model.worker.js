@@ -4,7 +4,6 @@
 import { NaruError, info, internal, load } from "./model.js";
 
 const {
-  CODES,
   NODE,
   Tensor,
   align,
@@ -183,7 +182,7 @@ if (!NODE && globalThis.name === NAME) {
 
 /** Half precision to single, in place, from the end: `halves` are pairs (where in the result, how
  * many), in order; the rest is copied. */
-export function widen({ buffer }, at, { size, full, halves }) {
+export function widen({ buffer }, at, { size, full, halves }, decode) {
   const bytes = new Uint8Array(buffer, at, full);
   let read = size;
   let end = full;
@@ -193,7 +192,7 @@ export function widen({ buffer }, at, { size, full, halves }) {
     read -= rest + 2 * count;
     const from = new Uint16Array(buffer, at + read, count);
     const to = new Float32Array(buffer, at + start, count);
-    for (let k = count; k-- > 0;) to[k] = CODES.float16.decode(from[k]);
+    for (let k = count; k-- > 0;) to[k] = decode(from[k]);
     end = start;
   }
 }
