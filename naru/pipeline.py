@@ -173,10 +173,9 @@ def build_parts(
     try:
         stages = lower(source, options.arithmetic, name, tell, options.processing)
     except UnsupportedError:
-        if options.processing:
+        if options.processing or isinstance(source, Graph) or kind_of(source) != "ONNX":
             raise
-        is_onnx = not isinstance(source, Graph) and kind_of(source) == "ONNX"
-        plan = read_plan(source, name=name) if is_onnx else None
+        plan = read_plan(source, name=name)
         if plan is None:
             raise
         return _host_parts(plan, source, options, store, tell, tested=tested, digest=digest)
