@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from naru.errors import ModelError, UnsupportedError
@@ -64,7 +65,8 @@ def _processed(graph: Graph, processing: Processing) -> Graph:
     check_names(graph.output_names, processing.scores, problems)
     raise_all(UNFIT, problems)
     names, nodes, steps = add_scores(graph.output_names, graph.outputs, processing.scores)
-    notes = {**graph.notes, **{n: f"postprocess {step}" for n, step in steps.items()}}
-    return Graph(
-        graph.name, graph.inputs, tuple(nodes), tuple(names), notes, graph.operators, graph.files
+    notes = {**graph.notes, **{n: f"postprocess.{step}" for n, step in steps.items()}}
+    operators = {**graph.operators, **{f"postprocess.{s}": s for s in steps.values()}}
+    return replace(
+        graph, outputs=tuple(nodes), output_names=tuple(names), notes=notes, operators=operators
     )
