@@ -299,11 +299,13 @@ def make_manifest(
 
 
 def tolerance_of(case: GoldenCase | None) -> dict[str, float]:
-    """How far outputs may be off. `atol` is for what cancels; where an output is small as a whole,
-    it is a share of that, so that zeros are not taken for it, nor for one that is all noise."""
+    """How far outputs may be off: see `tolerance` in bundle.py. `atol` is for what cancels; where
+    an output is small as a whole it is a tenth of that, so that zeros do not pass for it. Outputs
+    below NOISE do not count."""
     floats = [o.astype(np.float64) for o in case.outputs if is_float_array(o.dtype)] if case else []
     finite = [o[np.isfinite(o)] for o in floats]
-    sizes = [float(np.sqrt(np.mean(np.square(o)))) for o in finite if o.size]
+    with np.errstate(over="ignore"):  # an infinite size is none of the small ones
+        sizes = [float(np.sqrt(np.mean(np.square(o)))) for o in finite if o.size]
     small = min((s for s in sizes if s > NOISE), default=1.0)
     return {"rtol": 1e-4, "atol": min(1e-6, 0.1 * small)}
 

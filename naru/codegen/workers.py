@@ -193,9 +193,8 @@ class WorkerPool:
         for worker in self._workers:
             worker.stop()
         for thread in self._threads:
-            if (
-                thread.is_alive()
-            ):  # not one that Ctrl-C met while it started: it finds nothing to do
+            # Not one that Ctrl-C met while it started: it finds nothing to do, and ends.
+            if thread.is_alive():
                 thread.join()
         for worker in self._workers:
             worker.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 from zoo.build import text
 
-from naru.artifact.contents import golden_sizes
+from naru.artifact.contents import golden_sizes, tolerance_of
+from naru.artifact.golden import GoldenCase
 from naru.frontend.onnx import read_onnx
 from naru.schedule.requirements import requirements
 
@@ -33,3 +35,12 @@ def test_the_nearest_sizes_that_fit() -> None:
         "(float[a] x, float[b] y, float[c] z) => (float[n] s) { t = Add(x, y) s = Add(t, z) }"
     )
     assert set(found.values()) == {4}
+
+
+def test_tolerances_follow_small_outputs() -> None:
+    def atol(*sizes: float) -> float:
+        outputs = tuple(np.full(3, s) for s in sizes)
+        return tolerance_of(GoldenCase("main", (), outputs))["atol"]
+
+    assert atol(1.0) == atol(1.0, 1e-16) == atol(1e200) == tolerance_of(None)["atol"] == 1e-6
+    assert atol(1e-6) == atol(1.0, 1e-6) == pytest.approx(1e-7)

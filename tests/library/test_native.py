@@ -257,34 +257,35 @@ def test_another_machines_code(tmp_path: Path) -> None:
     assert "this library has code for aarch64; compile it for that machine" in refused.stderr
 
 
+def load_and_leave(file: str, folder: Path, then: str = "") -> None:
+    """A program loads ./FILE, goes to another folder, and opens and tests the model; `then`: more
+    lines of it."""
+    program = f"""
+import ctypes as c, os, pathlib
+library, model = c.CDLL("./{file}"), c.c_void_p()
+os.chdir("/")
+library.mlp_error.restype = c.c_char_p
+assert library.mlp_open(None, c.byref(model)) == 0, library.mlp_error()
+assert library.mlp_selftest(model, None, None) == 0, library.mlp_error()
+{then}"""
+    run(sys.executable, "-c", program, cwd=folder)
+
+
 def test_weights_beside_it_from_another_folder(folder: Callable[[str], Path]) -> None:
     """What was loaded by a relative path knows its place after the program goes elsewhere."""
-    program = """if True:
-        import ctypes as c, os
-        library, model = c.CDLL("./mlp.so"), c.c_void_p()
-        os.chdir("/")
-        library.mlp_error.restype = c.c_char_p
-        assert library.mlp_open(None, c.byref(model)) == 0, library.mlp_error()
-        assert library.mlp_selftest(model, None, None) == 0, library.mlp_error()
-    """
-    run(sys.executable, "-c", program, cwd=folder("mlp"))
+    load_and_leave("mlp.so", folder("mlp"))
 
 
 def test_weights_beside_what_a_link_leads_to(folder: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "libmlp.so.1").symlink_to(folder("mlp") / "mlp.so")
-    program = """if True:
-        import ctypes as c, os, pathlib
-        library, model = c.CDLL("./libmlp.so.1"), c.c_void_p()
-        os.chdir("/")
-        library.mlp_error.restype = c.c_char_p
-        assert library.mlp_open(None, c.byref(model)) == 0, library.mlp_error()
-        assert library.mlp_selftest(model, None, None) == 0, library.mlp_error()
-        # Beside the link first: a system may link each file into one folder.
-        pathlib.Path("PLACE/mlp.weights").write_bytes(b"others")
-        assert library.mlp_open(None, c.byref(model)) == 2
-        assert b"PLACE/mlp.weights" in library.mlp_error()
-    """
-    run(sys.executable, "-c", program.replace("PLACE", str(tmp_path)), cwd=tmp_path)
+    # Beside the link first: a system may link each file into one folder.
+    then = f"""
+place = pathlib.Path("{tmp_path}/mlp.weights")
+place.write_bytes(b"others")
+assert library.mlp_open(None, c.byref(model)) == {binding.BAD_WEIGHTS}
+assert bytes(place) in library.mlp_error()
+"""
+    load_and_leave("libmlp.so.1", tmp_path, then)
 
 
 def test_labels(tmp_path: Path) -> None:
