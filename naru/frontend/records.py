@@ -1,0 +1,118 @@
+"""Objects read from JSON or UBJSON, whose fields are checked when they are asked for.
+
+Lists of numbers are numpy arrays already where the readers saw nothing but numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from typing import TypeGuard, cast
+
+import numpy as np
+
+from naru.errors import ModelError
+
+Array = np.ndarray
+MOST_DEPTH = 64  # of objects and lists in each other; what the libraries write has at most ten
+
+
+def depth_error(where: str) -> ModelError:
+    return ModelError(
+        f"expected at most {MOST_DEPTH} objects and lists in each other, found more {where}"
+    )
+
+
+def put(into: dict[str, object], name: str, value: object) -> None:
+    """A field of an object, which has it once."""
+    if name in into:
+        raise ModelError(f"{shown(name)} is there twice in an object")
+    into[name] = value
+
+
+def shown(value: object) -> str:
+    """A value for a message, shortened."""
+    if isinstance(value, np.ndarray):
+        return f"{value.size} numbers" if value.size > 3 else str(value.tolist())
+    if isinstance(value, dict):
+        return "an object"
+    return "nothing" if value is None else reprlib.repr(value)
+
+
+def is_object(value: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(value, dict)
+
+
+class Record:
+    """An object; `where` is what errors say of its place."""
+
+    def __init__(self, value: object, where: str) -> None:
+        if not is_object(value):
+            raise ModelError(f"expected an object, found {shown(value)}", where=where)
+        self.value = value
+        self.where = where
+
+    def fail(self, name: str, expected: str) -> ModelError:
+        found = shown(self.value.get(name))
+        return ModelError(f"{name}: expected {expected}, found {found}", where=self.where)
+
+    def part(self, name: str) -> Record:
+        if not isinstance(self.value.get(name), dict):
+            raise self.fail(name, "an object")
+        return Record(self.value[name], name)
+
+    def records(self, name: str, each: str) -> list[Record]:
+        """A list of objects, which errors call `each` 0, 1, …"""
+        found = self.value.get(name)
+        if isinstance(found, np.ndarray) and not found.size:
+            return []
+        if not isinstance(found, list):
+            raise self.fail(name, "a list of objects")
+        return [Record(v, f"{each} {k}") for k, v in enumerate(cast("list[object]", found))]
+
+    def text(self, name: str) -> str:
+        found = self.value.get(name)
+        if not isinstance(found, str):
+            raise self.fail(name, "a text")
+        return found
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts; none where the field is left out."""
+        found = self.value.get(name, [])
+        if isinstance(found, np.ndarray) and not found.size:
+            return ()
+        if not isinstance(found, list):
+            raise self.fail(name, "a list of texts")
+        given = cast("list[object]", found)
+        if not all(isinstance(v, str) for v in given):
+            raise self.fail(name, "a list of texts")
+        return tuple(cast("list[str]", given))
+
+    def number(self, name: str, default: int) -> int:
+        """A whole number, written as text."""
+        found = self.value.get(name, str(default))
+        if not isinstance(found, str) or not re.fullmatch(r"[0-9]{1,9}", found):
+            raise self.fail(name, "a whole number in a text")
+        return int(found)
+
+    def numbers(self, name: str, size: int | None = None) -> Array:
+        """A list of numbers, of a size if one is given; as f64, or as the file has them."""
+        found = self.value.get(name)
+        made = cast(Array, found) if isinstance(found, np.ndarray) else _numbers(found)
+        if made is None or (size is not None and made.size != size):
+            raise self.fail(name, "numbers" if size is None else f"{size} numbers")
+        return made
+
+
+def _numbers(found: object) -> Array | None:
+    """What the readers left as a list: it has NaN, or true and false."""
+    if not isinstance(found, list):
+        return None
+    values = cast("list[object]", found)
+    if not all(isinstance(v, bool | int | float) for v in values):
+        return None
+    try:
+        return np.array(values, np.float64)
+    except OverflowError:
+        return None

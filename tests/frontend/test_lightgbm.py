@@ -1,0 +1,184 @@
+"""LightGBM's models against its own predictions: sums of leaves to the last bit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import naru
+from naru.errors import ModelError, NaruError, UnsupportedError
+from naru.frontend.source import read_model
+from tests.frontend.boosting_tables import Array, check_close, train_lightgbm, unseen
+
+
+def check_lightgbm(booster: Any, ulps: float) -> None:
+    model = naru.compile(booster.model_to_string().encode(), cache=False)
+    assert model.inputs[0].dtype == "float64"
+    for rows in (1, 3, 200):
+        x = unseen(rows, rows)
+        check_close(model(x), booster.predict(x), ulps)
+
+
+# How many ulps the transform of the scores may be off: sums are exact.
+LIGHTGBM: dict[str, tuple[dict[str, Any], float]] = {
+    "regression": ({"objective": "regression"}, 0),
+    "sqrt": ({"objective": "regression", "reg_sqrt": True}, 0),
+    "l1": ({"objective": "regression_l1"}, 0),
+    "quantile": ({"objective": "quantile", "alpha": 0.3}, 0),
+    "binary": ({"objective": "binary", "sigmoid": 1.5}, 4),
+    "zero is missing": ({"objective": "regression", "zero_as_missing": True}, 0),
+    "nothing is missing": ({"objective": "regression", "use_missing": False}, 0),
+    "poisson": ({"objective": "poisson"}, 4),
+    "gamma": ({"objective": "gamma"}, 4),
+    "cross entropy": ({"objective": "cross_entropy"}, 4),
+    "cross entropy lambda": ({"objective": "cross_entropy_lambda"}, 8),
+    "tweedie": ({"objective": "tweedie"}, 4),
+    "huber": ({"objective": "huber"}, 0),
+    "fair": ({"objective": "fair"}, 0),
+    "mape": ({"objective": "mape"}, 0),
+    "ranks": ({"objective": "lambdarank", "group": True}, 0),
+    "other ranks": ({"objective": "rank_xendcg", "group": True}, 0),
+    "multiclass": ({"objective": "multiclass", "num_class": 4}, 8),
+    "one versus all": ({"objective": "multiclassova", "num_class": 3, "sigmoid": 2.0}, 4),
+    "dart": ({"objective": "regression", "boosting": "dart"}, 0),
+    "forest": (
+        {"objective": "regression", "boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.7},
+        0,
+    ),
+    "forest of classes": (
+        {
+            "objective": "multiclass",
+            "num_class": 3,
+            "boosting": "rf",
+            "bagging_freq": 1,
+            "bagging_fraction": 0.7,
+        },
+        8,
+    ),
+    "linear leaves": ({"objective": "regression", "linear_tree": True}, 0),
+    "linear leaves of classes": (
+        {"objective": "multiclass", "num_class": 3, "linear_tree": True},
+        8,
+    ),
+    "linear leaves of a forest": (
+        {
+            "objective": "regression",
+            "linear_tree": True,
+            "boosting": "rf",
+            "bagging_freq": 1,
+            "bagging_fraction": 0.7,
+        },
+        0,
+    ),
+    "one linear leaf": (
+        {"objective": "regression", "linear_tree": True, "min_data_in_leaf": 10_000},
+        0,
+    ),
+    "stumps of one leaf": ({"objective": "regression", "min_data_in_leaf": 10_000}, 0),
+}
+
+
+@pytest.mark.parametrize("name", LIGHTGBM)
+def test_lightgbm(name: str) -> None:
+    params, ulps = LIGHTGBM[name]
+    check_lightgbm(train_lightgbm(params), ulps)
+
+
+def test_linear_leaves_and_categories() -> None:
+    """A row whose leaf asks for a feature that is NaN gets the leaf's constant value."""
+    params = {"objective": "regression", "linear_tree": True, "linear_lambda": 0.1}
+    booster = train_lightgbm(params, category=True)
+    text = booster.model_to_string()
+    assert "is_linear=1" in text
+    assert re.search("num_features=.*[1-9]", text)
+    check_lightgbm(booster, 0)
+
+
+def test_raw_scores_of_an_objective_of_ones_own() -> None:
+    def squared(scores: Array, data: Any) -> tuple[Array, Array]:
+        return scores - data.get_label(), np.ones_like(scores)
+
+    check_lightgbm(train_lightgbm({"objective": squared}), 0)
+
+
+def test_lightgbm_with_windows_ends_of_lines() -> None:
+    text = train_lightgbm({"objective": "binary"}, 2).model_to_string()
+    a, b = (naru.compile(t.encode(), cache=False) for t in (text, text.replace("\n", "\r\n")))
+    x = unseen(20, 20)
+    assert np.array_equal(np.asarray(a(x)), np.asarray(b(x)))
+
+
+@pytest.mark.parametrize("most", [1, 4])
+def test_lightgbm_categories(most: int) -> None:
+    """Splits by one category, and by sets of them."""
+    params = {"objective": "regression", "max_cat_to_onehot": most, "min_data_per_group": 1}
+    check_lightgbm(train_lightgbm({**params, "cat_smooth": 0}, category=True), 0)
+
+
+PARAMETERS = st.fixed_dictionaries(
+    {
+        "num_leaves": st.integers(2, 40),
+        "max_depth": st.integers(1, 12),
+        "zero_as_missing": st.booleans(),
+        "use_missing": st.booleans(),
+        "extra_trees": st.booleans(),
+        "linear_tree": st.booleans(),
+        "boosting": st.sampled_from(["gbdt", "dart", "rf"]),
+        "bagging_freq": st.just(1),
+        "bagging_fraction": st.just(0.8),
+        "seed": st.integers(0, 100),
+    }
+)
+
+
+OBJECTIVES = st.sampled_from(
+    [
+        ({"objective": "regression"}, 0),
+        ({"objective": "regression", "reg_sqrt": True}, 0),
+        ({"objective": "binary", "sigmoid": 0.7}, 4),
+        ({"objective": "multiclass", "num_class": 3}, 8),
+        ({"objective": "poisson"}, 4),
+    ]
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(params=PARAMETERS, objective=OBJECTIVES, category=st.booleans(), rounds=st.integers(1, 15))
+def test_lightgbm_of_any_parameters(
+    params: dict[str, Any], objective: tuple[dict[str, Any], float], category: bool, rounds: int
+) -> None:
+    if params["linear_tree"]:  # LightGBM refuses the two together
+        params = {**params, "zero_as_missing": False}
+    booster = train_lightgbm({**params, **objective[0]}, rounds, category=category)
+    check_lightgbm(booster, objective[1])
+
+
+def test_broken_lightgbm() -> None:
+    text = train_lightgbm({"objective": "binary"}, 2).model_to_string()
+    for old, new, words in (
+        ("version=v4", "version=v9", "of version v3 or v4, found v9"),
+        ("end of trees", "", "ends before 'end of trees'"),
+        (
+            "max_feature_idx=7",
+            "max_feature_idx=1",
+            "split_feature, node .: expected features in 0..1",
+        ),
+        ("max_feature_idx=7", "max_feature_idx=x", "max_feature_idx: expected a whole number"),
+        ("num_leaves=", "num_leaves=9", "expected 9.* numbers, found"),
+        ("left_child=", "left_child=99 ", "left_child: expected"),
+        ("threshold=", "threshold=x", "tree 0: threshold: expected numbers, found x"),
+        ("objective=binary", "objective=cubic", "the objective 'cubic'"),
+        ("is_linear=0", "is_linear=1", "tree 0: num_features: expected .* numbers, found 0"),
+        ("decision_type=", "decision_type=16 ", "tree 0: decision_type: expected"),
+        ("Tree=1", "Tree", "expected 2 trees, found 1"),
+    ):
+        with pytest.raises((ModelError, UnsupportedError), match=words):
+            read_model(text.replace(old, new, 1).encode())
+    for size in range(5, text.index("end of trees"), 97):
+        with pytest.raises(NaruError):
+            read_model(text[:size].encode())
