@@ -1,4 +1,4 @@
-"""A JSON reader for files that are mostly numbers: a list of numbers becomes one numpy array.
+"""A JSON reader for files that are mostly numbers: a list of numbers is left as text, see records.
 
 The json module makes a Python object of every number, ten times the size of its text. Beside JSON
 itself, NaN and the infinities are read, as XGBoost writes them.
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
-from collections.abc import Callable, Set
 from typing import cast
 
-import numpy as np
-
 from naru.errors import ModelError
-from naru.frontend.records import MOST_DEPTH, depth_error, put
+from naru.frontend.records import MOST_DEPTH, NumberList, depth_error, put
 
-_SPACE = re.compile(rb"[ \t\r\n]*+")
-_STRING = re.compile(rb'"(?:[^"\\\x00-\x1f]++|\\.)*+"')
+_SPACE = rb"[ \t\r\n]*+"
+_TEXT = rb'"((?:[^"\\\x00-\x1f]++|\\.)*+)"'
+_STRING = re.compile(_TEXT)
+_FIELD = re.compile(_SPACE + _TEXT + _SPACE + b":")
+_MARK = re.compile(_SPACE + rb"([,\]}])")  # what may follow a value
+_START = re.compile(_SPACE + rb"(?=(.?))", re.DOTALL)  # up to a value, and its first byte
+_CLOSED = re.compile(rb"[\[{]" + _SPACE + rb"[\]}]")
 _NUMBER = re.compile(rb"-?+[0-9]++(\.[0-9]++)?+([eE][-+]?+[0-9]++)?+")
-_NUMBERS = re.compile(rb"\[[-+0-9.eE, \t\r\n]*+\]")
+_NUMBERS = re.compile(rb"\[([-+0-9.eE, \t\r\n]*+)\]")
 _WORDS = {
     b"true": True, b"false": False, b"null": None,
     b"NaN": float("nan"), b"Infinity": float("inf"), b"-Infinity": float("-inf"),
@@ -29,121 +30,94 @@ _WORD = re.compile(rb"-?+[A-Za-z]++")
 MOST_DIGITS = 18  # of an integer; what has more is a float
 
 
-def read_json(data: bytes, skip: Set[str] = frozenset()) -> object:
-    """The value in a file. Lists of numbers under a name in `skip` are left empty. ModelError."""
-    with warnings.catch_warnings():  # (numpy 2.0 to 2.2 warn of text that is no number)
-        warnings.simplefilter("error", DeprecationWarning)
-        return _Reader(data, skip).whole()
+def read_json(data: bytes) -> object:
+    """The value in a file. ModelError."""
+    reader = _Reader(data)
+    found = reader.value(0)
+    if data[reader.at :].strip():
+        raise reader.fail("the end of the file")
+    return found
 
 
 class _Reader:
-    def __init__(self, data: bytes, skip: Set[str]) -> None:
-        self.data, self.skip, self.at = data, skip, 0
-
-    def whole(self) -> object:
-        found = self.value(0, keep=True)
-        if self.next():
-            raise self.fail("the end of the file")
-        return found
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
 
     def fail(self, expected: str) -> ModelError:
-        if self.at >= len(self.data):
+        rest = self.data[self.at : self.at + 1000].lstrip()
+        if not rest:
             return ModelError(
                 f"expected {expected}, found the end of the file",
                 hint="it is cut short; copy it again",
             )
-        found = self.data[self.at : self.at + 20].decode(errors="replace")
+        found = rest[:20].decode(errors="replace")
         return ModelError(f"expected {expected}, found {found!r} at byte {self.at}")
 
-    def next(self) -> bytes:
-        """The first byte behind white space; none at the end."""
-        if found := _SPACE.match(self.data, self.at):
-            self.at = found.end()
-        return self.data[self.at : self.at + 1]
-
-    def take(self, pattern: re.Pattern[bytes], expected: str) -> bytes:
+    def take(self, pattern: re.Pattern[bytes], expected: str) -> re.Match[bytes]:
         found = pattern.match(self.data, self.at)
         if not found:
             raise self.fail(expected)
         self.at = found.end()
-        return found[0]
+        return found
 
-    def value(self, depth: int, *, keep: bool) -> object:
+    def value(self, depth: int) -> object:
         if depth > MOST_DEPTH:
             raise depth_error(f"at byte {self.at}")
-        first = self.next()
+        first = self.take(_START, "a value")[1]
+        if first == b"[" and (found := _NUMBERS.match(self.data, self.at)):
+            self.at = found.end()
+            return NumberList(self.data, *found.span(1))
         if first == b"{":
             return self.object(depth)
         if first == b"[":
-            return self.list(depth, keep=keep)
+            return self.list(depth)
         if first == b'"':
-            return self.string()
-        if word := _WORD.match(self.data, self.at):
-            if word[0] not in _WORDS:
-                raise self.fail("a value")
+            return self.text(self.take(_STRING, "a text in quotes")[1])
+        if (word := _WORD.match(self.data, self.at)) and word[0] in _WORDS:
             self.at = word.end()
             return _WORDS[word[0]]
-        return self.number()
+        text = self.take(_NUMBER, "a value")[0]
+        return int(text) if text.isdigit() and len(text) <= MOST_DIGITS else float(text)
 
     def object(self, depth: int) -> dict[str, object]:
         made: dict[str, object] = {}
-
-        def field() -> None:
-            if self.next() != b'"':
-                raise self.fail("the name of a field")
-            name = self.string()
-            if self.next() != b":":
-                raise self.fail("':'")
-            self.at += 1
-            put(made, name, self.value(depth + 1, keep=name not in self.skip))
-
-        self.listed(b"}", field)
+        more = not self.closed()
+        while more:
+            name = self.text(self.take(_FIELD, "the name of a field and ':'")[1])
+            put(made, name, self.value(depth + 1))
+            more = self.goes_on(b"}")
         return made
 
-    def list(self, depth: int, *, keep: bool) -> object:
-        if found := _NUMBERS.match(self.data, self.at):
-            start, self.at = self.at + 1, found.end()
-            return _numbers(self.data[start : self.at - 1], start) if keep else np.zeros(0)
+    def list(self, depth: int) -> list[object]:
         made: list[object] = []
-        self.listed(b"]", lambda: made.append(self.value(depth + 1, keep=keep)))
+        more = not self.closed()
+        while more:
+            made.append(self.value(depth + 1))
+            more = self.goes_on(b"]")
         return made
 
-    def listed(self, end: bytes, item: Callable[[], None]) -> None:
-        """Items with commas in between."""
-        self.at += 1
-        if self.next() == end:
-            self.at += 1
-            return
-        while True:
-            item()
-            mark = self.next()
-            if mark not in (b",", end):
-                raise self.fail(f"',' or '{end.decode()}'")
-            self.at += 1
-            if mark == end:
-                return
+    def closed(self) -> bool:
+        """Goes behind the bracket or brace that begins an object or list; and behind its end, where
+        nothing is in it."""
+        found = _CLOSED.match(self.data, self.at)
+        self.at = found.end() if found else self.at + 1
+        return bool(found)
 
-    def string(self) -> str:
-        start = self.at
-        text = self.take(_STRING, "a text in quotes")
+    def goes_on(self, end: bytes) -> bool:
+        """Does a comma follow, and not the end of the object or list?"""
+        expected = f"',' or '{end.decode()}'"
+        before = self.at
+        mark = self.take(_MARK, expected)[1]
+        if mark not in (b",", end):
+            self.at = before
+            raise self.fail(expected)
+        return mark == b","
+
+    def text(self, inside: bytes) -> str:
+        """What stands between quotes, as a text."""
+        if b"\\" not in inside and inside.isascii():
+            return inside.decode()
         try:
-            return cast(str, json.loads(text))
+            return cast(str, json.loads(b'"%b"' % inside))
         except ValueError as error:
-            raise ModelError(f"expected a text, at byte {start}: {error}") from None
-
-    def number(self) -> int | float:
-        text = self.take(_NUMBER, "a value")
-        return int(text) if text.isdigit() and len(text) <= MOST_DIGITS else float(text)
-
-
-def _numbers(text: bytes, start: int) -> np.ndarray:
-    """Numbers with commas in between, at byte `start` of the file."""
-    if not text.strip():
-        return np.zeros(0)
-    try:
-        made = np.fromstring(text, np.float64, sep=",")
-    except (ValueError, DeprecationWarning):
-        made = np.zeros(0)
-    if made.size != text.count(b",") + 1:
-        raise ModelError(f"expected numbers with commas in between, at byte {start}")
-    return made
+            raise ModelError(f"expected a text before byte {self.at}: {error}") from None

@@ -14,12 +14,13 @@ import numpy as np
 from naru.errors import ModelError, UnsupportedError
 from naru.frontend.forest import MOST_SCORES, Output, Trees
 from naru.frontend.lightgbm_trees import read_table, read_trees, split_fields, whole
+from naru.frontend.records import strict_numbers
 from naru.ir.graph import Node
 from naru.ops.registry import apply, constant
 
 VERSIONS = ("v3", "v4")
 _HEADER = "the header"
-_TREE = re.compile(rb"^Tree=[0-9]++$", re.MULTILINE)
+_TREE = re.compile(rb"\nTree=[0-9]++\n")
 _DUMP = re.compile(rb'\s*\{\s*"name"\s*:\s*"tree"')  # what dump_model gives, which nothing loads
 
 
@@ -62,7 +63,8 @@ def read_lightgbm(data: bytes) -> Trees:
     if len(texts) % count:
         raise ModelError(f"expected trees for {count} scores each round, found {len(texts)}")
     rounds = len(texts) // count if "average_output" in header else 1
-    nodes, votes, leaves = read_trees(read_table(texts), count, features)
+    with strict_numbers():
+        nodes, votes, leaves = read_trees(read_table(texts), count, features)
     return Trees(nodes, votes, count, features, output, average=rounds, leaves=leaves)
 
 
@@ -73,12 +75,17 @@ def _split(data: bytes) -> tuple[bytes, list[bytes], bytes]:
         raise ModelError(
             "the file ends before 'end of trees'", hint="it is cut short; copy it again"
         )
-    found = [(m.start(), m.end()) for m in _TREE.finditer(data, 0, end)]
-    starts = [*(start for start, _ in found), end]
+    heads: list[tuple[int, int]] = []
+    at = data.find(b"\nTree=", 0, end)
+    while at >= 0:
+        if found := _TREE.match(data, at):
+            heads.append(found.span())
+        at = data.find(b"\nTree=", at + 1, end)
+    starts = [*(start for start, _ in heads), end]
     texts: list[bytes] = []
-    for (_, first), last in zip(found, starts[1:], strict=True):
+    for (_, first), last in zip(heads, starts[1:], strict=True):
         blank = data.find(b"\n\n", first, last)
-        texts.append(data[first + 1 : last if blank < 0 else blank])
+        texts.append(data[first : last if blank < 0 else blank])
     return data[: starts[0]], texts, data[end:]
 
 

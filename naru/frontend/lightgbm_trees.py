@@ -7,13 +7,13 @@ default way; of a categorical split the integer part of x is looked up in a set.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from naru.errors import ModelError
+from naru.frontend.records import parse_numbers
 from naru.ops.linear_leaves import Leaves
 from naru.ops.tree_tables import LEAF, LEQ, MEMBER, Nodes, Votes, before, interval_borders
 
@@ -120,13 +120,8 @@ def _parsed(text: bytes, dtype: type[np.generic], size: int) -> Array | None:
     """Numbers with spaces in between; None where it has anything else."""
     if not size:
         return np.zeros(0, dtype)
-    with warnings.catch_warnings():  # (numpy 2.0 to 2.2 warn of text that is no number)
-        warnings.simplefilter("error", DeprecationWarning)
-        try:
-            made = np.fromstring(text, dtype, sep=" ")
-        except (ValueError, DeprecationWarning):
-            return None
-    return made if made.size == size else None
+    made = parse_numbers(text, dtype, " ")
+    return made if made is not None and made.size == size else None
 
 
 # --- nodes ----------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ import numpy as np
 from naru.errors import ModelError, UnsupportedError
 from naru.frontend.forest import MOST_SCORES, Forest, Linear, Output, Trees
 from naru.frontend.json_numbers import read_json
-from naru.frontend.records import Record
+from naru.frontend.records import Record, strict_numbers
 from naru.frontend.ubjson import read_ubjson
-from naru.frontend.xgboost_trees import UNUSED, read_trees, vector_size
+from naru.frontend.xgboost_trees import read_trees, vector_size
 from naru.ir.graph import Node
 from naru.ops.registry import apply, constant
 
@@ -45,7 +45,7 @@ def read_xgboost(data: bytes) -> Forest:
             hint='load it with XGBoost 1.3 to 3.0, then booster.save_model("model.json")',
         )
     else:
-        whole = read_json(data, UNUSED)
+        whole = read_json(data)
     learner = Record(whole, "the file").part("learner")
     booster = learner.part("gradient_booster")
     name = booster.text("name")
@@ -57,7 +57,8 @@ def read_xgboost(data: bytes) -> Forest:
         problems.append(f"the objective '{objective}'; there are {', '.join(OBJECTIVES)}")
     if problems:
         raise UnsupportedError(problems)
-    return BOOSTERS[name](learner, booster, *OBJECTIVES[objective])
+    with strict_numbers():
+        return BOOSTERS[name](learner, booster, *OBJECTIVES[objective])
 
 
 # --- boosters -------------------------------------------------------------------------------------

@@ -18,8 +18,6 @@ from naru.ops.tree_tables import LEAF, LT, MEMBER, Nodes, Votes, interval_border
 Array = np.ndarray
 NEGATIVE = -float(np.finfo(np.float32).smallest_subnormal)  # the next below 0
 MOST_CATEGORIES = 1 << 24  # from there on, codes belong to no set
-# What trees have that predictions do not ask for: most of the file.
-UNUSED = frozenset({"loss_changes", "sum_hessian", "parents"})
 
 
 @dataclass(frozen=True)
@@ -116,10 +114,9 @@ def vector_size(tree: Record) -> int:
 
 
 def _size(tree: Record) -> int:
-    found = tree.numbers("left_children").size
-    if not found:
-        raise ModelError("left_children: expected at least one node", where=tree.where)
-    return found
+    if found := tree.length("left_children"):
+        return found
+    raise tree.fail("left_children", "at least one node")
 
 
 def _check_parents(trees: _Trees, *children: Array) -> None:
@@ -158,7 +155,7 @@ def _sets(trees: _Trees) -> dict[int, Array]:
     """The borders of the sets of categories, by node."""
     found: dict[int, Array] = {}
     for t, start, end in zip(trees.records, trees.starts, trees.starts[1:], strict=False):
-        if _is_empty(t.value.get("categories_nodes")):
+        if not t.length("categories_nodes"):
             continue
         nodes, at, sizes, categories = _segments(t, int(end - start))
         kinds = t.numbers("split_type", int(end - start)) if "split_type" in t.value else None
@@ -168,12 +165,6 @@ def _sets(trees: _Trees) -> dict[int, Array]:
                 few = some[some < MOST_CATEGORIES]
                 found[int(start) + node] = interval_borders(few, np.dtype(np.float32), NEGATIVE)
     return found
-
-
-def _is_empty(found: object) -> bool:
-    if isinstance(found, np.ndarray):
-        return not found.size
-    return not found
 
 
 def _segments(t: Record, count: int) -> tuple[Array, Array, Array, Array]:
