@@ -24,6 +24,7 @@ Array = np.ndarray
 _ = naru.ops
 
 MOST_SCORES = 1 << 16  # of a row
+MOST_FEATURES = 1 << 22  # which are a dense row of 16 MB or more
 Output = Callable[[Node], Node]  # of raw scores [N, C] what the library's `predict` makes
 
 
@@ -50,11 +51,6 @@ class Trees:
 
     def scores(self, x: Node) -> Node:
         """x [N, F] -> raw scores [N, C]."""
-        if self.count > MOST_SCORES:
-            raise ModelError(f"expected at most {MOST_SCORES} classes, found {self.count}")
-        most = int(self.nodes.features.max(initial=-1))
-        if most >= self.features:
-            raise ModelError(f"a split asks for feature {most}, and there are {self.features}")
         if self.leaves is None:
             tables = make_tables(*_with_base(self))
             made = apply_trees(x, tables, "sum", self.count)
@@ -92,6 +88,19 @@ class Linear:
         there = apply("where", apply("isnan", x), constant(0, self.dtype), x)
         product = apply("matmul", there, constant(self.weights, self.dtype))
         return apply("add", product, constant(self.bias, self.dtype))
+
+
+def check_sizes(scores: tuple[str, int], features: tuple[str, int]) -> None:
+    """ModelError where a field, of a name and a value, says more than naru takes."""
+    for (name, found), most in ((scores, MOST_SCORES), (features, MOST_FEATURES)):
+        if found > most:
+            raise ModelError(f"{name}: expected at most {most}, found {found}")
+
+
+def check_names(names: int, features: int) -> None:
+    """ModelError unless there are as many names as features, or none."""
+    if names not in (0, features):
+        raise ModelError(f"feature_names: expected {features} names, found {names}")
 
 
 Forest: TypeAlias = Trees | Linear  # what a model's file says, whatever is in it

@@ -115,9 +115,8 @@ class _Reader:
 
     def text(self, inside: bytes) -> str:
         """What stands between quotes, as a text."""
-        if b"\\" not in inside and inside.isascii():
-            return inside.decode()
         try:
-            return cast(str, json.loads(b'"%b"' % inside))
+            text = inside.decode()
+            return cast(str, json.loads(f'"{text}"')) if "\\" in text else text
         except ValueError as error:
             raise ModelError(f"expected a text before byte {self.at}: {error}") from None

@@ -12,9 +12,9 @@ import re
 import numpy as np
 
 from naru.errors import ModelError, UnsupportedError
-from naru.frontend.forest import MOST_SCORES, Output, Trees
+from naru.frontend.forest import Output, Trees, check_names, check_sizes
 from naru.frontend.lightgbm_trees import read_table, read_trees, split_fields, whole
-from naru.frontend.records import strict_numbers
+from naru.frontend.records import reading_numbers
 from naru.ir.graph import Node
 from naru.ops.registry import apply, constant
 
@@ -49,11 +49,10 @@ def read_lightgbm(data: bytes) -> Trees:
     if version not in VERSIONS:
         raise ModelError(f"expected a model of version {' or '.join(VERSIONS)}, found {version}")
     count = whole(header, "num_tree_per_iteration", 1, _HEADER)
-    if count > MOST_SCORES:
-        raise ModelError(
-            f"num_tree_per_iteration: expected at most {MOST_SCORES}, found {count}", where=_HEADER
-        )
-    features = whole(header, "max_feature_idx", 0, _HEADER) + 1
+    last = whole(header, "max_feature_idx", 0, _HEADER)
+    check_sizes(("num_tree_per_iteration", count), ("max_feature_idx", last))
+    features = last + 1
+    check_names(len(header.get("feature_names", b"").split()), features)
     if not texts:
         raise ModelError("expected at least one tree, found none")
     output = _output(header.get("objective", b"").decode(), count)
@@ -63,7 +62,7 @@ def read_lightgbm(data: bytes) -> Trees:
     if len(texts) % count:
         raise ModelError(f"expected trees for {count} scores each round, found {len(texts)}")
     rounds = len(texts) // count if "average_output" in header else 1
-    with strict_numbers():
+    with reading_numbers():
         nodes, votes, leaves = read_trees(read_table(texts), count, features)
     return Trees(nodes, votes, count, features, output, average=rounds, leaves=leaves)
 

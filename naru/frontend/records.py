@@ -19,12 +19,15 @@ import numpy as np
 from naru.errors import ModelError
 
 Array = np.ndarray
+_SIGN = re.compile(rb"[-+](?![0-9.in])", re.IGNORECASE)  # before no number
 MOST_DEPTH = 64  # of objects and lists in each other; what the libraries write has at most ten
 
 
 def parse_numbers(text: bytes, dtype: type[np.generic], separator: str) -> Array | None:
     """Numbers of a text with something in it; None where it has anything else. (Inside of
-    `strict_numbers`, or numpy 2.0 to 2.2 only warn.)"""
+    `reading_numbers`, or numpy 2.0 to 2.2 only warn.)"""
+    if _SIGN.search(text):  # which numpy takes for 0
+        return None
     try:
         return np.fromstring(text, dtype, sep=separator)
     except (ValueError, DeprecationWarning):
@@ -32,9 +35,10 @@ def parse_numbers(text: bytes, dtype: type[np.generic], separator: str) -> Array
 
 
 @contextmanager
-def strict_numbers() -> Generator[None]:
-    """Text that is no number is an error of `parse_numbers`, also with numpy 2.0 to 2.2."""
-    with warnings.catch_warnings():
+def reading_numbers() -> Generator[None]:
+    """Text that is no number is an error of `parse_numbers`, also with numpy 2.0 to 2.2; what is
+    too large for a dtype is infinite, as it is for the libraries, and nothing to warn of."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("error", DeprecationWarning)
         yield
 

@@ -13,15 +13,16 @@ from collections.abc import Callable
 import numpy as np
 
 from naru.errors import ModelError, UnsupportedError
-from naru.frontend.forest import MOST_SCORES, Forest, Linear, Output, Trees
+from naru.frontend.forest import Forest, Linear, Output, Trees, check_names, check_sizes
 from naru.frontend.json_numbers import read_json
-from naru.frontend.records import Record, strict_numbers
+from naru.frontend.records import Record, reading_numbers
 from naru.frontend.ubjson import read_ubjson
-from naru.frontend.xgboost_trees import read_trees, vector_size
+from naru.frontend.xgboost_trees import read_trees
 from naru.ir.graph import Node
 from naru.ops.registry import apply, constant
 
 Array = np.ndarray
+CLOSEST = np.float32(1e-6)  # kRtEps: no probability is nearer to 0 or 1
 _JSON = re.compile(rb'\s*\{\s*"(learner|version)"')
 _UBJSON = re.compile(rb"\{[iUIlL].{0,8}(learner|version)", re.DOTALL)
 # The old binary format: a mark, or 136 bytes of parameters before the objective's name.
@@ -57,7 +58,7 @@ def read_xgboost(data: bytes) -> Forest:
         problems.append(f"the objective '{objective}'; there are {', '.join(OBJECTIVES)}")
     if problems:
         raise UnsupportedError(problems)
-    with strict_numbers():
+    with reading_numbers():
         return BOOSTERS[name](learner, booster, *OBJECTIVES[objective])
 
 
@@ -76,8 +77,8 @@ def _forest(learner: Record, booster: Record, output: Output, margin: Margin) ->
     if not trees:
         raise ModelError("expected at least one tree, found none")
     info = model.numbers("tree_info", len(trees))
-    if vector_size(trees[0]) == 1 and not ((info >= 0) & (info < count)).all():
-        raise ModelError(f"tree_info: expected classes in 0..{count - 1}, found {info.max():.0f}")
+    if not ((info >= 0) & (info < count) & (info == np.floor(info))).all():
+        raise model.fail("tree_info", f"classes in 0..{count - 1}")
     scales = np.ones(len(trees))
     if "weight_drop" in weights.value:
         scales = weights.numbers("weight_drop", len(trees))
@@ -109,13 +110,13 @@ def _sizes(learner: Record) -> tuple[int, int]:
     """Scores of a row, and its features."""
     params = learner.part("learner_model_param")
     classes, targets = params.number("num_class", 0), params.number("num_target", 1)
-    count = max(classes, targets, 1)
-    if count > MOST_SCORES:
-        name = "num_class" if classes == count else "num_target"
-        raise ModelError(f"{name}: expected at most {MOST_SCORES}, found {count}")
+    count, features = max(classes, targets, 1), params.number("num_feature", 0)
+    name = "num_class" if classes == count else "num_target"
+    check_sizes((name, count), ("num_feature", features))
+    check_names(learner.length("feature_names") or 0, features)
     if classes > 1 and targets > 1:
         raise UnsupportedError([f"{targets} targets of {classes} classes each"])
-    return count, params.number("num_feature", 0)
+    return count, features
 
 
 def _base(learner: Record, count: int, margin: Margin) -> tuple[float, ...]:
@@ -124,9 +125,9 @@ def _base(learner: Record, count: int, margin: Margin) -> tuple[float, ...]:
     texts = re.findall(r"[^\[\],\s]+", given) if isinstance(given, str) else ()
     try:
         values = [float(np.float32(margin(np.float32(x)))) for x in texts]
-    except (ValueError, ZeroDivisionError, OverflowError):
+    except (ValueError, OverflowError):
         values = []
-    if len(values) not in (1, count):
+    if len(values) not in (1, count) or not np.isfinite(values).all():
         wanted = "a number" if count == 1 else f"a number, or {count}"
         raise ModelError(f"base_score: expected {wanted}, found {given!r:.60}")
     return tuple(values)
@@ -170,10 +171,11 @@ def _log(x: np.float32) -> float:
 
 
 def _logit(x: np.float32) -> float:
-    """In f32 up to the logarithm, as there."""
-    if x == 0:
-        raise ZeroDivisionError
-    return -math.log(np.float32(1) / x - np.float32(1))
+    """In f32 up to the logarithm, as there; 0 and 1 are what is next to them."""
+    if not 0 <= x <= 1:
+        raise ValueError
+    inside = np.clip(x, CLOSEST, np.float32(1) - CLOSEST)
+    return -math.log(np.float32(1) / inside - np.float32(1))
 
 
 # What `predict` makes of scores (PredTransform), and how base_score becomes one (ProbToMargin).

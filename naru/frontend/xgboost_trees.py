@@ -41,14 +41,12 @@ class _Trees:
         """A field of whole numbers, as i64."""
         values = self.joined(name)
         if values.dtype.kind == "f":
-            with np.errstate(invalid="ignore"):
-                self.check(name, "whole numbers", np.abs(values) < 2**53, values)
+            self.check(name, "whole numbers", np.abs(values) < 2**53, values)
             self.check(name, "whole numbers", values == np.floor(values), values)
         return values.astype(np.int64)
 
     def singles(self, name: str) -> Array:
-        with np.errstate(over="ignore"):
-            return self.joined(name).astype(np.float32)
+        return self.joined(name).astype(np.float32)
 
     def check(self, name: str, expected: str, right: Array, values: Array) -> None:
         """ModelError that names tree and node of the first value that is not right."""
@@ -102,7 +100,10 @@ def read_trees(
     )
     leaves = np.flatnonzero(leaf)
     owner = np.repeat(np.arange(len(records)), sizes)[leaves]
-    if vector_size(records[0]) > 1:
+    widths = {vector_size(t) for t in records}
+    if widths != {1}:
+        if widths != {count}:
+            raise ModelError(f"size_leaf_vector: expected {count} in all trees, found {widths}")
         return nodes, _vector_votes(trees, leaves, right[leaves], scales[owner], count)
     return nodes, Votes(leaves, targets[owner], split[leaves] * scales[owner])
 
@@ -132,8 +133,8 @@ def _vector_votes(trees: _Trees, leaves: Array, numbers: Array, scales: Array, c
     """Of leaves that are vectors. From 3.2 on a leaf has a number among those of its tree, in the
     place of its right child; before, the vector is found by the node."""
     names = {"leaf_weights" if "leaf_weights" in t.value else "base_weights" for t in trees.records}
-    if len(names) > 1 or any(vector_size(t) != count for t in trees.records):
-        raise ModelError(f"expected leaves of {count} numbers in all trees", where="trees")
+    if len(names) > 1:
+        raise ModelError("leaf_weights: expected in all trees or in none")
     name = names.pop()
     rows = [t.numbers(name) for t in trees.records]
     lengths = np.array([r.size for r in rows])
@@ -143,7 +144,7 @@ def _vector_votes(trees: _Trees, leaves: Array, numbers: Array, scales: Array, c
     if name == "base_weights":
         numbers = leaves - trees.starts[tree]
     if not ((numbers >= 0) & (numbers < lengths[tree] // count)).all():
-        raise ModelError(f"{name}: expected {count} numbers for each leaf", where="trees")
+        raise ModelError(f"{name}: expected {count} numbers for each leaf")
     starts = np.cumsum(lengths) - lengths
     at = (starts[tree] + numbers * count)[:, None] + np.arange(count)
     values = np.concatenate(rows).astype(np.float32)[at] * scales[:, None]
@@ -155,7 +156,7 @@ def _sets(trees: _Trees) -> dict[int, Array]:
     """The borders of the sets of categories, by node."""
     found: dict[int, Array] = {}
     for t, start, end in zip(trees.records, trees.starts, trees.starts[1:], strict=False):
-        if not t.length("categories_nodes"):
+        if t.length("categories_nodes") == 0 or "categories_nodes" not in t.value:
             continue
         nodes, at, sizes, categories = _segments(t, int(end - start))
         kinds = t.numbers("split_type", int(end - start)) if "split_type" in t.value else None

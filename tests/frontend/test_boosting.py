@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
+import lightgbm
 import numpy as np
 import pytest
+import xgboost
 
 import naru
 from naru.cli import main
-from naru.errors import NaruError
+from naru.errors import InputError, ModelError, NaruError, UnsupportedError
+from naru.frontend.boosting import forest_bytes, is_booster, read_booster
 from naru.frontend.source import kind_of, read_model
-from tests.frontend.boosting_tables import FEATURES, table, train_lightgbm, train_xgboost, unseen
+from tests.frontend.boosting_tables import (
+    FEATURES,
+    check_close,
+    matrix,
+    open_graph,
+    table,
+    train_lightgbm,
+    train_xgboost,
+    unseen,
+)
 
 
 def test_files_are_told_by_how_they_begin(tmp_path: Path) -> None:
@@ -56,6 +70,134 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     np.save(tmp_path / "x.npy", table(3, 3).astype(np.float32))
     assert main(["run", str(tmp_path / "m.json"), "--input", str(tmp_path / "x.npy")]) == 0
     assert "prediction: float32[3]" in capsys.readouterr().out
+
+
+# ---- in memory ----
+
+
+def test_a_lightgbm_booster_in_memory() -> None:
+    """Up to the best iteration, as its `predict`."""
+    x = table(300, 1)
+    y = np.nan_to_num(x[:, 0])
+    data = lightgbm.Dataset(x[:200], y[:200])
+    booster = lightgbm.train(
+        {"verbosity": -1, "num_threads": 1, "learning_rate": 0.5}, data, 60,
+        valid_sets=[data.create_valid(x[200:], y[200:])],
+        callbacks=[lightgbm.early_stopping(2, verbose=False)], keep_training_booster=True,
+    )  # fmt: skip
+    assert 0 < booster.best_iteration < booster.current_iteration()
+    assert is_booster(booster)
+    graph = read_booster(booster, name="my model")
+    assert graph.name == "my_model"
+    rows = unseen(50, 5)
+    check_close(open_graph(graph)(rows), np.asarray(booster.predict(rows)), 0)
+
+
+class Mine(xgboost.Booster):
+    """A class below the library's."""
+
+
+def test_an_xgboost_booster_in_memory() -> None:
+    """All iterations, as its `predict`, also where training was stopped early."""
+    x = table(300, 1)
+    y = np.nan_to_num(x[:, 0])
+    trained = xgboost.train(
+        {"eta": 0.9, "nthread": 1}, matrix(x[:200], y[:200]), 40,
+        evals=[(matrix(x[200:], y[200:]), "valid")], early_stopping_rounds=2, verbose_eval=False,
+    )  # fmt: skip
+    assert trained.best_iteration + 1 < trained.num_boosted_rounds()
+    rows = unseen(50, 5)
+    for booster in (trained, Mine(model_file=trained.save_raw("ubj"))):
+        assert is_booster(booster)
+        got = open_graph(read_booster(booster))(rows.astype(np.float32))
+        check_close(got, booster.predict(matrix(rows)), 0)
+
+
+@pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated")
+def test_estimators_up_to_their_best_iteration() -> None:
+    x = table(300, 1)
+    y = np.nan_to_num(x[:, 0])
+    light = lightgbm.LGBMRegressor(n_estimators=60, learning_rate=0.5, verbosity=-1, n_jobs=1)
+    stop = lightgbm.early_stopping(2, verbose=False)
+    light.fit(x[:200], y[:200], eval_set=[(x[200:], y[200:])], callbacks=[stop])
+    extreme = xgboost.XGBRegressor(
+        n_estimators=60, learning_rate=0.9, early_stopping_rounds=2, n_jobs=1
+    )
+    extreme.fit(x[:200], y[:200], eval_set=[(x[200:], y[200:])], verbose=False)
+    assert extreme.best_iteration + 1 < extreme.get_booster().num_boosted_rounds()
+    rows = unseen(50, 5)
+    for model in (light, extreme):
+        assert not is_booster(model)
+        compiled = naru.compile(forest_bytes(model), cache=False)
+        given = rows.astype(compiled.inputs[0].dtype)
+        check_close(compiled(given), np.asarray(model.predict(given)), 0)
+
+
+def test_objects_that_have_no_file() -> None:
+    for value, words in (
+        (lightgbm.LGBMRegressor(), "LGBMRegressor has no booster"),
+        (xgboost.XGBClassifier(), "XGBClassifier has no booster"),
+        (3, "expected a booster of LightGBM or XGBoost, got int"),
+    ):
+        with pytest.raises(InputError, match=words):
+            forest_bytes(value)
+        with pytest.raises(InputError, match="expected a Booster"):
+            read_booster(value)
+    zeros = xgboost.XGBRegressor(n_estimators=1, missing=0.0)
+    x = np.abs(table(40, 1))
+    zeros.fit(np.nan_to_num(x), np.nan_to_num(x[:, 0]))
+    with pytest.raises(UnsupportedError, match=r"missing=0.0 of XGBRegressor"):
+        forest_bytes(zeros)
+
+
+def test_a_booster_that_is_refused_says_where() -> None:
+    class Booster:
+        """Looks like LightGBM's."""
+
+        def model_to_string(self) -> str:
+            return "tree\nversion=v4\nend of trees\n"
+
+    Booster.__module__ = "lightgbm.basic"
+    with pytest.raises(ModelError, match=r"lightgbm.Booster: the header: num_tree_per_iteration"):
+        read_booster(Booster())
+
+
+def test_the_libraries_are_not_imported() -> None:
+    code = (
+        "import sys, naru.frontend.boosting as b; b.is_booster(3); "
+        "assert not {'lightgbm', 'xgboost', 'sklearn', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_inputs_that_do_not_fit() -> None:
+    """Nothing is cast: the error says what was expected, and what to call."""
+    x = table(20, 1)
+    for model, given in (
+        (
+            naru.compile(train_lightgbm({"objective": "regression"}, 1).model_to_string().encode()),
+            x,
+        ),
+        (
+            naru.compile(bytes(train_xgboost({"objective": "reg:linear"}, 1).save_raw("ubj"))),
+            x.astype(np.float32),
+        ),
+    ):
+        assert np.asarray(model(given)).shape == (20,)
+        assert np.asarray(model(given[:0])).shape == (0,)
+        other = np.float32 if given.dtype == np.float64 else np.float64
+        wanted = f"expected dtype {given.dtype}, got {np.dtype(other)}"
+        for wrong, words in (
+            (given.astype(other), wanted),
+            (given[:, :-1], r"expected shape \(rows, 8\), got \(20, 7\)"),
+            (given[0], "expected 2 dims"),
+            (given.astype(str), f"expected dtype {given.dtype}, got str"),
+        ):
+            with pytest.raises(InputError, match=words):
+                model(wrong)
+
+
+# ---- damage ----
 
 
 @pytest.mark.parametrize("kind", ["LightGBM", "XGBoost"])

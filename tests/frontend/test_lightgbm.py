@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_broken_lightgbm() -> None:
         (
             "max_feature_idx=7",
             "max_feature_idx=1",
-            "split_feature, node .: expected features in 0..1",
+            "feature_names: expected 2 names, found 8",
         ),
         ("max_feature_idx=7", "max_feature_idx=x", "max_feature_idx: expected a whole number"),
         ("num_leaves=", "num_leaves=9", "expected 9.* numbers, found"),
@@ -176,9 +177,93 @@ def test_broken_lightgbm() -> None:
         ("is_linear=0", "is_linear=1", "tree 0: num_features: expected .* numbers, found 0"),
         ("decision_type=", "decision_type=16 ", "tree 0: decision_type: expected"),
         ("Tree=1", "Tree", "expected 2 trees, found 1"),
+        ("feature_names=", "feature_names=a ", "feature_names: expected 8 names, found 9"),
+        ("tree_per_iteration=1", "tree_per_iteration=999999999", "expected at most 65536, found"),
+        ("max_feature_idx=7", "max_feature_idx=999999999", "expected at most 4194304, found"),
+        ("num_leaves=30", "num_leaves=999999999", "tree 0: split_feature: expected 999999998"),
+        ("num_leaves=30", "num_leaves=" + "9" * 10_000, "tree 0: num_leaves: expected a whole"),
+        ("num_leaves=30", "num_leaves=30\nnum_leaves=30", "tree 0: 'num_leaves' is there twice"),
+        ("sigmoid:1", "sigmoid:-1", "objective: expected a sigmoid above 0"),
+        ("sigmoid:1", "num_class:7", "objective: expected num_class:1"),
+        ("version=v4", "version=v4\nversion=v4", "the header: 'version' is there twice"),
+        ("end of trees", "end of trees \udcff", "expected UTF-8, found byte 0xff"),
     ):
         with pytest.raises((ModelError, UnsupportedError), match=words):
-            read_model(text.replace(old, new, 1).encode())
+            read_model(text.replace(old, new, 1).encode("utf-8", "surrogateescape"))
     for size in range(5, text.index("end of trees"), 97):
         with pytest.raises(NaruError):
             read_model(text[:size].encode())
+
+
+STUMPS = """tree
+version=v4
+num_class=1
+num_tree_per_iteration=1
+max_feature_idx=1
+objective=regression
+
+Tree=0
+num_leaves=3
+num_cat=0
+split_feature=0 1
+threshold=0.5 -1
+decision_type=2 2
+left_child=1 -1
+right_child=-3 -2
+leaf_value=1 2 4
+is_linear=0
+
+Tree=1
+num_leaves=1
+num_cat=0
+leaf_value=8
+
+end of trees
+"""
+
+
+def test_a_file_written_by_hand() -> None:
+    """A tree of three leaves and one of a single leaf; what predictions ask for is there."""
+    model = naru.compile(STUMPS.encode(), cache=False)
+    x = np.array([[0.5, -1.0], [0.5, 0.0], [0.6, -1.0], [np.nan, np.nan]])
+    assert np.asarray(model(x)).tolist() == [9.0, 10.0, 12.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("left_child=1 -1", "left_child=0 -1", "tree 0: a child of node 0 is below two nodes"),
+        ("left_child=1 -1", "left_child=1 0", "tree 0: a child of node 1 is below two nodes"),
+        ("left_child=1 -1", "left_child=1 1", "tree 0: a child of node 0 is below two nodes"),
+        ("left_child=1 -1", "left_child=1 -2", "tree 0: a child of node 1 is below two nodes"),
+        ("left_child=1 -1", "left_child=2 -1", "left_child, node 0: expected a node or leaf of"),
+        ("left_child=1 -1", "left_child=1 -4", "left_child, node 1: expected a node or leaf of"),
+        ("left_child=1 -1", "left_child=1", "tree 0: left_child: expected 2 numbers, found 1"),
+        ("threshold=0.5", "threshold=nan", "tree 0: threshold, node 0: expected numbers"),
+        ("split_feature=0", "split_feature=-1", "split_feature, node 0: expected features in 0..1"),
+        ("split_feature=0", "split_feature=" + "9" * 10_000, "split_feature, node 0: expected"),
+        ("split_feature=0", "split_feature=0.5", "tree 0: split_feature: expected numbers, found"),
+        ("decision_type=2", "decision_type=1", "tree 0: num_cat: expected a whole number"),
+        ("decision_type=2", "decision_type=12", "decision_type, node 0: expected numbers in 0..11"),
+        ("leaf_value=8", "leaf_value=", "tree 1: leaf_value: expected 1 numbers, found 0"),
+        ("leaf_value=8", "leaf_value=8_0", "tree 1: leaf_value: expected numbers, found 8_0"),
+        ("num_leaves=1\n", "num_leaves=0\n", "tree 1: num_leaves: expected a whole number"),
+    ],
+)
+def test_trees_that_are_none(old: str, new: str, words: str) -> None:
+    with pytest.raises(ModelError, match=words):
+        read_model(STUMPS.replace(old, new, 1).encode())
+
+
+def test_infinite_thresholds_and_leaves() -> None:
+    """They mean something: all, or nothing, is at most an infinite number."""
+    text = STUMPS.replace("threshold=0.5 -1", "threshold=inf -inf").replace("1 2 4", "inf 2 4")
+    x = np.array([[np.inf, -np.inf], [1.0, 1.0], [-np.inf, -np.inf]])
+    assert np.asarray(naru.compile(text.encode(), cache=False)(x)).tolist() == [np.inf, 10, np.inf]
+
+
+def test_the_json_of_dump_model_is_refused() -> None:
+    booster = train_lightgbm({"objective": "binary"}, 1)
+    with pytest.raises(ModelError, match="found the JSON of dump_model") as e:
+        read_model(json.dumps(booster.dump_model()).encode())
+    assert "save_model" in str(e.value)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xgboost
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -191,6 +192,20 @@ def test_xgboost_of_any_parameters(
     check_xgboost(booster, objective[1], category=category)
 
 
+def test_infinite_thresholds_and_such_that_are_nan() -> None:
+    """They mean what they mean there: nothing is below NaN."""
+    booster = train_xgboost({"objective": "reg:squarederror", "max_depth": 3}, 3)
+    whole = json.loads(booster.save_raw("json"))
+    for tree, value in zip(
+        whole["learner"]["gradient_booster"]["model"]["trees"], ["nan", "inf", "-inf"], strict=True
+    ):
+        tree["split_conditions"][0] = float(value)
+    data = json.dumps(whole).encode()
+    x = unseen(50, 3).astype(np.float32)
+    want = xgboost.Booster(model_file=bytearray(data)).predict(matrix(x))
+    check_close(naru.compile(data, cache=False)(x), want, 0)
+
+
 def test_broken_xgboost() -> None:
     booster = train_xgboost({"objective": "binary:logistic"}, 2)
     text = bytes(booster.save_raw("json")).decode()
@@ -201,7 +216,7 @@ def test_broken_xgboost() -> None:
         *inner, last = path.split(".")
         for key in inner:
             at = at[int(key) if key.isdigit() else key]
-        at[last] = value
+        at[int(last) if last.isdigit() else last] = value
         return json.dumps(whole).encode()
 
     tree = "learner.gradient_booster.model.trees.0"
@@ -220,6 +235,24 @@ def test_broken_xgboost() -> None:
         (f"{tree}.left_children", [5000], "expected 1 numbers"),
         (f"{tree}.split_conditions", "x", "split_conditions: expected"),
         ("learner", 5, "learner: expected an object, found 5"),
+        ("learner.feature_names", ["a"], "feature_names: expected 8 names, found 1"),
+        ("learner.learner_model_param.num_class", "999999999", "num_class: expected at most 65536"),
+        ("learner.learner_model_param.num_target", "999999", "num_target: expected at most 65536"),
+        ("learner.learner_model_param.num_feature", "999999999", "num_feature: expected at most"),
+        ("learner.learner_model_param.base_score", "nan", "base_score: expected a number"),
+        ("learner.learner_model_param.base_score", "[0.5,0.5]", "base_score: expected a number"),
+        ("learner.learner_model_param.base_score", "2", "base_score: expected a number"),
+        (f"{tree}.left_children.0", 0, "tree 0: node 0 is below two nodes, or below itself"),
+        (f"{tree}.left_children.0", 2, "tree 0: node 2 is below two nodes, or below itself"),
+        (f"{tree}.left_children.0", 5000, "left_children, node 0: expected the number of a node"),
+        (f"{tree}.left_children.0", 1.5, "left_children, node 0: expected whole numbers"),
+        (f"{tree}.left_children", [], "tree 0: left_children: expected at least one node"),
+        (f"{tree}.left_children", None, "tree 0: left_children: expected at least one node"),
+        (f"{tree}.right_children.0", -7, "right_children, node 0: expected the number of a node"),
+        (f"{tree}.split_indices.0", 8, "split_indices, node 0: expected features in 0..7, found 8"),
+        (f"{tree}.split_indices.0", 1e300, "split_indices, node 0: expected whole numbers"),
+        (f"{tree}.categories_nodes", [0], "categories_segments: expected 1 numbers"),
+        (f"{tree}.tree_param.size_leaf_vector", "2", "size_leaf_vector: expected 1 in all trees"),
     ):
         with pytest.raises((ModelError, UnsupportedError), match=words):
             read_model(broken(path, value))
