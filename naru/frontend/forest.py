@@ -15,8 +15,8 @@ from naru.ir.expr import INT_MAX, Var
 from naru.ir.graph import Graph, Node, TensorType, make_input, toposort
 from naru.ir.simplify import index
 from naru.ops.registry import apply, constant
-from naru.ops.tree_tables import LEAF, Nodes, Votes, make_tables
-from naru.ops.trees import apply_trees
+from naru.ops.tree_tables import LEAF, Nodes, Votes
+from naru.ops.trees import vote
 
 Array = np.ndarray
 _ = naru.ops
@@ -51,8 +51,7 @@ def forest_graph(f: Forest, name: str, source: str) -> Graph:
     dtype = f.nodes.splits.dtype
     rows = Var("rows", lo=0, hi=INT_MAX)
     x = make_input("features", TensorType(FROM_NUMPY[dtype], (rows, index(f.features))))
-    tables = make_tables(*_with_base(f))
-    scores = apply("transpose", apply_trees(x, tables, "sum", f.count), perm=(1, 0))
+    scores = apply("transpose", vote(x, *_with_base(f), "sum", f.count), perm=(1, 0))
     if f.average != 1:
         scores = apply("div", scores, constant(f.average, dtype))
     made = f.output(scores)

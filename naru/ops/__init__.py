@@ -5,6 +5,7 @@ from naru.ops import (
     boxes,
     cache,
     cast,
+    coded_trees,
     columns,
     contraction,
     control,
@@ -31,6 +32,7 @@ from naru.ops import (
     sorting,
     stored,
     transposed,
+    tree_codes,
     trees,
     trigonometry,
 )
@@ -41,6 +43,7 @@ __all__ = [
     "boxes",
     "cache",
     "cast",
+    "coded_trees",
     "columns",
     "contraction",
     "control",
@@ -68,6 +71,7 @@ __all__ = [
     "sorting",
     "stored",
     "transposed",
+    "tree_codes",
     "trees",
     "trigonometry",
 ]
