@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from naru.ir.graph import Graph, Node, make_constant
+from naru.codegen.llvm import emit_kernel
+from naru.codegen.objects import compile_module
+from naru.ir.graph import Graph, Node, make_constant, make_input
+from naru.ir.text import read_func
 from naru.ops import coded_tables
 from naru.ops.coded_tables import (
     MOST_BESIDE,
@@ -22,9 +25,11 @@ from naru.ops.coded_tables import (
 )
 from naru.ops.coded_trees import PASSIVE, apply_coded
 from naru.ops.evaluate import evaluate
+from naru.ops.registry import OPS, apply
 from naru.ops.tree_samples import EVERY, random_ensemble, random_votes
 from naru.ops.tree_tables import EQ, GT, GTE, LEAF, LEQ, LT, MEMBER, NEQ, Nodes, Votes
 from naru.ops.trees import vote
+from naru.targets import TARGETS
 
 Array = np.ndarray
 
@@ -202,3 +207,17 @@ def test_few_small_trees_are_walked(aggregate: str) -> None:
             other = vote(x, nodes, votes, aggregate, 1)
         assert other.op == "tree_ensemble"
         assert (value_of(node) == value_of(other)).all()
+
+
+@pytest.mark.parametrize("name", ["tree_ensemble", "tree_codes", "coded_trees"])
+def test_kernels_can_be_compiled_for_every_target(name: str) -> None:
+    op = OPS[name]
+    assert op.samples
+    assert op.opaque
+    for sample in list(op.samples())[2:4]:
+        constants = [None if a is None else make_constant(a) for a in sample.inputs]
+        inputs = [c and make_input(f"x{k}", c.type) for k, c in enumerate(constants)]
+        made = apply(name, *inputs, **dict(sample.attrs))
+        for target in TARGETS.values():
+            text = op.opaque(made, target)
+            compile_module(emit_kernel(read_func(text), target), target)
