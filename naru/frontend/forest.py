@@ -17,8 +17,8 @@ from naru.ir.graph import Graph, Node, TensorType, make_input, toposort
 from naru.ir.simplify import index
 from naru.ops.linear_leaves import Leaves, apply_leaves
 from naru.ops.registry import apply, constant
-from naru.ops.tree_tables import LEAF, Nodes, Votes, make_tables
-from naru.ops.trees import apply_trees
+from naru.ops.tree_tables import LEAF, Nodes, Votes
+from naru.ops.trees import vote
 
 Array = np.ndarray
 _ = naru.ops
@@ -52,11 +52,9 @@ class Trees:
     def scores(self, x: Node) -> Node:
         """x [N, F] -> raw scores [N, C]."""
         if self.leaves is None:
-            tables = make_tables(*_with_base(self))
-            made = apply_trees(x, tables, "sum", self.count)
+            made = vote(x, *_with_base(self), "sum", self.count)
         else:
-            tables = make_tables(self.nodes, self.votes)
-            reached = apply_trees(x, tables, "sum", self.nodes.roots.size)
+            reached = vote(x, self.nodes, self.votes, "sum", self.nodes.roots.size)
             made = apply_leaves(x, reached, self.leaves, self.count)
         scores = apply("transpose", made, perm=(1, 0))
         if self.average != 1:

@@ -5,6 +5,7 @@ from naru.ops import (
     boxes,
     cache,
     cast,
+    coded_trees,
     columns,
     contraction,
     control,
@@ -32,6 +33,7 @@ from naru.ops import (
     sorting,
     stored,
     transposed,
+    tree_codes,
     trees,
     trigonometry,
 )
@@ -42,6 +44,7 @@ __all__ = [
     "boxes",
     "cache",
     "cast",
+    "coded_trees",
     "columns",
     "contraction",
     "control",
@@ -70,6 +73,7 @@ __all__ = [
     "sorting",
     "stored",
     "transposed",
+    "tree_codes",
     "trees",
     "trigonometry",
 ]
