@@ -1,4 +1,4 @@
-"""Reads a LightGBM model: the text that `Booster.save_model` writes, of versions 3 and 4.
+"""Reads a LightGBM model: the text that `Booster.save_model` writes, from LightGBM 2.2 on.
 
 Leaf values are added up in doubles in the order of the trees. The trees themselves are read in
 lightgbm_trees.py.
@@ -18,7 +18,7 @@ from naru.frontend.records import reading_numbers
 from naru.ir.graph import Node
 from naru.ops.registry import apply, constant
 
-VERSIONS = ("v3", "v4")
+VERSIONS = ("v2", "v3", "v4")
 _HEADER = "the header"
 _TREE = re.compile(rb"\nTree=[0-9]++\n")
 _DUMP = re.compile(rb'\s*\{\s*"name"\s*:\s*"tree"')  # what dump_model gives, which nothing loads
@@ -47,7 +47,7 @@ def read_lightgbm(data: bytes) -> Trees:
     header = split_fields(head, _HEADER)
     version = header.get("version", b"none").decode()
     if version not in VERSIONS:
-        raise ModelError(f"expected a model of version {' or '.join(VERSIONS)}, found {version}")
+        raise ModelError(f"expected a model of version {', '.join(VERSIONS)}, found {version}")
     count = whole(header, "num_tree_per_iteration", 1, _HEADER)
     last = whole(header, "max_feature_idx", 0, _HEADER)
     check_sizes(("num_tree_per_iteration", count), ("max_feature_idx", last))

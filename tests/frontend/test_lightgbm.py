@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,12 @@ from hypothesis import strategies as st
 
 import naru
 from naru.errors import ModelError, NaruError, UnsupportedError
+from naru.frontend.forest import forest_graph
+from naru.frontend.lightgbm import read_lightgbm
 from naru.frontend.source import read_model
-from tests.frontend.boosting_tables import Array, check_close, train_lightgbm, unseen
+from tests.frontend.boosting_tables import Array, check_close, open_graph, train_lightgbm, unseen
+
+FILES = Path(__file__).parent / "boosting_files"
 
 
 def check_lightgbm(booster: Any, ulps: float) -> None:
@@ -114,6 +120,33 @@ def test_lightgbm_with_windows_ends_of_lines() -> None:
     assert np.array_equal(np.asarray(a(x)), np.asarray(b(x)))
 
 
+@pytest.mark.parametrize(
+    ("name", "ulps"), [("2.2.3-zeros", 0), ("2.3.1-classes", 8), ("3.3.5-linear", 0)]
+)
+def test_files_of_other_versions(name: str, ulps: float) -> None:
+    """Models, rows and predictions that these versions wrote."""
+    path = FILES / f"lightgbm-{name}.txt"
+    wanted = np.load(path.with_suffix(".npz"))
+    check_close(naru.compile(path, cache=False)(wanted["x"]), wanted["prediction"], ulps)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"objective": "binary", "sigmoid": 1.5},
+        {"objective": "poisson"},
+        {"objective": "multiclass", "num_class": 3, "linear_tree": True},
+    ],
+    ids=lambda p: p["objective"],
+)
+def test_raw_scores_are_equal_to_the_last_bit(params: dict[str, Any]) -> None:
+    booster = train_lightgbm(params)
+    forest = read_lightgbm(booster.model_to_string().encode())
+    model = open_graph(forest_graph(replace(forest, output=lambda s: s), "raw", "LightGBM"))
+    x = unseen(100, 3)
+    check_close(model(x), booster.predict(x, raw_score=True), 0)
+
+
 @pytest.mark.parametrize("most", [1, 4])
 def test_lightgbm_categories(most: int) -> None:
     """Splits by one category, and by sets of them."""
@@ -162,7 +195,7 @@ def test_lightgbm_of_any_parameters(
 def test_broken_lightgbm() -> None:
     text = train_lightgbm({"objective": "binary"}, 2).model_to_string()
     for old, new, words in (
-        ("version=v4", "version=v9", "of version v3 or v4, found v9"),
+        ("version=v4", "version=v9", "of version v2, v3, v4, found v9"),
         ("end of trees", "", "ends before 'end of trees'"),
         (
             "max_feature_idx=7",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 import naru
 from naru.errors import ModelError, NaruError, UnsupportedError
+from naru.frontend.forest import forest_graph
 from naru.frontend.source import read_model
+from naru.frontend.xgboost import read_xgboost
 from naru.ir.text import print_graph
 from tests.frontend.boosting_tables import (
     CATEGORY,
@@ -89,6 +92,24 @@ XGBOOST: dict[str, tuple[dict[str, Any], float]] = {
 def test_xgboost(name: str) -> None:
     params, ulps = XGBOOST[name]
     check_xgboost(train_xgboost(params), ulps)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"objective": "binary:logistic", "base_score": 0.123},
+        {"objective": "reg:tweedie"},
+        {"objective": "multi:softprob", "num_class": 3, "booster": "dart", "rate_drop": 0.5},
+        {"objective": "multi:softprob", "num_class": 3, **VECTORS},
+    ],
+    ids=lambda p: p["objective"],
+)
+def test_raw_scores_are_equal_to_the_last_bit(params: dict[str, Any]) -> None:
+    booster = train_xgboost(params)
+    forest = read_xgboost(bytes(booster.save_raw("ubj")))
+    model = open_graph(forest_graph(replace(forest, output=lambda s: s), "raw", "XGBoost"))
+    x = unseen(100, 3).astype(np.float32)
+    check_close(model(x), booster.predict(matrix(x), output_margin=True), 0)
 
 
 @pytest.mark.parametrize("most", [1, 100])
