@@ -43,25 +43,29 @@ class Forest:
 def forest_graph(f: Forest, name: str, source: str) -> Graph:
     """features [N, F], in the dtype of the splits -> prediction [N], or [N, classes]. `source`:
     what the nodes are called that all of it comes from."""
+    rows = Var("rows", lo=0, hi=INT_MAX)
+    dtype = FROM_NUMPY[f.nodes.splits.dtype]
+    x = make_input("features", TensorType(dtype, (rows, index(f.features))))
+    made = forest_output(f, x)
+    nodes = [n for n in toposort(made) if n is not x and n.op != "constant"]
+    notes = dict.fromkeys(nodes, source)
+    graph_name = identifier(name, "model")
+    return Graph(graph_name, (x,), (made,), ("prediction",), notes, {source: source})
+
+
+def forest_output(f: Forest, x: Node) -> Node:
+    """What `predict` gives for rows x [N, F] in the dtype of the splits: [N], or [N, classes]."""
     if f.count > MOST_SCORES:
         raise ModelError(f"expected at most {MOST_SCORES} classes, found {f.count}")
     most = int(f.nodes.features.max(initial=-1))
     if most >= f.features:
         raise ModelError(f"a split asks for feature {most}, and there are {f.features}")
-    dtype = f.nodes.splits.dtype
-    rows = Var("rows", lo=0, hi=INT_MAX)
-    x = make_input("features", TensorType(FROM_NUMPY[dtype], (rows, index(f.features))))
     tables = make_tables(*_with_base(f))
     scores = apply("transpose", apply_trees(x, tables, "sum", f.count), perm=(1, 0))
     if f.average != 1:
-        scores = apply("div", scores, constant(f.average, dtype))
+        scores = apply("div", scores, constant(f.average, f.nodes.splits.dtype))
     made = f.output(scores)
-    if f.count == 1:
-        made = apply("reshape", made, shape=(rows,))
-    nodes = [n for n in toposort(made) if n is not x and n.op != "constant"]
-    notes = dict.fromkeys(nodes, source)
-    graph_name = identifier(name, "model")
-    return Graph(graph_name, (x,), (made,), ("prediction",), notes, {source: source})
+    return apply("reshape", made, shape=(x.type.shape[0],)) if f.count == 1 else made
 
 
 def _with_base(f: Forest) -> tuple[Nodes, Votes]:
