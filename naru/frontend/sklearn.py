@@ -194,10 +194,12 @@ class SklearnReader:
             self._report(f"{path} ({type(e).__name__}): {error.reason}{hint}")
             raise Broken from None
         except AttributeError as error:
-            if error.obj is not e or not (error.name or "").endswith("_"):
+            fitted = error.obj is not e or not (error.name or "").endswith("_")
+            if fitted and type(error).__name__ != "NotFittedError":
                 raise
+            why = f": it has no {error.name}" if error.name else ""
             self._report(
-                f"{path} ({type(e).__name__}): it is not fitted: it has no {error.name}; "
+                f"{path} ({type(e).__name__}): it is not fitted{why}; "
                 "try: fit it before it is compiled"
             )
             raise Broken from None

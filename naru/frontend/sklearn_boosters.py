@@ -1,12 +1,14 @@
-"""LightGBM's and XGBoost's estimators inside of pipelines, by the files that they would save."""
+"""LightGBM's and XGBoost's estimators inside of pipelines."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from naru.errors import ModelError, UnsupportedError
+from naru.frontend.boosting import forest_bytes
 from naru.frontend.forest import Forest, forest_output
 from naru.frontend.lightgbm import read_lightgbm
 from naru.frontend.sklearn_base import (
@@ -27,9 +29,10 @@ from naru.ir.graph import Node
 from naru.ops.registry import apply
 
 
-def _forest(read: Any, data: bytes) -> Forest:
+def _forest(read: Callable[[bytes], Forest], e: Any) -> Forest:
+    """What a booster, or an estimator, would save."""
     try:
-        return read(data)
+        return read(forest_bytes(e))
     except UnsupportedError as error:
         raise Refused("; ".join(error.problems)) from None
     except ModelError as error:
@@ -37,13 +40,12 @@ def _forest(read: Any, data: bytes) -> Forest:
 
 
 def _lightgbm(c: Call) -> Node:
-    booster = c.e.booster_
-    if booster.pandas_categorical:
+    if c.e.booster_.pandas_categorical:
         raise Refused(
             "it was trained on categories of a pandas table",
             "encode them with OrdinalEncoder, and name them in categorical_feature",
         )
-    return forest_output(_forest(read_lightgbm, booster.model_to_string().encode()), c.numbers())
+    return forest_output(_forest(read_lightgbm, c.e), c.numbers())
 
 
 @converts("regress", "lightgbm.LGBMRegressor", "lightgbm.LGBMRanker")
@@ -65,15 +67,14 @@ def _xgboost(c: Call) -> Node:
         raise Refused(
             "it was trained on categories of a pandas table", "encode them with OneHotEncoder"
         )
-    best = getattr(e, "best_iteration", None) if e.early_stopping_rounds else None
-    if best is not None:
+    best = booster.attr("best_iteration")
+    if best is not None and e.booster != "gblinear":  # as the estimator predicts
         booster = booster[: int(best) + 1]
     x = apply("cast", x, to="f32")
     if e.missing is not None and not np.isnan(e.missing):
         gone = apply("equal", x, apply("cast", op("add", 0.0, float(e.missing)), to="f32"))
         x = apply("cast", where(gone, np.nan, f64(x)), to="f32")
-    data = bytes(booster.save_raw("json"))
-    return f64(forest_output(_forest(read_xgboost, data), x))
+    return f64(forest_output(_forest(read_xgboost, booster), x))
 
 
 @converts("regress", "xgboost.XGBRegressor", "xgboost.XGBRFRegressor", "xgboost.XGBRanker")

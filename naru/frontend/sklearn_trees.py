@@ -49,9 +49,8 @@ from naru.ops.tree_tables import (
     Nodes,
     Votes,
     equal_borders,
-    make_tables,
 )
-from naru.ops.trees import apply_trees
+from naru.ops.trees import vote
 
 Array = np.ndarray
 MEMBERS = tuple[Array, ...]
@@ -105,8 +104,7 @@ def walk(x: Node, trees: Sequence[Grown], targets: Sequence[Array], base: Array)
         np.concatenate([np.tile(who, own.size) for _, _, own, who in parts]),
         np.concatenate([g.votes[own].reshape(-1) for g, _, own, _ in parts]).astype(np.float64),
     )
-    found = apply_trees(x, make_tables(nodes, votes), "sum", count)
-    return apply("transpose", found, perm=(1, 0))
+    return apply("transpose", vote(x, nodes, votes, "sum", count), perm=(1, 0))
 
 
 def _leaf(votes: Array) -> Grown:

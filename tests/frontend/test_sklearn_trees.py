@@ -192,12 +192,19 @@ def test_overridden() -> None:
     np.testing.assert_allclose(compiled(e)(x), e.predict(x), rtol=1e-10)
 
 
+def unfitted(last: Any) -> Any:
+    return make_pipeline(StandardScaler().fit(np.eye(3)), last)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: TfidfVectorizer().fit(["a few words", "some more"]), "texts are cut into words"),
         (lambda: HistGradientBoostingClassifier, "expected a fitted estimator"),
         (lambda: OneHotEncoder(), "fit it first"),
+        (lambda: unfitted(LGBMRegressor()), "it is not fitted"),
+        (lambda: unfitted(XGBRegressor()), "it is not fitted"),
+        (lambda: unfitted(Ridge()), "it is not fitted: it has no coef_"),
         (lambda: make_pipeline(StandardScaler(), LogisticRegression()), "fit it first"),
     ],
 )
