@@ -7,15 +7,16 @@ default way; of a categorical split the integer part of x is looked up in a set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from naru.errors import ModelError
+from naru.frontend.categories import borders_of_sets
 from naru.frontend.records import parse_numbers
 from naru.ops.linear_leaves import Leaves
-from naru.ops.tree_tables import LEAF, LEQ, MEMBER, Nodes, Votes, before, interval_borders
+from naru.ops.tree_tables import LEAF, LEQ, MEMBER, Nodes, Votes, before
 
 Array = np.ndarray
 Fields = Mapping[str, bytes]
@@ -231,17 +232,29 @@ def _nodes(table: Table, n: _Inner) -> Nodes:
     )
 
 
-def _sets(table: Table, n: _Inner) -> Iterator[Array]:
+def _sets(table: Table, n: _Inner) -> list[Array]:
     """The borders of the sets of categories (see Nodes.members) of the nodes that have one."""
     chosen = np.flatnonzero(n.categorical)
     owners, counts = np.unique(n.tree[chosen], return_counts=True)
     ends = np.cumsum(counts)
+    words = [np.zeros(0, np.int64)]
+    sizes = [np.zeros(0, np.int64)]  # in words
     for tree, end, count in zip(owners.tolist(), ends.tolist(), counts.tolist(), strict=True):
         which = n.threshold[chosen[end - count : end]]
-        yield from _sets_of(table.sets.get(tree, {}), which, f"tree {tree}")
+        borders, bits = _sets_of(table.sets.get(tree, {}), which, f"tree {tree}")
+        k = which.astype(np.int64)
+        sizes.append(borders[k + 1] - borders[k])
+        words += [bits[borders[i] : borders[i + 1]] for i in k.tolist()]
+    each = np.concatenate(sizes)
+    bits = np.concatenate(words).astype("<u4").view(np.uint8)
+    members = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+    owner = np.repeat(np.arange(each.size), 32 * each)[members]
+    categories = members - 32 * (np.cumsum(each) - each)[owner]
+    return borders_of_sets(owner, categories, each.size, np.float64, -1.0)
 
 
-def _sets_of(t: Fields, which: Array, where: str) -> Iterator[Array]:
+def _sets_of(t: Fields, which: Array, where: str) -> tuple[Array, Array]:
+    """Of a tree: where its sets begin among words, and the words."""
     count = whole(t, "num_cat", 1, where)
     borders = _listed(t, "cat_boundaries", count + 1, where)
     words = _listed(t, "cat_threshold", None, where)
@@ -250,10 +263,7 @@ def _sets_of(t: Fields, which: Array, where: str) -> Iterator[Array]:
         raise ModelError("cat_boundaries: expected places of sets in order", where=where)
     if not ((which >= 0) & (which < count) & (which == np.floor(which))).all():
         raise ModelError(f"threshold: expected sets in 0..{count - 1}", where=where)
-    bits = np.unpackbits(words.astype("<u4").view(np.uint8), bitorder="little")
-    for k in which.astype(np.int64):
-        categories = np.flatnonzero(bits[32 * borders[k] : 32 * borders[k + 1]])
-        yield interval_borders(categories, np.dtype(np.float64), -1.0)
+    return borders, words
 
 
 def _listed(t: Fields, name: str, size: int | None, where: str) -> Array:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from naru.errors import ModelError
+from naru.frontend.categories import borders_of_sets
 from naru.frontend.records import Record
-from naru.ops.tree_tables import LEAF, LT, MEMBER, Nodes, Votes, interval_borders
+from naru.ops.tree_tables import LEAF, LT, MEMBER, Nodes, Votes
 
 Array = np.ndarray
 NEGATIVE = -float(np.finfo(np.float32).smallest_subnormal)  # the next below 0
@@ -83,9 +84,9 @@ def read_trees(
     trees.check("split_indices", f"features in 0..{features - 1}", known, feature)
     split = trees.singles("split_conditions")
     default_left = trees.whole("default_left") != 0
-    sets = _sets(trees)
+    with_sets, sets = _sets(trees)
     chosen = np.zeros(trees.count, np.bool_)
-    chosen[list(sets)] = True
+    chosen[with_sets] = True
     chosen &= ~leaf
     true, false = np.where(chosen, right, left), np.where(chosen, left, right)  # a set goes right
     nodes = Nodes(
@@ -96,7 +97,7 @@ def read_trees(
         np.where(leaf, 0, first + true),
         np.where(leaf, 0, first + false),
         np.logical_and(np.logical_xor(default_left, chosen), ~leaf),
-        tuple(sets[k] for k in np.flatnonzero(chosen).tolist()),
+        tuple(s for s, there in zip(sets, chosen[with_sets], strict=True) if there),
     )
     leaves = np.flatnonzero(leaf)
     owner = np.repeat(np.arange(len(records)), sizes)[leaves]
@@ -110,8 +111,7 @@ def read_trees(
 
 def vector_size(tree: Record) -> int:
     """How many numbers a leaf has."""
-    param = tree.part("tree_param") if "tree_param" in tree.value else tree
-    return max(param.number("size_leaf_vector", 1), 1)
+    return max(tree.part("tree_param").number("size_leaf_vector", 1), 1)
 
 
 def _size(tree: Record) -> int:
@@ -152,20 +152,28 @@ def _vector_votes(trees: _Trees, leaves: Array, numbers: Array, scales: Array, c
     return Votes(np.repeat(leaves, count), targets, values.reshape(-1))
 
 
-def _sets(trees: _Trees) -> dict[int, Array]:
-    """The borders of the sets of categories, by node."""
-    found: dict[int, Array] = {}
+def _sets(trees: _Trees) -> tuple[Array, list[Array]]:
+    """Nodes with a set of categories, in order, and the borders of each set."""
+    none = np.zeros(0, np.int64)
+    nodes, sizes, members = [none], [none], [none]
     for t, start, end in zip(trees.records, trees.starts, trees.starts[1:], strict=False):
         if t.length("categories_nodes") == 0 or "categories_nodes" not in t.value:
             continue
-        nodes, at, sizes, categories = _segments(t, int(end - start))
-        kinds = t.numbers("split_type", int(end - start)) if "split_type" in t.value else None
-        for node, a, size in zip(nodes.tolist(), at.tolist(), sizes.tolist(), strict=True):
-            if kinds is None or kinds[node] == 1:
-                some = np.unique(categories[a : a + size])
-                few = some[some < MOST_CATEGORIES]
-                found[int(start) + node] = interval_borders(few, np.dtype(np.float32), NEGATIVE)
-    return found
+        which, at, size, categories = _segments(t, int(end - start))
+        # (Where a node is there twice, the last one counts.)
+        which, last = np.unique(which[::-1], return_index=True)
+        at, size = at[::-1][last], size[::-1][last]
+        if "split_type" in t.value:
+            chosen = t.numbers("split_type", int(end - start))[which] == 1
+            which, at, size = which[chosen], at[chosen], size[chosen]
+        nodes.append(int(start) + which)
+        sizes.append(size)
+        members += [categories[a : a + n] for a, n in zip(at.tolist(), size.tolist(), strict=True)]
+    found, each, values = (np.concatenate(c) for c in (nodes, sizes, members))
+    few = values < MOST_CATEGORIES
+    pairs = np.repeat(np.arange(each.size), each)[few] * MOST_CATEGORIES + values[few]
+    owner, category = np.divmod(np.unique(pairs), MOST_CATEGORIES)
+    return found, borders_of_sets(owner, category, found.size, np.float32, NEGATIVE)
 
 
 def _segments(t: Record, count: int) -> tuple[Array, Array, Array, Array]:
