@@ -60,6 +60,7 @@ TOP = (
     "naru.pipeline",
     "naru.roofs",
     "naru.support",
+    "naru.torch_backend",
     "naru.verify",
 )
 # The runtime and what it borrows. They must run where neither the compiler nor its dependencies

@@ -298,7 +298,7 @@ class Code:
             return f"splat ({kind} {value})"
         key = ("splat", value, shape[-1])
         found = self.known(key)
-        if found is None:
+        if found is None or found.depth > depth:  # made further in, it is not there yet
             row = vector(kind, shape)
             one = self.put(f"insertelement {row} poison, {kind} {value}, i64 0", depth)
             zeros = f"<{shape[-1]} x i32> zeroinitializer"

@@ -271,40 +271,24 @@ def _listed(t: Fields, name: str, size: int | None, where: str) -> Array:
 
 
 def _split_zeros(n: Nodes, at: Array, default_left: Array) -> Nodes:
-    """Nodes for which what is around 0 is missing, and NaN: two questions more where the threshold
-    is on the far side of 0, so that what is around it is the default side's."""
+    """Nodes for which what is around 0 is missing, and NaN. Where the threshold is on the far side
+    of 0, what goes right is no longer all above it, but a set with three borders."""
     if not at.size:
         return n
     below, most = float(before(np.array(-ZERO_THRESHOLD))), ZERO_THRESHOLD
-    t, left, right = n.splits[at], n.true[at], n.false[at]
+    t = n.splits[at]
     near = np.where(default_left, t >= below, t <= most)
-    n.splits[at] = np.where(
-        near,
-        np.where(default_left, np.maximum(t, most), np.minimum(t, below)),
-        np.where(default_left, t, below),
-    )
+    beside = np.where(default_left, np.maximum(t, most), np.minimum(t, below))
+    n.splits[at] = np.where(near, beside, t)
     n.missing[at] = default_left
-    far = np.flatnonzero(~near)
-    if not far.size:
-        return n
-    # Default left: x <= t left, else x <= below right, else x <= most left, else right.
-    # Default right: x <= below left, else x <= most right, else x <= t left, else right.
-    second = n.modes.size + 2 * np.arange(far.size)
-    third = second + 1
-    n.false[at[far]] = second
-    d = default_left[far]
-    splits = np.stack([np.where(d, below, most), np.where(d, most, t[far])], axis=1).reshape(-1)
-    true = np.stack([right[far], left[far]], axis=1).reshape(-1)
-    false = np.stack([third, right[far]], axis=1).reshape(-1)
-    missing = np.stack([~d, np.zeros(far.size, np.bool_)], axis=1).reshape(-1)
-    more = (
-        np.full(splits.size, LEQ), np.repeat(n.features[at[far]], 2), splits, true, false, missing
-    )  # fmt: skip
-    columns = (n.modes, n.features, n.splits, n.true, n.false, n.missing)
-    modes, features, splits, true, false, missing = (
-        np.concatenate(pair) for pair in zip(columns, more, strict=True)
-    )
-    return Nodes(n.roots, modes, features, splits, true, false, missing, n.members)
+    far = at[~near]
+    known = dict(zip(np.flatnonzero(n.modes == MEMBER).tolist(), n.members, strict=True))
+    for node, threshold in zip(far.tolist(), t[~near].tolist(), strict=True):
+        known[node] = np.sort(np.array([below, most, threshold]))
+    n.modes[far] = MEMBER
+    n.true[far], n.false[far] = n.false[far], n.true[far]
+    n.missing[far] = ~n.missing[far]
+    return replace(n, members=tuple(known[k] for k in sorted(known)))
 
 
 # --- linear leaves --------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def _resize(c: OnnxNode, x: Node, axes: list[Axis], *, place: str, rounding: str
             continue
         if after and not before:
             raise ModelError(f"axis {a.axis}: {before} elements cannot become {after}")
-        x = _apply(x, a.axis, _taps(c, a, before, after, mode, place, rounding),
+        x = apply_taps(x, a.axis, _taps(c, a, before, after, mode, place, rounding),
                    c.get_float("extrapolation_value", 0.0))  # fmt: skip
     return _as_before(x, kind)
 
@@ -367,7 +367,7 @@ def _repeats(a: Axis, mode: str, place: str, rounding: str) -> int:
     return factor if whole and halves and rounding.startswith("round") else 0
 
 
-def _apply(x: Node, axis: int, taps: Taps, fill: float) -> Node:
+def apply_taps(x: Node, axis: int, taps: Taps, fill: float) -> Node:
     """The weighted sum of the elements; `fill` where it lies outside."""
     behind = (1,) * (x.type.rank - axis - 1)
     total = _weighted(x, axis, taps, behind)
@@ -413,9 +413,9 @@ def _taps(
     if mode == "nearest":
         index, weight = round_to(at, rounding)[:, None], np.ones((after, 1))
     else:
-        reach, kernel = 1.0, _triangle
+        reach, kernel = 1.0, triangle
         if mode == "cubic":
-            reach, kernel = 2.0, partial(_cubic, a=c.get_float("cubic_coeff_a", -0.75))
+            reach, kernel = 2.0, partial(cubic, a=c.get_float("cubic_coeff_a", -0.75))
         index, weight = neighbours(at, smaller, reach, kernel)
         if c.version >= 11 and c.get_flag("exclude_outside", default=False):
             weight = np.where((index < 0) | (index >= before), 0.0, weight)
@@ -473,11 +473,11 @@ def neighbours(
     return index[:, keep].astype(np.int64), weight[:, keep]
 
 
-def _triangle(t: np.ndarray) -> np.ndarray:
+def triangle(t: np.ndarray) -> np.ndarray:
     return np.clip(1 - np.abs(t), 0, 1)
 
 
-def _cubic(t: np.ndarray, a: float) -> np.ndarray:
+def cubic(t: np.ndarray, a: float) -> np.ndarray:
     """The kernel of Keys (1981); a is -0.5 there, -0.75 in many libraries."""
     t = np.abs(t)
     near = ((a + 2) * t - (a + 3)) * t * t + 1

@@ -44,7 +44,7 @@ def top_k(c: OnnxNode) -> Sequence[Node]:
     rows = emit("reshape", moved, shape=(prod(outer), x.type.shape[axis]))
     largest = c.get_flag("largest", True)
     if k[0] is rows.type.shape[1]:
-        pair = _sorted(rows, largest=largest)
+        pair = sort_rows(rows, largest=largest)
     else:
         found = emit("top_k", rows, k=k[0], largest=largest)
         pair = get_output(found, 0), get_output(found, 1)
@@ -52,7 +52,7 @@ def top_k(c: OnnxNode) -> Sequence[Node]:
     return [_transposed(emit("reshape", one, shape=(*outer, k[0])), back) for one in pair]
 
 
-def _sorted(rows: Node, *, largest: bool) -> tuple[Node, Node]:
+def sort_rows(rows: Node, *, largest: bool) -> tuple[Node, Node]:
     """Each row in order, and the positions that its elements had."""
     keys = _keys(rows) if is_float(rows.type.dtype) else rows
     found = emit("sort", keys, largest=largest)
@@ -109,7 +109,7 @@ def _sorted_rows(rows: Node) -> Node:
     flat = emit("reshape", rows, shape=(ONE, size))
     if flat.type.dtype == "bool":
         flat = emit("cast", flat, to="u8")
-    return emit("reshape", _sorted(flat, largest=False)[1], shape=(size,))
+    return emit("reshape", sort_rows(flat, largest=False)[1], shape=(size,))
 
 
 def non_max_suppression(c: OnnxNode) -> Node:
