@@ -10,6 +10,8 @@
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make bench-operators   single operators against ONNX Runtime (five minutes), into docs/ too
 #   make bench-library     native libraries: calls from C, opening, many at once
+#   make bench-trees   tree ensembles against LightGBM, XGBoost, lleaves, tl2cgen and others
+#                    (half an hour; needs GCC), into bench/results/ and docs/
 #   make bench-web   WebAssembly against ONNX Runtime Web, in Node and Chromium (ten minutes)
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
@@ -24,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-web wheels \
+.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
   check clean clean-all qemu node gdb chromium languages
 .DELETE_ON_ERROR:
 
@@ -67,6 +69,15 @@ bench/web/node_modules/.installed: bench/web/package.json bench/web/package-lock
 
 bench-library: $(VENV)/.installed-test
 	$(BIN)/python bench/libraries.py
+
+bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
+	$(BIN)/python bench/trees.py
+
+# Other engines of trees: lleaves needs an LLVM older than naru's.
+.venv-trees/.installed: bench/trees-requirements.txt
+	$(PYTHON) -m venv .venv-trees
+	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
+	@touch $@
 
 wheels: $(VENV)/.installed-test
 	$(BIN)/python tools/build_wheels.py
@@ -150,4 +161,4 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance
+	rm -rf $(VENV) .venv-conformance .venv-trees

@@ -32,6 +32,7 @@ from naru.demo import FOLDER
 from naru.errors import NaruError
 from naru.explain import text as lines
 from naru.explain.report import explain
+from naru.frontend import sklearn
 from naru.ir.graph import Graph
 from naru.ir.text import (
     print_func,
@@ -266,6 +267,16 @@ def check_page(folder: Path) -> Blocks:
     return {"check": re.sub(r" +$", "", done.stdout, flags=re.MULTILINE)}
 
 
+def estimators_page(_: Path) -> Blocks:
+    """Public names of classes, without the package, by what they are asked for."""
+    found: list[str] = []
+    for role, names in sklearn.supported().items():
+        plain = [n.removeprefix("sklearn.") for n in names if "._" not in n]
+        inside = [n for n in plain if not n.startswith(("pipeline.P", "model_sel", "frozen."))]
+        found.append(textwrap.fill(f"{role}: {', '.join(inside)}", 96, subsequent_indent="    "))
+    return {"estimators": "\n\n".join(found)}
+
+
 PRINTERS: dict[str, Callable[[Path], Blocks]] = {
     "layout.md": dense_forms,
     "errors.md": error_texts,
@@ -273,6 +284,7 @@ PRINTERS: dict[str, Callable[[Path], Blocks]] = {
     "check.md": check_page,
     "explain.md": foreign_explanation,
     "runtime.md": settings,
+    "scikit-learn.md": estimators_page,
     "stages/1-frontend.md": frontend_page,
     "stages/2-graph-and-ops.md": ops_page,
     "stages/3-passes.md": passes_page,

@@ -215,7 +215,13 @@ def make_host_manifest(
             "parts": len(plan.parts),
             "texts": list(plan.texts),
         },
+        **_columns(plan.columns),
     }
+
+
+def _columns(columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What the columns of inputs are called, where the model takes tables."""
+    return {"columns": {k: list(v) for k, v in columns.items()}} if columns else {}
 
 
 def _steps(body: Body) -> list[dict[str, Any]]:
@@ -295,6 +301,7 @@ def make_manifest(
         "steps": steps,
         "tensors": tensors,
         "tolerance": tolerance_of(golden),
+        **_columns(g.columns),
     }
 
 

@@ -26,20 +26,27 @@ class Refused(NaruError):
 
 
 class Worker:
-    """A process with an engine. It is on `cores` (none: wherever the system puts it)."""
+    """A process with an engine. It is on `cores` (none: wherever the system puts it). `python`: an
+    interpreter of an environment of its own, for libraries that do not go together with naru's."""
 
     def __init__(
-        self, adapter: str, threads: int, cores: Sequence[int], *, hugepages: bool = False
+        self,
+        adapter: str,
+        threads: int,
+        cores: Sequence[int],
+        *,
+        hugepages: bool = False,
+        python: str = sys.executable,
     ) -> None:
         count = str(threads)
         env = knobs.child_environment(
             OMP_NUM_THREADS=count,
             OPENBLAS_NUM_THREADS=count,
             MKL_NUM_THREADS=count,
-            PYTHONPATH=os.pathsep.join(os.path.abspath(p) for p in sys.path),
+            PYTHONPATH=os.pathsep.join(_paths(python)),
             **{knobs.variable("hugepages"): str(int(hugepages))},
         )
-        command = [sys.executable, "-m", "naru.bench.serve", adapter, count]
+        command = [python, "-m", "naru.bench.serve", adapter, count]
         if cores:
             command.append(",".join(map(str, cores)))
         self._messages = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
@@ -90,6 +97,14 @@ class Worker:
         self._process.kill()
         self._process.communicate()
         self._messages.close()
+
+
+def _paths(python: str) -> list[str]:
+    """Where modules are looked for: as here, but for what is installed in another environment."""
+    paths = [os.path.abspath(p) for p in sys.path]
+    if python == sys.executable:
+        return paths
+    return [p for p in paths if not p.startswith((sys.prefix, sys.base_prefix))]
 
 
 def without_paths(text: str) -> str:

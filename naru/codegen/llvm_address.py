@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from naru.codegen.llvm_build import NOTHING, Code, Monomial, MovingPointer, Poly, State, Value
-from naru.codegen.llvm_types import memory_type, vector
+from naru.codegen.llvm_types import memory_type, scalar_type, vector
+from naru.dtypes import DTYPES
 from naru.ir.expr import Binary, Const, Expr, Lanes, Shape, Splat, Var
 from naru.ir.loop import Buffer
 from naru.ir.simplify import bounds
@@ -188,10 +189,24 @@ def _depth(code: Code, m: Monomial) -> int:
 
 
 def _atom(code: Code, e: Expr) -> Value:
+    """The value of an atom, as wide as an index."""
     found = code.known(e)
     if found is None:
         raise KeyError(e)
-    return found
+    if e.dtype == "index":
+        return found
+    key = ("widened", e)
+    wide = code.known(key)
+    if wide is None:
+        kinds = (vector(k, e.shape) for k in (scalar_type(e.dtype, code.target), code.index))
+        bits = DTYPES[e.dtype].bits
+        if bits == int(code.index[1:]):
+            return found
+        how = "trunc" if bits > int(code.index[1:]) else "zext" if e.dtype[0] == "u" else "sext"
+        narrow, index = kinds
+        name = code.put(f"{how} {narrow} {found.text} to {index}", found.depth)
+        wide = code.learn(key, Value((name,), found.depth), _state(code, (e,)))
+    return wide
 
 
 def _state(code: Code, m: Monomial) -> State:

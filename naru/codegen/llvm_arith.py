@@ -403,6 +403,17 @@ def reduce(r: Row, op: str, x: str) -> str:
     return r.put(f"extractelement <1 x {r.lane}> {x}, i64 0")
 
 
+def count_true(r: Row, x: str) -> str | None:
+    """How many of a tile's answers are true, as an integer of r's dtype: the bits of a mask, where
+    a CPU takes one from a register; None elsewhere."""
+    lanes, bits = r.shape[0], int(r.lane[1:]) if r.lane[1:].isdecimal() else 0
+    if r.code.target.arch not in ("x86_64", "wasm32") or bits < 32 or lanes > 32:
+        return None
+    mask = r.put(f"bitcast <{lanes} x i1> {x} to i{lanes}")
+    wide = mask if lanes == bits else r.put(f"zext i{lanes} {mask} to i{bits}")
+    return r.put(f"call i{bits} @llvm.ctpop.i{bits}(i{bits} {wide})")
+
+
 def some_lanes(r: Row, x: str, chosen: range) -> str:
     mask = ", ".join(f"i32 {i}" for i in chosen)
     return r.put(f"shufflevector {r.kind} {x}, {r.kind} poison, <{len(chosen)} x i32> <{mask}>")

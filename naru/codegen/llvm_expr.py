@@ -260,6 +260,11 @@ def _spread(code: Code, e: Splat, x: Value) -> Value:
 
 def _reduce(code: Code, e: Reduce) -> Value:
     r = Row(code, code.depth, e.x.dtype, e.x.shape)
+    if e.op == "add" and isinstance(e.x, Cast) and e.x.x.dtype == "bool":
+        answers = code.known(e.x.x)
+        counted = None if answers is None else arith.count_true(r, answers.text)
+        if counted is not None:
+            return Value((counted,), code.depth)
     return Value((arith.reduce(r, e.op, _known(code, e.x).text),), code.depth)
 
 

@@ -86,7 +86,7 @@ def load(code: Code, e: Load, mask: Value | None) -> tuple[str, ...]:
     """The rows that a Load reads, in register form."""
     access = Access(code, e.buffer, e.index, e.shape, mask)
     if not access.is_contiguous():
-        raw = [_block(access) or _gather(access)]
+        raw = [_lookup(access) or _block(access) or _gather(access)]
     elif mask is not None:
         raw = [_masked_load(access, r) for r in range(rows_of(e.shape))]
     else:
@@ -126,6 +126,37 @@ def _block(a: Access) -> str | None:
     block = a.code.put(f"load {a.kind}, ptr {base}, {a.align}")
     order = ", ".join(f"i32 {k}" for k in chosen)
     return a.code.put(f"shufflevector {a.kind} {block}, {a.kind} poison, <{count} x i32> <{order}>")
+
+
+# Instructions that look up bytes in a table of 16, by lanes at a time.
+LOOKUPS = {
+    ("x86_64", 64): ("avx512bw", "llvm.x86.avx512.pshuf.b.512"),
+    ("x86_64", 32): ("avx2", "llvm.x86.avx2.pshuf.b"),
+    ("x86_64", 16): ("ssse3", "llvm.x86.ssse3.pshuf.b.128"),
+    ("aarch64", 16): ("neon", "llvm.aarch64.neon.tbl1.v16i8"),
+    ("wasm32", 16): ("simd128", "llvm.wasm.swizzle"),
+}
+TABLE = 16
+
+
+def _lookup(a: Access) -> str | None:
+    """Bytes of a buffer of 16, by a tile of bytes: one instruction where there is one."""
+    code, (count,) = a.code, a.shape
+    feature, name = LOOKUPS.get((code.target.arch, count), ("", ""))
+    if a.mask is not None or a.at.scalar or not code.target.has(feature):
+        return None
+    (which, *more), times = zip(*a.at.lanes.items(), strict=True)
+    small = a.lane == "i8" and [known(d) for d in a.buffer.shape] == [TABLE]
+    if not small or more or times != (1,) or len(which) != 1 or which[0].dtype != "u8":
+        return None
+    table = code.put(f"load <{TABLE} x i8>, ptr {a.base.text}, {a.align}")
+    if count > TABLE:  # each part of a register has its own
+        order = ", ".join(f"i32 {k % TABLE}" for k in range(count))
+        kind = f"<{TABLE} x i8>"
+        table = code.put(f"shufflevector {kind} {table}, {kind} poison, <{count} x i32> <{order}>")
+    chosen = code.known(which[0])
+    assert chosen is not None  # whoever loads evaluates what the address is made of
+    return code.put(f"call {a.kind} @{name}({a.kind} {table}, {a.kind} {chosen.text})")
 
 
 def _gather(a: Access) -> str:

@@ -72,7 +72,8 @@ class Step:
 
 @dataclass(frozen=True)
 class HostPlan:
-    """`texts[k]` is the text with number k; `constants` are what steps on the host read."""
+    """`texts[k]` is the text with number k; `constants` are what steps on the host read. `columns`:
+    see Graph."""
 
     name: str
     inputs: tuple[tuple[str, Kind], ...]
@@ -82,6 +83,7 @@ class HostPlan:
     constants: tuple[np.ndarray, ...]
     texts: tuple[str, ...]
     files: tuple[Path, ...]
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
 
 
 def read_plan(

@@ -42,7 +42,7 @@ from naru.ops.tree_tables import (
     equal_borders,
     make_tables,
 )
-from naru.ops.trees import NOTHING, apply_trees
+from naru.ops.trees import NOTHING, apply_trees, vote
 
 Array = np.ndarray
 AGGREGATES = ("AVERAGE", "SUM", "MIN", "MAX")
@@ -181,7 +181,7 @@ def score(x: Node, e: Ensemble) -> Scores:
     votes = replace(e.votes, weights=e.votes.weights.astype(dtype))
     tables = make_tables(nodes, votes, NOTHING[kind])
     x = enough_features(x, tables)
-    raw = apply_trees(x, tables, kind, e.count)
+    raw = vote(x, nodes, votes, kind, e.count)
     seen = presence(x, tables, e.count)
     out = emit("transpose", raw, perm=(1, 0))
     if e.aggregate == "AVERAGE":

@@ -172,7 +172,8 @@ class Graph:
     """A function of tensors. `symbols` are the dims of the inputs (and those that nodes define).
     Bodies of control flow are Graphs in attributes; what they capture is passed in explicitly.
     `operators`: the operator of the file that a name in `notes` belongs to, in the file's order.
-    `files`: the side files that constants were read from."""
+    `files`: the side files that constants were read from. `columns`: what the columns of an input
+    are called, where the model takes tables."""
 
     name: str
     inputs: tuple[Node, ...]
@@ -181,6 +182,7 @@ class Graph:
     notes: Mapping[Node, str] = field(default_factory=dict[Node, str])
     operators: Mapping[str, str] = field(default_factory=dict[str, str])
     files: tuple[Path, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
 
     @property
     def symbols(self) -> tuple[Var, ...]:

@@ -25,16 +25,16 @@ MOST = 256  # classes, whose matrix lies on the stack
 
 
 def infer_couple(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    """f32 [rows, pairs]: of each pair i < j of classes, in order, the probability of i
-    -> f32 [rows, classes]. attr classes."""
+    """f32 or f64 [rows, pairs]: of each pair i < j of classes, in order, the probability of i
+    -> [rows, classes]. attr classes."""
     x, classes = operand("couple", types, 0, 2), int(attrs["classes"])
-    if x.dtype != "f32":
-        raise ModelError(f"couple: expected f32, got {x.dtype}")
+    if x.dtype not in ("f32", "f64"):
+        raise ModelError(f"couple: expected f32 or f64, got {x.dtype}")
     if not 2 <= classes <= MOST:
         raise ModelError(f"couple: expected 2..{MOST} classes, got {classes}")
     if known(x.shape[1]) != classes * (classes - 1) // 2:
         raise ModelError(f"couple: {shape_text(x.shape)} has not the pairs of {classes} classes")
-    return (TensorType("f32", (x.shape[0], index(classes))),)
+    return (TensorType(x.dtype, (x.shape[0], index(classes))),)
 
 
 def _matrix(row: Array, classes: int) -> Array:
@@ -74,10 +74,11 @@ def ref_couple(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
 def opaque_couple(n: Node, target: Target) -> str:
     """Parameters: x, out, sizes."""
     x = given(n.inputs).type
+    t = x.dtype
     body = f"""\
 for row in parallel(ROWS):
-    q: f32[{classes_of(n)}, {classes_of(n)}] @ stack
-    qp: f32[{classes_of(n)}] @ stack
+    q: {t}[{classes_of(n)}, {classes_of(n)}] @ stack
+    qp: {t}[{classes_of(n)}] @ stack
     base: index = row * C
     pair = row * PAIRS
     for i in range(C):
@@ -85,8 +86,8 @@ for row in parallel(ROWS):
         out[base + i] = {1 / classes_of(n)!r}
     for i in range(C):
         for j in range(i + 1, C):
-            a: f32 = x[pair]
-            b: f32 = 1.0 - a
+            a: {t} = x[pair]
+            b: {t} = 1.0 - a
             q[i, j] = -(a * b)
             q[j, i] = -(a * b)
             q[i, i] = q[i, i] + b * b
@@ -94,22 +95,22 @@ for row in parallel(ROWS):
             pair = pair + 1
     left = {ROUNDS}
     while left > 0:
-        total = f32(0.0)
+        total = {t}(0.0)
         for i in range(C):
-            sum = f32(0.0)
+            sum = {t}(0.0)
             for j in range(C):
                 sum = sum + q[i, j] * out[base + j]
             qp[i] = sum
             total = total + out[base + i] * sum
-        worst = f32(0.0)
+        worst = {t}(0.0)
         for i in range(C):
             worst = max(worst, abs(qp[i] - total))
         left = select(worst >= {CLOSE / classes_of(n)!r}, left - 1, 0)
         if left > 0 or worst >= {CLOSE / classes_of(n)!r}:
             for i in range(C):
-                own: f32 = q[i, i]
-                diff: f32 = (total - qp[i]) / own
-                more: f32 = 1.0 + diff
+                own: {t} = q[i, i]
+                diff: {t} = (total - qp[i]) / own
+                more: {t} = 1.0 + diff
                 out[base + i] = out[base + i] + diff
                 total = (total + diff * (diff * own + 2.0 * qp[i])) / more / more
                 for j in range(C):
@@ -130,6 +131,7 @@ def _samples() -> Iterable[Sample]:
         rng = np.random.default_rng(classes)
         x = rng.uniform(0.02, 0.98, (rows, classes * (classes - 1) // 2)).astype(np.float32)
         yield Sample((x,), {"classes": classes})
+        yield Sample((x.astype(np.float64),), {"classes": classes})
     yield Sample((np.array([[1e-7, 1 - 1e-7, 0.5], [0.5, 0.5, 0.5]], np.float32),), {"classes": 3})
 
 

@@ -25,7 +25,8 @@ WORD = 31  # bits of a node's word
 class Nodes:
     """Nodes and leaves of all trees; `true` and `false` are indices of nodes. `missing`: does NaN
     go to the true child; `members`: the sets of MEMBER nodes, in their order, each by its borders
-    in order: x is in the set if an odd number of them is below it (see `equal_borders`)."""
+    in order: x is in the set if an odd number of them is below it, as NaN is below every number
+    (see `equal_borders`)."""
 
     roots: Array
     modes: Array
@@ -136,12 +137,18 @@ def before(splits: Array) -> Array:
     return np.where(splits == -np.inf, np.array(np.nan, splits.dtype), below)
 
 
+def leq_splits(n: Nodes) -> Array:
+    """Splits s such that `x <= s` answers what a node asks, or, for GT and GTE, the opposite."""
+    splits = np.where(np.isin(n.modes, (LT, GTE)), before(n.splits), n.splits)
+    never = np.isin(n.modes, (GT, GTE)) & np.isnan(n.splits)  # no number is above NaN
+    return np.where(never, np.array(np.inf, splits.dtype), splits)
+
+
 def _one_question(n: Nodes) -> Nodes:
     """The same trees with nodes of mode LEQ only."""
     m = n.modes
-    below = np.isin(m, (LT, GTE))
     turned = np.isin(m, (GT, GTE))
-    splits = np.where(below, before(n.splits), n.splits)
+    splits = leq_splits(n)
     true, false = np.where(turned, n.false, n.true), np.where(turned, n.true, n.false)
     missing = np.where(turned, ~n.missing, n.missing) & (m != LEAF)
     out = Nodes(n.roots, np.where(m == LEAF, LEAF, LEQ), n.features, splits, true, false, missing)

@@ -21,6 +21,9 @@ from naru.errors import ModelError
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node, TensorType, make_constant
 from naru.ir.simplify import add, index, mul
+from naru.ops.coded_tables import STEP as CODED_STEP
+from naru.ops.coded_tables import make_coded
+from naru.ops.coded_trees import PASSIVE, apply_coded
 from naru.ops.kernel_text import KernelText
 from naru.ops.operands import (
     check_equal,
@@ -33,21 +36,15 @@ from naru.ops.operands import (
 from naru.ops.recurrent_kernel import indent
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, apply, constant, register
 from naru.ops.tree_kernel import Walk, kernel_body
+from naru.ops.tree_samples import EVERY, random_ensemble, random_votes
 from naru.ops.tree_tables import (
-    EQ,
     GT,
-    GTE,
-    LEAF,
     LEQ,
-    LT,
-    MEMBER,
-    NEQ,
     PADDING,
     WORD,
     Nodes,
     Tables,
     Votes,
-    equal_borders,
     make_tables,
 )
 from naru.targets import Target
@@ -176,51 +173,18 @@ def apply_trees(x: Node, tables: Tables, aggregate: str, count: int) -> Node:
     )
 
 
+def vote(x: Node, nodes: Nodes, votes: Votes, aggregate: str, count: int) -> Node:
+    """The votes of all trees for the rows of x: [count, N]. By codes where that pays: they cost as
+    much for a few small trees as for many."""
+    coded = make_coded(nodes, votes, PASSIVE[aggregate])
+    if coded is not None:
+        by_code = 2 * coded.cost_of_codes() + coded.cost_of_one() + coded.cost_of_many()
+        if by_code < 2 * coded.steps * CODED_STEP:
+            return apply_coded(x, coded, aggregate, count)
+    return apply_trees(x, make_tables(nodes, votes, NOTHING[aggregate]), aggregate, count)
+
+
 # --- samples --------------------------------------------------------------------------------------
-
-
-def random_ensemble(
-    rng: np.random.Generator, trees: int, depth: int, features: int, modes: Sequence[int]
-) -> Nodes:
-    """Trees that end early here and there; splits are multiples of a half, so that values hit
-    them."""
-    true: list[int] = []
-    false: list[int] = []
-    kinds: list[int] = []
-
-    def grow(left: int) -> int:
-        place = len(kinds)
-        leaf = left == 0 or rng.random() < 0.1
-        kinds.append(LEAF if leaf else int(rng.choice(modes)))
-        true.append(0)
-        false.append(0)
-        if not leaf:
-            true[place], false[place] = grow(left - 1), grow(left - 1)
-        return place
-
-    roots = [grow(depth) for _ in range(trees)]
-    count = len(kinds)
-    modes_ = np.array(kinds)
-    return Nodes(
-        np.array(roots),
-        modes_,
-        rng.integers(0, features, count),
-        (rng.integers(-4, 5, count) / 2).astype(np.float32),
-        np.array(true),
-        np.array(false),
-        rng.integers(0, 2, count).astype(np.bool_),
-        tuple(
-            equal_borders(rng.integers(-4, 5, 3) / 2, np.dtype(np.float32))
-            for _ in range(int((modes_ == MEMBER).sum()))
-        ),
-    )
-
-
-def random_votes(rng: np.random.Generator, nodes: Nodes, count: int, each: int) -> Votes:
-    """`each` votes of every leaf for targets of its own choice; of trees with `each` 1, for 0."""
-    leaves = np.repeat(np.flatnonzero(nodes.modes == LEAF), each)
-    targets = rng.integers(0, count, leaves.size)
-    return Votes(leaves, targets, rng.normal(size=leaves.size).astype(np.float32))
 
 
 def _sample(
@@ -249,15 +213,14 @@ def _sample(
 
 
 def _samples() -> Iterable[Sample]:
-    every = (LEQ, LT, GTE, GT, EQ, NEQ, MEMBER)
     yield _sample(1, 1, 0)
     yield _sample(1, 3, 2)
     yield _sample(0, 2, 2)
     yield _sample(9, 17, 3)
-    yield _sample(5, 4, 3, every)
-    yield _sample(9, 3, 3, every, count=3, each=2)
+    yield _sample(5, 4, 3, EVERY)
+    yield _sample(9, 3, 3, EVERY, count=3, each=2)
     yield _sample(3, 2, 14, count=2)
-    yield _sample(9, 3, 3, every, aggregate="min", dtype=np.float64)
+    yield _sample(9, 3, 3, EVERY, aggregate="min", dtype=np.float64)
     yield _sample(9, 3, 2, (GT,), count=2, each=2, aggregate="max")
 
 

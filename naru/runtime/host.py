@@ -25,7 +25,7 @@ from ..artifact.manifest import (
     dtype_of,
 )
 from ..errors import BundleError, InputError, NaruError, RunError
-from . import arguments
+from . import arguments, tables
 from .host_operators import OPERATORS, Call, Texts
 from .model import Model, OutputCheck, SelfTest, StepTime, TensorInfo
 from .native_model import NativeModel, check_target, output_type
@@ -50,6 +50,7 @@ class HostModel(Model):
         _check_parts(self._plan.body, self._parts)
         self._specs = [_spec(v.name, v.kind) for v in self._plan.inputs if _is_ranked(v.kind)]
         self._symbols = _symbols(self._specs)
+        self._columns = tables.columns_of(bundle.manifest)
         self._numbers = {text: k for k, text in enumerate(self._plan.texts)}
         self._result = (
             output_type([v.name for v in self._plan.outputs])
@@ -98,6 +99,8 @@ class HostModel(Model):
     ) -> dict[str, Any]:
         """The inputs as values of the plan. Raises InputError."""
         infos = self._plan.inputs
+        if len(args) == 1 and tables.is_table(args[0]):
+            args, kwargs = (), {**kwargs, **tables.take(args[0], self.inputs, self._columns)}
         if len(infos) == 1 and len(args) == 1 and not _names(args[0], infos[0]):
             args, kwargs = (), {**kwargs, infos[0].name: args[0]}  # a dict may be the map itself
         given = arguments.by_position(infos, args, kwargs)
@@ -120,6 +123,8 @@ class HostModel(Model):
             start = time.perf_counter_ns() if times is not None else 0
             try:
                 results = self._step(step, values, texts)
+            except InputError:
+                raise
             except NaruError as error:
                 raise RunError(f"{step.label}: {error.message}", hint=error.hint) from None
             except MemoryError:
@@ -342,12 +347,13 @@ def _take_texts(name: str, kind: Json, value: object, texts: Texts) -> NDArray[n
         array = np.asarray(value, None if isinstance(value, np.ndarray) else object)
     except ValueError as error:
         raise InputError(f"input '{name}': expected texts: {error}") from None
-    if array.dtype.kind not in "OUST":
+    if array.dtype.kind not in "OUST" and array.size:
         raise _refused(name, f"texts, as in np.array({name}, dtype=object)", cast(object, value))
     if kind["shape"] is not None and array.ndim != len(kind["shape"]):
         raise InputError(f"input '{name}': expected {len(kind['shape'])} dims, got {array.shape}")
+    look_up = texts.numbers_or_missing if kind.get("missing") else texts.numbers
     try:
-        return texts.numbers(array.reshape(-1).tolist(), array.shape)
+        return look_up(array.reshape(-1).tolist(), array.shape)
     except TypeError as error:
         raise InputError(f"input '{name}': {error}") from None
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact.manifest import dtype_of
-from ..errors import RunError
+from ..errors import InputError, RunError
 
 Array = NDArray[Any]
 
@@ -35,6 +35,8 @@ class _Numbers(dict[object, int]):
         self.later: list[str] = []
 
     def __missing__(self, key: object) -> int:
+        if isinstance(key, _Missing):
+            return key.number
         text = key.decode("utf-8", "replace") if isinstance(key, bytes) else key
         if not isinstance(text, str):
             raise TypeError(f"expected texts, got {type(key).__qualname__}")
@@ -48,6 +50,24 @@ class _Numbers(dict[object, int]):
         return found
 
 
+class _Missing:
+    """Stands for a text that is missing, as a key."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+_NAN, _NONE = _Missing(-1), _Missing(-2)
+
+
+def _marked(value: object) -> object:
+    """A text, or what stands for it where it is missing."""
+    if value is None:
+        return _NONE
+    is_nan = isinstance(value, float) and value != value
+    return _NAN if is_nan or type(value).__name__ in ("NAType", "NaTType") else value
+
+
 class Texts:
     """The table of a call: texts by number, the model's own first. `own` are these, `numbers` the
     same the other way round."""
@@ -59,6 +79,13 @@ class Texts:
     def numbers(self, texts: Iterable[object], shape: Sequence[int]) -> Array:
         """The numbers of texts. TypeError for what is none."""
         return np.array(list(map(self._numbers.__getitem__, texts)), np.int64).reshape(shape)
+
+    def numbers_or_missing(self, texts: Sequence[object], shape: Sequence[int]) -> Array:
+        """The same where texts may be missing: NaN has the number -1, None has -2."""
+        try:
+            return self.numbers(texts, shape)
+        except TypeError:
+            return self.numbers(map(_marked, texts), shape)
 
     def texts(self, numbers: Array) -> list[str]:
         """The texts of numbers; the empty one for what is the number of none."""
@@ -336,6 +363,31 @@ def _dict_vectorizer(c: Call) -> Sequence[Any]:
     return [np.array([[given.get(w, 0) for w in words]]).astype(c.attrs["dtype"])]
 
 
+# ---- categories ----
+
+
+def _check_categories(c: Call) -> Sequence[Any]:
+    """Operands: bool[rows], where a category is unknown; the column, or the matrix that has it.
+    Raises InputError for the first row."""
+    unknown = c.values[0]
+    if not unknown.any():
+        return ()
+    row = int(unknown.argmax())
+    given, at = c.value(1), c.attrs["at"]
+    found = ""
+    if given is not None:
+        value = given[row] if given.ndim == 1 else given[row, at]
+        is_text = given.dtype == np.int64
+        known = c.texts.texts(value.reshape(1))[0] if is_text and value >= 0 else None
+        missing = {-1: "NaN", -2: "None"}.get(int(value)) if is_text else None
+        found = f" {missing or repr(known if is_text else float(value))}"
+    raise InputError(
+        f"column '{c.attrs['column']}': row {row} has the category{found}, which the encoder was "
+        "not fitted with",
+        hint="handle_unknown='ignore' (or 'use_encoded_value') in the encoder, or other rows",
+    )
+
+
 # ---- images ----
 
 
@@ -383,6 +435,7 @@ OPERATORS: Mapping[str, Operator] = {
     "CastMap": _cast_map,
     "DictVectorizer": _dict_vectorizer,
     "ImageDecoder": _decode,
+    "CheckCategories": _check_categories,
 }
 
 _TEXT, _FLAG, _NUMBER, _LIST = (str,), (bool,), (int,), (list,)
@@ -400,4 +453,5 @@ ATTRIBUTES: Mapping[str, Mapping[str, tuple[type, ...]]] = {
     "CastMap": {"to": _TEXT, "size": (int, type(None)), "from_texts": _FLAG},
     "DictVectorizer": {"words": _LIST, "dtype": _TEXT},
     "ImageDecoder": {"pixel_format": _TEXT},
+    "CheckCategories": {"column": _TEXT, "at": _NUMBER},
 }

@@ -34,7 +34,7 @@ from ..artifact.manifest import (
     dtype_of,
 )
 from ..errors import BundleError, InputError, NaruError, RunError, TargetError
-from . import _native, arguments, symbols
+from . import _native, arguments, symbols, tables
 from .model import Model, OutputCheck, SelfTest, StepTime, TensorInfo
 
 Array = NDArray[Any]
@@ -111,6 +111,7 @@ class EntryProgram(_native.Program):
     def __init__(self, bundle: Bundle, entry: Entry, *, threads: int | None = None) -> None:
         self._entry, self._records = entry, bundle.manifest.get("steps")
         self._symbols = bundle.symbols
+        self._columns = tables.columns_of(bundle.manifest)
         index = {s.name: k for k, s in enumerate(bundle.symbols)}
         weights = bundle.sections.get("weights")
         _native.set_loop_limit(knobs.current().loop_limit)
@@ -139,7 +140,13 @@ class EntryProgram(_native.Program):
 
     def _convert(self, args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[Array, ...]:
         """What the fast path did not take, as arrays that it takes. Raises InputError."""
+        if len(args) == 1 and tables.is_table(args[0]):
+            args, kwargs = (), {**kwargs, **tables.take(args[0], self._infos(), self._columns)}
         return arguments.convert(self._entry.inputs, self._symbols, args, kwargs)
+
+    def _infos(self) -> tuple[TensorInfo, ...]:
+        """The inputs, as callers see them."""
+        return tuple(TensorInfo(t.name, t.dtype, t.shape, t.optional) for t in self._entry.inputs)
 
     def _failure(self, code: int, a: int, b: int, c: int) -> NaruError:
         """The exception for a failed run; the codes are those of abi.h and native/program.c."""
@@ -300,7 +307,7 @@ class NativeModel(EntryProgram, Model):
 
     @property
     def inputs(self) -> tuple[TensorInfo, ...]:
-        return tuple(TensorInfo(t.name, t.dtype, t.shape, t.optional) for t in self._entry.inputs)
+        return self._infos()
 
     @property
     def outputs(self) -> tuple[TensorInfo, ...]:

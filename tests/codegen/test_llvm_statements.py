@@ -243,6 +243,47 @@ def moved(x: f32[16, 9], at: i32[16], y: f32[16, 16], z: f32[64], k: index):
     agree(text, target, floats(16, 9), at, zeros((16, 16), "f4"), zeros(64, "f4"), 3)
 
 
+@pytest.mark.parametrize("dtype", ["u8", "i8", "i32", "u32", "i64"])
+def test_gathers_by_integers_of_every_width(dtype: str, target: Target) -> None:
+    text = f"""
+def moved(x: f32[200], at: {dtype}[16], y: f32[16]):
+    which: {dtype}[16] = at[0:16]
+    y[0:16] = x[which]
+"""
+    at = ((np.arange(16) * 11) % (200 if dtype != "i8" else 100)).astype(interp.DTYPES[dtype].numpy)
+    agree(text, target, floats(200), at, np.zeros(16, np.float32))
+
+
+@pytest.mark.parametrize("lanes", [16, 32, 64])
+def test_bytes_looked_up_in_a_table(lanes: int, target: Target) -> None:
+    """One instruction where the register is as wide."""
+    text = f"""
+def chosen(x: i8[40], at: u8[{lanes}], y: i8[{lanes}]):
+    table: i8[16] @ stack @ 16
+    for i in unroll(16):
+        table[i] = x[i * 2 + 1]
+    which: u8[{lanes}] = at[0:{lanes}] & splat(u8(15), {lanes})
+    y[0:{lanes}] = table[which]
+"""
+    rng = np.random.default_rng(lanes)
+    at = rng.integers(0, 256, lanes).astype(np.uint8)
+    agree(text, target, rng.integers(-128, 128, 40).astype("i1"), at, np.zeros(lanes, "i1"))
+    wide = {16: "ssse3", 32: "avx2", 64: "avx512bw"}[lanes]
+    made = emit_kernel(read_func(text), target)
+    assert ("pshuf.b" in made) == target.has(wide)
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16, 32])
+def test_answers_are_counted(lanes: int, target: Target) -> None:
+    text = f"""
+def count(x: f32[{lanes}], y: i64[2]):
+    above: bool[{lanes}] = x[0:{lanes}] > splat(0.25, {lanes})
+    y[0] = i64(reduce_add(index(above)))
+    y[1] = reduce_add(i64(above))
+"""
+    agree(text, target, floats(lanes), np.zeros(2, np.int64))
+
+
 def test_scalar_mask(target: Target) -> None:
     text = """
 def guarded(x: f32[4], y: f32[8]):

@@ -1,199 +1,32 @@
-"""LightGBM's and XGBoost's models against their own predictions: sums of leaves to the last bit."""
+"""Files and objects of LightGBM and XGBoost: how they are told apart, compiled, and refused."""
 
 from __future__ import annotations
 
-import json
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import lightgbm
 import numpy as np
 import pytest
 import xgboost
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 import naru
 from naru.cli import main
-from naru.errors import ModelError, NaruError, UnsupportedError
+from naru.errors import InputError, ModelError, NaruError, UnsupportedError
+from naru.frontend.boosting import forest_bytes, is_booster, read_booster
 from naru.frontend.source import kind_of, read_model
-
-Array = np.ndarray
-FEATURES = 8
-CATEGORY = 3  # which of them
-
-
-def table(rows: int, seed: int) -> Array:
-    """Rows with missing values, zeros, values that are nearly zero, and a category."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(rows, FEATURES))
-    x[rng.random(x.shape) < 0.15] = 0.0
-    x[rng.random(x.shape) < 0.02] = 1e-36
-    x[:, CATEGORY] = rng.integers(0, 40, rows)
-    x[rng.random(x.shape) < 0.1] = np.nan
-    return x
-
-
-def targets(x: Array, classes: int) -> Array:
-    y = np.nan_to_num(x[:, 0]) * 2 + np.nan_to_num(x[:, 1]) * (np.nan_to_num(x[:, CATEGORY]) % 3)
-    return np.digitize(y, np.quantile(y, np.arange(1, classes) / classes)).astype(float)
-
-
-def unseen(rows: int, seed: int) -> Array:
-    """Rows with categories that training has not seen, negative ones, and such with fractions."""
-    rng = np.random.default_rng(seed)
-    x = table(rows, seed) * 1.5
-    x[:, CATEGORY] = rng.integers(-3, 60, rows) + rng.choice([0, 0.5], rows)
-    x[::7, CATEGORY] = np.nan
-    x[1::9] = 0.0
-    return x
-
-
-# ---- LightGBM ----
-
-
-def train_lightgbm(params: dict[str, Any], rounds: int = 20, *, category: bool = False) -> Any:
-    x = table(600, 1)
-    y = targets(x, params.get("num_class", 2)) + (params["objective"] in ("poisson", "gamma"))
-    data = lightgbm.Dataset(x, y, categorical_feature=[CATEGORY] if category else "auto")
-    common = {"verbosity": -1, "num_threads": 1, "min_data_in_leaf": 5, "deterministic": True}
-    return lightgbm.train({**common, **params}, data, rounds)
-
-
-def check_lightgbm(booster: Any, ulps: float) -> None:
-    model = naru.compile(booster.model_to_string().encode(), cache=False)
-    assert model.inputs[0].dtype == "float64"
-    for rows in (1, 3, 200):
-        x = unseen(rows, rows)
-        got, want = np.asarray(model(x)), booster.predict(x)
-        assert got.shape == want.shape
-        assert (np.abs(got - want) <= ulps * np.spacing(np.abs(want))).all()
-
-
-# How many ulps the transform of the scores may be off: sums are exact.
-LIGHTGBM: dict[str, tuple[dict[str, Any], float]] = {
-    "regression": ({"objective": "regression"}, 0),
-    "sqrt": ({"objective": "regression", "reg_sqrt": True}, 0),
-    "l1": ({"objective": "regression_l1"}, 0),
-    "quantile": ({"objective": "quantile", "alpha": 0.3}, 0),
-    "binary": ({"objective": "binary", "sigmoid": 1.5}, 4),
-    "zero is missing": ({"objective": "regression", "zero_as_missing": True}, 0),
-    "nothing is missing": ({"objective": "regression", "use_missing": False}, 0),
-    "poisson": ({"objective": "poisson"}, 4),
-    "gamma": ({"objective": "gamma"}, 4),
-    "cross entropy": ({"objective": "cross_entropy"}, 4),
-    "cross entropy lambda": ({"objective": "cross_entropy_lambda"}, 8),
-    "multiclass": ({"objective": "multiclass", "num_class": 4}, 8),
-    "one versus all": ({"objective": "multiclassova", "num_class": 3}, 4),
-    "dart": ({"objective": "regression", "boosting": "dart"}, 0),
-    "forest": (
-        {"objective": "regression", "boosting": "rf", "bagging_freq": 1, "bagging_fraction": 0.7},
-        0,
-    ),
-    "stumps of one leaf": ({"objective": "regression", "min_data_in_leaf": 10_000}, 0),
-}
-
-
-@pytest.mark.parametrize("name", LIGHTGBM)
-def test_lightgbm(name: str) -> None:
-    params, ulps = LIGHTGBM[name]
-    check_lightgbm(train_lightgbm(params), ulps)
-
-
-@pytest.mark.parametrize("most", [1, 4])
-def test_lightgbm_categories(most: int) -> None:
-    """Splits by one category, and by sets of them."""
-    params = {"objective": "regression", "max_cat_to_onehot": most, "min_data_per_group": 1}
-    check_lightgbm(train_lightgbm({**params, "cat_smooth": 0}, category=True), 0)
-
-
-PARAMETERS = st.fixed_dictionaries(
-    {
-        "num_leaves": st.integers(2, 40),
-        "max_depth": st.integers(1, 12),
-        "zero_as_missing": st.booleans(),
-        "use_missing": st.booleans(),
-        "extra_trees": st.booleans(),
-        "seed": st.integers(0, 100),
-    }
+from tests.frontend.boosting_tables import (
+    FEATURES,
+    check_close,
+    matrix,
+    open_graph,
+    table,
+    train_lightgbm,
+    train_xgboost,
+    unseen,
 )
-
-
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(params=PARAMETERS, category=st.booleans(), rounds=st.integers(1, 15))
-def test_lightgbm_of_any_parameters(params: dict[str, Any], category: bool, rounds: int) -> None:
-    booster = train_lightgbm({"objective": "regression", **params}, rounds, category=category)
-    check_lightgbm(booster, 0)
-
-
-# ---- XGBoost ----
-
-
-def matrix(x: Array, y: Array | None = None, *, category: bool = False) -> Any:
-    kinds = ["c" if category and k == CATEGORY else "q" for k in range(FEATURES)]
-    single = x.astype(np.float32)
-    return xgboost.DMatrix(single, y, feature_types=kinds, enable_categorical=category)
-
-
-def train_xgboost(params: dict[str, Any], rounds: int = 15, *, category: bool = False) -> Any:
-    x = table(600, 1)
-    y = targets(x, params.get("num_class", 2)) + (
-        params["objective"] in ("reg:gamma", "survival:cox")
-    )
-    common = {"nthread": 1, "seed": 3}
-    return xgboost.train({**common, **params}, matrix(x, y, category=category), rounds)
-
-
-def check_xgboost(booster: Any, ulps: float, *, category: bool = False) -> None:
-    model = naru.compile(bytes(booster.save_raw("json")), cache=False)
-    assert model.inputs[0].dtype == "float32"
-    for rows in (1, 3, 200):
-        x = unseen(rows, rows)
-        if category:  # xgboost refuses negative ones
-            x[:, CATEGORY] = np.abs(x[:, CATEGORY]) % 40
-        got, want = (
-            np.asarray(model(x.astype(np.float32))),
-            booster.predict(matrix(x, category=category)),
-        )
-        assert got.shape == want.shape
-        assert (np.abs(got - want) <= ulps * np.spacing(np.abs(want))).all()
-
-
-XGBOOST: dict[str, tuple[dict[str, Any], float]] = {
-    "regression": ({"objective": "reg:squarederror"}, 0),
-    "base score": ({"objective": "reg:squarederror", "base_score": 0.25}, 0),
-    "l1": ({"objective": "reg:absoluteerror"}, 0),
-    "quantile": ({"objective": "reg:quantileerror", "quantile_alpha": 0.3}, 0),
-    "binary": ({"objective": "binary:logistic"}, 4),
-    "scores": ({"objective": "binary:logitraw"}, 0),
-    "hinge": ({"objective": "binary:hinge"}, 0),
-    "poisson": ({"objective": "count:poisson"}, 4),
-    "gamma": ({"objective": "reg:gamma"}, 4),
-    "tweedie": ({"objective": "reg:tweedie"}, 4),
-    "classes": ({"objective": "multi:softmax", "num_class": 3}, 0),
-    "hazards": ({"objective": "survival:cox"}, 4),
-    "multiclass": ({"objective": "multi:softprob", "num_class": 4}, 8),
-    "dart": ({"objective": "reg:squarederror", "booster": "dart", "rate_drop": 0.3}, 0),
-    "forest": ({"objective": "reg:squarederror", "num_parallel_tree": 4, "subsample": 0.5}, 0),
-    "exact": ({"objective": "reg:squarederror", "tree_method": "exact"}, 0),
-    "leaves": ({"objective": "reg:squarederror", "grow_policy": "lossguide", "max_leaves": 20}, 0),
-}
-
-
-@pytest.mark.parametrize("name", XGBOOST)
-def test_xgboost(name: str) -> None:
-    params, ulps = XGBOOST[name]
-    check_xgboost(train_xgboost(params), ulps)
-
-
-@pytest.mark.parametrize("most", [1, 100])
-def test_xgboost_categories(most: int) -> None:
-    params = {"objective": "reg:squarederror", "max_cat_to_onehot": most}
-    check_xgboost(train_xgboost(params, category=True), 0, category=True)
-
-
-# ---- files ----
 
 
 def test_files_are_told_by_how_they_begin(tmp_path: Path) -> None:
@@ -239,25 +72,132 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "prediction: float32[3]" in capsys.readouterr().out
 
 
-def test_broken_lightgbm() -> None:
-    text = train_lightgbm({"objective": "binary"}, 2).model_to_string()
-    for old, new, words in (
-        ("version=v4", "version=v9", "of version v3 or v4, found v9"),
-        ("end of trees", "", "ends before 'end of trees'"),
-        ("max_feature_idx=7", "max_feature_idx=1", "asks for feature"),
-        ("max_feature_idx=7", "max_feature_idx=x", "max_feature_idx: expected a whole number"),
-        ("num_leaves=", "num_leaves=9", "expected .* numbers, found"),
-        ("left_child=", "left_child=99 ", "left_child: expected"),
-        ("threshold=", "threshold=x ", "threshold: expected"),
-        ("objective=binary", "objective=cubic", "the objective 'cubic'"),
-        ("is_linear=0", "is_linear=1", "linear trees"),
-        ("Tree=1", "Tree", "expected 2 trees, found 1"),
+# ---- in memory ----
+
+
+def test_a_lightgbm_booster_in_memory() -> None:
+    """Up to the best iteration, as its `predict`."""
+    x = table(300, 1)
+    y = np.nan_to_num(x[:, 0])
+    data = lightgbm.Dataset(x[:200], y[:200])
+    booster = lightgbm.train(
+        {"verbosity": -1, "num_threads": 1, "learning_rate": 0.5}, data, 60,
+        valid_sets=[data.create_valid(x[200:], y[200:])],
+        callbacks=[lightgbm.early_stopping(2, verbose=False)], keep_training_booster=True,
+    )  # fmt: skip
+    assert 0 < booster.best_iteration < booster.current_iteration()
+    assert is_booster(booster)
+    graph = read_booster(booster, name="my model")
+    assert graph.name == "my_model"
+    rows = unseen(50, 5)
+    check_close(open_graph(graph)(rows), np.asarray(booster.predict(rows)), 0)
+
+
+class Mine(xgboost.Booster):
+    """A class below the library's."""
+
+
+def test_an_xgboost_booster_in_memory() -> None:
+    """All iterations, as its `predict`, also where training was stopped early."""
+    x = table(300, 1)
+    y = np.nan_to_num(x[:, 0])
+    trained = xgboost.train(
+        {"eta": 0.9, "nthread": 1}, matrix(x[:200], y[:200]), 40,
+        evals=[(matrix(x[200:], y[200:]), "valid")], early_stopping_rounds=2, verbose_eval=False,
+    )  # fmt: skip
+    assert trained.best_iteration + 1 < trained.num_boosted_rounds()
+    rows = unseen(50, 5)
+    for booster in (trained, Mine(model_file=trained.save_raw("ubj"))):
+        assert is_booster(booster)
+        got = open_graph(read_booster(booster))(rows.astype(np.float32))
+        check_close(got, booster.predict(matrix(rows)), 0)
+
+
+@pytest.mark.filterwarnings("ignore:The argument 'eval_set' is deprecated")
+def test_estimators_up_to_their_best_iteration() -> None:
+    x = table(300, 1)
+    y = np.nan_to_num(x[:, 0])
+    light = lightgbm.LGBMRegressor(n_estimators=60, learning_rate=0.5, verbosity=-1, n_jobs=1)
+    stop = lightgbm.early_stopping(2, verbose=False)
+    light.fit(x[:200], y[:200], eval_set=[(x[200:], y[200:])], callbacks=[stop])
+    extreme = xgboost.XGBRegressor(
+        n_estimators=60, learning_rate=0.9, early_stopping_rounds=2, n_jobs=1
+    )
+    extreme.fit(x[:200], y[:200], eval_set=[(x[200:], y[200:])], verbose=False)
+    assert extreme.best_iteration + 1 < extreme.get_booster().num_boosted_rounds()
+    rows = unseen(50, 5)
+    for model in (light, extreme):
+        assert not is_booster(model)
+        compiled = naru.compile(forest_bytes(model), cache=False)
+        given = rows.astype(compiled.inputs[0].dtype)
+        check_close(compiled(given), np.asarray(model.predict(given)), 0)
+
+
+def test_objects_that_have_no_file() -> None:
+    for value, words in (
+        (lightgbm.LGBMRegressor(), "LGBMRegressor has no booster"),
+        (xgboost.XGBClassifier(), "XGBClassifier has no booster"),
+        (3, "expected a booster of LightGBM or XGBoost, got int"),
     ):
-        with pytest.raises((ModelError, UnsupportedError), match=words):
-            read_model(text.replace(old, new, 1).encode())
-    for size in range(5, text.index("end of trees"), 97):
-        with pytest.raises(NaruError):
-            read_model(text[:size].encode())
+        with pytest.raises(InputError, match=words):
+            forest_bytes(value)
+        with pytest.raises(InputError, match="expected a Booster"):
+            read_booster(value)
+    zeros = xgboost.XGBRegressor(n_estimators=1, missing=0.0)
+    x = np.abs(table(40, 1))
+    zeros.fit(np.nan_to_num(x), np.nan_to_num(x[:, 0]))
+    with pytest.raises(UnsupportedError, match=r"missing=0.0 of XGBRegressor"):
+        forest_bytes(zeros)
+
+
+def test_a_booster_that_is_refused_says_where() -> None:
+    class Booster:
+        """Looks like LightGBM's."""
+
+        def model_to_string(self) -> str:
+            return "tree\nversion=v4\nend of trees\n"
+
+    Booster.__module__ = "lightgbm.basic"
+    with pytest.raises(ModelError, match=r"lightgbm.Booster: the header: num_tree_per_iteration"):
+        read_booster(Booster())
+
+
+def test_the_libraries_are_not_imported() -> None:
+    code = (
+        "import sys, naru.frontend.boosting as b; b.is_booster(3); "
+        "assert not {'lightgbm', 'xgboost', 'sklearn', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_inputs_that_do_not_fit() -> None:
+    """Nothing is cast: the error says what was expected, and what to call."""
+    x = table(20, 1)
+    for model, given in (
+        (
+            naru.compile(train_lightgbm({"objective": "regression"}, 1).model_to_string().encode()),
+            x,
+        ),
+        (
+            naru.compile(bytes(train_xgboost({"objective": "reg:linear"}, 1).save_raw("ubj"))),
+            x.astype(np.float32),
+        ),
+    ):
+        assert np.asarray(model(given)).shape == (20,)
+        assert np.asarray(model(given[:0])).shape == (0,)
+        other = np.float32 if given.dtype == np.float64 else np.float64
+        wanted = f"expected dtype {given.dtype}, got {np.dtype(other)}"
+        for wrong, words in (
+            (given.astype(other), wanted),
+            (given[:, :-1], r"expected shape \(rows, 8\), got \(20, 7\)"),
+            (given[0], "expected 2 dims"),
+            (given.astype(str), f"expected dtype {given.dtype}, got str"),
+        ):
+            with pytest.raises(InputError, match=words):
+                model(wrong)
+
+
+# ---- damage ----
 
 
 @pytest.mark.parametrize("kind", ["LightGBM", "XGBoost"])
@@ -287,39 +227,3 @@ def test_damaged_files_are_read_or_refused(kind: str) -> None:
             read_model(bytes(changed))
             read += 1
     assert 0 < read < 400
-
-
-def test_broken_xgboost() -> None:
-    booster = train_xgboost({"objective": "binary:logistic"}, 2)
-    with pytest.raises(ModelError, match="as UBJSON") as e:
-        read_model(bytes(booster.save_raw("ubj")))
-    assert "model.json" in str(e.value)
-    text = bytes(booster.save_raw("json")).decode()
-
-    def broken(path: str, value: object) -> bytes:
-        whole = json.loads(text)
-        at: Any = whole
-        *inner, last = path.split(".")
-        for key in inner:
-            at = at[int(key) if key.isdigit() else key]
-        at[last] = value
-        return json.dumps(whole).encode()
-
-    tree = "learner.gradient_booster.model.trees.0"
-    for path, value, words in (
-        ("learner.objective.name", "reg:cubic", "the objective 'reg:cubic'"),
-        ("learner.gradient_booster.name", "gblinear", "the booster 'gblinear'"),
-        ("learner.learner_model_param.num_feature", "1", "asks for feature"),
-        ("learner.learner_model_param.num_feature", 4, "num_feature: expected a whole number"),
-        ("learner.learner_model_param.base_score", "x", "base_score: expected a number"),
-        ("learner.gradient_booster.model.trees", [], "expected at least one tree"),
-        ("learner.gradient_booster.model.tree_info", [7, 7], "expected classes in 0..0"),
-        (f"{tree}.left_children", [5000], "expected"),
-        (f"{tree}.split_conditions", "x", "split_conditions: expected"),
-        ("learner", 5, "learner: expected an object, found 5"),
-    ):
-        with pytest.raises((ModelError, UnsupportedError), match=words):
-            read_model(broken(path, value))
-    for size in range(20, len(text), 997):
-        with pytest.raises(NaruError):
-            read_model(text[:size].encode())

@@ -29,7 +29,8 @@ from naru.runtime.model import TensorInfo
 from naru.runtime.native_model import NativeModel
 from tests import zoo
 
-from . import bundle_mutations, byte_mutations, onnx_mutations
+from . import boosting_mutations, bundle_mutations, byte_mutations, onnx_mutations
+from .boosters import check_lightgbm, check_xgboost, lightgbm_files, xgboost_files
 from .graphs import check_graph, make_graph
 from .operators import NAMES, check_case, check_nth, make_case
 
@@ -123,6 +124,27 @@ def _refused(error: NaruError) -> str:
     assert text.strip(), f"{type(error).__name__} without a message"
     text.encode()  # it can be printed
     return type(error).__name__
+
+
+# ---- boosting ----
+
+
+def _booster(
+    seeds: Callable[[], Sequence[bytes]],
+    mutate: Callable[[bytes, Sequence[bytes], Random], bytes],
+    name: str,
+    check: Callable[[bytes], str],
+) -> Target:
+    """Reads a model; every few that can be read is compiled and tested as well."""
+
+    def checked(data: bytes, n: int) -> str:
+        try:
+            found = check(data)
+        except NaruError as error:
+            return _refused(error)
+        return check_compiled(data) if n % COMPILE_EVERY == 0 else found
+
+    return Target(_case(seeds, mutate, name), checked)
 
 
 # ---- the bundle reader ----
@@ -223,6 +245,13 @@ TARGETS = {
     "misbehaving": Target(lambda n: b"", misbehave),
     "onnx_bytes": Target(_case(models, byte_mutations.damage, "onnx_bytes"), check_model),
     "onnx": Target(_case(models, onnx_mutations.mutate, "onnx"), check_model),
+    "lightgbm": _booster(
+        lightgbm_files, boosting_mutations.mutate_text, "lightgbm", check_lightgbm
+    ),
+    "xgboost": _booster(xgboost_files, boosting_mutations.mutate_json, "xgboost", check_xgboost),
+    "xgboost_ubjson": _booster(
+        xgboost_files, boosting_mutations.mutate_ubjson, "xgboost_ubjson", check_xgboost
+    ),
     "bundle_bytes": Target(_case(bundles, byte_mutations.damage, "bundle_bytes"), check_damage),
     "bundle": Target(_case(bundles, bundle_mutations.mutate, "bundle"), check_bundle),
     # Results compared: numpy's meaning, compiled code, ONNX Runtime.
