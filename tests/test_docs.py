@@ -312,7 +312,15 @@ def test_printed_blocks_are_true(
 
 @pytest.mark.parametrize(
     "page",
-    ["layout.md", "runtime.md", "host.md", "custom-operators.md", "processing.md", "pytorch.md"],
+    [
+        "layout.md",
+        "runtime.md",
+        "host.md",
+        "custom-operators.md",
+        "processing.md",
+        "pytorch.md",
+        "scikit-learn.md",
+    ],
 )
 def test_python_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

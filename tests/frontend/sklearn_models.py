@@ -11,29 +11,17 @@ from typing import Any
 import numpy as np
 from sklearn import datasets
 
-from naru import pipeline
-from naru.artifact.bundle import make_bundle
-from naru.compiler import choose_target
+import naru
 from naru.frontend.onnx_plan import HostPlan
 from naru.frontend.sklearn import read_sklearn
-from naru.ir.graph import Graph
 from naru.ops.evaluate import evaluate
-from naru.options import Options, tell_nobody
-from naru.processing import NOTHING
-from naru.runtime.session import open_model
 
 Array = np.ndarray
 
 
 def compiled(estimator: Any, **settings: Any) -> Any:
     """A model that can be called."""
-    made = read_sklearn(estimator, **settings)
-    options = Options(choose_target(None), "fp32", NOTHING)
-    if isinstance(made, Graph):
-        return open_model(pipeline.build(made, options))
-    plan = pipeline._host_parts  # pyright: ignore[reportPrivateUsage]
-    parts = plan(made, b"", options, None, tell_nobody, tested=True, digest="none")
-    return open_model(make_bundle(*parts))
+    return naru.compile(estimator, cache=False, **settings)
 
 
 class Meaning:

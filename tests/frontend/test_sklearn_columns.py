@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,6 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
-import naru
 from naru.errors import InputError, UnsupportedError
 from naru.frontend.sklearn import read_sklearn
 
@@ -342,15 +339,3 @@ def test_texts_where_numbers_are_needed() -> None:
     e = make_union(encoder, scaler)
     with pytest.raises(UnsupportedError, match="'city' holds texts"):
         read_sklearn(e)
-
-
-# ---- the page ------------------------------------------------------------------------------------
-
-
-def test_page(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs/scikit-learn.md").read_text("utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(naru, "compile", compiled)
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
-        exec(block, names)
