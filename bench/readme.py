@@ -79,6 +79,35 @@ def web(_: Record) -> str:
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
+def trees(_: Record) -> str:
+    """A Markdown table of the newest record of tree ensembles, one thread."""
+    paths = sorted(RESULTS.glob("*-trees-*.json"))
+    if not paths:
+        return UNKNOWN
+    record: Record = json.loads(paths[-1].read_text(encoding="utf-8"))
+    batches = record["settings"]["batches"]
+    heads = [f"{b:,} row{'s' * (b > 1)}" for b in batches]
+    lines = [
+        _row(["one thread; in brackets how many times as fast as the best of the others", *heads])
+    ]
+    lines.append(_row(["---"] + ["---:"] * len(batches)))
+    for case in record["cases"]:
+        run, cells = case["runs"][0], [case["about"]]
+        for b in batches:
+            others = {w: r["median"] for w, r in run["faster"].items() if w.endswith(f".{b}")}
+            best = min(others, key=others.__getitem__)
+            time = format_seconds(run["seconds"][f"Naru.{b}"]["median"])
+            cells.append(f"{time} ({others[best]:.1f}, {TREES[best.partition('.')[0]]})")
+        lines.append(_row(cells))
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+TREES = {
+    "LightGBM": "LightGBM", "XGBoost": "XGBoost", "Lleaves": "lleaves", "Tl2cgen": "tl2cgen",
+    "OnnxRuntime": "ONNX Runtime",
+}  # fmt: skip
+
+
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -106,6 +135,7 @@ FIGURES: dict[str, Callable[[Record], str]] = {
     "machine": machine,
     "comparison": comparison,
     "web": web,
+    "trees": trees,
 }
 
 

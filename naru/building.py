@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from naru.artifact.bundle import Bundle, BundleParts, read_bundle
 from naru.compiler import as_source, choose_target, compile_bundle
 from naru.errors import BundleError, InputError, TargetError, nearest
+from naru.frontend.reading import Reading
 from naru.library.folder import replacing_files
 from naru.library.signature import identifier
 from naru.library.toolchain import PLATFORMS, WASM, find_platform, host_platform
@@ -21,7 +22,7 @@ from naru.processing import NOTHING, Declared, Labels, Processing, read_processi
 from naru.targets import TARGETS, Target, get_target
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from naru.frontend.source import Source
 
 _PLAIN = re.compile(r"\w[\w.+-]*")  # neither a shell nor a C compiler sees more in it than a name
 TEXTS = {"llvm": ".ll", "asm": ".s"}  # of the code, as text, and what their files end with
@@ -34,9 +35,14 @@ _DEFAULT_LEVELS = {
 
 
 def build(
-    source: str | os.PathLike[str] | bytes | ModelProto,
+    source: object,
     output: str | os.PathLike[str],
+    example: object = None,
     *,
+    dynamic_shapes: object = None,
+    module: object = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust_pickle: bool | Sequence[str] = False,
     platform: str | None = None,
     isa: str | Sequence[str] | None = None,
     emit: str = "library",
@@ -54,12 +60,13 @@ def build(
 ) -> Written:
     """Writes a model as a library into the folder `output`.
 
-    source: as for `naru.compile`, or the path of a bundle. platform: where it
-    runs (default: this machine), such as "aarch64-linux" or "wasm". isa: instruction sets to have
-    code for; the library takes the best that the CPU has (default: this CPU's, or for a platform
-    that was named the common ones there: avx512, avx2 and baseline; i8mm, dotprod and neon; with
-    precision "strict" without baseline, which has no FMA). emit: "library" (shared), "static",
-    "obj", "c" (for a compiler of your own), "header", "llvm" or "asm" (the code of each module, as
+    source, example, dynamic_shapes, module, arguments, trust_pickle: as for `naru.compile`; or
+    source is the path of a bundle. platform: where it runs (default: this machine), such as
+    "aarch64-linux" or "wasm". isa: instruction sets to have code for; the library takes the best
+    that the CPU has (default: this CPU's, or for a platform that was named the common ones there:
+    avx512, avx2 and baseline; i8mm, dotprod and neon; with precision "strict" without baseline,
+    which has no FMA). emit: "library" (shared), "static", "obj", "c" (for a compiler of your own),
+    "header", "llvm" or "asm" (the code of each module, as
     text). embed: the weights go into the library. half_weights: of a WebAssembly package: float32
     weights are stored in half precision, and widened when loaded. precision: as for `naru.compile`
     (default "fp32", or a bundle's own). preprocess, postprocess, labels, top: as there. compiler:
@@ -70,7 +77,7 @@ def build(
     """
     _check_emit(emit, embed=embed)
     where = host_platform() if platform is None else find_platform(platform)
-    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    path = Path(cast("str", source)) if isinstance(source, str | os.PathLike) else None
     name = check_name((path.stem if path else "model") if name is None else name)
     label = path.name if path else name
     as_library = "library" if emit in TEXTS else emit  # the text of code is of any platform
@@ -84,11 +91,13 @@ def build(
         level = read_level(path, where, isa, precision, processing)
         return write([level], Path(output), request)
     precision = precision or "fp32"
+    reading = Reading(example, dynamic_shapes, module, arguments, trust_pickle)
     targets = choose_levels(where, isa, named=platform is not None, precision=precision)
     what: dict[str, Any] = {"precision": precision, "processing": processing, "name": name}
+    model = as_source(cast(object, source), reading, name)
     if emit in TEXTS:
-        return write_texts(source, Path(output), targets, emit, **what)
-    levels = compile_levels(source, targets, cache=cache, on_progress=on_progress, **what)
+        return write_texts(model, Path(output), targets, emit, **what)
+    levels = compile_levels(model, targets, cache=cache, on_progress=on_progress, **what)
     return write(levels, Path(output), request)
 
 
@@ -143,7 +152,7 @@ def choose_levels(
 
 
 def compile_levels(
-    source: str | os.PathLike[str] | bytes | ModelProto,
+    source: Source,
     targets: Sequence[Target],
     *,
     precision: str,
@@ -215,7 +224,7 @@ def _parts(bundle: Bundle) -> BundleParts:
 
 
 def write_texts(
-    source: str | os.PathLike[str] | bytes | ModelProto,
+    model: Source,
     folder: Path,
     targets: Sequence[Target],
     emit: str,
@@ -229,7 +238,6 @@ def write_texts(
     from naru.codegen.objects import assembly, optimised_text
     from naru.pipeline import lower
 
-    model = as_source(source)
     if isinstance(model, str | os.PathLike) and Path(model).suffix == ".naru":
         raise InputError(f"{model}: a bundle holds no {emit} any more", hint="the ONNX file")
     text_of = optimised_text if emit == "llvm" else assembly

@@ -26,6 +26,7 @@ from naru.artifact.bundle import (
 )
 from naru.artifact.cache import Cache, compiler_version, make_key, open_cache
 from naru.errors import InputError, NaruError
+from naru.frontend.reading import Reading
 from naru.options import Options, Progress
 from naru.processing import NOTHING, Declared, Labels, Processing, read_processing
 from naru.runtime.model import Model
@@ -33,15 +34,20 @@ from naru.runtime.session import open_model
 from naru.targets import Target, get_target, host_target
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from naru.frontend.source import Source
 
 # One model at a time: the table of nodes is shared, and Python threads would not be faster.
 _one_at_a_time = threading.RLock()
 
 
 def compile(
-    source: str | os.PathLike[str] | bytes | ModelProto,
+    source: object,
+    example: object = None,
     *,
+    dynamic_shapes: object = None,
+    module: object = None,
+    arguments: Mapping[str, Any] | None = None,
+    trust_pickle: bool | Sequence[str] = False,
     target: str | Target | None = None,
     precision: str = "fp32",
     preprocess: Declared | Sequence[Declared] | None = None,
@@ -54,8 +60,17 @@ def compile(
 ) -> Model:
     """Compiles a model for a target (default: this CPU) and loads it.
 
-    source: the path of an ONNX file, or of one that LightGBM or XGBoost saved (docs/boosting.md);
-    or a ModelProto, or the bytes of a file (then without external data).
+    source: the path of a file of ONNX, LightGBM, XGBoost (docs/boosting.md) or PyTorch
+    (docs/pytorch.md), or of a pickle (docs/scikit-learn.md); or the bytes of a file (then without
+    external data), a ModelProto, an nn.Module, an ExportedProgram, a fitted estimator or a whole
+    Pipeline of scikit-learn, a Booster.
+    example: what a torch module is called with: a tuple, the only tensor, or a mapping by argument.
+    dynamic_shapes: sizes of it that may change, as torch.export takes them, or by names alone:
+    `{"x": {0: "batch"}}`.
+    module, arguments: of a checkpoint: the class that it has the weights of, as itself or as
+    "package.module:Class", and what the class is called with.
+    trust_pickle: a pickle can run any code, and is opened only if this is True, or the list of the
+    imports that it may make.
     precision: `fp32` (any algorithm within the class's error bound), `strict` (bit-equal among CPUs
     with fused multiply-add, and for every thread count; today the same as fp32), or `portable`
     (bit-equal on every target: a product and a sum are two roundings everywhere).
@@ -65,9 +80,11 @@ def compile(
     outputs, the greatest scores and their classes. See docs/processing.md.
     Raises ModelError, UnsupportedError (all nodes at once) or TargetError.
     """
+    reading = Reading(example, dynamic_shapes, module, arguments, trust_pickle)
     return open_model(
         compile_bundle(
             source,
+            reading=reading,
             target=target,
             precision=precision,
             processing=read_processing(preprocess, postprocess, labels=labels, top=top),
@@ -79,8 +96,9 @@ def compile(
 
 
 def compile_bundle(
-    source: str | os.PathLike[str] | bytes | ModelProto,
+    source: object,
     *,
+    reading: Reading | None = None,
     target: str | Target | None = None,
     precision: str = "fp32",
     processing: Processing = NOTHING,
@@ -89,7 +107,8 @@ def compile_bundle(
     on_progress: Progress | None = None,
 ) -> Bundle:
     """What `compile` runs, not loaded: it may be for a machine other than this one."""
-    source = as_source(source)
+    with _one_at_a_time:
+        source = as_source(source, reading, name)
     if not isinstance(cast(object, name), str | None):
         raise InputError(f"name: expected a text, got {type(name).__name__}")
     options = Options(choose_target(target), precision, processing)
@@ -140,24 +159,42 @@ def choose_target(target: str | Target | None) -> Target:
     return get_target(target) if isinstance(target, str) else target
 
 
-def as_source(source: object) -> str | os.PathLike[str] | bytes:
-    """A path as it is; bytes of anything that holds them; a ModelProto as its bytes. InputError
-    for anything else."""
-    if isinstance(source, str | os.PathLike | bytes):
-        return cast("str | os.PathLike[str] | bytes", source)
+def as_source(source: object, reading: Reading | None = None, name: str | None = None) -> Source:
+    """A path, or bytes of anything that holds them, of a model that naru reads itself; what a
+    framework must open, as a graph or a plan, called `name`. InputError for anything else."""
     if isinstance(source, bytearray | memoryview):
-        return bytes(cast(bytearray, source))
+        source = bytes(cast(bytearray, source))
     serialise: Any = getattr(source, "SerializeToString", None)
     if callable(serialise):
-        return cast(bytes, serialise())
-    raise InputError(
-        f"expected a path, the bytes of an ONNX file or a ModelProto, got {type(source).__name__}",
-        hint='naru.compile("model.onnx")',
-    )
+        source = cast(bytes, serialise())
+    reading = reading or Reading()
+    if isinstance(source, str | os.PathLike | bytes):
+        file = cast("str | os.PathLike[str] | bytes", source)
+        if not reading.given and _is_onnx(file):
+            return file
+    from naru.frontend.source import open_source
+
+    return open_source(cast(object, source), reading, name)
 
 
-def _digest(source: str | os.PathLike[str] | bytes) -> str | None:
-    """SHA-256 of the model's file; None where it cannot be read."""
+def _is_onnx(source: str | os.PathLike[str] | bytes) -> bool:
+    """Does a file begin as ONNX files do, with the number of the format's version, or can it not be
+    read? Others may be ONNX too."""
+    if isinstance(source, bytes):
+        return source[:1] == b"\x08"
+    try:
+        with Path(source).open("rb") as file:
+            return file.read(1) == b"\x08"
+    except OSError:
+        return True  # its front end says why
+
+
+def _digest(source: Source) -> str | None:
+    """SHA-256 of the model's file, or of what it says; None where it cannot be read."""
+    if not isinstance(source, str | os.PathLike | bytes):
+        from naru.frontend.source import digest_of
+
+        return digest_of(source)
     if not isinstance(source, bytes) and not Path(source).is_file():
         return None
     try:
@@ -167,13 +204,11 @@ def _digest(source: str | os.PathLike[str] | bytes) -> str | None:
     return hashlib.sha256(data).hexdigest()
 
 
-def _side_files(
-    store: Cache, source: str | os.PathLike[str] | bytes, digest: str
-) -> dict[str, str | None]:
+def _side_files(store: Cache, source: Source, digest: str) -> dict[str, str | None]:
     """Digests of the side files that this model was once seen to read; which those are stands in
     the cache, so that nothing need be parsed. A model never seen has none, and is not found."""
     names = json.loads(store.get(_files_key(digest)) or b"[]")
-    if isinstance(source, bytes):
+    if not isinstance(source, str | os.PathLike):
         return dict.fromkeys(names)
     folder = Path(source).parent.resolve()
     paths = {n: Path(os.path.realpath(folder / n)) for n in names}
@@ -185,12 +220,10 @@ def _files_key(digest: str) -> str:
     return make_key("side files", digest)
 
 
-def _touched_since(
-    start: float, source: str | os.PathLike[str] | bytes, files: Iterable[str]
-) -> bool:
+def _touched_since(start: float, source: Source, files: Iterable[str]) -> bool:
     """Whether a file of the model was written after `start`, or is gone: then what its digest says
     and what was read may differ."""
-    if isinstance(source, bytes):
+    if not isinstance(source, str | os.PathLike):
         return False
     paths = [Path(source), *(Path(source).parent / f for f in files)]
     try:
@@ -200,14 +233,14 @@ def _touched_since(
 
 
 def _bundle_key(
-    source: str | os.PathLike[str] | bytes,
+    source: Source,
     digest: str,
     files: Mapping[str, str | None],
     options: Options,
     name: str | None,
 ) -> str:
     """The cache key of a bundle. The name of the file is in the bundle too."""
-    label = name or ("" if isinstance(source, bytes) else Path(source).stem)
+    label = name or (Path(source).stem if isinstance(source, str | os.PathLike) else "")
     sides = json.dumps(sorted(files.items()))
     # What users registered; where nobody did, the module is not loaded.
     custom = sys.modules.get("naru.custom")

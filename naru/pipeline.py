@@ -41,7 +41,7 @@ from naru.codegen.llvm_driver import emit_driver, emit_plan
 from naru.codegen.objects import compile_module, compile_modules
 from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx_plan import HostPlan, read_plan
-from naru.frontend.source import kind_of, read_model
+from naru.frontend.source import ONNX, Source, digest_of, kind_of, processed, read_model
 from naru.ir.graph import Graph
 from naru.ir.intern import sweep
 from naru.ir.text import print_func, print_graph
@@ -93,7 +93,7 @@ class Stages:
 
 
 def lower(
-    source: str | os.PathLike[str] | bytes | Graph,
+    source: Source,
     target: Target,
     name: str | None = None,
     on_progress: Progress = tell_nobody,
@@ -106,7 +106,9 @@ def lower(
     on_progress("import", 0, 1)
     with stage("import"):
         if isinstance(source, Graph):
-            graph = source
+            graph = processed(source, processing)
+        elif isinstance(source, HostPlan):
+            raise UnsupportedError(["texts, which are read on the host"])
         else:
             graph = read_model(source, name=name, processing=processing)
     show(3, lambda: print_graph(graph))
@@ -145,7 +147,7 @@ def emit(program: Program, target: Target) -> Iterator[tuple[str, str]]:
 
 
 def build(
-    source: str | os.PathLike[str] | bytes | Graph,
+    source: Source,
     options: Options,
     name: str | None = None,
     store: Cache | None = None,
@@ -157,7 +159,7 @@ def build(
 
 
 def build_parts(
-    source: str | os.PathLike[str] | bytes | Graph,
+    source: Source,
     options: Options,
     name: str | None = None,
     store: Cache | None = None,
@@ -170,10 +172,14 @@ def build_parts(
     options and version give the same bytes. `tested`: with a golden vector, whose outputs take the
     reference a while. `digest`: SHA-256 of the source, where that is known already."""
     tell = on_progress or tell_nobody
+    if isinstance(source, HostPlan):
+        if options.processing:
+            raise InputError("what is done before and after is for models without texts")
+        return _host_parts(source, source, options, store, tell, tested=tested, digest=digest)
     try:
         stages = lower(source, options.arithmetic, name, tell, options.processing)
     except UnsupportedError:
-        if options.processing or isinstance(source, Graph) or kind_of(source) != "ONNX":
+        if options.processing or isinstance(source, Graph) or kind_of(source) != ONNX:
             raise
         plan = read_plan(source, name=name)
         if plan is None:
@@ -232,7 +238,7 @@ def link_program(stages: Stages, objects: Sequence[bytes], target: Target) -> Li
 
 def _host_parts(
     plan: HostPlan,
-    source: str | os.PathLike[str] | bytes | Graph,
+    source: Source,
     options: Options,
     store: Cache | None,
     tell: Progress,
@@ -255,9 +261,7 @@ def _host_parts(
     return manifest, sections
 
 
-def _source_record(
-    source: str | os.PathLike[str] | bytes | Graph, digest: str | None, files: Sequence[Path]
-) -> dict[str, Any]:
+def _source_record(source: Source, digest: str | None, files: Sequence[Path]) -> dict[str, Any]:
     """Digests of a model's file and of its side files."""
     read: dict[str, Any] = {"sha256": digest or _digest(source)}
     if files and isinstance(source, str | os.PathLike):
@@ -266,10 +270,10 @@ def _source_record(
     return read
 
 
-def _digest(source: str | os.PathLike[str] | bytes | Graph) -> str:
-    """SHA-256 of the model's file; a graph has none, and its text stands for it."""
-    if isinstance(source, Graph):
-        source = print_graph(source).encode()
+def _digest(source: Source) -> str:
+    """SHA-256 of the model's file, or of what it says."""
+    if isinstance(source, Graph | HostPlan):
+        return digest_of(source)
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     with Path(source).open("rb") as file:

@@ -24,7 +24,7 @@ from naru.artifact.bundle import (
 )
 from naru.cli import main
 from naru.errors import BundleError, InputError, ModelError, NaruError, RunError, UnsupportedError
-from naru.frontend import onnx_plan
+from naru.frontend import onnx_plan, sklearn
 from naru.frontend.onnx_host import ALWAYS, CONTROL, SOMETIMES
 from naru.frontend.onnx_node import Unsupported
 from naru.frontend.onnx_watch import watch
@@ -551,7 +551,7 @@ def test_bad_models(text: str, message: str) -> None:
 def test_what_is_read_is_what_is_run() -> None:
     """Each operator has rules for reading and a meaning, under one name."""
     read = {op for _, op in (*ALWAYS, *SOMETIMES)}
-    assert read == set(OPERATORS)
+    assert {*read, sklearn.CHECK} == set(OPERATORS)
     assert set(ATTRIBUTES) <= set(OPERATORS)
     assert set(CONTROL) == set(plan.CONTROL)
     assert (onnx_plan.NATIVE, onnx_plan.CONSTANT) == (plan.NATIVE, plan.CONSTANT)

@@ -42,6 +42,7 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     tensors?        [{dtype, shape, kind: "input" | "output" | "weight" | "value", name?}], likewise
     tolerance?      {rtol, atol}: how far a golden output may be off, as rms over the output:
                     rms(got - want) <= atol + rtol * rms(want)
+    columns?        {name of an input: [names of its columns]}, for tables (runtime/tables.py)
     sections        [{name, offset, size, digest}], written by write_bundle
 
 dtypes are numpy's names, and `bfloat16` and other names of ml_dtypes.

@@ -21,6 +21,7 @@ from naru.cli.bench import bench_command
 from naru.cli.build import build_command, inspect_command
 from naru.cli.check import check_command
 from naru.cli.compile import compile_command
+from naru.cli.convert import convert_command
 from naru.cli.explain import explain_command
 from naru.cli.failures import report_failure
 from naru.cli.group import OK, TERMINATED, naru
@@ -35,6 +36,7 @@ from naru.errors import NaruWarning
 # The order of the help, which is that of a model's life.
 VERBS = (
     check_command,
+    convert_command,
     compile_command,
     build_command,
     run_command,

@@ -15,12 +15,14 @@ from naru.cli.group import (
     no_cache_option,
     precision_option,
     processing_options,
+    reading_options,
 )
 from naru.cli.printing import make_table, print_json, print_table, say
 from naru.cli.progress import progress
 from naru.units import format_bytes
 
 if TYPE_CHECKING:
+    from naru.frontend.reading import Reading
     from naru.library.write import Written
     from naru.processing import Processing
 
@@ -69,6 +71,7 @@ EMITS = ("library", "static", "obj", "c", "header", "llvm", "asm")
 @click.option("--cc", metavar="COMMAND", help="The C compiler; zig: that of the package ziglang.")
 @precision_option
 @processing_options
+@reading_options
 @no_cache_option
 @as_json_option
 def build_command(
@@ -83,10 +86,11 @@ def build_command(
     cc: str | None,
     precision: str,
     processing: Processing,
+    reading: Reading,
     no_cache: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Makes a library of a MODEL (ONNX, LightGBM, XGBoost, or a bundle): nothing else to install.
+    """Makes a library of a MODEL (as for compile, or a bundle): nothing else to install.
 
     \b
       naru build model.onnx -o dist/                    dist/model.so, model.h, model.weights, …
@@ -97,11 +101,13 @@ def build_command(
       naru build model.onnx --emit static               for a linker of your own
     """
     from naru.building import build
+    from naru.compiler import as_source
 
     start = time.perf_counter()
     with progress(f"building {model.name}") as tell:
+        bundle = model.suffix == ".naru"
         made = build(
-            model,
+            model if bundle else as_source(model, reading, name or model.stem),
             output,
             platform=platform,
             isa=isa,
@@ -111,7 +117,7 @@ def build_command(
             precision=precision if _is_given("precision") else None,
             preprocess=processing.images,
             postprocess=processing.scores,
-            name=name,
+            name=name or model.stem,
             compiler=cc,
             cache=not no_cache,
             on_progress=tell,

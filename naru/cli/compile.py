@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,13 +16,17 @@ from naru.cli.group import (
     no_cache_option,
     precision_option,
     processing_options,
+    reading_options,
 )
 from naru.cli.loading import compile_source
 from naru.cli.printing import join, print_json, say
 from naru.cli.progress import progress
 from naru.errors import InputError
-from naru.processing import Processing
 from naru.units import format_bytes
+
+if TYPE_CHECKING:
+    from naru.frontend.reading import Reading
+    from naru.processing import Processing
 
 
 @click.command("compile")
@@ -30,6 +35,7 @@ from naru.units import format_bytes
 @isa_option
 @precision_option
 @processing_options
+@reading_options
 @no_cache_option
 @as_json_option
 def compile_command(
@@ -38,16 +44,21 @@ def compile_command(
     isa: str,
     precision: str,
     processing: Processing,
+    reading: Reading,
     no_cache: bool,
     as_json: bool,
 ) -> None:
-    """Compiles a MODEL (ONNX, LightGBM, XGBoost) into a bundle.
+    """Compiles a MODEL (of ONNX, PyTorch, scikit-learn, LightGBM, XGBoost) into a bundle.
 
     \b
       naru compile model.onnx                        writes model.naru, for this CPU
       naru compile model.onnx -o m.naru --isa avx2   for any CPU with AVX2
       naru compile model.onnx --precision strict     bit-equal on all FMA targets
       naru compile model.onnx --preprocess 'image(mean=imagenet, std=imagenet)' --top 2
+      naru compile credit.txt                        LightGBM's and XGBoost's own files
+      naru compile net.pt2                           a program that torch.export saved
+      naru compile weights.pt --module net:Net --input 'x: f32[batch, 3, 32, 32]'
+      naru compile pipeline.pkl --trust-pickle       scikit-learn
     """
     from naru.explain.host import count_kernels, host_operators, interface
 
@@ -57,7 +68,9 @@ def compile_command(
     if output == model:
         raise InputError(f"{model}: the output would replace the model", hint="another -o")
     start = time.perf_counter()
-    made = compile_source(model, isa, precision, cache=not no_cache, processing=processing)
+    made = compile_source(
+        model, isa, precision, cache=not no_cache, processing=processing, reading=reading
+    )
     with progress(f"writing {output.name}"):
         made.save(output)
     inputs, outputs = interface(made)

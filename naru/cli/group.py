@@ -136,6 +136,39 @@ _PROCESSING = (
     click.option("--processing", metavar="JSON", type=EXISTING, help="All of that, in a file."),
 )  # fmt: skip
 
+
+def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what a model's file does not; the command gets them as one `reading`."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        from naru.cli.loading import make_reading
+
+        named = {k: options.pop(k) for k in ("module", "arguments", "inputs", "trust_pickle")}
+        return command(*args, reading=make_reading(**named), **options)
+
+    for option in reversed(_READING):
+        wrapped = option(wrapped)
+    return wrapped
+
+
+_READING = (
+    click.option(
+        "--input", "inputs", metavar="SPEC", multiple=True,
+        help="An argument of a torch module: 'x: f32[batch, 3, 224, 224]'; sizes that have a name "
+        "may change. Repeatable, in order.",
+    ),
+    click.option(
+        "--module", metavar="PKG.MOD:CLASS",
+        help="The class that a checkpoint has the weights of. It is imported, and so runs.",
+    ),
+    click.option("--arguments", metavar="JSON", help="What that class is called with."),
+    click.option(
+        "--trust-pickle", is_flag=True,
+        help="Open a pickle: it can run any code. Without, what it would import is listed.",
+    ),
+)  # fmt: skip
+
 no_cache_option = click.option("--no-cache", is_flag=True, help="Compile anew, and store nothing.")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

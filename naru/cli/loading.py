@@ -2,41 +2,95 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from naru.cli.printing import say
 from naru.cli.progress import progress
 from naru.errors import InputError
 from naru.processing import NOTHING, Processing
 
-# What files of models are called, which are compiled first: ONNX, LightGBM, XGBoost.
-MODELS = (".onnx", ".txt", ".json")
-
 if TYPE_CHECKING:
     from naru.artifact.bundle import Bundle
+    from naru.frontend.onnx_plan import HostPlan
+    from naru.frontend.reading import Reading
+    from naru.ir.graph import Graph
     from naru.runtime.model import Model
 
 
+def make_reading(
+    inputs: Sequence[str] = (),
+    module: str | None = None,
+    arguments: str | None = None,
+    trust_pickle: bool = False,
+) -> Reading:
+    """What the options say of a model; notes of what is recognised are printed."""
+    import json
+
+    from naru.frontend.reading import Reading, parse_inputs
+
+    specs = parse_inputs(inputs)
+    if module is not None and (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)  # as `python -m` does: the class is the user's own
+    given: Any = None
+    hint = "--arguments '{\"width\": 64}'"
+    try:
+        given = None if arguments is None else json.loads(arguments)
+    except ValueError as error:
+        raise InputError(f"--arguments: {error}", hint=hint) from None
+    if arguments is not None and not isinstance(given, dict):
+        raise InputError("--arguments: expected an object", hint=hint)
+    return Reading(
+        example={s.name: s.example() for s in specs} or None,
+        dynamic_shapes={s.name: s.dynamic() for s in specs if s.dynamic()} or None,
+        module=module,
+        arguments=cast("dict[str, Any] | None", given),
+        trust_pickle=trust_pickle,
+        tell=lambda note: say(f"  {note}"),
+    )
+
+
+def is_bundle(path: Path) -> bool:
+    """Does a file begin as bundles do, or is it called as they are?"""
+    from naru.artifact.bundle import MAGIC
+
+    if path.suffix == ".naru":
+        return True
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
 def compile_source(
-    source: Path, isa: str, precision: str, *, cache: bool, processing: Processing = NOTHING
+    source: Path | Graph | HostPlan,
+    isa: str,
+    precision: str,
+    *,
+    cache: bool,
+    processing: Processing = NOTHING,
+    reading: Reading | None = None,
+    label: str | None = None,
 ) -> Bundle:
-    """A model file's bundle, with progress shown. A name of a target may be wrong: TargetError."""
+    """The bundle of a model's file, or of what was read from one called `label`, with progress
+    shown. A name of a target may be wrong: TargetError."""
     from naru import compiler
     from naru.targets import get_target
 
     target = None if isa == "host" else get_target(isa)
-    head = f"compiling {source.name} for {target.name if target else 'this machine'}"
+    label = label or source.name
+    head = f"compiling {label} for {target.name if target else 'this machine'}"
     with progress(head) as tell:
         return compiler.compile_bundle(
             source,
+            reading=reading,
             target=target,
             precision=precision,
             processing=processing,
             cache=cache,
-            name=source.stem,
+            name=Path(label).stem,
             on_progress=tell,
         )
 
@@ -47,7 +101,7 @@ def load_model(
     """A bundle as it is; a model file is compiled first."""
     from naru.runtime import session
 
-    if path.suffix in MODELS:
+    if path.is_file() and not is_bundle(path):
         return session.open_model(compile_source(path, isa, precision, cache=cache))
     return session.load(path)
 
@@ -68,7 +122,7 @@ def open_bundle(path: Path) -> Bundle:
     """A bundle's parts, without asking whether this CPU fits; a model file is compiled first."""
     from naru.artifact.bundle import read_bundle
 
-    if path.suffix in MODELS:
+    if not is_bundle(path):
         return compile_source(path, "host", "fp32", cache=True)
     return read_bundle(path)
 

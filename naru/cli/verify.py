@@ -18,8 +18,9 @@ from naru.cli.group import (
     isa_option,
     no_cache_option,
     precision_option,
+    reading_options,
 )
-from naru.cli.loading import compile_source, parse_dims, refuse_host, require_onnx
+from naru.cli.loading import compile_source, parse_dims, refuse_host
 from naru.cli.printing import make_table, output, print_json, print_table, say, warn
 from naru.cli.progress import progress
 from naru.errors import InputError, NaruError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from naru.artifact.bundle import Bundle
+    from naru.frontend.reading import Reading
     from naru.inputs import Array
     from naru.options import Progress
     from naru.runtime.model import Model
@@ -48,9 +50,10 @@ def _check_number(
 @click.command("verify")
 @click.argument("model", type=EXISTING)
 @click.option(
-    "--against", type=click.Choice(["onnxruntime", "reference", "both"]), default="onnxruntime",
-    show_default=True,
-    help="reference: every op's definition, in float64. both: who of the two is wrong.",
+    "--against", type=click.Choice(["framework", "onnxruntime", "reference", "both"]),
+    default="framework", show_default=True,
+    help="framework: what the model comes from, of ONNX files ONNX Runtime. reference: every op's "
+    "definition, in float64. both: who of the two is wrong (of ONNX files).",
 )  # fmt: skip
 @click.option(
     "--samples", type=EXISTING, multiple=True,
@@ -71,33 +74,42 @@ def _check_number(
 )  # fmt: skip
 @isa_option
 @precision_option
+@reading_options
 @no_cache_option
 @as_json_option
-def verify_command(model: Path, **options: Any) -> int:
-    """Compares what a compiled ONNX MODEL computes with something else; exit code 3 if it differs.
+def verify_command(model: Path, reading: Reading, **options: Any) -> int:
+    """Compares what a compiled MODEL computes with its framework; exit code 3 if it differs.
 
-    Then it looks for the first node that differs, and writes the smallest part of the model that
-    still does as a script, verify_MODEL_NODE.py, to run and to attach to a bug report.
+    Of an ONNX file it then looks for the first node that differs, and writes the smallest part of
+    the model that still does as a script, verify_MODEL_NODE.py, to run and to attach to a bug
+    report.
 
     \b
       naru verify model.onnx
       naru verify model.onnx --dims batch=2 --dims seq=128
       naru verify model.onnx --against both --tolerance 1e-5
       naru verify model.onnx --samples real.npz --save-failing failing
+      naru verify credit.txt                            LightGBM; random rows around the splits
+      naru verify pipeline.pkl --trust-pickle --samples rows.npz
     """
+    from naru.frontend.source import ONNX, kind_of
     from naru.runtime.native_model import NativeModel
     from naru.verify import verify
     from naru.verify.compared import all_passed
 
-    require_onnx(model)
-
     if model.suffix == ".naru":
-        raise InputError(f"{model} is a bundle: verify wants the ONNX file that it was made from")
+        raise InputError(f"{model} is a bundle: verify wants the model that it was made from")
+    if kind_of(model) != ONNX:
+        return _verify_framework(model, reading, options)
+    reading.check(ONNX)
     dims = parse_dims(options["dims"])
     cache = not options["no_cache"]
     bundle = compile_source(model, options["isa"], options["precision"], cache=cache)
     refuse_host(bundle, "verify")
-    loaded, against, limit = NativeModel(bundle), options["against"], options["tolerance"]
+    against, limit = options["against"], options["tolerance"]
+    against = "onnxruntime" if against == "framework" else against
+    options["against"] = against
+    loaded = NativeModel(bundle)
     with progress(f"verifying {model.name}") as tell:
         samples = _samples(bundle, model, options["samples"], dims, options["seed"])
         found = verify(loaded, model, samples, against=against, tolerance=limit, on_progress=tell)
@@ -116,8 +128,59 @@ def verify_command(model: Path, **options: Any) -> int:
     return OK if passed else MISMATCH
 
 
+def _verify_framework(model: Path, reading: Reading, options: Mapping[str, Any]) -> int:
+    """A model that is no ONNX file, against its framework or the reference."""
+    from naru.compiler import as_source
+    from naru.frontend.onnx_plan import HostPlan
+    from naru.frontend.source import read_model
+    from naru.ir.graph import Graph
+    from naru.runtime.session import open_model
+    from naru.verify import verify
+    from naru.verify.compared import all_passed
+    from naru.verify.frameworks import framework_side
+    from naru.verify.sides import graph_side
+
+    against = options["against"]
+    if against not in ("framework", "reference"):
+        raise click.UsageError(f"--against {against} is for ONNX files; this is none")
+    with progress(f"reading {model.name}"):
+        source = as_source(model, reading, model.stem)
+        made = isinstance(source, Graph | HostPlan)
+        graph = source if made else read_model(source, name=model.stem)
+    bundle = compile_source(
+        graph, options["isa"], options["precision"], cache=not options["no_cache"], label=model.name
+    )
+    if "host" in bundle.manifest and not options["samples"]:
+        raise InputError(
+            f"{model.name}: a model that takes texts or sequences has no random inputs",
+            hint="--samples rows.npz, an array an input",
+        )
+    loaded = open_model(bundle)
+    dims = parse_dims(options["dims"])
+    if against == "reference" and not isinstance(graph, Graph):
+        raise InputError("--against reference is for models that are native as a whole")
+    with progress(f"verifying {model.name}") as tell:
+        samples = _samples(bundle, graph, options["samples"], dims, options["seed"])
+        names = tuple(o.name for o in loaded.outputs)
+        if isinstance(graph, Graph) and against == "reference":
+            side = graph_side(graph)
+        else:
+            side = framework_side(model, reading, names)
+        found = verify(
+            loaded, model, samples, against=against, sides={against: side},
+            tolerance=options["tolerance"], on_progress=tell,
+        )  # fmt: skip
+    passed = all_passed(found)
+    if options["as_json"]:
+        outputs = [d.as_json() for c in found for d in c.rows]
+        print_json({"against": against, "passed": passed, "outputs": outputs})
+    else:
+        _print_found(found, against, passed)
+    return OK if passed else MISMATCH
+
+
 def _samples(
-    bundle: Bundle, model: Path, files: Sequence[Path], dims: Mapping[str, int], seed: int
+    bundle: Bundle, model: Any, files: Sequence[Path], dims: Mapping[str, int], seed: int
 ) -> list[dict[str, Array]]:
     from naru.inputs import as_declared, inputs_of, read_npz, with_seed
     from naru.verify.samples import random_sample

@@ -392,11 +392,11 @@ def _check_trust(report: Report, names: Sequence[str], where: str) -> None:
         return
     listed = "\n  ".join(str(report).splitlines())
     more = ", ".join(repr(n) for n in unknown[:8])
-    trust = f"trusted=[{more}]" if unknown and not report.unresolved else "trusted=True"
+    trust = f"trust_pickle=[{more}]" if unknown and not report.unresolved else "trust_pickle=True"
     raise InputError(
         f"a pickle can run any code when it is loaded, and this one is not trusted:\n  {listed}",
         where=where,
-        hint=f"{trust}, if you know who wrote it; or {report.cure}",
+        hint=f"{trust} (--trust-pickle), if you know who wrote it; or {report.cure}",
     )
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import MOST_TAPS, transpose_last, with_bias
 from naru.frontend.onnx_node import Unsupported, emit, scalar
@@ -15,6 +17,7 @@ from naru.frontend.torch_movement import along
 from naru.ir.expr import Const, Expr
 from naru.ir.graph import Node, get_output
 from naru.ir.simplify import ONE, add, floordiv, known, mul, prod, sub
+from naru.ops.registry import constant
 
 # --- matrix products ------------------------------------------------------------------------------
 
@@ -242,15 +245,30 @@ def cosine_similarity(c: AtenCall) -> Node:
 def cdist(c: AtenCall) -> Node:
     """Distances of all pairs of rows, […, P, M] and […, R, M] -> […, P, R], by the p-norm."""
     a, b = wide(c["x1"]), wide(c["x2"])
-    p = c.float("p", 2.0)
     *outer, rows, size = a.type.shape
     *batch, columns, _ = b.type.shape
     a = emit("reshape", a, shape=(*outer, rows, ONE, size))
     b = emit("reshape", b, shape=(*batch, ONE, columns, size))
+    return c.finish(_distance(a, b, c.float("p", 2.0)))
+
+
+def pdist(c: AtenCall) -> Node:
+    """Distances of each two rows of a matrix."""
+    x = wide(c["self"])
+    rows = known(x.type.shape[0])
+    if rows is None:
+        raise Unsupported("pdist of a number of rows that is not known", "torch.cdist")
+    first, second = (constant(k, np.int64) for k in np.triu_indices(rows, 1))
+    a, b = (emit("gather", x, k, axis=0) for k in (first, second))
+    return c.finish(_distance(a, b, c.float("p", 2.0)))
+
+
+def _distance(a: Node, b: Node, p: float) -> Node:
+    """The p-norm of a - b along the last axis."""
     gap = emit("abs", emit("sub", a, b))
     axes = (gap.type.rank - 1,)
     if math.isinf(p):
-        return c.finish(emit("reduce_max", gap, axes=axes, keepdims=False))
+        return emit("reduce_max", gap, axes=axes, keepdims=False)
     if p == 0:
         gap = emit("cast", emit("not", emit("equal", gap, scalar(0, gap))), to=gap.type.dtype)
     elif p == 2:
@@ -262,12 +280,13 @@ def cdist(c: AtenCall) -> Node:
         y = emit("sqrt", y)
     elif p not in (0, 1):
         y = emit("pow", y, scalar(1 / p, y))
-    return c.finish(y)
+    return y
 
 
 TABLE: dict[str, Handler] = {
     "_cdist_forward": cdist,
     "_convolution": convolution,
+    "_pdist_forward": pdist,
     "addmm": _plus_product("mat1", "mat2"),
     "addmv": _plus_product("mat", "vec"),
     "baddbmm": _plus_product("batch1", "batch2"),

@@ -391,18 +391,18 @@ def argsort(c: AtenCall) -> Node:
     return sort(c)[1]
 
 
-def _nth(c: AtenCall, place: int) -> Sequence[Node]:
+def _nth(c: AtenCall, place: int) -> tuple[Node, Node]:
     """The element at a place in the order along an axis, and where it stood."""
     x = c["self"]
     if not x.type.rank:
         return x, _zero()
     axis = c.axis("dim", x.type.rank)
     values, at = _first(x, axis, Const(place + 1), largest=False)
-    out = [axis_slice(n, axis, place, place + 1) for n in (values, at)]
+    values, at = (axis_slice(n, axis, place, place + 1) for n in (values, at))
     if c.flag("keepdim"):
-        return out
+        return values, at
     shape = tuple(d for k, d in enumerate(x.type.shape) if k != axis)
-    return [emit("reshape", n, shape=shape) for n in out]
+    return emit("reshape", values, shape=shape), emit("reshape", at, shape=shape)
 
 
 def kthvalue(c: AtenCall) -> Sequence[Node]:
@@ -410,22 +410,37 @@ def kthvalue(c: AtenCall) -> Sequence[Node]:
 
 
 def median(c: AtenCall) -> Node | Sequence[Node]:
-    """The lower one of both in the middle; a NaN wherever there is one."""
+    """The lower one of both in the middle; a NaN where there is one."""
     x = c["self"]
-    if is_float(x.type.dtype):
-        raise Unsupported("median of floats, which a NaN decides", "torch.quantile, or sort")
+    axis = c.axis("dim", x.type.rank) if c.has("dim") else 0
     if c.has("dim"):
-        axis = c.axis("dim", x.type.rank)
         size = known(x.type.shape[axis]) if x.type.rank else 1
     else:
         size = known(prod(x.type.shape))
     if not size:
         raise Unsupported("the median along an axis of unknown size, or without elements")
+    middle = (size - 1) // 2
     if c.has("dim"):
-        return _nth(c, (size - 1) // 2)
+        values, at = _nth(c, middle)
+        if not is_float(x.type.dtype) or not x.type.rank:
+            return values, at
+        lost, keep = emit("isnan", x), c.flag("keepdim")
+        place = emit("arg_max", as_dtype(lost, "u8"), axis=axis, keepdims=keep,
+                     select_last_index=False)  # fmt: skip
+        some = _any(lost, (axis,), keep)
+        nan = scalar(math.nan, values)
+        return emit("where", some, nan, values), emit("where", some, place, at)
     flat = emit("reshape", x, shape=(Const(size),))
-    values, _ = _first(flat, 0, Const((size - 1) // 2 + 1), largest=False)
-    return emit("reshape", axis_slice(values, 0, (size - 1) // 2, (size - 1) // 2 + 1), shape=())
+    values, _ = _first(flat, 0, Const(middle + 1), largest=False)
+    value = emit("reshape", axis_slice(values, 0, middle, middle + 1), shape=())
+    if not is_float(x.type.dtype):
+        return value
+    return emit("where", _any(emit("isnan", flat), (0,), False), scalar(math.nan, value), value)
+
+
+def _any(held: Node, axes: tuple[int, ...], keepdims: bool) -> Node:
+    small = emit("reduce_max", as_dtype(held, "u8"), axes=axes, keepdims=keepdims)
+    return as_dtype(small, "bool")
 
 
 def _searched(values: Node, borders: Node, right: bool) -> Node:

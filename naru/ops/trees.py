@@ -184,6 +184,23 @@ def vote(x: Node, nodes: Nodes, votes: Votes, aggregate: str, count: int) -> Nod
     return apply_trees(x, make_tables(nodes, votes, NOTHING[aggregate]), aggregate, count)
 
 
+def borders_of(n: Node) -> dict[int, Array]:
+    """The numbers that the nodes of a `tree_ensemble`, or the codes of `tree_codes`, ask for, by
+    feature."""
+    tables = [None if i is None or i.data is None else i.data for i in n.inputs[1:]]
+    if n.op == "tree_codes":
+        features, levels, starts, ranks, borders = (given(tables, k) for k in range(5))
+        first = starts[np.arange(features.size), levels - 1]
+        counts = (ranks - 1).tolist()
+        found = zip(features.tolist(), first.tolist(), counts, strict=True)
+        return {f: borders[a : a + count] for f, a, count in found if count}
+    nodes, splits = given(tables), given(tables, 1)
+    shift = int(n.attr("shift"))  # pyright: ignore[reportArgumentType]
+    features = nodes[1] if shift == WORD else nodes[0] >> shift
+    asked = ~np.isnan(splits)
+    return {int(f): splits[asked & (features == f)] for f in np.unique(features[asked])}
+
+
 # --- samples --------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from naru.inputs import Array
 from naru.options import Progress, tell_nobody
 from naru.runtime.model import Model
 from naru.verify.differences import DEFAULT_TOLERANCE, Difference, compare
-from naru.verify.sides import ONNXRUNTIME, REFERENCE, make_side
+from naru.verify.sides import ONNXRUNTIME, REFERENCE, Side, make_side
 
 BOTH = "both"
 
@@ -63,12 +63,14 @@ def verify(
     samples: Sequence[Mapping[str, Array]],
     *,
     against: str = ONNXRUNTIME,
+    sides: Mapping[str, Side] | None = None,
     tolerance: float | None = None,
     on_progress: Progress = tell_nobody,
 ) -> list[Compared]:
     """Runs each sample (arrays by input name) on the model and on what it is compared with.
 
-    `against`: "onnxruntime", "reference" (every op's numpy meaning, floats in float64) or "both".
+    `against`: "onnxruntime", "reference" (every op's numpy meaning, floats in float64) or "both";
+    or one of `sides`, for what is no ONNX file.
     `tolerance`: relative rms error that passes (default: the bundle's, else 1e-4). Raises what
     either side raises, and NaruError when ONNX Runtime is missing or refuses the model.
     """
@@ -79,11 +81,13 @@ def verify(
             "the model draws random numbers, and those of ONNX Runtime are others",
             hint="--against reference",
         )
-    sides = {name: make_side(name, source) for name in names}
+    sides = sides or {name: make_side(name, source) for name in names}
     found: list[Compared] = []
     for k, sample in enumerate(samples):
         results = {"naru": run(model, sample)}
         for name, side in sides.items():
+            if name not in names:
+                continue
             on_progress(name, k, len(samples))
             results[name] = side({i.name: sample[i.name] for i in model.inputs})
 

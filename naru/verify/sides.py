@@ -14,7 +14,7 @@ from onnx import ModelProto
 from naru.errors import InputError, NaruError
 from naru.frontend.onnx import read_onnx
 from naru.inputs import Array
-from naru.ir.graph import SEED
+from naru.ir.graph import SEED, Graph
 from naru.ops.evaluate import evaluate
 
 ONNXRUNTIME, REFERENCE = "onnxruntime", "reference"
@@ -33,7 +33,11 @@ def make_side(name: str, model: Path | ModelProto, folder: Path | None = None) -
 
 def _reference(model: Path | ModelProto, folder: Path | None) -> Side:
     """The graph by the numpy meaning of its ops, floats in float64."""
-    graph = read_onnx(model, folder=folder)
+    return graph_side(read_onnx(model, folder=folder))
+
+
+def graph_side(graph: Graph) -> Side:
+    """A graph by the numpy meaning of its ops, floats in float64."""
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         names = [str(n.attr("name")) for n in graph.inputs]

@@ -215,7 +215,7 @@ def test_compressed(compress: Any, tmp_path: Path) -> None:
 def test_trusted_by_name() -> None:
     data = pickle.dumps({"a": pickle.PickleError, "b": fitted()})
     assert [str(i) for i in inspect_pickle(data).unknown] == ["_pickle.PickleError"]
-    with pytest.raises(InputError, match=r"trusted=\['_pickle.PickleError'\]"):
+    with pytest.raises(InputError, match=r"trust_pickle=\['_pickle.PickleError'\]"):
         load_pickle(data)
     assert set(load_pickle(data, trusted=["_pickle.PickleError"])) == {"a", "b"}
 

@@ -261,7 +261,7 @@ ENCODERS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ENCODERS, st.integers(0, 1000))
 def test_one_hot_settings(given_settings: dict[str, Any], seed: int) -> None:
     train = people(40, seed, missing=False)[["city", "visits", "plan"]]
@@ -277,7 +277,7 @@ def test_one_hot_settings(given_settings: dict[str, Any], seed: int) -> None:
     assert np.array_equal(model(frame), want)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from([None, 3, 0.2]),
     st.sampled_from([None, 2, 3]),

@@ -331,3 +331,11 @@ def test_cond() -> None:
 
     model = Chooses().eval()
     torch_models.check_module(model, (torch.ones(3, 4),), (-torch.ones(3, 4),))
+
+
+def test_inputs_that_nothing_reads() -> None:
+    class Passes(nn.Module):
+        def forward(self, x: torch.Tensor, unused: torch.Tensor) -> Any:
+            return x, torch.arange(3), x
+
+    torch_models.check_module(Passes().eval(), (torch.ones(2), torch.ones(3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,11 @@ def stirred(module: nn.Module) -> nn.Module:
             m.running_mean.uniform_(-0.5, 0.5)
             m.running_var.uniform_(0.5, 1.5)
     return module.eval()
+
+
+def some(names: Iterable[str], *quick: str) -> list[Any]:
+    """Names of cases; those that are not quick, or that others stand for, are slow tests."""
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 # --- vision ---------------------------------------------------------------------------------------
@@ -154,7 +160,7 @@ VISION: dict[str, tuple[Any, tuple[int, ...]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", VISION)
+@pytest.mark.parametrize("name", some(VISION, "resnet", "unet", "vit"))
 def test_vision(name: str) -> None:
     make, shape = VISION[name]
     model = stirred(make())
@@ -181,6 +187,21 @@ def test_conditions_on_sizes() -> None:
                          dynamic=({0: "batch", 1: "length"},))  # fmt: skip
     with pytest.raises(InputError, match="length"):
         model(np.zeros((2, 10), np.float32))
+
+
+def test_positions_in_sizes_that_change() -> None:
+    """Two index tensors: positions in both axes seen as one, times a size that is not known."""
+
+    class At(nn.Module):
+        def forward(self, x: torch.Tensor, m: torch.Tensor) -> torch.Tensor:
+            rows, columns = torch.arange(x.shape[0]), torch.arange(x.shape[1])
+            seen = m[rows[:, None, None], columns[None, None]]
+            return torch.where(seen & (columns[:, None] >= 0), x[:, None], -1.0)
+
+    args = torch.randn(3, 20), torch.randn(3, 20) > 0
+    others = torch.randn(2, 37), torch.randn(2, 37) > 0
+    dims = {0: "batch", 1: "tokens"}
+    check_module(At().eval(), args, others, dynamic=(dims, dims))
 
 
 # --- sequences ------------------------------------------------------------------------------------
@@ -283,7 +304,9 @@ def language_model(name: str) -> nn.Module:
     return t.LlamaForCausalLM(config)
 
 
-@pytest.mark.parametrize("name", ["bert", "distilbert", "gpt2", "t5", "llama"])
+@pytest.mark.parametrize(
+    "name", some(["bert", "distilbert", "gpt2", "t5", "llama"], "bert", "llama")
+)
 def test_language(name: str) -> None:
     model = Logits(language_model(name)).eval()
     ids, mask = torch.randint(0, 50, (2, 8)), torch.ones(2, 8, dtype=torch.int64)

@@ -15,7 +15,19 @@ from torch_models import check, check_all
 
 Fns = dict[str, Callable[..., Any]]
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+# The dtypes that others stand for run with the slow tests.
+SOME = [
+    torch.float32,
+    torch.float16,
+    *(pytest.param(d, marks=pytest.mark.slow) for d in (torch.float64, torch.bfloat16)),
+]
+TWO = [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)]
 INTS = (torch.int64, torch.int32, torch.uint8, torch.int8, torch.bool)
+SOME_INTS = [
+    torch.int64,
+    torch.uint8,
+    *(pytest.param(d, marks=pytest.mark.slow) for d in (torch.int32, torch.int8)),
+]
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -112,14 +124,14 @@ ACTIVATIONS: Fns = {
 }
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", SOME, ids=str)
 def test_unary(dtype: torch.dtype) -> None:
     loose = 30.0 if dtype in (torch.float16, torch.bfloat16) else 10.0
     check_all(UNARY, edges(dtype), scale=loose)
     check_all(UNARY, randn(3, 5, dtype=dtype), scale=loose)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", SOME, ids=str)
 def test_activations(dtype: torch.dtype) -> None:
     some = dict(ACTIVATIONS)
     check_all(some, edges(dtype), scale=4)
@@ -147,7 +159,7 @@ WHOLE = [
 ]
 
 
-@pytest.mark.parametrize("dtype", INTS[:-1], ids=str)
+@pytest.mark.parametrize("dtype", SOME_INTS, ids=str)
 def test_unary_of_integers(dtype: torch.dtype) -> None:
     x = ints(0 if dtype is torch.uint8 else -5, 9, 4, 5, dtype=dtype)
     check_all({name: getattr(torch, name) for name in WHOLE}, x, scale=4)
@@ -194,7 +206,7 @@ OF_FLOATS: Fns = {
 }
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", SOME, ids=str)
 def test_pairs_of_floats(dtype: torch.dtype) -> None:
     a, b = randn(4, 1, 5, dtype=dtype), randn(3, 5, seed=1, dtype=dtype)
     check_all({**PAIRS, **OF_FLOATS}, a, b, scale=4)
@@ -207,7 +219,7 @@ def test_pairs_of_edges() -> None:
               a[:, None], a, scale=4)  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", INTS[:-1], ids=str)
+@pytest.mark.parametrize("dtype", SOME_INTS, ids=str)
 def test_pairs_of_integers(dtype: torch.dtype) -> None:
     low = 0 if dtype is torch.uint8 else -9
     a = ints(low, 10, 6, 5, dtype=dtype)
@@ -313,7 +325,7 @@ REDUCTIONS: Fns = {
 }
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", SOME, ids=str)
 def test_reductions(dtype: torch.dtype) -> None:
     skip = () if dtype in (torch.float32, torch.float64) else ("norm3", "prod_all", "cumprod")
     fns = {k: v for k, v in REDUCTIONS.items() if k not in skip}
@@ -325,8 +337,9 @@ def test_reductions_of_nan() -> None:
     x[1, 2, 3] = float("nan")
     x[0, 0] = float("inf")
     x[2, 1] = float("-inf")
+    more: Fns = {"median": lambda x: x.median(), "median1": lambda x: x.median(1, keepdim=True)}
     names = "sum1 amax amin max min max1 min2 argmax argmax2 softmax logsumexp cummax cummin nansum"
-    check_all({n: REDUCTIONS[n] for n in names.split()}, x)
+    check_all({**more, **{n: REDUCTIONS[n] for n in names.split()}}, x)
 
 
 def test_reductions_of_integers() -> None:
@@ -492,6 +505,8 @@ INDEXING: Fns = {
     "argsort": lambda x, i, m: x.argsort(1),
     "msort": lambda x, i, m: x.msort(),
     "kthvalue": lambda x, i, m: x.kthvalue(2, 1),
+    "median": lambda x, i, m: x.median(),
+    "median1": lambda x, i, m: x.median(1),
     "median_int": lambda x, i, m: i.median(),
     "bucketize": lambda x, i, m: torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5])),
     "searchsorted": lambda x, i, m: torch.searchsorted(
@@ -560,6 +575,7 @@ PRODUCTS: Fns = {
     "bilinear": lambda a, b, c: F.bilinear(a[0], a[1], torch.ones(2, 4, 4), torch.ones(2)),
     "cosine": lambda a, b, c: F.cosine_similarity(a, a.flip(0), dim=2),
     "cdist": lambda a, b, c: torch.cdist(a, a.flip(0)),
+    "pdist": lambda a, b, c: F.pdist(a[0]),
     "cdist1": lambda a, b, c: torch.cdist(a, a[:, :2], p=1),
     "pairwise": lambda a, b, c: F.pairwise_distance(a[0], a[1]),
     "kron": lambda a, b, c: torch.kron(a[0], b[0]),
@@ -571,7 +587,7 @@ PRODUCTS: Fns = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", TWO, ids=str)
 def test_products(dtype: torch.dtype) -> None:
     skip = ("bilinear",) if dtype is torch.float64 else ()
     fns = {k: v for k, v in PRODUCTS.items() if k not in skip}
@@ -620,7 +636,7 @@ CONVOLUTIONS: Fns = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", TWO, ids=str)
 def test_convolutions(dtype: torch.dtype) -> None:
     check_all(CONVOLUTIONS, randn(2, 4, 7, 9, dtype=dtype), randn(6, 4, 3, 3, seed=1, dtype=dtype))
 
@@ -690,7 +706,7 @@ NORMS: Fns = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", TWO, ids=str)
 def test_norms(dtype: torch.dtype) -> None:
     check_all(NORMS, randn(3, 6, 8, dtype=dtype), randn(8, seed=1, dtype=dtype), scale=5)
 

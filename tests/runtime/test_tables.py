@@ -1,0 +1,70 @@
+"""Tables with named columns as inputs, of whatever library: only `columns` is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from naru.errors import InputError
+from naru.runtime.model import TensorInfo
+from naru.runtime.tables import columns_of, is_table, take
+
+MATRIX = (TensorInfo("features", "float64", ("rows", 2)),)
+APART = (TensorInfo("age", "float64", ("rows",)), TensorInfo("city", "string", ("rows",)))
+
+
+class Frame:
+    """The least that is a table."""
+
+    def __init__(self, **columns: Any) -> None:
+        self.columns = list(columns)
+        self.values = columns
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.values.values())))
+
+
+def test_what_is_a_table() -> None:
+    assert is_table(Frame(a=[1]))
+    for other in (np.zeros(3), np.zeros(3, [("a", "f8")]), {"columns": 1}, [1], "text", None):
+        assert not is_table(other)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint64, np.float32, np.float64, object])
+def test_numbers_become_floats(dtype: Any) -> None:
+    frame = Frame(b=np.array([1, 0], dtype), x=["?", "?"], a=np.array([1, 1], dtype))
+    found = take(frame, MATRIX, {"features": ("a", "b")})["features"]
+    assert found.dtype == np.float64
+    assert found.tolist() == [[1, 1], [1, 0]]
+
+
+def test_without_names_by_position() -> None:
+    found = take(Frame(b=[1.0, 2], a=[3.0, 4]), MATRIX, {})
+    assert found["features"].tolist() == [[1, 3], [2, 4]]
+
+
+def test_columns_apart() -> None:
+    found = take(Frame(city=["Oslo", None], age=[None, 3], more=[1, 2]), APART, {})
+    assert found["city"].tolist() == ["Oslo", None]
+    assert np.array_equal(found["age"], [np.nan, 3], equal_nan=True)
+
+
+def test_errors() -> None:
+    with pytest.raises(
+        InputError, match=r"column 'city' is missing; .*\n  try: did you mean 'City'"
+    ):
+        take(Frame(age=[1.0], City=["x"]), APART, {})
+    with pytest.raises(InputError, match="column 'age': expected numbers, got <U1"):
+        take(Frame(age=["x"], city=["x"]), APART, {})
+    with pytest.raises(InputError, match="column 'age': expected numbers, got object"):
+        take(Frame(age=np.array(["x"], object), city=["x"]), APART, {})
+
+
+@pytest.mark.parametrize("given", [None, 3, [], {"features": 3}, {}])
+def test_manifests_that_say_nothing(given: Any) -> None:
+    assert columns_of({"columns": given}) == {}
