@@ -192,17 +192,19 @@ def _split_members(given: Nodes, n: Nodes) -> Nodes:
         )
     found: list[tuple[float, int, int]] = []
     features: list[int] = []
+    lowest: list[bool] = []  # does NaN go on below the borders: above an odd number, it is inside
     for node, members in zip(at.tolist(), given.members, strict=True):
         true, false = int(given.true[node]), int(given.false[node])
         borders = members.astype(given.splits.dtype)
         start = _search(borders, (false, true), n.modes.size, found, 0, borders.size)
         features += [int(given.features[node])] * (len(found) - len(features))
+        lowest += [borders.size % 2 == 1] * (len(found) - len(lowest))
         # The node itself asks for NaN only, and hands everything else on.
         n.splits[node], n.true[node], n.false[node] = np.nan, true, start
     if not found:
         return n
     splits, low, high = (np.array(c) for c in zip(*found, strict=True))
-    return _more(n, np.array(features), splits, low, high, np.zeros(len(found), np.bool_))
+    return _more(n, np.array(features), splits, low, high, np.array(lowest))
 
 
 def _search(

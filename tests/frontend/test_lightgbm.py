@@ -288,6 +288,23 @@ def test_trees_that_are_none(old: str, new: str, words: str) -> None:
         read_model(STUMPS.replace(old, new, 1).encode())
 
 
+@pytest.mark.parametrize(
+    ("kind", "threshold", "want"),
+    [(6, -5, [9, 9, 12, 9, 9]), (4, 5, [12, 12, 10, 12, 9])],
+    ids=["default left", "default right"],
+)
+def test_missing_values_far_from_the_threshold(kind: int, threshold: int, want: list[int]) -> None:
+    """What is around zero, and NaN, goes the default way, though the threshold sends it the other;
+    for one row and for many."""
+    text = STUMPS.replace("decision_type=2 2", f"decision_type={kind} 2")
+    text = text.replace("threshold=0.5", f"threshold={threshold}")
+    x = np.array([[np.nan, -3.0], [1e-36, -3.0], [-1.0, 5.0], [0.0, -3.0], [-6.0, -3.0]])
+    model = naru.compile(text.encode(), cache=False)
+    assert np.asarray(model(x)).tolist() == want
+    assert np.asarray(model(np.tile(x, (40, 1)))).tolist() == want * 40
+    assert [np.asarray(model(x[k : k + 1])).item() for k in range(5)] == want
+
+
 def test_infinite_thresholds_and_leaves() -> None:
     """They mean something: all, or nothing, is at most an infinite number."""
     text = STUMPS.replace("threshold=0.5 -1", "threshold=inf -inf").replace("1 2 4", "inf 2 4")
