@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import shlex
 import signal
 import subprocess
@@ -17,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import click
+import lightgbm
 import numpy as np
 import onnx
 import pytest
+import torch
 import zoo
 from PIL import Image
 from rich.console import Console
+from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from naru import cli, knobs
 from naru.cli import crash, group, printing
@@ -79,8 +84,8 @@ def test_nearest() -> None:
     ("args", "code", "message"),
     [
         (("complie", "model.onnx"), group.USAGE, "did you mean 'compile'?"),
-        (("frobnicate",), group.USAGE, "the verbs are check, compile, build, run"),
-        (("verify", "model.onnx", "--sampels", "x"), group.USAGE, "Did you mean '--samples'?"),
+        (("frobnicate",), group.USAGE, "the verbs are check, convert, compile, build"),
+        (("verify", "model.onnx", "--sampels", "x"), group.USAGE, "--samples"),
         (("verify", "model.onnx", "--dims", "bach=2"), group.USER_ERROR, "did you mean 'batch'?"),
         (("compile", "model.onnx", "--isa", "avx51"), group.USER_ERROR, "did you mean 'avx512'?"),
         (("run", "model.onnx", "-i", "xx=y.npy"), group.USER_ERROR, "there is no input 'xx'"),
@@ -379,6 +384,27 @@ def test_there_are_examples() -> None:
         assert f"naru {verb.name}" in str(verb.help)
 
 
+def save_foreign_models() -> None:
+    """The files of other frameworks that examples name."""
+    x, y = np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 2
+    booster = lightgbm.train({"verbosity": -1}, lightgbm.Dataset(x, y), 2)
+    booster.save_model("credit.txt")
+    Path("net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 2, 1)\n"
+        "    def forward(self, x):\n"
+        "        return self.conv(x)\n"
+    )
+    made = nn.Conv2d(3, 2, 1)
+    torch.save({f"conv.{k}": v for k, v in made.state_dict().items()}, "weights.pt")
+    torch.export.save(torch.export.export(made, (torch.zeros(1, 3, 4, 4),)), "net.pt2")
+    Path("pipeline.pkl").write_bytes(pickle.dumps(LogisticRegression().fit(x, y)))
+    np.savez("rows.npz", features=x)
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_examples_of_the_help(
     capsys: pytest.CaptureFixture[str], example: str, model: Path
@@ -399,6 +425,8 @@ def test_examples_of_the_help(
         source = save("model.onnx", body)
         Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save("photo.jpg")
         pixels = ("--preprocess", "image")
+    if "model.onnx" not in example and "model.naru" not in example:
+        save_foreign_models()
     if "model.naru" in example:
         assert run(capsys, "compile", source, "-o", "model.naru", *pixels)[0] == group.OK
     code, _, err = run(capsys, *shlex.split(example)[1:])

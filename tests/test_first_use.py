@@ -56,7 +56,7 @@ def test_only_files_are_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [None, 5, ["m.onnx"]])
 def test_what_is_no_model_is_refused(source: object) -> None:
-    with pytest.raises(InputError, match="expected a path"):
+    with pytest.raises(InputError, match="expected a model, or the path"):
         naru.compile(source)  # pyright: ignore[reportArgumentType]
     with pytest.raises(BundleError, match="expected a path"):
         naru.load(source)  # pyright: ignore[reportArgumentType]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,33 @@ def test_no_verb_runs_a_pickle(tmp_path: Path, verb: str) -> None:
     assert result.exit_code == 1
     assert isinstance(result.exception, InputError)
     assert "mkdir" in str(result.exception)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("place", ["sample inputs", "weights", "object", "library"])
+def test_no_program_runs_a_pickle(files: dict[str, Path], tmp_path: Path, place: str) -> None:
+    """torch.export.load alone would."""
+    made, path = tmp_path / "made", tmp_path / "evil.pt2"
+    buffer = io.BytesIO()
+    torch.save(Evil(made), buffer)
+    with zipfile.ZipFile(files["pt2"]) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if place == "sample inputs" and "sample_inputs" in name:
+                data = buffer.getvalue()
+            if place == "weights" and name.endswith("weights_config.json"):
+                data = data.replace(b'"use_pickle": false', b'"use_pickle": true')
+                data = data.replace(b'"use_pickle":false', b'"use_pickle":true')
+            if place == "weights" and "/weight_" in name:
+                data = buffer.getvalue()
+            new.writestr(name, data)
+        top = old.namelist()[0].partition("/")[0]
+        if place == "object":
+            new.writestr(f"{top}/data/constants/opaque_obj_0", pickle.dumps(Evil(made)))
+        if place == "library":
+            new.writestr(f"{top}/data/aotinductor/model/m.so", b"")
+    with pytest.raises(ModelError):
+        naru.compile(path)
     assert not made.exists()
 
 

@@ -155,6 +155,10 @@ def read_trees(table: Table, count: int, features: int) -> tuple[Nodes, Votes, L
     default_left = kind & DEFAULT_LEFT != 0
     categorical = kind & CATEGORICAL != 0
     threshold = given["threshold"]
+    # Of a row, what is around 0 is read as 0: no threshold there tells such numbers apart.
+    beside = np.where(threshold < 0, before(np.array(-ZERO_THRESHOLD)), ZERO_THRESHOLD)
+    around = (np.abs(threshold) <= ZERO_THRESHOLD) & ~categorical
+    threshold = np.where(around, beside, threshold)
     # NaN counts as 0 where nothing is missing, and goes right in a categorical split.
     nan_left = np.where(missing == NONE, threshold >= 0, default_left) & ~categorical
     left, right = (_children(table, name, tree) for name in ("left_child", "right_child"))

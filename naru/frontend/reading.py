@@ -17,7 +17,7 @@ _DIM = re.compile(r"[1-9]\d{0,8}|0|[A-Za-z_]\w*")
 EXAMPLE_SIZE = 2  # of a dim that has a name: 0 and 1 would be taken for fixed
 
 
-def _tell_nobody(note: str) -> None:
+def tell_nobody(note: str) -> None:
     """The default of `Reading.tell`."""
 
 
@@ -38,7 +38,7 @@ class Reading:
     module: Any = None
     arguments: Mapping[str, Any] | None = None
     trust_pickle: bool | Sequence[str] = False
-    tell: Callable[[str], None] = field(default=_tell_nobody, compare=False)
+    tell: Callable[[str], None] = field(default=tell_nobody, compare=False)
 
     @property
     def given(self) -> tuple[str, ...]:

@@ -12,7 +12,8 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -102,16 +103,54 @@ def _head(path: Path) -> bytes:
         return file.read(16)
 
 
+# Members of a .pt2 file that run code when it is loaded: pickled objects, and compiled libraries.
+RUNS = ("custom_obj_", "opaque_obj_", "aotinductor/")
+WEIGHTS_ONLY = (
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # documented: no pickle may make anything but tensors
+)
+
+
 def load_program(source: Source, where: str) -> Any:
-    """The ExportedProgram of a .pt2 file. Raises ModelError."""
+    """The ExportedProgram of a .pt2 file. Raises ModelError, also for a file that holds pickled
+    objects or compiled libraries: PyTorch would run them."""
     try:
-        return library("torch.export").load(_opened(source))
+        found = [n for n in _records(source) if any(r in n for r in RUNS)]
+    except Exception as error:
+        raise ModelError(f"PyTorch cannot read it: {_first_line(error)}", where=where) from error
+    if found:
+        raise ModelError(
+            f"{found[0]} would be run when the file is loaded",
+            where=where,
+            hint="torch.export.load it, if you know who wrote it, and compile the program",
+        )
+    try:
+        with _weights_only():
+            return library("torch.export").load(_opened(source))
     except Exception as error:
         raise ModelError(
             f"PyTorch cannot read it: {_first_line(error)}",
             where=where,
             hint="save it by torch.export.save, with the version of PyTorch that is installed here",
         ) from error
+
+
+def _records(source: Source) -> list[str]:
+    """The members of an archive, as PyTorch itself finds them."""
+    return library()._C.PyTorchFileReader(_opened(source)).get_all_records()
+
+
+@contextmanager
+def _weights_only() -> Generator[None]:
+    """torch.load restores tensors and nothing else, whatever its callers ask for."""
+    before = os.environ.get(WEIGHTS_ONLY)
+    os.environ[WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[WEIGHTS_ONLY]
+        else:
+            os.environ[WEIGHTS_ONLY] = before
 
 
 def load_script(source: Source, where: str) -> Any:

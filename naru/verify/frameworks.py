@@ -12,7 +12,7 @@ import numpy as np
 
 from naru.errors import NaruError
 from naru.frontend.boosting import is_booster
-from naru.frontend.reading import Reading
+from naru.frontend.reading import Reading, tell_nobody
 from naru.frontend.source import kind_of, open_file
 from naru.frontend.torch_program import is_torch
 from naru.inputs import Array
@@ -37,7 +37,7 @@ def framework_side(path: Path, reading: Reading, outputs: tuple[str, ...]) -> Si
     elif kind == "XGBoost":
         value = _library("xgboost", "boosting").Booster(model_file=str(path))
     else:
-        value = open_file(path, kind, replace(reading, tell=lambda _: None))
+        value = open_file(path, kind, replace(reading, tell=tell_nobody))
     if is_booster(value):
         return lambda inputs: {outputs[0]: _boosted(value, inputs["features"])}
     if is_torch(value):

@@ -56,7 +56,7 @@ def test_files_are_told_by_how_they_begin(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("verb", ["check", "verify", "bench"])
+@pytest.mark.parametrize("verb", ["check", "bench"])
 def test_verbs_for_onnx_say_so(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

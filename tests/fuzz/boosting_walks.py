@@ -25,6 +25,7 @@ def lightgbm_scores(data: bytes, x: Array) -> Array:
     head, *texts = re.split(r"(?<=\n)Tree=[0-9]+\n", text)
     count = int(re.findall(r"^num_tree_per_iteration=(\d+)", head, re.MULTILINE)[0])
     out = np.zeros((len(x), count))
+    x = np.where(np.abs(x) <= ZERO, 0.0, x)  # as rows are read
     for k, text in enumerate(texts):
         lines = text.split("\n\n")[0].split("\n")
         tree = {name: value.split() for name, _, value in (t.partition("=") for t in lines)}
