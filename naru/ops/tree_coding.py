@@ -53,6 +53,9 @@ def make_coding(q: Questions, order: Array) -> tuple[Coding, Array, Array] | Non
     values = [q.splits[order[plain]], *asked.values()]
     owners = [group[plain], *(np.full(b.size, group[k]) for k, b in asked.items())]
     borders, which = _borders(features, np.concatenate(owners), np.concatenate(values))
+    counts = borders.counts.astype(np.int64)
+    if int(((counts // SPAN + 1) * (counts + 2)).sum()) > MOST_LOOKUP:
+        return None  # (a table for each row of codes, of all ranks)
     made = _Rows(borders.counts + 1)
     rows, cuts = np.zeros(order.size, np.int64), np.zeros(order.size, np.int64)
     number = borders.number[which]

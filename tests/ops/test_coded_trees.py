@@ -221,3 +221,14 @@ def test_kernels_can_be_compiled_for_every_target(name: str) -> None:
         for target in TARGETS.values():
             text = op.opaque(made, target)
             compile_module(emit_kernel(read_func(text), target), target)
+
+
+def test_borders_without_end_are_walked_over() -> None:
+    """A row of codes for each 255 borders of a feature, with a table of all its ranks each, would
+    grow with their square."""
+    rng = np.random.default_rng(0)
+    nodes = random_ensemble(rng, 4000, 5, 1, (LEQ,))
+    nodes = replace(nodes, splits=rng.normal(size=nodes.splits.size))
+    votes = one_target(nodes, random_votes(rng, nodes, 1, 1), 1)
+    assert np.unique(nodes.splits[nodes.modes == LEQ]).size > 40_000
+    assert make_coded(nodes, votes, -0.0) is None
