@@ -107,8 +107,7 @@ def compile_bundle(
     on_progress: Progress | None = None,
 ) -> Bundle:
     """What `compile` runs, not loaded: it may be for a machine other than this one."""
-    with _one_at_a_time:
-        source = as_source(source, reading, name)
+    source = as_source(source, reading, name)
     if not isinstance(cast(object, name), str | None):
         raise InputError(f"name: expected a text, got {type(name).__name__}")
     options = Options(choose_target(target), precision, processing)
@@ -174,7 +173,8 @@ def as_source(source: object, reading: Reading | None = None, name: str | None =
             return file
     from naru.frontend.source import open_source
 
-    return open_source(cast(object, source), reading, name)
+    with _one_at_a_time:
+        return open_source(cast(object, source), reading, name)
 
 
 def _is_onnx(source: str | os.PathLike[str] | bytes) -> bool:

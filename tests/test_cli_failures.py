@@ -89,7 +89,7 @@ def test_nearest() -> None:
         (("verify", "model.onnx", "--dims", "bach=2"), group.USER_ERROR, "did you mean 'batch'?"),
         (("compile", "model.onnx", "--isa", "avx51"), group.USER_ERROR, "did you mean 'avx512'?"),
         (("run", "model.onnx", "-i", "xx=y.npy"), group.USER_ERROR, "there is no input 'xx'"),
-        (("compile", "weights.pt"), group.USER_ERROR, "torch.onnx.export"),
+        (("compile", "weights.pt"), group.USER_ERROR, "torch.export.save"),
         (("compile", "net.h5"), group.USER_ERROR, "tf2onnx"),
         (("compile", "made.naru"), group.USER_ERROR, "is a bundle already"),
         (("run", "model.onnx", "-i", "text.npy"), group.USER_ERROR, "it is no array of numbers"),

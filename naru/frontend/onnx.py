@@ -34,13 +34,20 @@ from naru.ir.graph import SEED, Graph, Node, TensorType, make_input
 from naru.ir.simplify import known
 from naru.processing import NOTHING, UNFIT, Processing, raise_all
 
-_TORCH = "naru reads ONNX; write it with torch.onnx.export(model, example, 'model.onnx')"
-_TENSORFLOW = "naru reads ONNX; the package tf2onnx converts this to it"
-# What people have instead of an .onnx file, and what makes one of it.
-_EXPORTERS = {
-    **dict.fromkeys((".pt", ".pth", ".bin", ".safetensors"), _TORCH),
+_TENSORFLOW = "naru does not read it; the package tf2onnx converts this to ONNX"
+_AGAIN = (
+    "it does not begin as {} does: it is empty, cut short, or of another kind; save it again by {}"
+)
+_TORCH = _AGAIN.format("a file of PyTorch", "torch.export.save(program, path), or torch.save")
+_PICKLE = _AGAIN.format("a pickle", "joblib.dump or pickle.dump")
+_BOOSTER = _AGAIN.format("a file of LightGBM or XGBoost", "booster.save_model(path)")
+# What people have instead of an .onnx file, by its name, once it has turned out to be none that
+# naru reads.
+_KINDS = {
+    **dict.fromkeys((".pt", ".pth", ".pt2", ".bin", ".safetensors"), _TORCH),
     **dict.fromkeys((".h5", ".keras", ".pb", ".tflite"), _TENSORFLOW),
-    ".pkl": "naru reads ONNX; the package skl2onnx makes it of scikit-learn's models",
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), _PICKLE),
+    **dict.fromkeys((".txt", ".json", ".ubj"), _BOOSTER),
 }
 _ = naru.ops
 
@@ -95,9 +102,7 @@ def load_model(
 
 
 def _parse(data: bytes, where: str) -> ModelProto:
-    hint = _EXPORTERS.get(
-        Path(where).suffix, "give the .onnx file itself; download or export it again"
-    )
+    hint = _KINDS.get(Path(where).suffix, "give the .onnx file itself; download or export it again")
     model = ModelProto()
     try:
         model.ParseFromString(data)

@@ -44,7 +44,8 @@ class Reading:
     def given(self) -> tuple[str, ...]:
         """The names of what was said."""
         said = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tell"}
-        return tuple(k for k, v in said.items() if v is not None and v is not False)
+        said["trust_pickle"] = self.trust_pickle or None
+        return tuple(k for k, v in said.items() if v is not None)
 
     @property
     def arguments_of_example(self) -> tuple[Any, Mapping[str, Any] | None]:
