@@ -62,7 +62,8 @@ def _table(case: Record, titles: Mapping[str, str]) -> list[str]:
     compiled = [run["compile"].get(e) for e in others]
     seconds = [f"{c:.1f} s" if c else "" for c in compiled]
     lines.append(_row(["", "compile", f"{run['compile']['Naru']:.1f} s", *seconds]))
-    return lines
+    reasons = [f"{titles[e]}: {why}." for e, why in run["refused"].items()]
+    return [*lines, "", *reasons] if reasons else lines
 
 
 def _row(cells: list[Any]) -> str:

@@ -51,6 +51,7 @@ BOTH = ("Naru", "Tl2cgen", "OnnxRuntime")
 AIMS = {1: 1.5, 100: 3.0, 10_000: 4.0}  # at least so many times as fast as the best of the others
 COMPILE = {"lightgbm_1000x255_28": 2.0, "xgboost_1000x255_28": 2.0}  # seconds
 THREADS = (1, 2)
+PATIENCE = 300.0  # seconds that an engine gets to compile a model, or to answer otherwise
 
 Record = dict[str, Any]
 
@@ -68,8 +69,11 @@ def prepare(case: TreeCase, folder: Path) -> tuple[Path, np.ndarray, float]:
     return model, np.load(rows), time.perf_counter() - start
 
 
-def measure(case: TreeCase, folder: Path, threads: int, rounds: int) -> Record:
-    """All engines' times and ratios for a number of threads."""
+def measure(
+    case: TreeCase, folder: Path, threads: int, rounds: int, refused: Mapping[str, str]
+) -> Record:
+    """All engines' times and ratios for a number of threads; those that were `refused` are not
+    asked again."""
     model, rows, compiling = prepare(case, folder)
     cores = usable_cores()[:threads]
     feeds = folder / "feeds.npz"
@@ -85,14 +89,19 @@ def measure(case: TreeCase, folder: Path, threads: int, rounds: int) -> Record:
     try:
         for name in (*BOTH[:1], *ONLY[case.suffix], *BOTH[1:]):
             python = sys.executable if name == "Naru" else str(PYTHON)
+            if name in refused:
+                continue
             try:
-                worker = Worker(f"tree_engines:{name}", threads, cores, python=python)
+                worker = Worker(
+                    f"tree_engines:{name}", threads, cores, python=python, patience=PATIENCE
+                )
                 workers[name] = worker
                 worker.ask("load", files={"model": str(model)}, feeds=str(feeds))
                 worker.ask("run", output=str(folder / "output.npz"))
             except Refused as e:
                 record["refused"][name] = str(e)
-                workers.pop(name, None)
+                if name in workers:
+                    workers.pop(name).close()
                 continue
             record["versions"][name] = worker.version
             outputs[name] = read_outputs(folder / "output.npz")[0].reshape(len(rows), -1)
@@ -195,7 +204,10 @@ def main() -> int:
     try:
         for name in names:
             case = CASES[name]
-            runs = [measure(case, folder / name, t, given.rounds) for t in THREADS]
+            runs: list[Record] = []
+            for threads in THREADS:
+                refused = runs[-1]["refused"] if runs else {}
+                runs.append(measure(case, folder / name, threads, given.rounds, refused))
             cases.append({"name": name, "about": case.about, "runs": runs})
             show(cases[-1:])
     finally:

@@ -27,7 +27,8 @@ class Refused(NaruError):
 
 class Worker:
     """A process with an engine. It is on `cores` (none: wherever the system puts it). `python`: an
-    interpreter of an environment of its own, for libraries that do not go together with naru's."""
+    interpreter of an environment of its own, for libraries that do not go together with naru's.
+    `patience`: seconds until one that does not answer counts as hanging."""
 
     def __init__(
         self,
@@ -37,7 +38,9 @@ class Worker:
         *,
         hugepages: bool = False,
         python: str = sys.executable,
+        patience: float = ANSWER_SECONDS,
     ) -> None:
+        self.patience = patience
         count = str(threads)
         env = knobs.child_environment(
             OMP_NUM_THREADS=count,
@@ -68,7 +71,7 @@ class Worker:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise Refused(self._obituary(do)) from None
-        return self._answer(do, ANSWER_SECONDS)
+        return self._answer(do, self.patience)
 
     def _answer(self, doing: str, seconds: float) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -348,4 +348,4 @@ def _samples() -> Iterable[Sample]:
 
 
 register(Op("coded_trees", "opaque", infer_coded, ref_coded, opaque=opaque_coded, flops=_flops,
-            samples=_samples))  # fmt: skip
+            sparse=True, samples=_samples))  # fmt: skip

@@ -5,6 +5,7 @@ ref     numpy arrays -> numpy arrays: the meaning. Floats may come as float64 (g
 lower   tensors -> stages of a TensorFunction
 opaque  or: loop-IR text of a kernel written by hand, for a target
 flops   its floating-point operations, where they are more than a few for each byte it touches
+sparse  does it read only a part of its operands, so that their size says nothing of its time
 expand  or: the node as a composition of other ops
 samples operands and attributes that the tests run, edge cases included
 """
@@ -108,6 +109,7 @@ class Op:
     lower: Lower | None = None
     opaque: Callable[[Node, Target], str] | None = None
     flops: Callable[[Node], Expr] | None = None
+    sparse: bool = False
     expand: Expand | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
     work: int = 0  # so many of the last outputs are memory to work in; they mean nothing

@@ -134,4 +134,4 @@ def _samples() -> Iterable[Sample]:
 
 
 register(Op("tree_codes", "opaque", infer_codes, ref_codes, opaque=opaque_codes, flops=_flops,
-            samples=_samples))  # fmt: skip
+            sparse=True, samples=_samples))  # fmt: skip

@@ -93,10 +93,11 @@ class Kernels:
             tf, func, text = self.lower(prepare(tf), name)
             sizes = func.sizes
         work, flops, size = estimate(tf, self.target)
-        by_hand = OPS[root_of(body).op].flops
-        if by_hand is not None:
-            flops = by_hand(root_of(body))
-            work = add(work, floordiv(flops, 2 * macs_per_ns(self.target)))
+        root = OPS[root_of(body).op]
+        if root.flops is not None:
+            flops = root.flops(root_of(body))
+            own = floordiv(flops, 2 * macs_per_ns(self.target))
+            work = own if root.sparse else add(work, own)
         shared = any(isinstance(s, For) and s.kind == "parallel" for s in statements(func.body))
         threads = select(compare("gt", work, SPLIT_FROM), ALL_THREADS, Const(1))
         return Kernel(
