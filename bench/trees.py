@@ -51,7 +51,7 @@ BOTH = ("Naru", "Tl2cgen", "OnnxRuntime")
 AIMS = {1: 1.5, 100: 3.0, 10_000: 4.0}  # at least so many times as fast as the best of the others
 COMPILE = {"lightgbm_1000x255_28": 2.0, "xgboost_1000x255_28": 2.0}  # seconds
 THREADS = (1, 2)
-PATIENCE = 300.0  # seconds that an engine gets to compile a model, or to answer otherwise
+PATIENCE = 180.0  # seconds that an engine gets to compile a model, or to answer otherwise
 
 Record = dict[str, Any]
 
