@@ -23,7 +23,8 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
                     binds an input symbol, a kernel symbol gets its value during the run
     entries         [{name, run, plan, dynamic, inputs, outputs, steps?, pointers?, requires?}]
                     run, plan: offsets in `code` of the functions in abi.h (0 in WebAssembly);
-                    inputs: [{name, dtype, shape: [int | symbol name], optional?}];
+                    inputs: [{name, dtype, shape: [int | symbol name], optional?, widens?:
+                    of float64, whether callers may pass other real numbers}];
                     outputs: [{name, dtype, shape: [int | formula text], late?, labels?: texts of
                     the classes, axis?: along which, top_of?: the output that it has the best of}];
                     requires: texts of the conditions on input sizes that plan checks;

@@ -270,7 +270,7 @@ def make_manifest(
         "dynamic": program.pointers > 0,
         "pointers": program.pointers,
         "requires": [r.text for r in program.requires],
-        "inputs": [_input(n) for n in g.inputs],
+        "inputs": [_input(n, g.widens) for n in g.inputs],
         "outputs": [
             {**_tensor(name, n.type), "late": late}
             for name, n, late in zip(g.output_names, g.outputs, program.late, strict=True)
@@ -337,10 +337,11 @@ def _symbols(program: Program) -> list[dict[str, Any]]:
     ]
 
 
-def _input(n: Node) -> dict[str, Any]:
+def _input(n: Node, widens: bool) -> dict[str, Any]:
     """An input; the seed of random numbers may be left out."""
     name = n.attr("name")
-    return {**_tensor(name, n.type), **({"optional": True} if name == SEED else {})}
+    said = {"optional": name == SEED, "widens": widens and n.type.dtype == "f64"}
+    return {**_tensor(name, n.type), **{k: True for k, holds in said.items() if holds}}
 
 
 def _tensor(name: object, t: TensorType) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class TensorSpec:
     shape: tuple[int | str, ...]
     late: bool = False
     optional: bool = False  # callers may leave it out: the int64 seed of random numbers
+    widens: bool = False  # of float64: callers may pass other numbers that float64 takes
 
     def __str__(self) -> str:
         more = "], optional" if self.optional else "]"
@@ -331,4 +332,5 @@ def _read_tensor(reader: Reader, symbols: set[str] | None) -> TensorSpec:
     dims = tuple(cast(list[int | str], shape))
     late, optional = reader.flag("late"), reader.flag("optional") and (dtype, dims) == ("int64", ())
     reader.texts("labels", required=False)
-    return TensorSpec(reader.text("name"), dtype, dims, late, optional)
+    widens = reader.flag("widens") and dtype == "float64"
+    return TensorSpec(reader.text("name"), dtype, dims, late, optional, widens)

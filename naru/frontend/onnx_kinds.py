@@ -21,11 +21,13 @@ Dim: TypeAlias = "int | str | None"
 @dataclass(frozen=True)
 class TensorKind:
     """`shape`: sizes, names, None for one that nothing is known of; None for an unknown rank.
-    `missing`: texts may be missing (None, NaN), which have numbers of their own."""
+    `missing`: texts may be missing (None, NaN), which have numbers of their own.
+    `widens`: see Graph."""
 
     dtype: str
     shape: tuple[Dim, ...] | None
     missing: bool = False
+    widens: bool = False
 
     def __str__(self) -> str:
         if self.shape is None:
@@ -140,8 +142,8 @@ def as_json(kind: Kind | None) -> dict[str, Any]:
     if isinstance(kind, TensorKind):
         dtype = STRING if kind.dtype == STRING else DTYPES[kind.dtype].numpy.name
         shape = None if kind.shape is None else list(kind.shape)
-        missing = {"missing": True} if kind.missing else {}
-        return {"kind": "tensor", "dtype": dtype, "shape": shape, **missing}
+        more = {k: True for k in ("missing", "widens") if getattr(kind, k)}
+        return {"kind": "tensor", "dtype": dtype, "shape": shape, **more}
     if isinstance(kind, MapKind):
         key = STRING if kind.key == STRING else DTYPES[kind.key].numpy.name
         return {"kind": "map", "key": key, "value": as_json(kind.value)}

@@ -323,7 +323,10 @@ class SklearnReader:
         notes = {n: p for n, p in self.notes.items() if n in used}
         named = {"features": columns.names} if columns.named and not columns.apart else {}
         names = tuple(o.name for o in native)
-        graph = Graph(name, tuple(inputs), nodes, names, notes, dict(self.operators), columns=named)
+        operators = dict(self.operators)
+        graph = Graph(
+            name, tuple(inputs), nodes, names, notes, operators, columns=named, widens=True
+        )
         if not self.checks and not columns.apart and not any(o.texts for o in outputs):
             return graph
         kinds = _kinds(inputs, columns)
@@ -361,7 +364,9 @@ def _kinds(inputs: Sequence[Node], columns: Columns) -> tuple[tuple[str, Kind], 
         name = str(n.attr("name"))
         dims = tuple(int(d.value) if isinstance(d, Const) else "rows" for d in n.type.shape)
         holds = texts.get(name, False)
-        found.append((name, TensorKind(STRING if holds else "f64", dims, missing=holds)))
+        found.append(
+            (name, TensorKind(STRING if holds else "f64", dims, missing=holds, widens=not holds))
+        )
     return tuple(found)
 
 

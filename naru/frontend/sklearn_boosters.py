@@ -55,12 +55,18 @@ def lightgbm_regressor(c: Call) -> Node:
 
 @converts("classify", "lightgbm.LGBMClassifier")
 def lightgbm_classifier(c: Call) -> Classified:
+    if callable(c.e.objective_):
+        raise Refused(
+            "its objective is a function of yours, whose scores LightGBM makes no labels of",
+            "compile its booster_, which gives these scores",
+        )
     made = _lightgbm(c)
     p = two(made) if made.type.rank == 1 else made
     return Classified(greatest(p), p)
 
 
-def _xgboost(c: Call) -> Node:
+def _xgboost(c: Call) -> tuple[Forest, Node]:
+    """The trees that `predict` uses, and f32[rows, features] as they take them."""
     e, x = c.e, c.numbers()
     booster = e.get_booster()
     if any(t == "c" for t in booster.feature_types or ()):
@@ -74,17 +80,32 @@ def _xgboost(c: Call) -> Node:
     if e.missing is not None and not np.isnan(e.missing):
         gone = apply("equal", x, apply("cast", op("add", 0.0, float(e.missing)), to="f32"))
         x = apply("cast", where(gone, np.nan, f64(x)), to="f32")
-    return f64(forest_output(_forest(read_xgboost, booster), x))
+    return _forest(read_xgboost, booster), x
 
 
 @converts("regress", "xgboost.XGBRegressor", "xgboost.XGBRFRegressor", "xgboost.XGBRanker")
 def xgboost_regressor(c: Call) -> Node:
-    return _xgboost(c)
+    return f64(forest_output(*_xgboost(c)))
 
 
 @converts("classify", "xgboost.XGBClassifier", "xgboost.XGBRFClassifier")
 def xgboost_classifier(c: Call) -> Classified:
-    made = _xgboost(c)
-    if made.type.rank == 1:
-        return Classified(positive(sub(made, 0.5)), two(made))
-    return Classified(greatest(made), made)
+    """As `predict` and `predict_proba`, whatever the objective: of two classes one value a row,
+    which is a probability or taken for one; of more a value for each class, or, of multi:softmax,
+    the class itself."""
+    forest, x = _xgboost(c)
+    made = forest_output(forest, x)
+    if forest.count == 1:
+        p = f64(made)
+        return Classified(positive(sub(p, 0.5)), two(p))
+    if made.type.rank == 1:  # multi:softmax
+        scores = forest.scores(x)
+        return Classified(greatest(scores), f64(op("softmax", scores, axis=1)))
+    if c.e.n_classes_ == forest.count > 2:
+        return Classified(greatest(made), f64(made))
+    if c.e.objective == "multi:softprob":
+        raise Refused(
+            "multi:softprob of two classes, for which its predict gives no labels",
+            "binary:logistic or multi:softmax",
+        )
+    raise Refused("several labels at once", "MultiOutputClassifier(XGBClassifier())")

@@ -12,6 +12,7 @@ from naru.frontend.sklearn_base import (
     Refused,
     Table,
     add,
+    cast_to,
     converts,
     div,
     flat,
@@ -19,7 +20,6 @@ from naru.frontend.sklearn_base import (
     matmul,
     numbers,
     op,
-    positive,
     sub,
     table,
     two,
@@ -64,7 +64,9 @@ def perceptron_classifier(c: Call) -> Classified:
         raise Refused("several labels at once", "MultiOutputClassifier")
     if width_of(made) == 1:
         p = flat(made)
-        return Classified(positive(sub(p, 0.5)), two(p))
+        # Of one class there are two probabilities all the same, and it is the label of all rows.
+        least = np.inf if len(c.e.classes_) == 1 else 0.5
+        return Classified(cast_to(op("greater", p, least), "i64"), two(p))
     return Classified(greatest(made), made)
 
 

@@ -24,6 +24,7 @@ from naru.frontend.sklearn_base import (
     column,
     converts,
     div,
+    filled,
     flat,
     greatest,
     ints,
@@ -339,7 +340,10 @@ def histogram_regressor(c: Call) -> Node:
 def ada_boost_classifier(c: Call) -> Classified:
     """Each estimator adds its weight to its class, and takes a share from the others."""
     e, classes = c.e, int(c.e.n_classes_)
-    c.numbers()
+    x = c.numbers()
+    if classes == 1:  # whoever votes
+        none = filled(x, [0.0])
+        return Classified(greatest(none), filled(x, [1.0]), none)
     votes: Node | None = None
     for k, (t, weight) in enumerate(zip(e.estimators_, e.estimator_weights_, strict=False)):
         inner = np.asarray(t.classes_).tolist()

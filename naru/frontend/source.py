@@ -146,7 +146,7 @@ def digest_of(made: Graph | HostPlan) -> str:
     digest = hashlib.sha256()
     if isinstance(made, Graph):
         digest.update(print_graph(made).encode())
-        digest.update(repr((sorted(graph_constants(made)), made.columns)).encode())
+        digest.update(repr((sorted(graph_constants(made)), made.columns, made.widens)).encode())
         return digest.hexdigest()
     said = (made.name, made.inputs, made.outputs, made.body, made.texts, made.columns)
     digest.update(repr(said).encode())

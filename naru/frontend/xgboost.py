@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 
-from naru.errors import ModelError, UnsupportedError
+from naru.errors import ModelError, NaruWarning, UnsupportedError
 from naru.frontend.forest import Forest, Linear, Output, Trees, check_names, check_sizes
 from naru.frontend.json_numbers import read_json
-from naru.frontend.records import Record, reading_numbers
+from naru.frontend.records import Record, is_object, reading_numbers
 from naru.frontend.ubjson import read_ubjson
 from naru.frontend.xgboost_trees import read_trees
 from naru.ir.graph import Node
@@ -86,7 +87,29 @@ def _forest(learner: Record, booster: Record, output: Output, margin: Margin) ->
         trees, info.astype(np.int64), scales.astype(np.float32), count, features
     )
     base = _base(learner, count, margin)
+    _tell_of_best(learner, model, count)
     return Trees(nodes, votes, count, features, output, base)
+
+
+def _tell_of_best(learner: Record, model: Record, count: int) -> None:
+    """A warning where training was stopped early: what estimators leave out then counts here."""
+    attributes = learner.value.get("attributes")
+    found = attributes.get("best_iteration") if is_object(attributes) else None
+    if not isinstance(found, str) or not re.fullmatch("[0-9]{1,9}", found):
+        return
+    used = int(found) + 1
+    rounds = model.length("iteration_indptr")
+    if rounds is None:  # of 1.x
+        together = model.part("gbtree_model_param").number("num_parallel_tree", 1)
+        rounds = (model.length("trees") or 0) // (count * max(together, 1)) + 1
+    if used < rounds - 1:
+        warnings.warn(
+            f"training was stopped early, and all {rounds - 1} rounds of the model count, as in "
+            f"Booster.predict; an estimator's predict uses the first {used}: compile the estimator "
+            f"itself for these, or save booster[:{used}], with booster = estimator.get_booster()",
+            NaruWarning,
+            stacklevel=2,
+        )
 
 
 def _linear(learner: Record, booster: Record, output: Output, margin: Margin) -> Linear:

@@ -173,7 +173,7 @@ class Graph:
     Bodies of control flow are Graphs in attributes; what they capture is passed in explicitly.
     `operators`: the operator of the file that a name in `notes` belongs to, in the file's order.
     `files`: the side files that constants were read from. `columns`: what the columns of an input
-    are called, where the model takes tables."""
+    are called, where the model takes tables. `widens`: callers may pass other numbers for f64."""
 
     name: str
     inputs: tuple[Node, ...]
@@ -183,6 +183,7 @@ class Graph:
     operators: Mapping[str, str] = field(default_factory=dict[str, str])
     files: tuple[Path, ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, "tuple[str, ...]"])
+    widens: bool = False
 
     @property
     def symbols(self) -> tuple[Var, ...]:

@@ -2,7 +2,8 @@
 
 The fast path in C takes numpy arrays of the right dtype, shape and order. All else comes here. What
 can be had without changing a value is converted: keywords, DLPack, the buffer protocol, strides,
-byte order, Python numbers. A dtype or a shape is never changed silently.
+byte order, Python numbers. A dtype or a shape is never changed silently; but inputs of float64 that
+say so (`widens`: those of scikit-learn's models) take the other real numbers, as there.
 """
 
 from __future__ import annotations
@@ -98,13 +99,13 @@ def _expected(specs: Sequence[Named]) -> str:
 
 
 def to_array(spec: TensorSpec, value: object) -> Array:
-    """An array of the spec's dtype, but for the order of bytes. Values are never cast."""
+    """An array of the spec's dtype, but for the order of bytes; or of one that it widens."""
     want = dtype_of(spec.dtype)
     if isinstance(value, _PYTHON_TYPES):
         array = _from_python(spec, want, value)
     else:
         array = _from_object(spec, value)
-    if array.dtype.newbyteorder("=") != want:
+    if array.dtype.newbyteorder("=") != want and not (spec.widens and _is_real(array.dtype)):
         raise InputError(
             f"input '{spec.name}': expected dtype {want.name}, got {array.dtype.name}",
             hint=_cast_hint(spec, want, value),
@@ -112,17 +113,25 @@ def to_array(spec: TensorSpec, value: object) -> Array:
     return array
 
 
+def _is_real(dtype: np.dtype[Any]) -> bool:
+    """Is it one that becomes float64 as numpy does it: bool, integers, float16, float32?"""
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
+
+
 def plain(spec: TensorSpec, array: Array) -> Array:
-    """The same in C order and native byte order, copied where necessary. InputError when that takes
-    more memory than there is."""
+    """The same in C order, native byte order and the spec's dtype, copied where necessary.
+    InputError when that takes more memory than there is."""
+    want = dtype_of(spec.dtype)
+    size = array.size * want.itemsize
     try:
-        if array.nbytes > _native.memory_limit():
+        if size > _native.memory_limit():
             raise MemoryError
-        return np.asarray(array, dtype=dtype_of(spec.dtype), order="C")
+        return np.asarray(array, dtype=want, order="C")
     except MemoryError:
+        why = "not contiguous" if array.dtype == want else f"of dtype {array.dtype.name}"
         raise InputError(
-            f"input '{spec.name}' of shape {array.shape} is not contiguous, and there is no memory "
-            f"for a copy of its {array.nbytes} bytes"
+            f"input '{spec.name}' of shape {array.shape} is {why}, and there is no memory "
+            f"for a copy of its {size} bytes"
         ) from None
 
 

@@ -292,7 +292,9 @@ def _dims(name: str, shape: Sequence[Any]) -> tuple[int | str, ...]:
 
 def _spec(name: str, kind: Json) -> TensorSpec:
     dtype = "int64" if kind["dtype"] == "string" else kind["dtype"]
-    return TensorSpec(sys.intern(name), dtype, _dims(name, kind["shape"] or ()))
+    return TensorSpec(
+        sys.intern(name), dtype, _dims(name, kind["shape"] or ()), widens=kind.get("widens") is True
+    )
 
 
 def _symbols(specs: Sequence[TensorSpec]) -> list[Symbol]:

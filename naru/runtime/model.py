@@ -61,9 +61,10 @@ class Model(ABC):
     """A loaded model. `model(x)` takes arrays in the order of `inputs`, keywords or one dict, and
     returns an array, or a named tuple when there are several outputs.
 
-    Inputs are numpy arrays of exactly the right dtype (nothing is cast), or anything with DLPack or
-    the buffer protocol. Outputs are fresh arrays. Many threads may call one model at once. Raises
-    InputError for what does not fit and RunError for what goes wrong inside.
+    Inputs are numpy arrays of exactly the right dtype (nothing is cast; but models of estimators of
+    scikit-learn take other real numbers for float64), or anything with DLPack or the buffer
+    protocol. Outputs are fresh arrays. Many threads may call one model at once. Raises InputError
+    for what does not fit and RunError for what goes wrong inside.
 
     Where the model has them: texts are arrays of `object` (or of `str`, or lists), sequences are
     lists, maps dicts, and an optional without a value is None.

@@ -2,11 +2,12 @@
 
 The key `host` of a manifest (`needs` says "host") is
 
-    inputs, outputs  [{name, kind: "tensor", dtype, shape: [int | name | null] | null, missing?} |
+    inputs, outputs  [{name, kind: "tensor", dtype, shape: [int | name | null] | null, missing?,
+                     widens?} |
                      {name, kind: "sequence" | "optional", element: {kind, ...}} |
                      {name, kind: "map", key: dtype, value: {kind, ...}} |
                      {name, kind: "unknown"}]; dtypes are numpy's names, and "string"; missing:
-                     texts may be None or NaN
+                     texts may be None or NaN; widens: see the inputs of entries in bundle.py
     steps            [{operator, name, reads: [value], writes: [value], attrs?, bodies?}]: a part of
                      native code (operator "native", attrs {part}: the bundle in the section
                      `part.N`), a constant (attrs {index}: of the section `constants`), or an

@@ -9,7 +9,8 @@ gives one by its name, is one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -45,9 +46,11 @@ def columns_of(manifest: Mapping[str, Any]) -> Columns:
 def take(table: Any, inputs: Sequence[TensorInfo], columns: Columns) -> dict[str, Array]:
     """The inputs of a model, by name, from a table. InputError where a column is missing, or holds
     what no input takes."""
-    there = {str(c): c for c in table.columns}
+    names = list(table.columns)
+    there = {str(c): c for c in names}
     matrix = inputs[0].name if len(inputs) == 1 and len(inputs[0].shape) == 2 else None
     if matrix is not None and matrix not in columns:
+        _refuse_twice(there, names)
         return {matrix: _matrix(table, list(there.values()), inputs[0])}
     wanted = columns[matrix] if matrix is not None else tuple(i.name for i in inputs)
     missing = [name for name in wanted if name not in there]
@@ -58,9 +61,23 @@ def take(table: Any, inputs: Sequence[TensorInfo], columns: Columns) -> dict[str
             f"column {listed} {verb} missing; the table has {', '.join(there)}",
             hint=nearest(missing[0], there),
         )
+    _refuse_twice(wanted, names)
     if matrix is not None:
         return {matrix: _matrix(table, [there[name] for name in wanted], inputs[0])}
     return {i.name: _column(table[there[i.name]], i) for i in inputs}
+
+
+def _refuse_twice(wanted: Iterable[str], names: Sequence[Any]) -> None:
+    """InputError where a column that is wanted could be one of two."""
+    count = Counter(map(str, names))
+    for name in wanted:
+        if count[name] > 1:
+            found = " and ".join(repr(c) for c in names if str(c) == name)
+            raise InputError(
+                f"column '{name}': expected one of this name, the table has {count[name]} "
+                f"({found})",
+                hint="rename or drop the others before the call",
+            )
 
 
 def _matrix(table: Any, names: Sequence[Any], info: TensorInfo) -> Array:

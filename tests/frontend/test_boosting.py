@@ -14,7 +14,7 @@ import xgboost
 
 import naru
 from naru.cli import main
-from naru.errors import InputError, ModelError, NaruError, UnsupportedError
+from naru.errors import InputError, ModelError, NaruError, NaruWarning, UnsupportedError
 from naru.frontend.boosting import forest_bytes, is_booster, read_booster
 from naru.frontend.source import kind_of, read_model
 from tests.frontend.boosting_tables import (
@@ -109,7 +109,9 @@ def test_an_xgboost_booster_in_memory() -> None:
     rows = unseen(50, 5)
     for booster in (trained, Mine(model_file=trained.save_raw("ubj"))):
         assert is_booster(booster)
-        got = open_graph(read_booster(booster))(rows.astype(np.float32))
+        with pytest.warns(NaruWarning, match="stopped early"):
+            graph = read_booster(booster)
+        got = open_graph(graph)(rows.astype(np.float32))
         check_close(got, booster.predict(matrix(rows)), 0)
 
 
@@ -131,6 +133,27 @@ def test_estimators_up_to_their_best_iteration() -> None:
         compiled = naru.compile(forest_bytes(model), cache=False)
         given = rows.astype(compiled.inputs[0].dtype)
         check_close(compiled(given), np.asarray(model.predict(given)), 0)
+
+
+@pytest.mark.parametrize("form", ["json", "ubj"])
+def test_a_file_of_an_estimator_that_was_stopped_early(form: str, tmp_path: Path) -> None:
+    """All its trees count, as in Booster.predict, and a warning says how to have fewer."""
+    x = table(300, 1)
+    y = np.nan_to_num(x[:, 0])
+    e = xgboost.XGBRegressor(
+        n_estimators=60, learning_rate=0.9, early_stopping_rounds=2, num_parallel_tree=2, n_jobs=1
+    )
+    e.fit(x[:200], y[:200], eval_set=[(x[200:], y[200:])], verbose=False)
+    booster, used = e.get_booster(), e.best_iteration + 1
+    file = tmp_path / f"m.{form}"
+    e.save_model(file)
+    said = rf"all {used + 2} rounds .* uses the first {used}: .*booster\[:{used}\]"
+    with pytest.warns(NaruWarning, match=said):
+        model = naru.compile(file, cache=False)
+    rows = unseen(50, 5).astype(np.float32)
+    check_close(model(rows), booster.predict(matrix(rows)), 0)
+    booster[:used].save_model(file)  # what it says: no warning
+    check_close(naru.compile(file, cache=False)(rows), np.asarray(e.predict(rows)), 0)
 
 
 def test_objects_that_have_no_file() -> None:

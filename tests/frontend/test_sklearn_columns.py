@@ -18,7 +18,7 @@ from sklearn.compose import ColumnTransformer, make_column_selector, make_column
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.feature_selection import SelectKBest
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
@@ -99,6 +99,38 @@ def test_table(last: Any) -> None:
     assert len(model(frame[:0]).label) == 0
     with pytest.raises(InputError, match="column 'city' is missing"):
         model(frame.drop(columns="city"))
+
+
+def test_other_numbers_become_float64() -> None:
+    """As scikit-learn takes them, however they lie in memory; of native code, and of a plan."""
+    x = np.arange(40.0).reshape(20, 2) % 2
+    e = Ridge().fit(x, x[:, 0])
+    encoder = ColumnTransformer([("c", OrdinalEncoder(), [0])], remainder="passthrough")
+    for model in (compiled(e), compiled(make_pipeline(encoder, Ridge()).fit(x, x[:, 0]))):
+        wanted = model(x)
+        np.testing.assert_allclose(wanted, e.predict(x), rtol=1e-9)
+        for dtype in (bool, "i1", "u2", "i4", ">i4", "i8", "u8", "f2", "f4", ">f8"):
+            for array in (x.astype(dtype), np.asfortranarray(x.astype(dtype))):
+                assert np.array_equal(model(array), wanted), dtype
+
+
+def test_other_numbers_beside_texts() -> None:
+    frame = people(50, missing=False)
+    e = make_column_transformer((OneHotEncoder(), ["plan"]), ("passthrough", ["visits"])).fit(frame)
+    model = compiled(e)
+    columns = {"plan": frame.plan.to_numpy(), "visits": frame.visits.to_numpy()}
+    assert columns["visits"].dtype == np.int64
+    assert np.array_equal(model(columns), e.transform(frame))
+
+
+def test_what_is_no_real_number_stays_refused() -> None:
+    x = np.arange(40.0).reshape(20, 2)
+    model = compiled(Ridge().fit(x, x[:, 0]))
+    for array in (x.astype(complex), x.astype(object), x.astype(str), x.astype(np.longdouble)):
+        with pytest.raises(InputError, match="input 'features': expected dtype float64, got"):
+            model(array)
+    with pytest.raises(InputError, match=r"expected shape \(rows, 2\), got \(20,\)"):
+        model(x[:, 0].astype(np.float32))
 
 
 def test_selectors() -> None:

@@ -12,6 +12,16 @@ import numpy as np
 import pytest
 from frontend.sklearn_cases import CASES, Case
 from frontend.sklearn_models import Meaning, compiled, data
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import BernoulliNB
+from sklearn.neural_network import MLPClassifier
+from sklearn.tree import DecisionTreeClassifier
 
 Array = np.ndarray
 
@@ -105,3 +115,26 @@ def test_native(name: str) -> None:
     check(by_name(model, x), expected(e, x), case.near)
     check(by_name(model, x[:1]), expected(e, x[:1]), case.near)
     assert all(len(v) == 0 for v in by_name(model, x[:0]).values())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        AdaBoostClassifier,
+        BernoulliNB,
+        DummyClassifier,
+        HistGradientBoostingClassifier,
+        lambda: MLPClassifier((3,), max_iter=1, random_state=0),
+        lambda: MLPClassifier((3,), activation="identity", max_iter=2, random_state=1),
+        lambda: OneVsRestClassifier(DecisionTreeClassifier()),
+        RandomForestClassifier,
+    ],
+)
+@pytest.mark.parametrize("label", [0, 7])
+def test_classifiers_of_one_class(make: Any, label: int) -> None:
+    x = data("normal")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        e = make().fit(x, np.full(len(x), label))
+        got = Meaning(e)(x * 10)
+        check(got, expected(e, x * 10), 1e-9)

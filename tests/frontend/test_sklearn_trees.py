@@ -145,6 +145,65 @@ def test_boosters_regress(make: Any) -> None:
         assert np.array_equal(compiled(e)(np.nan_to_num(x)), e.predict(np.nan_to_num(x)))
 
 
+def with_gradient(y: Array, raw: Array) -> tuple[Array, Array]:
+    """An objective of one's own, for XGBoost's classifiers."""
+    if raw.ndim == 1:
+        return 1 / (1 + np.exp(-raw)) - y, np.full_like(raw, 0.25)
+    p = np.exp(raw - raw.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True) - np.eye(p.shape[1])[y.astype(int)], np.full_like(p, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("classes", "objective"),
+    [
+        (2, "binary:hinge"),
+        (2, "binary:logitraw"),
+        (2, with_gradient),
+        (2, "multi:softmax"),
+        (3, "binary:logistic"),
+        (3, "multi:softprob"),
+        (3, "multi:softmax"),
+        (3, with_gradient),
+    ],
+)
+def test_objectives_of_xgboost_classifiers(classes: int, objective: Any) -> None:
+    x, y = table(0)
+    more = {"num_class": 2} if (classes, objective) == (2, "multi:softmax") else {}
+    e = XGBClassifier(n_estimators=3, objective=objective, n_jobs=1, **more)
+    e.fit(x, np.digitize(y, [0, 2][: classes - 1]))
+    got = Meaning(e)(x)
+    assert np.array_equal(got["label"], e.predict(x))
+    np.testing.assert_allclose(got["probabilities"], e.predict_proba(x), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_several_labels_of_xgboost_are_refused(labels: int) -> None:
+    x, y = table(0)
+    e = XGBClassifier(n_estimators=2, n_jobs=1).fit(x, (y[:, None] > np.arange(labels)).astype(int))
+    with pytest.raises(UnsupportedError, match="several labels at once; try: MultiOutput"):
+        read_sklearn(e)
+
+
+def test_softprob_of_two_classes_is_refused() -> None:
+    x, y = table(0)
+    e = XGBClassifier(n_estimators=2, objective="multi:softprob", num_class=2, n_jobs=1)
+    with pytest.raises(UnsupportedError, match="multi:softprob of two classes"):
+        read_sklearn(e.fit(x, (y > 0).astype(int)))
+
+
+def test_a_lightgbm_objective_of_ones_own() -> None:
+    """LightGBM gives raw scores for labels and probabilities: so does the booster."""
+    x, y = table(0)
+    e = LGBMClassifier(
+        n_estimators=3, verbosity=-1, n_jobs=1, objective=lambda y, raw: (raw - y, np.ones_like(y))
+    ).fit(x, (y > 0).astype(float))
+    with pytest.raises(UnsupportedError, match=r"a function of yours.*try: compile its booster_"):
+        read_sklearn(e)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.array_equal(compiled(e.booster_)(x), e.predict(x))
+
+
 # ---- classes of users ----------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,28 @@ def test_errors() -> None:
         take(Frame(age=["x"], city=["x"]), APART, {})
     with pytest.raises(InputError, match="column 'age': expected numbers, got object"):
         take(Frame(age=np.array(["x"], object), city=["x"]), APART, {})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "columns"), [(MATRIX, {"features": ("age", "more")}), (MATRIX, {}), (APART, {})]
+)
+@pytest.mark.parametrize("names", [("age", "age"), (1, "1")])
+def test_a_name_twice(inputs: Any, columns: Any, names: tuple[Any, ...]) -> None:
+    """Refused where the column is asked for; pandas gives both for it, with two dims."""
+    frame = Frame(age=np.zeros((3, 2)), more=[1.0, 2, 3], city=["x"] * 3)
+    frame.columns = [*names, "more", "city"]
+    if names == (1, "1"):
+        inputs = tuple(replace(i, name=i.name.replace("age", "1")) for i in inputs)
+        columns = dict.fromkeys(columns, ("1", "more"))
+    name, both = str(names[0]), f"{names[0]!r} and {names[1]!r}"
+    with pytest.raises(InputError, match=f"column '{name}': expected one .* has 2 \\({both}\\)"):
+        take(frame, inputs, columns)
+
+
+def test_a_name_twice_that_nobody_asks_for() -> None:
+    frame = Frame(a=[1.0], b=[2.0])
+    frame.columns = ["a", "b", "more", "more"]
+    assert take(frame, MATRIX, {"features": ("b", "a")})["features"].tolist() == [[2, 1]]
 
 
 @pytest.mark.parametrize("given", [None, 3, [], {"features": 3}, {}])
