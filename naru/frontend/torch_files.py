@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import zipfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -108,6 +109,8 @@ WEIGHTS_ONLY = (
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # documented: no pickle may make anything but tensors
 )
 
+_SETTING = threading.RLock()
+
 
 def load_program(source: Source, where: str) -> Any:
     """The ExportedProgram of a .pt2 file. Raises ModelError, also for a file that holds pickled
@@ -163,16 +166,18 @@ def _reader(source: Source) -> Any:
 
 @contextmanager
 def _weights_only() -> Generator[None]:
-    """torch.load restores tensors and nothing else, whatever its callers ask for."""
-    before = os.environ.get(WEIGHTS_ONLY)
-    os.environ[WEIGHTS_ONLY] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[WEIGHTS_ONLY]
-        else:
-            os.environ[WEIGHTS_ONLY] = before
+    """torch.load restores tensors and nothing else, whatever its callers ask for; one thread at a
+    time, as another would take the setting away."""
+    with _SETTING:
+        before = os.environ.get(WEIGHTS_ONLY)
+        os.environ[WEIGHTS_ONLY] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop(WEIGHTS_ONLY, None)
+            else:
+                os.environ[WEIGHTS_ONLY] = before
 
 
 def load_script(source: Source, where: str) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import torch
 from torch import nn
 
 from naru.errors import ModelError
-from naru.frontend import torch_safety
+from naru.frontend import torch_files, torch_safety
 from naru.frontend.torch_files import load_program, load_script
 from naru.frontend.torch_safety import program_problem, script_problem
 
@@ -133,6 +136,22 @@ def test_guards_that_torch_writes(guard: str) -> None:
 def test_no_json() -> None:
     for data in (b"{", b"\xff", b"[" * 100_000, b'{"expr_str": "' + b"(" * 10_000 + b'"}'):
         assert program_problem(data) is not None
+
+
+def test_threads_keep_the_setting() -> None:
+    """While any thread loads, pickles are restricted."""
+    seen: list[str | None] = []
+
+    def load(pause: float) -> None:
+        with torch_files._weights_only():
+            time.sleep(pause)
+            seen.append(os.environ.get(torch_files.WEIGHTS_ONLY))
+
+    before = os.environ.get(torch_files.WEIGHTS_ONLY)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, [0.01, 0.03, 0.02, 0.0]))
+    assert seen == ["1"] * 4
+    assert os.environ.get(torch_files.WEIGHTS_ONLY) == before
 
 
 # --- TorchScript ----------------------------------------------------------------------------------
