@@ -292,6 +292,26 @@ class _Bounded:
                 raise ModelError("the file ends within its data", hint="it is cut short")
             count -= len(more)
 
+    def line(self, keep: int) -> tuple[bytes, int]:
+        """The first `keep` bytes of a line, without its end; and its size with that."""
+        kept, size = bytearray(), 0
+        while True:
+            if not self.ahead:
+                self.ahead = self.file.read(BLOCK)
+                if not self.ahead:
+                    raise ModelError(
+                        "expected a pickle: it ends within an opcode", hint="it is cut short"
+                    )
+            end = self.ahead.find(b"\n")
+            count = len(self.ahead) if end < 0 else end
+            kept += self.ahead[: min(count, max(0, keep - size))]
+            count += end >= 0
+            self._take(count)
+            self.ahead = self.ahead[count:]
+            size += count
+            if end >= 0:
+                return bytes(kept), size
+
     def peek(self) -> bytes:
         """The next byte, which stays."""
         if not self.ahead:

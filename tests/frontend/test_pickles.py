@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -164,6 +165,55 @@ def test_computed_names(name: str) -> None:
     assert not report.safe
     with pytest.raises(InputError, match="names it computes"):
         load_pickle(COMPUTED[name], trusted=["posix.system"])
+
+
+HIDDEN = b"0\x8c\x05posix\x8c\x06system\x93."
+ASTRAY = {
+    "GET +0": b"Vsystem\np0\n0Vposix\ng+0\n\x93.",
+    "PUT 1_0": b"Vsystem\np1_0\n0Vposix\ng10\n\x93.",
+    "GET blank": b"Vsystem\np0\n0Vposix\ng 0\n\x93.",
+    "GET long": b"Vsystem\np0\n0Vposix\ng" + b"0" * 2000 + b"\n\x93.",
+    "frame within a frame": b"\x80\x04\x95"
+    + (20).to_bytes(8, "little")
+    + b"\x95"
+    + bytes(8)
+    + b"N.",
+    "frame behind STOP": b"\x80\x04\x95" + (9).to_bytes(8, "little") + b"N." + bytes(9),
+    "frame ends in an opcode": b"\x80\x04\x95" + (2).to_bytes(8, "little") + b"\x8c\x05posix.",
+    "a line": b"I" + b"1" * (10 << 20) + b"\n.",
+    "a name": b"c" + b"a" * (10 << 20) + b"\nb\n.",
+}
+
+
+@pytest.mark.parametrize("name", ASTRAY)
+def test_what_leads_the_scan_astray(name: str) -> None:
+    before = time.perf_counter()
+    with pytest.raises(ModelError):
+        inspect_pickle(ASTRAY[name])
+    assert time.perf_counter() - before < 2
+
+
+def test_long_texts_are_passed_over_quickly() -> None:
+    before = time.perf_counter()
+    assert inspect_pickle(b"V" + b"a" * (10 << 20) + b"\n" + HIDDEN).unknown
+    assert time.perf_counter() - before < 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\x8c\x05order", b"\x8c\x05shape"),  # the shape, and another one
+        (b"\x8c\x05order", b"\x8c\x05Order"),
+        (b"\x8c\x05shape", b"C\x05shape"),  # bytes
+        (b"\x8c\x02f8", b"\x8c\x02x8"),
+    ],
+)
+def test_arrays_of_joblib_that_cannot_be_told(tmp_path: Path, old: bytes, new: bytes) -> None:
+    joblib.dump(np.arange(7.0), path := tmp_path / "m")
+    data = path.read_bytes()
+    assert old in data
+    with pytest.raises(ModelError):
+        inspect_pickle(data.replace(old, new))
 
 
 def test_imports_of_nothing() -> None:
