@@ -270,6 +270,49 @@ def test_trusted_by_name() -> None:
     assert set(load_pickle(data, trusted=["_pickle.PickleError"])) == {"a", "b"}
 
 
+def test_a_list_holds_whatever_the_scan_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within arrays of objects, and where the scan is blind."""
+    blind = inspect_pickle(pickle.dumps(1))
+    monkeypatch.setattr(pickles, "inspect_pickle", lambda _: blind)
+    made, path = tmp_path / "made", tmp_path / "m"
+    for value in (Evil(made), [np.array([Evil(made), None], object)]):
+        for compress in (0, ("zlib", 3)):
+            joblib.dump(value, path, compress=compress)
+            with pytest.raises(ModelError, match=r"mkdir, which is not in the list"):
+                load_pickle(path, trusted=["builtins.len"])
+    for data in (BY_HAND["INST"], BY_HAND["OBJ"], b"(S'x'\nisklearn.base\nClone\n."):
+        with pytest.raises(ModelError):
+            load_pickle(data, trusted=["builtins.len"])
+    assert not made.exists()
+    values = np.array([["a", 1, None], [2.5, "b", 3]], object)
+    for order in "CF":
+        joblib.dump([np.asarray(values, order=order), np.eye(3), fitted()], path)
+        objects, eye, _ = load_pickle(path, trusted=["builtins.len"])
+        assert (objects == values).all()
+        assert (eye == np.eye(3)).all()
+
+
+def test_calls_of_classes() -> None:
+    """scikit-learn's are restored, not called; LightGBM's and XGBoost's read files when called."""
+    called = b"csklearn.linear_model._base\nLinearRegression\n)R."
+    restored = b"\x80\x02csklearn.linear_model._base\nLinearRegression\n)\x81."
+    assert not inspect_pickle(called).safe
+    assert inspect_pickle(restored).safe
+    for name in ("lightgbm.basic\nBooster", "xgboost.core\nBooster", "xgboost.core\nDMatrix"):
+        assert not inspect_pickle(f"c{name}\n.".encode()).safe
+    with pytest.raises(InputError, match="is not trusted"):
+        load_pickle(called, trusted=["builtins.len"])
+    name = "sklearn.linear_model._base.LinearRegression"
+    assert type(load_pickle(called, trusted=[name])).__name__ == "LinearRegression"
+
+
+def test_a_text_is_no_list_of_names() -> None:
+    with pytest.raises(InputError, match=r"trust_pickle=\['os.mkdir'\]"):
+        load_pickle(pickle.dumps(1), trusted="os.mkdir")
+
+
 def test_functions_are_not_safe() -> None:
     for module, name in (
         ("sklearn.datasets", "load_files"), ("sklearn.utils", "check_array"), ("numpy", "load"),
