@@ -48,6 +48,9 @@ class _Other:
 OTHER = _Other()
 
 
+LIST = _Other()
+
+
 class _Mark:
     """A MARK on the stack."""
 
@@ -93,6 +96,7 @@ class Scan:
     protocol: int = 0
     unresolved: int = 0
     joblib: bool = False
+    holds: str | None = None  # what the first pickle makes, in words
 
 
 _CODES = {o.code.encode("latin-1"): o for o in pickletools.opcodes}
@@ -148,6 +152,8 @@ class _Machine:
             self.leave_frame()
             if self.frame is not None:
                 raise ModelError("expected a pickle: a frame goes on behind its STOP")
+            if found.holds is None and self.depth == 0 and self.stack:
+                found.holds = _in_words(self.stack[-1])
             return False
         handler = _HANDLERS.get(name)
         if handler is not None:
@@ -315,6 +321,14 @@ def _fields(made: Made) -> dict[object, object]:
     return state
 
 
+def _in_words(value: object) -> str | None:
+    """What a stand-in stands for, where it is no object of a class."""
+    kinds = ((dict, "a dict"), (tuple, "a tuple"), (str, "a text"), (int, "a number"))
+    if value is None or value is LIST:
+        return "None" if value is None else "a list"
+    return next((word for kind, word in kinds if isinstance(value, kind)), None)
+
+
 def _class_made(made: Made) -> tuple[str, str] | None:
     """The class of an object, which protocols 0 and 1 have as an argument of a function."""
     what = made.what
@@ -477,6 +491,15 @@ def _fill(target: object, items: list[object]) -> None:
             target.odd = True
 
 
+def _empty_list(m: _Machine, argument: object) -> None:
+    m.stack.append(LIST)
+
+
+def _list(m: _Machine, argument: object) -> None:
+    m.to_mark()
+    m.stack.append(LIST)
+
+
 def _append(m: _Machine, argument: object) -> None:
     m.pop()
 
@@ -550,5 +573,7 @@ _HANDLERS: dict[str, Callable[[_Machine, object], None]] = {
     "SETITEMS": _set_items, "APPEND": _append, "GLOBAL": _global, "STACK_GLOBAL": _stack_global,
     "INST": _inst, "OBJ": _obj, "EXT1": _extension, "EXT2": _extension, "EXT4": _extension,
     "REDUCE": _reduce, "NEWOBJ": _new_object, "NEWOBJ_EX": _new_object_with_keywords,
-    "BUILD": _build, "READONLY_BUFFER": _nothing, "APPENDS": _pop_mark, "ADDITEMS": _pop_mark,
+    "BUILD": _build,
+    "EMPTY_LIST": _empty_list, "LIST": _list, "READONLY_BUFFER": _nothing,
+    "APPENDS": _pop_mark, "ADDITEMS": _pop_mark,
 }  # fmt: skip

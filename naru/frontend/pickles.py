@@ -83,6 +83,23 @@ CURE = (
 )
 
 
+# Modules whose functions reach beyond the program: no message proposes to trust them.
+DANGEROUS = frozenset(
+    ("os", "posix", "nt", "subprocess", "_posixsubprocess", "builtins", "__builtin__", "sys",
+     "shutil", "socket", "importlib", "runpy", "pty", "ctypes", "code", "codeop", "commands",
+     "webbrowser", "pickle", "_pickle", "marshal", "types", "operator", "_operator", "functools",
+     "io", "_io", "pathlib", "tempfile", "urllib", "http", "multiprocessing", "asyncio", "timeit",
+     "pdb", "bdb", "profile", "cProfile", "platform", "signal", "threading", "pip", "joblib",
+     "imp", "zipimport", "pkgutil", "pydoc", "ftplib", "smtplib", "linecache", "glob")
+)  # fmt: skip
+
+
+def is_dangerous(name: str) -> bool:
+    """Does a name that is not known to be safe lie in a module that reaches beyond the program?"""
+    harmless = name.endswith(("Error", "Exception", "Warning"))
+    return name.split(".")[0] in DANGEROUS and not harmless
+
+
 def is_safe(i: Import, called: bool = False) -> bool:
     """Is it known to do nothing but restore data? `called`: with arguments that the file has."""
     whole = str(i).replace("__builtin__.", "builtins.")  # as protocol 2 has it
@@ -111,6 +128,12 @@ class Report:
     imports: tuple[Import, ...]
     unresolved: int = 0
     called: frozenset[Import] = frozenset()
+    holds: str | None = None  # what, in words, where that can be told
+
+    @property
+    def has_packages(self) -> bool:
+        """Are there imports other than those that plain data have?"""
+        return any(str(i) not in SAFE_NAMES for i in self.imports)
 
     @property
     def unknown(self) -> tuple[Import, ...]:
@@ -363,7 +386,9 @@ def _report(kind: str, compression: str | None, found: Scan) -> Report:
     imports = tuple(sorted(found.imports, key=str))
     called = frozenset(found.called)
     opcodes, unresolved = found.opcodes, found.unresolved
-    return Report(kind, compression, found.protocol, opcodes, imports, unresolved, called)
+    return Report(
+        kind, compression, found.protocol, opcodes, imports, unresolved, called, found.holds
+    )
 
 
 def _inspect_zip(file: BinaryIO) -> Report:
@@ -449,12 +474,18 @@ def _check_trust(report: Report, names: Sequence[str], where: str) -> None:
     if names and not unknown and not report.unresolved:
         return
     listed = "\n  ".join(str(report).splitlines())
-    more = ", ".join(repr(n) for n in unknown[:8])
-    trust = f"trust_pickle=[{more}]" if unknown and not report.unresolved else "trust_pickle=True"
+    plain = report.holds is not None and not report.has_packages
+    holds = f"({report.holds}, no estimator) " if plain else ""
+    if report.unresolved or any(is_dangerous(n) for n in unknown):
+        hint = UNKNOWN_AUTHOR
+    else:
+        trust = f"[{', '.join(repr(n) for n in unknown[:8])}]" if unknown else "True"
+        hint = f"trust_pickle={trust} (--trust-pickle trusts all), if you know who wrote it"
     raise InputError(
-        f"a pickle can run any code when it is loaded, and this one is not trusted:\n  {listed}",
+        f"a pickle can run any code when it is loaded, and this one {holds}is not "
+        f"trusted:\n  {listed}",
         where=where,
-        hint=f"{trust} (--trust-pickle), if you know who wrote it; or {report.cure}",
+        hint=f"{hint}; or {report.cure}",
     )
 
 

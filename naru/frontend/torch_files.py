@@ -121,7 +121,7 @@ def load_program(source: Source, where: str) -> Any:
             old = safety.OLD in file.namelist()
         problem = None if old else _program_problem(source)
     except Exception as error:
-        raise ModelError(f"PyTorch cannot read it: {_first_line(error)}", where=where) from error
+        raise ModelError(f"PyTorch cannot read it: {first_line(error)}", where=where) from error
     if old:
         raise ModelError(
             "it is in the format of before PyTorch 2.8, which is not read",
@@ -136,7 +136,7 @@ def load_program(source: Source, where: str) -> Any:
             return library("torch.export").load(_opened(source))
     except Exception as error:
         raise ModelError(
-            f"PyTorch cannot read it: {_first_line(error)}",
+            f"PyTorch cannot read it: {first_line(error)}",
             where=where,
             hint="save it by torch.export.save, with the version of PyTorch that is installed here",
         ) from error
@@ -186,14 +186,14 @@ def load_script(source: Source, where: str) -> Any:
     try:
         problem = _script_problem(source)
     except Exception as error:
-        raise ModelError(f"PyTorch cannot read it: {_first_line(error)}", where=where) from error
+        raise ModelError(f"PyTorch cannot read it: {first_line(error)}", where=where) from error
     if problem:
         how = "torch.jit.load it and pass the module"
         raise safety.refused(f"its code does more than compute: {problem}", how, where)
     try:
         return library("torch.jit").load(_opened(source), map_location="cpu").eval()
     except Exception as error:
-        raise ModelError(f"PyTorch cannot read it: {_first_line(error)}", where=where) from error
+        raise ModelError(f"PyTorch cannot read it: {first_line(error)}", where=where) from error
 
 
 def _script_problem(source: Source) -> str | None:
@@ -209,5 +209,9 @@ def _script_problem(source: Source) -> str | None:
     return None
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+def first_line(error: Exception) -> str:
+    """What PyTorch says, without its advice on how to run what it has refused."""
+    text = str(error).strip()
+    if "weights_only" in text or text.startswith("Weights only"):
+        return "a pickle in it makes objects other than tensors, which can run any code"
+    return f"{type(error).__name__}: {(text.splitlines() or [''])[0]}"

@@ -313,6 +313,29 @@ def test_a_text_is_no_list_of_names() -> None:
         load_pickle(pickle.dumps(1), trusted="os.mkdir")
 
 
+@pytest.mark.parametrize("name", ["posix system", "builtins eval", "subprocess Popen", "os remove"])
+def test_no_message_proposes_to_trust_what_is_dangerous(tmp_path: Path, name: str) -> None:
+    (path := tmp_path / "m.pkl").write_bytes("c{}\n{}\n.".format(*name.split()).encode())
+    with pytest.raises(InputError, match="do not load it unless you know who wrote it") as caught:
+        load_pickle(path)
+    assert "trust_pickle" not in str(caught.value)
+
+
+def test_messages_name_the_file_and_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    for value, words in (({"a": [1.5]}, "a dict"), ([1], "a list"), ("x", "a text")):
+        path.write_bytes(pickle.dumps(value))
+        with pytest.raises(InputError, match=rf"model\.pkl(.|\n)*\({words}, no estimator\)"):
+            load_pickle(path)
+    path.write_bytes(pickle.dumps(fitted()))
+    with pytest.raises(InputError) as caught:
+        load_pickle(path)
+    assert "no estimator" not in str(caught.value)
+    path.write_bytes(pickle.dumps({"a": 1})[:-1])
+    with pytest.raises(ModelError, match=r"model\.pkl"):
+        load_pickle(path)
+
+
 def test_functions_are_not_safe() -> None:
     for module, name in (
         ("sklearn.datasets", "load_files"), ("sklearn.utils", "check_array"), ("numpy", "load"),
