@@ -42,6 +42,7 @@ SAFE_PACKAGE = "sklearn"
 # Modules of compiled classes, which are restored by a call.
 CALLED_MODULES = ("sklearn.tree._tree", "sklearn.tree._criterion", "sklearn.tree._splitter",
                   "sklearn._loss._loss", "sklearn.metrics._dist_metrics",
+                  "sklearn.linear_model._sgd_fast",
                   "sklearn.neighbors._kd_tree", "sklearn.neighbors._ball_tree",
                   "sklearn.neighbors._quad_tree")  # fmt: skip
 # Functions that pickles of these call to restore arrays and the like.

@@ -25,7 +25,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -278,7 +278,8 @@ def test_a_list_holds_whatever_the_scan_says(
     monkeypatch.setattr(pickles, "inspect_pickle", lambda _: blind)
     made, path = tmp_path / "made", tmp_path / "m"
     for value in (Evil(made), [np.array([Evil(made), None], object)]):
-        for compress in (0, ("zlib", 3)):
+        levels: list[Any] = [0, ("zlib", 3)]
+        for compress in levels:
             joblib.dump(value, path, compress=compress)
             with pytest.raises(ModelError, match=r"mkdir, which is not in the list"):
                 load_pickle(path, trusted=["builtins.len"])
@@ -287,8 +288,8 @@ def test_a_list_holds_whatever_the_scan_says(
             load_pickle(data, trusted=["builtins.len"])
     assert not made.exists()
     values = np.array([["a", 1, None], [2.5, "b", 3]], object)
-    for order in "CF":
-        joblib.dump([np.asarray(values, order=order), np.eye(3), fitted()], path)
+    for array in (values, np.asfortranarray(values)):
+        joblib.dump([array, np.eye(3), fitted()], path)
         objects, eye, _ = load_pickle(path, trusted=["builtins.len"])
         assert (objects == values).all()
         assert (eye == np.eye(3)).all()
@@ -304,6 +305,7 @@ def test_calls_of_classes() -> None:
         assert not inspect_pickle(f"c{name}\n.".encode()).safe
     with pytest.raises(InputError, match="is not trusted"):
         load_pickle(called, trusted=["builtins.len"])
+    assert inspect_pickle(pickle.dumps(SGDClassifier().fit([[0], [1]], [0, 1]))).safe
     name = "sklearn.linear_model._base.LinearRegression"
     assert type(load_pickle(called, trusted=[name])).__name__ == "LinearRegression"
 
