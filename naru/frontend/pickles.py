@@ -13,32 +13,38 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import importlib
 import io
 import lzma
 import os
-import pickle
 import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from naru.errors import InputError, ModelError, NaruWarning, UnsupportedError
+from naru.frontend.pickle_loading import NotAllowed, load_freely, load_listed
 from naru.frontend.pickle_scan import Import, Scan, scan
 
 MOST_BYTES = 1 << 30  # of a pickle, unpacked, that is looked at
 MOST_MEMBERS = 10_000  # of a zip file
 BLOCK = 1 << 16
+HEAD = 4096  # bytes that tell what it is
+UNKNOWN_AUTHOR = "do not load it unless you know who wrote it"
 
 GZIP, BZIP2, XZ, ZLIB, ZIP = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x78", b"PK\x03\x04"
 LZMA = b"\x5d\x00\x00"
 
-# Packages whose classes do nothing but hold data when they are restored, where no function with
-# other effects is among what is imported.
-SAFE_PACKAGES = ("sklearn", "lightgbm", "xgboost")
+# Its classes do nothing but hold data when they are restored without a call.
+SAFE_PACKAGE = "sklearn"
+# Modules of compiled classes, which are restored by a call.
+CALLED_MODULES = ("sklearn.tree._tree", "sklearn.tree._criterion", "sklearn.tree._splitter",
+                  "sklearn._loss._loss", "sklearn.metrics._dist_metrics",
+                  "sklearn.linear_model._sgd_fast",
+                  "sklearn.neighbors._kd_tree", "sklearn.neighbors._ball_tree",
+                  "sklearn.neighbors._quad_tree")  # fmt: skip
 # Functions that pickles of these call to restore arrays and the like.
 SAFE_NAMES = frozenset(
     {
@@ -65,10 +71,9 @@ SAFE_NAMES = frozenset(
         "scipy.interpolate._interpolate.interp1d", "scipy.interpolate._bsplines.BSpline",
     }
 )  # fmt: skip
-# Modules of the safe packages that reach out of themselves: they read files, or run code.
+# Modules of it that reach out of themselves: they read files, or run code.
 UNSAFE_MODULES = ("sklearn.datasets", "sklearn.externals", "sklearn.utils._testing",
-                  "sklearn.conftest", "sklearn.utils.parallel", "xgboost.testing",
-                  "xgboost.spark", "xgboost.dask", "lightgbm.dask")  # fmt: skip
+                  "sklearn.conftest", "sklearn.utils.parallel")  # fmt: skip
 NUMPY_SCALARS = ("bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
                  "float16", "float32", "float64", "longdouble", "complex64", "complex128", "str_",
                  "bytes_", "object_", "intp", "datetime64", "timedelta64", "bool")  # fmt: skip
@@ -79,17 +84,37 @@ CURE = (
 )
 
 
-def is_safe(i: Import) -> bool:
-    """Is it known to do nothing but restore data?"""
+# Modules whose functions reach beyond the program: no message proposes to trust them.
+DANGEROUS = frozenset(
+    ("os", "posix", "nt", "subprocess", "_posixsubprocess", "builtins", "__builtin__", "sys",
+     "shutil", "socket", "importlib", "runpy", "pty", "ctypes", "code", "codeop", "commands",
+     "webbrowser", "pickle", "_pickle", "marshal", "types", "operator", "_operator", "functools",
+     "io", "_io", "pathlib", "tempfile", "urllib", "http", "multiprocessing", "asyncio", "timeit",
+     "pdb", "bdb", "profile", "cProfile", "platform", "signal", "threading", "pip", "joblib",
+     "imp", "zipimport", "pkgutil", "pydoc", "ftplib", "smtplib", "linecache", "glob")
+)  # fmt: skip
+
+
+def is_dangerous(name: str) -> bool:
+    """Does a name that is not known to be safe lie in a module that reaches beyond the program?"""
+    harmless = name.endswith(("Error", "Exception", "Warning"))
+    return name.split(".")[0] in DANGEROUS and not harmless
+
+
+def is_safe(i: Import, called: bool = False) -> bool:
+    """Is it known to do nothing but restore data? `called`: with arguments that the file has."""
     whole = str(i).replace("__builtin__.", "builtins.")  # as protocol 2 has it
     if whole in SAFE_NAMES or (i.module == "numpy" and i.name in NUMPY_SCALARS):
         return True
-    if i.module.split(".")[0] not in SAFE_PACKAGES or "." in i.name:
+    if i.module.split(".")[0] != SAFE_PACKAGE or "." in i.name:
         return False
     if any(i.module == m or i.module.startswith(f"{m}.") for m in UNSAFE_MODULES):
         return False
-    # Classes begin with capitals; the functions of these packages are not needed.
-    return i.name.lstrip("_")[:1].isupper() or i.name.startswith("__pyx_unpickle_")
+    if i.name.startswith("__pyx_unpickle_"):
+        return True
+    # Classes begin with capitals; the functions of the package are not needed.
+    is_class = i.name.lstrip("_")[:1].isupper()
+    return is_class and (not called or i.module in CALLED_MODULES)
 
 
 @dataclass(frozen=True)
@@ -103,11 +128,18 @@ class Report:
     opcodes: int
     imports: tuple[Import, ...]
     unresolved: int = 0
+    called: frozenset[Import] = frozenset()
+    holds: str | None = None  # what, in words, where that can be told
+
+    @property
+    def has_packages(self) -> bool:
+        """Are there imports other than those that plain data have?"""
+        return any(str(i) not in SAFE_NAMES for i in self.imports)
 
     @property
     def unknown(self) -> tuple[Import, ...]:
         """The imports that are not known to be safe."""
-        return tuple(i for i in self.imports if not is_safe(i))
+        return tuple(i for i in self.imports if not is_safe(i, i in self.called))
 
     @property
     def safe(self) -> bool:
@@ -122,9 +154,10 @@ class Report:
     def __str__(self) -> str:
         packed = f", {self.compression}" if self.compression else ""
         lines = [f"{self.kind}{packed}, protocol {self.protocol}, {self.opcodes} opcodes"]
-        lines += [f"  {'known  ' if is_safe(i) else 'UNKNOWN'} {i}" for i in self.imports]
+        unknown = self.unknown
+        lines += [f"  {'UNKNOWN' if i in unknown else 'known  '} {i}" for i in self.imports]
         if self.unresolved:
-            lines.append(f"  UNKNOWN {self.unresolved} imports whose names it computes")
+            lines.append(f"  UNKNOWN {self.unresolved} imports or calls whose names it computes")
         return "\n".join(lines)
 
 
@@ -212,7 +245,7 @@ def inspect_pickle(source: str | os.PathLike[str] | bytes) -> Report:
     where = "pickle" if isinstance(source, bytes) else Path(source).name
     try:
         with _opened(source) as file:
-            head = file.read(4096)
+            head = file.read(HEAD)
             file.seek(0)
             if head.startswith(ZIP):
                 return _inspect_zip(file)
@@ -292,6 +325,34 @@ class _Bounded:
                 raise ModelError("the file ends within its data", hint="it is cut short")
             count -= len(more)
 
+    def line(self, keep: int) -> tuple[bytes, int]:
+        """The first `keep` bytes of a line, without its end; and its size with that."""
+        kept, size = bytearray(), 0
+        while True:
+            if not self.ahead:
+                self.ahead = self.file.read(BLOCK)
+                if not self.ahead:
+                    raise ModelError(
+                        "expected a pickle: it ends within an opcode", hint="it is cut short"
+                    )
+            end = self.ahead.find(b"\n")
+            count = len(self.ahead) if end < 0 else end
+            kept += self.ahead[: min(count, max(0, keep - size))]
+            count += end >= 0
+            self._take(count)
+            self.ahead = self.ahead[count:]
+            size += count
+            if end >= 0:
+                return bytes(kept), size
+
+    def all(self) -> bytes:
+        """All that is left, unpacked."""
+        parts: list[bytes] = []
+        while part := self.read(1 << 20):
+            self.left += (1 << 20) - len(part)
+            parts.append(part)
+        return b"".join(parts)
+
     def peek(self) -> bytes:
         """The next byte, which stays."""
         if not self.ahead:
@@ -324,7 +385,11 @@ def _scan_all(source: _Bounded, found: Scan) -> None:
 
 def _report(kind: str, compression: str | None, found: Scan) -> Report:
     imports = tuple(sorted(found.imports, key=str))
-    return Report(kind, compression, found.protocol, found.opcodes, imports, found.unresolved)
+    called = frozenset(found.called)
+    opcodes, unresolved = found.opcodes, found.unresolved
+    return Report(
+        kind, compression, found.protocol, opcodes, imports, unresolved, called, found.holds
+    )
 
 
 def _inspect_zip(file: BinaryIO) -> Report:
@@ -371,19 +436,38 @@ def load_pickle(
     of the imports that you trust besides the known ones (`inspect_pickle` lists them). InputError
     otherwise, with what the file would import. ModelError for a file that cannot be loaded."""
     where = "pickle" if isinstance(source, bytes) else Path(source).name
+    check_trusted(trusted)
     try:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
     except OSError as error:
         raise ModelError(f"cannot be read: {error.strerror or error}", where=where) from None
+    if not isinstance(trusted, bool):
+        trusted = tuple(trusted)
     if trusted is not True:
-        _check_trust(inspect_pickle(data), tuple(trusted or ()), where)
+        _check_trust(_inspect_bytes(data, where), trusted or (), where)
     if data.startswith(ZIP):
         raise UnsupportedError(
             ["a pickle of PyTorch; try: torch.load(path, weights_only=True) into the module, and "
              "compile that"],
             where=where,
         )  # fmt: skip
-    return _loaded(data, where)
+    return _loaded(data, None if trusted is True else frozenset(trusted or ()), where)
+
+
+def check_trusted(trusted: object) -> None:
+    """InputError for a text, where a list of names is wanted."""
+    if isinstance(trusted, str | bytes):
+        raise InputError(
+            f"trust_pickle: expected True or a list of names, got the text {trusted!r}",
+            hint=f"trust_pickle=[{trusted!r}]",
+        )
+
+
+def _inspect_bytes(data: bytes, where: str) -> Report:
+    try:
+        return inspect_pickle(data)
+    except ModelError as error:
+        raise ModelError(error.message, where=where, hint=error.hint) from None
 
 
 def _check_trust(report: Report, names: Sequence[str], where: str) -> None:
@@ -391,21 +475,43 @@ def _check_trust(report: Report, names: Sequence[str], where: str) -> None:
     if names and not unknown and not report.unresolved:
         return
     listed = "\n  ".join(str(report).splitlines())
-    more = ", ".join(repr(n) for n in unknown[:8])
-    trust = f"trust_pickle=[{more}]" if unknown and not report.unresolved else "trust_pickle=True"
+    plain = report.holds is not None and not report.has_packages
+    holds = f"({report.holds}, no estimator) " if plain else ""
+    if report.unresolved or any(is_dangerous(n) for n in unknown):
+        hint = UNKNOWN_AUTHOR
+    else:
+        trust = f"[{', '.join(repr(n) for n in unknown[:8])}]" if unknown else "True"
+        hint = f"trust_pickle={trust} (--trust-pickle trusts all), if you know who wrote it"
     raise InputError(
-        f"a pickle can run any code when it is loaded, and this one is not trusted:\n  {listed}",
+        f"a pickle can run any code when it is loaded, and this one {holds}is not "
+        f"trusted:\n  {listed}",
         where=where,
-        hint=f"{trust} (--trust-pickle), if you know who wrote it; or {report.cure}",
+        hint=f"{hint}; or {report.cure}",
     )
 
 
-def _loaded(data: bytes, where: str) -> Any:
+def _made(data: bytes, names: frozenset[str] | None) -> Any:
+    """The object. `names`: what it may import besides what is known; None: anything."""
+    if names is None:
+        return load_freely(data)
+
+    def allowed(module: str, name: str, called: bool) -> bool:
+        made = Import(module, name)
+        return str(made) in names or is_safe(made, called)
+
+    packed = _compression(data[:HEAD])
+    file = io.BytesIO(data)
+    if packed is not None:
+        file = io.BytesIO(_Bounded(_unpacked(file, packed)).all())
+    return load_listed(file, allowed)
+
+
+def _loaded(data: bytes, names: frozenset[str] | None, where: str) -> Any:
     """The object. What scikit-learn says of other versions is a NaruWarning."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            made = _reader()(io.BytesIO(data))
+            made = _made(data, names)
         except ModuleNotFoundError as error:
             package = (error.name or "").split(".")[0]
             extra = {"sklearn": "sklearn", "torch": "torch"}.get(package)
@@ -413,6 +519,8 @@ def _loaded(data: bytes, where: str) -> Any:
             raise ModelError(
                 f"it needs the package {package}, which is not installed", where=where, hint=hint
             ) from None
+        except NotAllowed as error:
+            raise ModelError(str(error), where=where, hint=UNKNOWN_AUTHOR) from None
         except Exception as error:
             raise ModelError(
                 f"it cannot be loaded: {type(error).__name__}: {error}",
@@ -430,12 +538,3 @@ def _loaded(data: bytes, where: str) -> Any:
             )
             break
     return made
-
-
-def _reader() -> Any:
-    """joblib's, which reads plain pickles too; pickle's where there is none."""
-    try:
-        joblib = cast(Any, importlib.import_module("joblib"))
-    except ModuleNotFoundError:
-        return cast(Any, pickle.load)
-    return joblib.load

@@ -20,7 +20,7 @@ from naru.frontend.onnx import in_file, read_onnx
 from naru.frontend.onnx_plan import HostPlan
 from naru.frontend.reading import Reading
 from naru.frontend.sklearn import is_estimator, read_sklearn
-from naru.frontend.torch_checkpoints import load_checkpoint
+from naru.frontend.torch_checkpoints import load_checkpoint, refuse_objects
 from naru.frontend.torch_program import is_torch, read_torch
 from naru.frontend.xgboost import is_xgboost, read_xgboost
 from naru.ir.graph import Graph
@@ -127,12 +127,14 @@ def open_file(source: File, kind: str, reading: Reading) -> Any:
 def _open_checkpoint(source: File, kind: str, reading: Reading, where: str) -> Any:
     """The named module with the weights of a file."""
     reading.check(f"a {kind}", "example", "dynamic_shapes", "module", "arguments", "trust_pickle")
+    if kind == torch_files.CHECKPOINT and not isinstance(source, bytes):
+        refuse_objects(Path(source), reading.trust_pickle)
     if reading.module is None or isinstance(source, bytes):
         raise InputError(
             f"{where}: a {kind} has weights and no program",
             hint='its path, and module="package.module:Class", whose weights they are',
         )
-    trust = () if isinstance(reading.trust_pickle, bool) else reading.trust_pickle
+    trust = reading.trust_pickle
     made = load_checkpoint(source, reading.module, arguments=reading.arguments, trust=trust)
     for step in made.steps:
         reading.tell(step)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from naru.errors import InputError, ModelError
-from naru.frontend.torch_files import CHECKPOINT, SAFETENSORS, torch_kind
+from naru.frontend.pickles import UNKNOWN_AUTHOR, check_trusted, is_dangerous
+from naru.frontend.torch_files import CHECKPOINT, SAFETENSORS, first_line, torch_kind
 from naru.frontend.torch_library import entries, library
 
 # Keys that a state dict stands under, beside epochs and optimizers; the first one that is there.
@@ -50,17 +51,19 @@ def load_checkpoint(
     module: ModuleSource,
     *,
     arguments: Mapping[str, Any] | None = None,
-    trust: Sequence[str] = (),
+    trust: bool | Sequence[str] = (),
 ) -> Checkpoint:
     """The module, in eval mode, with the weights of a file.
 
     module: a module, a class or function that makes one, or its name: "package.module:Class";
     arguments: what it is called with.
-    trust: classes that a pickle may make, by name ("package.module.Class"); none by default.
+    trust: classes that a pickle may make, by name ("package.module.Class"), or True, where you know
+    who wrote the file: it may do anything that you may. None by default.
     Raises ModelError with all keys that are missing, not expected, or of another shape; InputError
     where there is no such class.
     """
     where = Path(path).name
+    check_trusted(trust)
     found = _read(Path(path), where, trust)
     made = make_module(module, arguments or {})
     own: dict[str, Any] = made.state_dict()
@@ -117,7 +120,7 @@ def _named(text: str) -> Callable[..., Any]:
 # --- the file -------------------------------------------------------------------------------------
 
 
-def _read(path: Path, where: str, trust: Sequence[str]) -> Any:
+def _read(path: Path, where: str, trust: bool | Sequence[str]) -> Any:
     """What a file holds. Raises ModelError."""
     try:
         with path.open("rb") as file:
@@ -134,15 +137,15 @@ def _read(path: Path, where: str, trust: Sequence[str]) -> Any:
         )
     torch = library()
     with ExitStack() as stack:
-        if trust:
+        if not isinstance(trust, bool):
             allowed = [_named(":".join(name.rsplit(".", 1))) for name in trust]
             stack.enter_context(torch.serialization.safe_globals(allowed))
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=trust is not True)
         except pickle.UnpicklingError as error:
-            raise _unsafe(path, where) from error
+            raise _unsafe(unknown_objects(path, trust) or [], where) from error
         except Exception as error:
-            line = (str(error).strip().splitlines() or [""])[0]
+            line = first_line(error)
             raise ModelError(f"PyTorch cannot read it: {line}", where=where) from error
 
 
@@ -157,18 +160,41 @@ def _read_safetensors(path: Path, where: str) -> Any:
         raise ModelError(f"safetensors cannot read it: {error}", where=where) from error
 
 
-def _unsafe(path: Path, where: str) -> ModelError:
-    """Of a pickle that holds more than tensors."""
+def unknown_objects(path: Path, trust: bool | Sequence[str]) -> list[str] | None:
+    """What a checkpoint would make that is no tensor and not trusted; None where that cannot be
+    told, as in the old format."""
     try:
-        names = sorted(library().serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # the old format cannot be searched
-        names = []
+        found = library().serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:
+        return None
+    if isinstance(trust, bool):
+        return [] if trust else sorted(found)
+    return sorted(n for n in found if n not in trust)
+
+
+def refuse_objects(path: Path, trust: bool | Sequence[str]) -> None:
+    """ModelError for a checkpoint that would make objects."""
+    check_trusted(trust)
+    names = unknown_objects(path, trust)
+    if names:
+        raise _unsafe(names, path.name)
+
+
+def _unsafe(names: list[str], where: str) -> ModelError:
+    """Of a pickle that holds more than tensors."""
     what = f" ({', '.join(names)})" if names else ""
+    if any(is_dangerous(n) for n in names):
+        hint = UNKNOWN_AUTHOR
+    else:
+        listed = names or ["package.module.Class"]
+        hint = (
+            "save model.state_dict() instead; or, if you know who wrote it, name what it may make: "
+            f"trust_pickle={listed}; or trust_pickle=True (--trust-pickle), which trusts all"
+        )
     return ModelError(
         f"it is a pickle that makes objects other than tensors{what}, which can run any code",
         where=where,
-        hint="save model.state_dict() instead; or, if you trust the file, name what it may make: "
-        f"trust={names or ['package.module.Class']}",
+        hint=hint,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import zipfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from naru.errors import InputError, ModelError
+from naru.frontend import torch_safety as safety
 from naru.frontend.torch_export import DynamicShapes
 from naru.frontend.torch_library import library
 from naru.frontend.torch_program import read_torch
@@ -103,63 +105,113 @@ def _head(path: Path) -> bytes:
         return file.read(16)
 
 
-# Members of a .pt2 file that run code when it is loaded: pickled objects, and compiled libraries.
-RUNS = ("custom_obj_", "opaque_obj_", "aotinductor/")
 WEIGHTS_ONLY = (
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # documented: no pickle may make anything but tensors
 )
 
+_SETTING = threading.RLock()
+
 
 def load_program(source: Source, where: str) -> Any:
     """The ExportedProgram of a .pt2 file. Raises ModelError, also for a file that holds pickled
-    objects or compiled libraries: PyTorch would run them."""
+    objects, compiled libraries, or texts that are more than sizes and names: PyTorch would run
+    them."""
     try:
-        found = [n for n in _records(source) if any(r in n for r in RUNS)]
+        with zipfile.ZipFile(_opened(source)) as file:
+            old = safety.OLD in file.namelist()
+        problem = None if old else _program_problem(source)
     except Exception as error:
-        raise ModelError(f"PyTorch cannot read it: {_first_line(error)}", where=where) from error
-    if found:
+        raise ModelError(f"PyTorch cannot read it: {first_line(error)}", where=where) from error
+    if old:
         raise ModelError(
-            f"{found[0]} would be run when the file is loaded",
+            "it is in the format of before PyTorch 2.8, which is not read",
             where=where,
-            hint="torch.export.load it, if you know who wrote it, and compile the program",
+            hint="torch.export.load it, if you know who wrote it, and torch.export.save it again",
         )
+    if problem:
+        how = "torch.export.load it and compile the program"
+        raise safety.refused(f"{problem} would be run when the file is loaded", how, where)
     try:
         with _weights_only():
             return library("torch.export").load(_opened(source))
     except Exception as error:
         raise ModelError(
-            f"PyTorch cannot read it: {_first_line(error)}",
+            f"PyTorch cannot read it: {first_line(error)}",
             where=where,
             hint="save it by torch.export.save, with the version of PyTorch that is installed here",
         ) from error
 
 
-def _records(source: Source) -> list[str]:
-    """The members of an archive, as PyTorch itself finds them."""
-    return library()._C.PyTorchFileReader(_opened(source)).get_all_records()
+def _program_problem(source: Source) -> str | None:
+    reader = _reader(source)
+    names = reader.get_all_records()
+    found = next((n for n in names if any(r in n.lower() for r in safety.RUNS)), None)
+    if found is not None:
+        return found
+    for name in names:
+        lower = name.lower()
+        if lower.startswith("models/") or (
+            lower.endswith(".json") and not lower.startswith("extra/")
+        ):
+            problem = safety.program_problem(reader.get_record(name))
+            if problem:
+                return f"{name}: {problem}"
+    return None
+
+
+def _reader(source: Source) -> Any:
+    """The reader of archives that PyTorch itself uses, which finds what it will find."""
+    return library()._C.PyTorchFileReader(_opened(source))
 
 
 @contextmanager
 def _weights_only() -> Generator[None]:
-    """torch.load restores tensors and nothing else, whatever its callers ask for."""
-    before = os.environ.get(WEIGHTS_ONLY)
-    os.environ[WEIGHTS_ONLY] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[WEIGHTS_ONLY]
-        else:
-            os.environ[WEIGHTS_ONLY] = before
+    """torch.load restores tensors and nothing else, whatever its callers ask for; one thread at a
+    time, as another would take the setting away."""
+    with _SETTING:
+        before = os.environ.get(WEIGHTS_ONLY)
+        os.environ[WEIGHTS_ONLY] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                os.environ.pop(WEIGHTS_ONLY, None)
+            else:
+                os.environ[WEIGHTS_ONLY] = before
 
 
 def load_script(source: Source, where: str) -> Any:
-    """The module of a TorchScript file, in eval mode. Raises ModelError."""
+    """The module of a TorchScript file, in eval mode. Raises ModelError, also for one whose code
+    does more than compute: some of it runs while the file is loaded."""
+    try:
+        problem = _script_problem(source)
+    except Exception as error:
+        raise ModelError(f"PyTorch cannot read it: {first_line(error)}", where=where) from error
+    if problem:
+        how = "torch.jit.load it and pass the module"
+        raise safety.refused(f"its code does more than compute: {problem}", how, where)
     try:
         return library("torch.jit").load(_opened(source), map_location="cpu").eval()
     except Exception as error:
-        raise ModelError(f"PyTorch cannot read it: {_first_line(error)}", where=where) from error
+        raise ModelError(f"PyTorch cannot read it: {first_line(error)}", where=where) from error
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+def _script_problem(source: Source) -> str | None:
+    reader = _reader(source)
+    for name in reader.get_all_records():
+        lower = name.lower()
+        if lower == "model.json":  # of before PyTorch 1.4: it names the members that are code
+            return name
+        if lower.endswith(".py"):
+            problem = safety.script_problem(reader.get_record(name).decode("utf-8", "replace"))
+            if problem:
+                return f"{problem!r} in {name}"
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """What PyTorch says, without its advice on how to run what it has refused."""
+    text = str(error).strip()
+    if "weights_only" in text or text.startswith("Weights only"):
+        return "a pickle in it makes objects other than tensors, which can run any code"
+    return f"{type(error).__name__}: {(text.splitlines() or [''])[0]}"

@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 import zipfile
 import zlib
 from collections import OrderedDict
@@ -24,7 +25,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -166,6 +167,55 @@ def test_computed_names(name: str) -> None:
         load_pickle(COMPUTED[name], trusted=["posix.system"])
 
 
+HIDDEN = b"0\x8c\x05posix\x8c\x06system\x93."
+ASTRAY = {
+    "GET +0": b"Vsystem\np0\n0Vposix\ng+0\n\x93.",
+    "PUT 1_0": b"Vsystem\np1_0\n0Vposix\ng10\n\x93.",
+    "GET blank": b"Vsystem\np0\n0Vposix\ng 0\n\x93.",
+    "GET long": b"Vsystem\np0\n0Vposix\ng" + b"0" * 2000 + b"\n\x93.",
+    "frame within a frame": b"\x80\x04\x95"
+    + (20).to_bytes(8, "little")
+    + b"\x95"
+    + bytes(8)
+    + b"N.",
+    "frame behind STOP": b"\x80\x04\x95" + (9).to_bytes(8, "little") + b"N." + bytes(9),
+    "frame ends in an opcode": b"\x80\x04\x95" + (2).to_bytes(8, "little") + b"\x8c\x05posix.",
+    "a line": b"I" + b"1" * (10 << 20) + b"\n.",
+    "a name": b"c" + b"a" * (10 << 20) + b"\nb\n.",
+}
+
+
+@pytest.mark.parametrize("name", ASTRAY)
+def test_what_leads_the_scan_astray(name: str) -> None:
+    before = time.perf_counter()
+    with pytest.raises(ModelError):
+        inspect_pickle(ASTRAY[name])
+    assert time.perf_counter() - before < 2
+
+
+def test_long_texts_are_passed_over_quickly() -> None:
+    before = time.perf_counter()
+    assert inspect_pickle(b"V" + b"a" * (10 << 20) + b"\n" + HIDDEN).unknown
+    assert time.perf_counter() - before < 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\x8c\x05order", b"\x8c\x05shape"),  # the shape, and another one
+        (b"\x8c\x05order", b"\x8c\x05Order"),
+        (b"\x8c\x05shape", b"C\x05shape"),  # bytes
+        (b"\x8c\x02f8", b"\x8c\x02x8"),
+    ],
+)
+def test_arrays_of_joblib_that_cannot_be_told(tmp_path: Path, old: bytes, new: bytes) -> None:
+    joblib.dump(np.arange(7.0), path := tmp_path / "m")
+    data = path.read_bytes()
+    assert old in data
+    with pytest.raises(ModelError):
+        inspect_pickle(data.replace(old, new))
+
+
 def test_imports_of_nothing() -> None:
     """Inspecting imports no module that a file names."""
     code = (
@@ -218,6 +268,74 @@ def test_trusted_by_name() -> None:
     with pytest.raises(InputError, match=r"trust_pickle=\['_pickle.PickleError'\]"):
         load_pickle(data)
     assert set(load_pickle(data, trusted=["_pickle.PickleError"])) == {"a", "b"}
+
+
+def test_a_list_holds_whatever_the_scan_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within arrays of objects, and where the scan is blind."""
+    blind = inspect_pickle(pickle.dumps(1))
+    monkeypatch.setattr(pickles, "inspect_pickle", lambda _: blind)
+    made, path = tmp_path / "made", tmp_path / "m"
+    for value in (Evil(made), [np.array([Evil(made), None], object)]):
+        levels: list[Any] = [0, ("zlib", 3)]
+        for compress in levels:
+            joblib.dump(value, path, compress=compress)
+            with pytest.raises(ModelError, match=r"mkdir, which is not in the list"):
+                load_pickle(path, trusted=["builtins.len"])
+    for data in (BY_HAND["INST"], BY_HAND["OBJ"], b"(S'x'\nisklearn.base\nClone\n."):
+        with pytest.raises(ModelError):
+            load_pickle(data, trusted=["builtins.len"])
+    assert not made.exists()
+    values = np.array([["a", 1, None], [2.5, "b", 3]], object)
+    for array in (values, np.asfortranarray(values)):
+        joblib.dump([array, np.eye(3), fitted()], path)
+        objects, eye, _ = load_pickle(path, trusted=["builtins.len"])
+        assert (objects == values).all()
+        assert (eye == np.eye(3)).all()
+
+
+def test_calls_of_classes() -> None:
+    """scikit-learn's are restored, not called; LightGBM's and XGBoost's read files when called."""
+    called = b"csklearn.linear_model._base\nLinearRegression\n)R."
+    restored = b"\x80\x02csklearn.linear_model._base\nLinearRegression\n)\x81."
+    assert not inspect_pickle(called).safe
+    assert inspect_pickle(restored).safe
+    for name in ("lightgbm.basic\nBooster", "xgboost.core\nBooster", "xgboost.core\nDMatrix"):
+        assert not inspect_pickle(f"c{name}\n.".encode()).safe
+    with pytest.raises(InputError, match="is not trusted"):
+        load_pickle(called, trusted=["builtins.len"])
+    assert inspect_pickle(pickle.dumps(SGDClassifier().fit([[0], [1]], [0, 1]))).safe
+    name = "sklearn.linear_model._base.LinearRegression"
+    assert type(load_pickle(called, trusted=[name])).__name__ == "LinearRegression"
+
+
+def test_a_text_is_no_list_of_names() -> None:
+    with pytest.raises(InputError, match=r"trust_pickle=\['os.mkdir'\]"):
+        load_pickle(pickle.dumps(1), trusted="os.mkdir")
+
+
+@pytest.mark.parametrize("name", ["posix system", "builtins eval", "subprocess Popen", "os remove"])
+def test_no_message_proposes_to_trust_what_is_dangerous(tmp_path: Path, name: str) -> None:
+    (path := tmp_path / "m.pkl").write_bytes("c{}\n{}\n.".format(*name.split()).encode())
+    with pytest.raises(InputError, match="do not load it unless you know who wrote it") as caught:
+        load_pickle(path)
+    assert "trust_pickle" not in str(caught.value)
+
+
+def test_messages_name_the_file_and_what_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    for value, words in (({"a": [1.5]}, "a dict"), ([1], "a list"), ("x", "a text")):
+        path.write_bytes(pickle.dumps(value))
+        with pytest.raises(InputError, match=rf"model\.pkl(.|\n)*\({words}, no estimator\)"):
+            load_pickle(path)
+    path.write_bytes(pickle.dumps(fitted()))
+    with pytest.raises(InputError) as caught:
+        load_pickle(path)
+    assert "no estimator" not in str(caught.value)
+    path.write_bytes(pickle.dumps({"a": 1})[:-1])
+    with pytest.raises(ModelError, match=r"model\.pkl"):
+        load_pickle(path)
 
 
 def test_functions_are_not_safe() -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch_models import compile_graph, run
 
+import naru
 from naru.errors import InputError, ModelError, UnsupportedError
 from naru.frontend.torch_checkpoints import load_checkpoint
 from naru.frontend.torch_files import read_torch_file, torch_kind
@@ -183,6 +184,33 @@ def test_pickles_are_not_trusted(tmp_path: Path, model: Small) -> None:
     loaded = load_checkpoint(path, nn.Linear, arguments={"in_features": 2, "out_features": 2},
                              trust=trusted)  # fmt: skip
     assert loaded.steps == ("a whole module",)
+    loaded = load_checkpoint(path, nn.Linear, arguments={"in_features": 2, "out_features": 2},
+                             trust=True)  # fmt: skip
+    assert loaded.steps == ("a whole module",)
+    with pytest.raises(ModelError, match=r"trust_pickle=True \(--trust-pickle\)"):
+        load_checkpoint(path, nn.Linear)
+    with pytest.raises(ModelError, match="other than tensors"):  # before it asks for the class
+        naru.compile(path)
+    with pytest.raises(InputError, match="a list of names"):
+        load_checkpoint(path, nn.Linear, trust="torch.nn.Linear")
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return print, ("it ran",)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_no_advice_to_run_what_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], new: bool
+) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"w": torch.zeros(1), "x": Evil()}, path, _use_new_zipfile_serialization=new)
+    with pytest.raises(ModelError, match="other than tensors") as caught:
+        load_checkpoint(path, Small)
+    assert "weights_only" not in str(caught.value)
+    assert "builtins.print']" not in str(caught.value)
+    assert "it ran" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
