@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from naru.frontend.source import Source
 
 # One model at a time: the table of nodes is shared, and Python threads would not be faster.
-_one_at_a_time = threading.RLock()
+one_at_a_time = threading.RLock()
 
 
 def compile(
@@ -107,7 +107,7 @@ def compile_bundle(
     on_progress: Progress | None = None,
 ) -> Bundle:
     """What `compile` runs, not loaded: it may be for a machine other than this one."""
-    with _one_at_a_time:
+    with one_at_a_time:
         source = as_source(source, reading, name)
     if not isinstance(cast(object, name), str | None):
         raise InputError(f"name: expected a text, got {type(name).__name__}")
@@ -125,7 +125,7 @@ def compile_bundle(
     from naru.pipeline import build_parts
 
     try:
-        with _one_at_a_time:
+        with one_at_a_time:
             parts = build_parts(source, options, name, store, on_progress, digest=digest)
         files = parts[0]["source"].get("files", {})
         if store and digest and not _touched_since(start, source, files):
