@@ -27,7 +27,7 @@ DynamicShapes: TypeAlias = "Mapping[str, Any] | Sequence[Any] | None"
 def read_example(
     model: Any, example: Any, kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments, numpy arrays as tensors."""
+    """Positional and keyword arguments in the order of forward()'s, numpy arrays as tensors."""
     torch = library()
     if example is None and not kwargs:
         if inspect.signature(model.forward).parameters:
@@ -52,7 +52,8 @@ def read_example(
         inspect.signature(model.forward).bind(*args, **named)
     except TypeError as error:
         raise InputError(f"the example does not fit forward(): {error}") from None
-    return args, named
+    order = [k for k in inspect.signature(model.forward).parameters if k in named]
+    return args, {k: named[k] for k in (*order, *(k for k in named if k not in order))}
 
 
 # --- export ---------------------------------------------------------------------------------------

@@ -278,6 +278,18 @@ def test_numbers_beside_tensors(dtype: torch.dtype) -> None:
     check_all(fns, x, scale=2)
 
 
+def test_products_that_count_for_nothing() -> None:
+    nan = torch.full((2, 2), float("nan"))
+    fns: Fns = {
+        "addmm": lambda x, n: torch.addmm(x, n, n, alpha=0),
+        "beta": lambda x, n: torch.addmm(x, n, n, alpha=0, beta=2),
+        "neither": lambda x, n: torch.addmm(n, n, n, alpha=0, beta=0),
+        "addmv": lambda x, n: torch.addmv(x[0], n, n[0], alpha=0),
+        "baddbmm": lambda x, n: torch.baddbmm(x[None], n[None], n[None], alpha=0),
+    }
+    check_all(fns, randn(2, 2), nan)
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
 def test_floor_division_at_the_ends(dtype: torch.dtype) -> None:
     """Nothing in between may wrap."""
