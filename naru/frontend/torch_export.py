@@ -331,6 +331,21 @@ def _names(program: Any, spec: Mapping[str, Any]) -> dict[Any, str]:
     return found
 
 
+def names_of_dims(program: Any) -> dict[Any, str]:
+    """PyTorch's symbols -> the names of Dims, of a program that was exported in this process: it
+    has them in notes of its tracer, which files do not keep."""
+    shapes = (getattr(n.meta.get("val"), "shape", ()) for n in program.graph.nodes)
+    size = next((d for shape in shapes for d in shape if hasattr(d, "node")), None)
+    env = None if size is None else size.node.shape_env
+    symbols = getattr(env, "source_to_var", {})
+    told: dict[str, str] = getattr(env, "source_name_to_debug_name", {})
+    return {
+        symbols[source]: name
+        for source, name in told.items()
+        if source in symbols and name.isidentifier()
+    }
+
+
 def _is_dims(s: Any) -> bool:
     """Is it the spec of one tensor?"""
     by_axis, in_order = entries(s), items(s)

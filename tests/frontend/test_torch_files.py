@@ -66,7 +66,9 @@ def test_program(tmp_path: Path, model: Small) -> None:
     assert graph.name == "small"
     assert [n.attr("name") for n in graph.inputs] == ["x"]
     same(graph, model, torch.cat([X, X]))
-    same(read_torch(program), model, X)
+    graph = read_torch(program)
+    assert [d.name for d in graph.symbols] == ["n"]
+    same(graph, model, X)
     with pytest.raises(InputError, match="its example"):
         read_torch_file(path, X)
 
@@ -310,6 +312,17 @@ def test_names(model: Small) -> None:
     assert graph.output_names == ("output",)
     assert {"conv", "norm", "fc"} <= set(graph.operators)
     assert graph.operators["conv"] == "conv2d"
+
+
+def test_a_mapping_as_example() -> None:
+    """Inputs are in the order of forward()'s arguments, whatever the mapping's."""
+
+    class Both(nn.Module):
+        def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return first - second
+
+    graph = read_torch(Both().eval(), {"second": torch.zeros(3), "first": torch.zeros(3)})
+    assert [n.attr("name") for n in graph.inputs] == ["first", "second"]
 
 
 def test_sizes_as_numbers() -> None:
