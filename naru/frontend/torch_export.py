@@ -16,6 +16,7 @@ from typing import Any, TypeAlias, cast
 
 from naru.errors import InputError, ModelError, NaruWarning
 from naru.frontend.torch_library import entries, items, library
+from naru.ir.expr import INT_MAX
 
 MOST_TRIES = 3
 DynamicShapes: TypeAlias = "Mapping[str, Any] | Sequence[Any] | None"
@@ -73,7 +74,29 @@ def export(
         args, kwargs = _with_two(model, args, kwargs, spec)
     with _in_eval(model, where):
         program = _exported(model, args, kwargs, shapes, where)
-    return program, _names(program, spec)
+    dims = _dims(program, spec)
+    _tell_limits(program, dims, where)
+    return program, {symbol: str(d.__name__) for symbol, d in dims.items()}
+
+
+def _tell_limits(program: Any, dims: Mapping[Any, Any], where: str) -> None:
+    """Warns of sizes that the code bounds from above, and not the user: a choice by a size, which
+    was made as for the example. (Bounds from below are what every window of a layer gives.)"""
+    found: list[str] = []
+    for symbol, d in dims.items():
+        limits = program.range_constraints.get(symbol)
+        if limits is None or not limits.upper.is_Integer or limits.upper >= INT_MAX:
+            continue
+        if limits.upper < getattr(d, "max", limits.upper):
+            found.append(f"{d.__name__} in {limits.lower}..{limits.upper}")
+    if found:
+        warnings.warn(
+            f"{where}: the code limits sizes: {', '.join(found)}; the model refuses others. An "
+            "`if` on a size is decided by the example's sizes; try: an example of the sizes that "
+            "you need, or that limit as the Dim's (Dim(name, max=…))",
+            NaruWarning,
+            stacklevel=4,
+        )
 
 
 def _exported(
@@ -259,6 +282,7 @@ def _shapes(model: Any, bound: Mapping[str, Any], given: DynamicShapes) -> tuple
             return tree.tree_map(_fixed, value)
         by_axis, in_order = entries(s), items(s)
         if hasattr(value, "shape"):
+            _check_axes(s, value)
             if by_axis is not None:
                 return {k: dim(d) for k, d in by_axis.items()}
             return s if in_order is None else tuple(dim(d) for d in in_order)
@@ -266,6 +290,11 @@ def _shapes(model: Any, bound: Mapping[str, Any], given: DynamicShapes) -> tuple
         if named is not None and by_axis is not None:
             return {k: spec(v, by_axis.get(k)) for k, v in named.items()}
         if parts is not None and in_order is not None:
+            if len(parts) != len(in_order):
+                raise InputError(
+                    f"dynamic_shapes: expected {len(parts)} specs for an argument of that many "
+                    f"parts, found {len(in_order)}"
+                )
             made = [spec(v, i) for v, i in zip(parts, in_order, strict=True)]
             return made if isinstance(value, list) else tuple(made)
         return s
@@ -278,6 +307,23 @@ def _shapes(model: Any, bound: Mapping[str, Any], given: DynamicShapes) -> tuple
 
 def _fixed(_: object) -> None:
     """The spec of a tensor whose sizes stay as they are."""
+
+
+def _check_axes(spec: Any, tensor: Any) -> None:
+    """InputError where the spec of a tensor is not of its axes."""
+    by_axis, in_order, rank = entries(spec), items(spec), len(tensor.shape)
+    odd = [k for k in by_axis or {} if not isinstance(k, int) or not 0 <= k < rank]
+    if odd:
+        raise InputError(
+            f"dynamic_shapes: expected axes of a tensor of {rank} dims (0 to {rank - 1}), "
+            f"found {', '.join(map(repr, odd))}"
+        )
+    if in_order is not None and len(in_order) != rank:
+        raise InputError(
+            f"dynamic_shapes: expected {rank} sizes for a tensor of {rank} dims, "
+            f"found {len(in_order)}",
+            hint="None for sizes that stay, or by axis: {0: 'batch'}",
+        )
 
 
 def _with_two(
@@ -309,14 +355,14 @@ def _with_two(
     return bound.args, bound.kwargs
 
 
-def _names(program: Any, spec: Mapping[str, Any]) -> dict[Any, str]:
-    """PyTorch's symbols -> the names of the Dims that users gave."""
+def _dims(program: Any, spec: Mapping[str, Any]) -> dict[Any, Any]:
+    """PyTorch's symbols -> the Dims that users gave, or that were made of their names."""
     tree = library("torch.utils._pytree")
     fakes = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
     tensors = [fakes[u] for u in program.graph_signature.user_inputs
                if isinstance(u, str) and hasattr(fakes.get(u), "shape")]  # fmt: skip
     wanted = [s for s in tree.tree_leaves(dict(spec), is_leaf=_is_dims) if s is None or _is_dims(s)]
-    found: dict[Any, str] = {}
+    found: dict[Any, Any] = {}
     if len(wanted) != len(tensors):
         return found
     for fake, dims in zip(tensors, wanted, strict=True):
@@ -327,7 +373,7 @@ def _names(program: Any, spec: Mapping[str, Any]) -> dict[Any, str]:
             name = getattr(d, "__name__", None)
             if name is None or isinstance(size, int) or not size.node.expr.is_Symbol:
                 continue
-            found.setdefault(size.node.expr, str(name))
+            found.setdefault(size.node.expr, d)
     return found
 
 
