@@ -7,10 +7,12 @@ So for that time its functions are replaced by operators that only say what size
 from __future__ import annotations
 
 import inspect
+import io
 import re
+import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from typing import Any, TypeAlias, cast
 
@@ -125,7 +127,7 @@ def _traced(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, deferred: bool
 ) -> Any:
     torch = library()
-    with torch.no_grad(), _recurrent_whole(), warnings.catch_warnings():
+    with torch.no_grad(), _recurrent_whole(), _no_dumps(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
         return torch.export.export(
             model,
@@ -135,6 +137,21 @@ def _traced(
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=deferred,
         )
+
+
+@contextmanager
+def _no_dumps() -> Generator[None]:
+    """What is written to stderr meanwhile, but for the graph that PyTorch prints where it fails."""
+    kept, dump = io.StringIO(), ""
+    try:
+        with redirect_stderr(kept):
+            yield
+    except Exception as error:
+        dump = str(getattr(error, "partial_fx_graph", ""))
+        raise
+    finally:
+        text = kept.getvalue()
+        print(text.replace(f"{dump}\n", "") if dump else text, end="", file=sys.stderr)
 
 
 def _refined(error: Exception, shapes: Any) -> Any:

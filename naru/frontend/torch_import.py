@@ -31,6 +31,8 @@ class Missing:
 
 Value: TypeAlias = Any  # a Node, Missing, a list of these, or what Python has
 Values: TypeAlias = dict[Any, Value]
+# Instead of ONNX's Cast, which the checks of our operators speak of.
+TO_ONE_DTYPE = "x.float() for one of them, or x.to(y.dtype)"
 _INLINED = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4, "hints_wrapper": 0}
 
 
@@ -176,7 +178,8 @@ class TorchImporter:
         except UnsupportedError as error:
             return self.report(where, "; ".join(error.problems), None)
         except NaruError as error:
-            return self.report(where, error.message if error.message else str(error), error.hint)
+            hint = TO_ONE_DTYPE if "Cast" in (error.hint or "") else error.hint
+            return self.report(where, error.message if error.message else str(error), hint)
         self.operators.setdefault(label, name)
         self._note(out, label)
         return out

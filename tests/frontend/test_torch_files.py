@@ -291,13 +291,23 @@ def test_what_running_changes() -> None:
     assert "input 'x'" in str(caught.value)
 
 
-def test_a_choice_by_data() -> None:
+def test_a_choice_by_data(capsys: pytest.CaptureFixture[str]) -> None:
     class Chooses(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
     with pytest.raises(ModelError, match=r"torch\.where"):
         read_torch(Chooses().eval(), torch.zeros(2))
+    assert "def forward" not in capsys.readouterr().err
+
+
+def test_operands_of_two_dtypes() -> None:
+    class Product(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(x, y)
+
+    with pytest.raises(UnsupportedError, match=r"f32 and f64; try: x\.float\(\)"):
+        read_torch(Product().eval(), (torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.float64)))
 
 
 @pytest.mark.parametrize(
