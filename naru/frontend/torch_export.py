@@ -151,7 +151,8 @@ def _no_dumps() -> Generator[None]:
         raise
     finally:
         text = kept.getvalue()
-        print(text.replace(f"{dump}\n", "") if dump else text, end="", file=sys.stderr)
+        if sys.stderr:
+            sys.stderr.write(text.replace(f"{dump}\n", "") if dump else text)
 
 
 def _refined(error: Exception, shapes: Any) -> Any:

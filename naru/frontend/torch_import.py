@@ -70,6 +70,9 @@ class TorchImporter:
 
     def input(self, name: str, fake: Any) -> Value:
         """An input of the program."""
+        sizes = enumerate(getattr(fake, "shape", ()))
+        conditions = [self.sizes.multiple(n, f"{name}_{k}") for k, n in sizes]
+        self.needs += [c for c in conditions if c is not None]
         try:
             t = self.type_of(fake, name)
         except Unsupported as error:
