@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from naru.frontend.source import Source
 
 # One model at a time: the table of nodes is shared, and Python threads would not be faster.
-_one_at_a_time = threading.RLock()
+one_at_a_time = threading.RLock()
 
 
 def compile(
@@ -124,7 +124,7 @@ def compile_bundle(
     from naru.pipeline import build_parts
 
     try:
-        with _one_at_a_time:
+        with one_at_a_time:
             parts = build_parts(source, options, name, store, on_progress, digest=digest)
         files = parts[0]["source"].get("files", {})
         if store and digest and not _touched_since(start, source, files):
@@ -173,7 +173,7 @@ def as_source(source: object, reading: Reading | None = None, name: str | None =
             return file
     from naru.frontend.source import open_source
 
-    with _one_at_a_time:
+    with one_at_a_time:
         return open_source(cast(object, source), reading, name)
 
 

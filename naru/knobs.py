@@ -157,6 +157,20 @@ def child_environment(**variables: str) -> dict[str, str]:
     return {**os.environ, **variables}
 
 
+@contextmanager
+def foreign(variable: str, value: str) -> Generator[None]:
+    """Sets a variable of another library for a block. It holds for all threads."""
+    before = os.environ.get(variable)
+    os.environ[variable] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(variable, None)
+        else:
+            os.environ[variable] = before
+
+
 _current: Knobs | None = None
 
 

@@ -5,9 +5,10 @@
         y = model(x)
 
 PyTorch (dynamo) finds the graphs in Python code, and asks for each of them here. Weights become
-constants of the compiled model; where they are changed afterwards, it is compiled again. What naru
-cannot compile is run by PyTorch, after one warning that says why: that is what torch.compile
-promises. Gradients are not for us.
+constants of the compiled model; where they are changed afterwards, it is compiled again. (A write
+of a few elements behind PyTorch's back is not seen: docs/pytorch.md.) What naru cannot compile is
+run by PyTorch, after one warning that says why: that is what torch.compile promises. Gradients are
+not for us.
 """
 
 from __future__ import annotations
@@ -19,10 +20,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from naru.compiler import choose_target
+from naru.compiler import choose_target, one_at_a_time
 from naru.errors import NaruError, NaruWarning, UnsupportedError
 from naru.frontend.onnx_node import Unsupported
-from naru.frontend.torch_library import entries, items, library, to_numpy
+from naru.frontend.torch_library import (
+    dtype_name,
+    entries,
+    items,
+    library,
+    to_numpy,
+    to_tensor,
+)
 from naru.frontend.torch_program import read_torch
 from naru.options import Options
 from naru.pipeline import build
@@ -32,6 +40,8 @@ from naru.runtime.session import open_model
 Compiled: TypeAlias = Callable[..., Any]
 OPTIONS = ("target", "precision")
 NO_SIZE = (-1, 0)
+MOST_STATES = 4  # compiled models that one graph keeps, of other weights
+SAMPLES = 64  # elements of a weight that each call looks at
 
 
 def naru_backend(
@@ -82,7 +92,16 @@ class _Traced:
             return "it may need gradients; call it under torch.no_grad() or inference_mode()"
         if any(x.device.type != "cpu" for x in tensors):
             return "its tensors are not on the CPU"
+        if self._aliased():
+            return "a result shares its memory with another or with an input; try: y.clone()"
         return None
+
+    def _aliased(self) -> bool:
+        """Are two results, or a result and an input, views of one memory?"""
+        (out,) = [n for n in self.gm.graph.nodes if n.op == "output"]
+        results = [m for n in items(out.args[0]) or [] if (m := _memory(n)) is not None]
+        inputs = {_memory(n) for n in self.places}
+        return len(set(results)) < len(results) or any(m in inputs for m in results)
 
     @property
     def places(self) -> list[Any]:
@@ -148,6 +167,17 @@ class _Traced:
         return {axis: way for axis, d in enumerate(seen.shape) if _is_symbolic(d)}
 
 
+def _memory(node: Any) -> int | None:
+    """What tells the memory of a node's tensor from that of others; None of what is no tensor."""
+    torch = library()
+    if not isinstance(node, torch.fx.Node):
+        return None
+    seen = node.meta.get("example_value", node.meta.get("val"))
+    if not isinstance(seen, torch.Tensor) or seen.layout != torch.strided:
+        return None
+    return seen.untyped_storage()._cdata
+
+
 def _is_symbolic(size: Any) -> bool:
     """Is it a size that may change? (Of such a tensor the others may be SymInts of a number.)"""
     return hasattr(size, "node") and not size.node.expr.is_number
@@ -165,42 +195,126 @@ def _put(torch: Any, node: Any, value: float) -> None:
     node.graph.erase_node(node)
 
 
+@dataclass(frozen=True)
+class _Weight:
+    """A weight as it was compiled. `version` counts writes (None: made under inference_mode, where
+    nothing counts them). What writes through `.data` or numpy is not counted, so a sample of the
+    contents is kept too: what it is looked at through, and its bytes."""
+
+    tensor: Any
+    place: int
+    version: int | None
+    sample: np.ndarray
+    seen: bytes
+
+    def is_still(self, tensor: Any) -> bool:
+        """Is this the tensor, with the same contents as far as can be told cheaply?"""
+        return (
+            tensor is self.tensor
+            and tensor.data_ptr() == self.place
+            and _version(tensor) == self.version
+            and self.sample.tobytes() == self.seen
+        )
+
+
+def _weight(tensor: Any) -> _Weight:
+    """Notes a weight. Raises Unsupported for one that is no dense tensor of numbers."""
+    sample = _sample(tensor)
+    return _Weight(tensor, tensor.data_ptr(), _version(tensor), sample, sample.tobytes())
+
+
+def _version(tensor: Any) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _sample(tensor: Any) -> np.ndarray:
+    """Some SAMPLES elements, spread evenly along each axis, as integers in the tensor's memory."""
+    torch = library()
+    dtype_name(tensor.dtype)
+    if tensor.layout != torch.strided:
+        raise Unsupported("a weight that is no dense tensor", "a dense one: x.to_dense()")
+    each = max(1, round(SAMPLES ** (1 / max(1, tensor.dim()))))
+    grid = tensor.detach()[tuple(slice(None, None, -(-n // each) or 1) for n in tensor.shape)]
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return np.asarray(grid.resolve_neg().view(bits[tensor.element_size()]).numpy())
+
+
+@dataclass(frozen=True)
+class _State:
+    """A compiled model, the weights and numbers that are constants of it by their place among the
+    arguments, and the arguments that it takes. `form`: where tensors stand among the results."""
+
+    weights: Mapping[int, _Weight]
+    numbers: Mapping[int, float]
+    given: Sequence[int]
+    model: Model
+    form: Sequence[tuple[bool, Any]]
+
+    def fits(self, args: Sequence[Any]) -> bool:
+        """Are the weights and numbers still those?"""
+        return all(w.is_still(args[k]) for k, w in self.weights.items()) and all(
+            repr(args[k].item()) == repr(v) for k, v in self.numbers.items()
+        )
+
+    def replaces(self, other: _State) -> bool:
+        """Is the other one of the same tensors and numbers, but with contents that are gone?"""
+        same = all(w.tensor is other.weights[k].tensor for k, w in self.weights.items())
+        return same and repr(self.numbers) == repr(other.numbers)
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        made: Any = self.model(*[to_numpy(args[k]) for k in self.given])
+        results = iter([to_tensor(y) for y in items(made) or [made]])
+        return tuple(next(results) if is_tensor else value for is_tensor, value in self.form)
+
+
 class _Call:
-    """A compiled graph; called with what dynamo's graph takes."""
+    """A compiled graph; called with what dynamo's graph takes. Dynamo calls one graph with the
+    weights of several modules of a class, so the last few compiled models are kept, newest first;
+    in a tuple that is replaced as a whole, as other threads may be calling too."""
 
     def __init__(self, traced: _Traced, example: Sequence[Any]) -> None:
-        self.traced = traced
-        self._compile(example)
+        self._traced = traced
+        self._states: tuple[_State, ...] = (_state(traced, example),)
 
-    def _compile(self, example: Sequence[Any]) -> None:
-        traced, sizes = self.traced, self.traced.sizes()
-        self.weights = {k: x._version for k, x in enumerate(example) if traced.is_weight(k, x)}
-        self.numbers = traced.numbers(example)
-        apart = {*self.weights, *self.numbers, *sizes}
-        self.given = [k for k in range(len(example)) if k not in apart]
-        fixed = {k: example[k] for k in (*self.weights, *self.numbers)}
-        module = _wrapped(traced.with_numbers(self.numbers), fixed, self.given, sizes)
-        args = tuple(_real(example[k]) for k in self.given)
-        shapes = {"args": tuple(traced.dynamic(k) for k in self.given)}
-        some = any(shapes["args"])
+    def __call__(self, *args: Any) -> Any:
+        return self._fitting(args)(args)
+
+    def _fitting(self, args: Sequence[Any]) -> _State:
+        for state in self._states:
+            if state.fits(args):
+                return state
+        with one_at_a_time:
+            for state in self._states:  # another thread may have made it
+                if state.fits(args):
+                    return state
+            made = _state(self._traced, args)
+            kept = [s for s in self._states if not made.replaces(s)]
+            self._states = (made, *kept[: MOST_STATES - 1])
+            return made
+
+
+def _state(traced: _Traced, example: Sequence[Any]) -> _State:
+    """Compiles a graph for the weights and numbers among these arguments."""
+    sizes = traced.sizes()
+    weights = {k: _weight(x) for k, x in enumerate(example) if traced.is_weight(k, x)}
+    numbers = traced.numbers(example)
+    apart = {*weights, *numbers, *sizes}
+    given = [k for k in range(len(example)) if k not in apart]
+    fixed = {k: example[k] for k in (*weights, *numbers)}
+    module = _wrapped(traced.with_numbers(numbers), fixed, given, sizes)
+    args = tuple(_real(example[k]) for k in given)
+    shapes = {"args": tuple(traced.dynamic(k) for k in given)}
+    some = any(shapes["args"])
+    chosen = Options(
+        choose_target(traced.options.get("target")), traced.options.get("precision", "fp32")
+    )
+    with one_at_a_time:
         with library("torch._guards").tracing(None):
             graph = read_torch(
                 module, args, dynamic_shapes=shapes if some else None, name="compiled"
             )
-        chosen = Options(
-            choose_target(traced.options.get("target")), traced.options.get("precision", "fp32")
-        )
-        self.model: Model = open_model(build(graph, chosen, tested=False))
-        self.form = module.form
-
-    def __call__(self, *args: Any) -> Any:
-        if any(args[k]._version != v for k, v in self.weights.items()) or any(
-            args[k].item() != v for k, v in self.numbers.items()
-        ):
-            self._compile(args)
-        made: Any = self.model(*[_array(args[k]) for k in self.given])
-        results = iter([_tensor(y) for y in items(made) or [made]])
-        return tuple(next(results) if is_tensor else value for is_tensor, value in self.form)
+        bundle = build(graph, chosen, tested=False)
+    return _State(weights, numbers, given, open_model(bundle), module.form)
 
 
 def _real(x: Any) -> Any:
@@ -248,29 +362,3 @@ def _form_of(torch: Any, result: Any) -> tuple[bool, Any]:
     if not isinstance(value, torch.Tensor):
         raise Unsupported(f"{result.name}: a result that is a number")
     return True, None
-
-
-def _array(tensor: Any) -> np.ndarray:
-    """The tensor's own memory, where it lies in order."""
-    return to_numpy(tensor)
-
-
-def _tensor(array: Any) -> Any:
-    """A tensor of an array's memory, which is the tensor's alone from now on."""
-    torch = library()
-    made = np.ascontiguousarray(array).reshape(array.shape)
-    if not made.flags.writeable:
-        made = made.copy()
-    if made.dtype.name in FOREIGN:
-        bits, dtype = FOREIGN[made.dtype.name]
-        return torch.from_numpy(made.view(bits)).view(getattr(torch, dtype))
-    return torch.from_numpy(made)
-
-
-FOREIGN = {
-    "bfloat16": ("int16", "bfloat16"),
-    **{
-        f"float8_{kind}": ("uint8", f"float8_{kind}")
-        for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz")
-    },
-}

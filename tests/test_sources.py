@@ -259,6 +259,19 @@ def test_verify_against_the_framework(
         assert report["outputs"][0]["max_abs"] == 0
 
 
+def test_verify_with_nested_and_named_inputs(tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def forward(self, pair: Any, scale: float, *, more: dict[str, torch.Tensor]) -> Any:
+            return {"sum": pair[0] + pair[1] * scale, "more": more["b"] - more["a"]}
+
+    half, more = torch.zeros(3, dtype=torch.bfloat16), {"b": torch.zeros(2), "a": torch.zeros(2)}
+    program = torch.export.export(Mixed(), ((half, half), 2.0), {"more": more})
+    torch.export.save(program, path := tmp_path / "mixed.pt2")
+    result = run("verify", path, "--json")
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert json.loads(result.output[result.output.index("{") :])["passed"]
+
+
 def test_a_class_beside_the_checkpoint(
     files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import naru.torch_backend
 from naru.errors import NaruError, NaruWarning
 from naru.torch_backend import naru_backend, register
 
@@ -67,6 +69,67 @@ def test_weights_that_change() -> None:
     assert model.norm.running_mean is not None
     model.norm.running_mean.add_(0.5)
     close(fast(x), model(x))
+
+
+@torch.no_grad()
+def test_weights_that_change_unseen() -> None:
+    """What PyTorch does not count as a write: `.data`, numpy, and tensors of inference mode."""
+    model = nn.Linear(8, 4)
+    fast = compiled(model)
+    x = torch.randn(2, 8)
+    close(fast(x), model(x))
+    model.weight.data.mul_(2)
+    close(fast(x), model(x))
+    model.bias.data = torch.randn(4)
+    close(fast(x), model(x))
+    model.bias.numpy()[:] = 7
+    close(fast(x), model(x))
+
+    with torch.inference_mode():
+        model = nn.Linear(8, 4)
+        fast = compiled(model)
+        close(fast(x), model(x))
+        model.weight.mul_(2)
+        close(fast(x), model(x))
+
+
+@torch.no_grad()
+def test_modules_of_one_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo has one graph for all of them; each is compiled once."""
+    made: list[Any] = []
+    build = naru.torch_backend.build
+    monkeypatch.setattr(
+        naru.torch_backend, "build", lambda *a, **k: made.append(a) or build(*a, **k)
+    )
+    models = [nn.Linear(5, 3) for _ in range(3)]
+    fast = [compiled(m) for m in models]
+    x = torch.randn(2, 5)
+    for _ in range(3):
+        for f, m in zip(fast, models, strict=True):
+            close(f(x), m(x))
+    assert len(made) == 3
+    with ThreadPoolExecutor(4) as pool:
+        for m, y in zip(
+            models * 4, pool.map(torch.no_grad()(lambda f: f(x)), fast * 4), strict=True
+        ):
+            close(y, m(x))
+
+
+@torch.no_grad()
+def test_results_that_share_memory() -> None:
+    def twice(x: torch.Tensor) -> Any:
+        y = x + 1
+        return y, y.view(-1)
+
+    x = torch.zeros(2, 3)
+    with pytest.warns(NaruWarning, match="shares its memory"):
+        y, flat = compiled(twice)(x)
+    y.add_(1)
+    assert flat[0] == 2
+    with pytest.warns(NaruWarning, match="shares its memory"):
+        turned = compiled(lambda x: x.t())(x)
+    turned.add_(1)
+    assert x[0, 0] == 1
 
 
 @torch.no_grad()

@@ -31,6 +31,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 COUNTER = (
     "num_batches_tracked"  # of batch norm, which older checkpoints have not, and eval not asks
 )
+EXTRA = "_extra_state"  # what modules save beside weights, in any form
 MOST_KEYS = 40  # that a message lists
 
 ModuleSource = Any  # "package.module:Class", a class or function that makes a module, or a module
@@ -66,7 +67,7 @@ def load_checkpoint(
     check_trusted(trust)
     found = _read(Path(path), where, trust)
     made = make_module(module, arguments or {})
-    own: dict[str, Any] = made.state_dict()
+    own = {k: v for k, v in made.state_dict().items() if _is_weight(k, v)}
     state, steps, left_out = _unwrapped(found, own, where)
     state, more = _without_prefixes(state, own)
     _check(state, own, made, where)
@@ -225,14 +226,19 @@ def _unwrapped(
             where=where,
             hint="torch.save(model.state_dict(), path)",
         )
-    extra = [k for k, v in top.items() if not isinstance(v, torch.Tensor)]
+    extra = [k for k, v in top.items() if not _is_weight(k, v)]
     return {k: v for k, v in top.items() if k not in extra}, steps, left_out + extra
+
+
+def _is_weight(key: Any, value: Any) -> bool:
+    """Is it a tensor, and not what modules save beside their weights?"""
+    return isinstance(value, library().Tensor) and not str(key).endswith(EXTRA)
 
 
 def _is_state(top: Mapping[Any, Any]) -> bool:
     """Names and tensors, `_extra_state` aside."""
     tensor = library().Tensor
-    kept = {k: v for k, v in top.items() if not str(k).endswith("_extra_state")}
+    kept = {k: v for k, v in top.items() if not str(k).endswith(EXTRA)}
     return bool(kept) and all(isinstance(k, str) and isinstance(v, tensor) for k, v in kept.items())
 
 

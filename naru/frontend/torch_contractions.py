@@ -11,7 +11,7 @@ import numpy as np
 from naru.errors import ModelError
 from naru.frontend.onnx_contractions import MOST_TAPS, transpose_last, with_bias
 from naru.frontend.onnx_node import Unsupported, emit, scalar
-from naru.frontend.torch_call import AtenCall, Handler, as_node
+from naru.frontend.torch_call import HALF, AtenCall, Handler, as_node
 from naru.frontend.torch_elementwise import wide
 from naru.frontend.torch_movement import along
 from naru.ir.expr import Const, Expr
@@ -44,17 +44,21 @@ def _matmul(first: str, second: str) -> Handler:
     return lambda c: product(c[first], c[second])
 
 
-def _plus_product(first: str, second: str) -> Handler:
-    """beta · self + alpha · (first · second); what beta = 0 leaves out does not count."""
+def _plus_product(first: str, second: str, skips: bool = False) -> Handler:
+    """beta · self + alpha · (first · second); what beta = 0 leaves out does not count, and of
+    operators that `skips` (but for half floats) what alpha = 0 does."""
 
     def handler(c: AtenCall) -> Node:
         y, x = emit("matmul", c[first], c[second]), c["self"]
         beta, alpha = c.value("beta", 1), c.value("alpha", 1)
         if beta == 1 and alpha == 1:
             return emit("add", y, x)
+        skipped = skips and alpha == 0 and y.type.dtype not in HALF
         work = wide(y).type.dtype
         y, x = wide(y), wide(x)
-        y = y if alpha == 1 else emit("mul", y, as_node(alpha, work, c.sizes_of))
+        if skipped:
+            y = emit("expand", as_node(0, work, c.sizes_of), shape=y.type.shape)
+        y = y if skipped or alpha == 1 else emit("mul", y, as_node(alpha, work, c.sizes_of))
         if beta == 0:
             return c.finish(emit("expand", y, shape=c.shape))
         x = x if beta == 1 else emit("mul", x, as_node(beta, work, c.sizes_of))
@@ -287,8 +291,8 @@ TABLE: dict[str, Handler] = {
     "_cdist_forward": cdist,
     "_convolution": convolution,
     "_pdist_forward": pdist,
-    "addmm": _plus_product("mat1", "mat2"),
-    "addmv": _plus_product("mat", "vec"),
+    "addmm": _plus_product("mat1", "mat2", skips=True),
+    "addmv": _plus_product("mat", "vec", skips=True),
     "baddbmm": _plus_product("batch1", "batch2"),
     "bilinear": bilinear,
     "bmm": _matmul("self", "mat2"),

@@ -116,7 +116,7 @@ def atan2(y: Node, x: Node) -> Node:
 def floor_div(a: Node, b: Node) -> Node:
     """a / b rounded down: Python's, of integers and floats."""
     if not is_float(a.type.dtype):
-        return emit("div", emit("sub", a, emit("mod", a, b)), b)
+        return _whole_floor_div(a, b)
     zero, rest = scalar(0, a), emit("mod", a, b, fmod=1)
     whole = emit("div", emit("sub", a, rest), b)
     odd = emit("xor", emit("less", b, zero), emit("less", rest, zero))
@@ -128,6 +128,16 @@ def floor_div(a: Node, b: Node) -> Node:
     quotient = emit("div", a, b)
     down = emit("where", emit("equal", whole, zero), with_sign_of(zero, quotient), down)
     return emit("where", emit("equal", b, zero), quotient, down)
+
+
+def _whole_floor_div(a: Node, b: Node) -> Node:
+    """Of integers: the truncated quotient, and 1 less where that went up. (a - a mod b wraps.)"""
+    quotient, zero = emit("div", a, b), scalar(0, a)
+    if DTYPES[a.type.dtype].kind == "u":
+        return quotient
+    up = emit("xor", emit("less", a, zero), emit("less", b, zero))
+    up = emit("and", up, emit("not", emit("equal", emit("mod", a, b), zero)))
+    return emit("sub", quotient, emit("cast", up, to=a.type.dtype))
 
 
 def whole_power(x: Node, exponent: int) -> Node:

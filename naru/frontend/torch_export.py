@@ -7,15 +7,18 @@ So for that time its functions are replaced by operators that only say what size
 from __future__ import annotations
 
 import inspect
+import io
 import re
+import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from typing import Any, TypeAlias, cast
 
 from naru.errors import InputError, ModelError, NaruWarning
 from naru.frontend.torch_library import entries, items, library
+from naru.ir.expr import INT_MAX
 
 MOST_TRIES = 3
 DynamicShapes: TypeAlias = "Mapping[str, Any] | Sequence[Any] | None"
@@ -27,7 +30,7 @@ DynamicShapes: TypeAlias = "Mapping[str, Any] | Sequence[Any] | None"
 def read_example(
     model: Any, example: Any, kwargs: Mapping[str, Any] | None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments, numpy arrays as tensors."""
+    """Positional and keyword arguments in the order of forward()'s, numpy arrays as tensors."""
     torch = library()
     if example is None and not kwargs:
         if inspect.signature(model.forward).parameters:
@@ -52,7 +55,8 @@ def read_example(
         inspect.signature(model.forward).bind(*args, **named)
     except TypeError as error:
         raise InputError(f"the example does not fit forward(): {error}") from None
-    return args, named
+    order = [k for k in inspect.signature(model.forward).parameters if k in named]
+    return args, {k: named[k] for k in (*order, *(k for k in named if k not in order))}
 
 
 # --- export ---------------------------------------------------------------------------------------
@@ -72,7 +76,29 @@ def export(
         args, kwargs = _with_two(model, args, kwargs, spec)
     with _in_eval(model, where):
         program = _exported(model, args, kwargs, shapes, where)
-    return program, _names(program, spec)
+    dims = _dims(program, spec)
+    _tell_limits(program, dims, where)
+    return program, {symbol: str(d.__name__) for symbol, d in dims.items()}
+
+
+def _tell_limits(program: Any, dims: Mapping[Any, Any], where: str) -> None:
+    """Warns of sizes that the code bounds from above, and not the user: by a choice by a size, made
+    as for the example, or by a table. (From below, every window of a layer bounds them.)"""
+    found: list[str] = []
+    for symbol, d in dims.items():
+        limits = program.range_constraints.get(symbol)
+        if limits is None or not limits.upper.is_Integer or limits.upper >= INT_MAX:
+            continue
+        if limits.upper < getattr(d, "max", limits.upper):
+            found.append(f"{d.__name__} in {limits.lower}..{limits.upper}")
+    if found:
+        warnings.warn(
+            f"{where}: the code limits sizes: {', '.join(found)}; the model refuses others. That "
+            "is right for a table of positions; an `if` on a size is decided by the example's; "
+            "try: an example of the sizes that you need, or the limit as the Dim's: Dim(name, max=…)",
+            NaruWarning,
+            stacklevel=4,
+        )
 
 
 def _exported(
@@ -101,7 +127,7 @@ def _traced(
     model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shapes: Any, deferred: bool
 ) -> Any:
     torch = library()
-    with torch.no_grad(), _recurrent_whole(), warnings.catch_warnings():
+    with torch.no_grad(), _recurrent_whole(), _no_dumps(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch about itself
         return torch.export.export(
             model,
@@ -111,6 +137,22 @@ def _traced(
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=deferred,
         )
+
+
+@contextmanager
+def _no_dumps() -> Generator[None]:
+    """What is written to stderr meanwhile, but for the graph that PyTorch prints where it fails."""
+    kept, dump = io.StringIO(), ""
+    try:
+        with redirect_stderr(kept):
+            yield
+    except Exception as error:
+        dump = str(getattr(error, "partial_fx_graph", ""))
+        raise
+    finally:
+        text = kept.getvalue()
+        if sys.stderr:
+            sys.stderr.write(text.replace(f"{dump}\n", "") if dump else text)
 
 
 def _refined(error: Exception, shapes: Any) -> Any:
@@ -258,6 +300,7 @@ def _shapes(model: Any, bound: Mapping[str, Any], given: DynamicShapes) -> tuple
             return tree.tree_map(_fixed, value)
         by_axis, in_order = entries(s), items(s)
         if hasattr(value, "shape"):
+            _check_axes(s, value)
             if by_axis is not None:
                 return {k: dim(d) for k, d in by_axis.items()}
             return s if in_order is None else tuple(dim(d) for d in in_order)
@@ -265,6 +308,11 @@ def _shapes(model: Any, bound: Mapping[str, Any], given: DynamicShapes) -> tuple
         if named is not None and by_axis is not None:
             return {k: spec(v, by_axis.get(k)) for k, v in named.items()}
         if parts is not None and in_order is not None:
+            if len(parts) != len(in_order):
+                raise InputError(
+                    f"dynamic_shapes: expected {len(parts)} specs for an argument of that many "
+                    f"parts, found {len(in_order)}"
+                )
             made = [spec(v, i) for v, i in zip(parts, in_order, strict=True)]
             return made if isinstance(value, list) else tuple(made)
         return s
@@ -277,6 +325,23 @@ def _shapes(model: Any, bound: Mapping[str, Any], given: DynamicShapes) -> tuple
 
 def _fixed(_: object) -> None:
     """The spec of a tensor whose sizes stay as they are."""
+
+
+def _check_axes(spec: Any, tensor: Any) -> None:
+    """InputError where the spec of a tensor is not of its axes."""
+    by_axis, in_order, rank = entries(spec), items(spec), len(tensor.shape)
+    odd = [k for k in by_axis or {} if not isinstance(k, int) or not 0 <= k < rank]
+    if odd:
+        raise InputError(
+            f"dynamic_shapes: expected axes of a tensor of {rank} dims (0 to {rank - 1}), "
+            f"found {', '.join(map(repr, odd))}"
+        )
+    if in_order is not None and len(in_order) != rank:
+        raise InputError(
+            f"dynamic_shapes: expected {rank} sizes for a tensor of {rank} dims, "
+            f"found {len(in_order)}",
+            hint="None for sizes that stay, or by axis: {0: 'batch'}",
+        )
 
 
 def _with_two(
@@ -308,14 +373,14 @@ def _with_two(
     return bound.args, bound.kwargs
 
 
-def _names(program: Any, spec: Mapping[str, Any]) -> dict[Any, str]:
-    """PyTorch's symbols -> the names of the Dims that users gave."""
+def _dims(program: Any, spec: Mapping[str, Any]) -> dict[Any, Any]:
+    """PyTorch's symbols -> the Dims that users gave, or that were made of their names."""
     tree = library("torch.utils._pytree")
     fakes = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
     tensors = [fakes[u] for u in program.graph_signature.user_inputs
                if isinstance(u, str) and hasattr(fakes.get(u), "shape")]  # fmt: skip
     wanted = [s for s in tree.tree_leaves(dict(spec), is_leaf=_is_dims) if s is None or _is_dims(s)]
-    found: dict[Any, str] = {}
+    found: dict[Any, Any] = {}
     if len(wanted) != len(tensors):
         return found
     for fake, dims in zip(tensors, wanted, strict=True):
@@ -326,8 +391,23 @@ def _names(program: Any, spec: Mapping[str, Any]) -> dict[Any, str]:
             name = getattr(d, "__name__", None)
             if name is None or isinstance(size, int) or not size.node.expr.is_Symbol:
                 continue
-            found.setdefault(size.node.expr, str(name))
+            found.setdefault(size.node.expr, d)
     return found
+
+
+def names_of_dims(program: Any) -> dict[Any, str]:
+    """PyTorch's symbols -> the names of Dims, of a program that was exported in this process: it
+    has them in notes of its tracer, which files do not keep."""
+    shapes = (getattr(n.meta.get("val"), "shape", ()) for n in program.graph.nodes)
+    size = next((d for shape in shapes for d in shape if hasattr(d, "node")), None)
+    env = None if size is None else size.node.shape_env
+    symbols = getattr(env, "source_to_var", {})
+    told: dict[str, str] = getattr(env, "source_name_to_debug_name", {})
+    return {
+        symbols[source]: name
+        for source, name in told.items()
+        if source in symbols and name.isidentifier()
+    }
 
 
 def _is_dims(s: Any) -> bool:

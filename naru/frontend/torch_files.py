@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from naru import knobs
 from naru.errors import InputError, ModelError
 from naru.frontend import torch_safety as safety
 from naru.frontend.torch_export import DynamicShapes
@@ -168,16 +169,8 @@ def _reader(source: Source) -> Any:
 def _weights_only() -> Generator[None]:
     """torch.load restores tensors and nothing else, whatever its callers ask for; one thread at a
     time, as another would take the setting away."""
-    with _SETTING:
-        before = os.environ.get(WEIGHTS_ONLY)
-        os.environ[WEIGHTS_ONLY] = "1"
-        try:
-            yield
-        finally:
-            if before is None:
-                os.environ.pop(WEIGHTS_ONLY, None)
-            else:
-                os.environ[WEIGHTS_ONLY] = before
+    with _SETTING, knobs.foreign(WEIGHTS_ONLY, "1"):
+        yield
 
 
 def load_script(source: Source, where: str) -> Any:

@@ -31,6 +31,8 @@ class Missing:
 
 Value: TypeAlias = Any  # a Node, Missing, a list of these, or what Python has
 Values: TypeAlias = dict[Any, Value]
+# Instead of ONNX's Cast, which the checks of our operators speak of.
+TO_ONE_DTYPE = "x.float() for one of them, or x.to(y.dtype)"
 _INLINED = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4, "hints_wrapper": 0}
 
 
@@ -68,6 +70,9 @@ class TorchImporter:
 
     def input(self, name: str, fake: Any) -> Value:
         """An input of the program."""
+        sizes = enumerate(getattr(fake, "shape", ()))
+        conditions = [self.sizes.multiple(n, f"{name}_{k}") for k, n in sizes]
+        self.needs += [c for c in conditions if c is not None]
         try:
             t = self.type_of(fake, name)
         except Unsupported as error:
@@ -176,7 +181,8 @@ class TorchImporter:
         except UnsupportedError as error:
             return self.report(where, "; ".join(error.problems), None)
         except NaruError as error:
-            return self.report(where, error.message if error.message else str(error), error.hint)
+            hint = TO_ONE_DTYPE if "Cast" in (error.hint or "") else error.hint
+            return self.report(where, error.message if error.message else str(error), hint)
         self.operators.setdefault(label, name)
         self._note(out, label)
         return out

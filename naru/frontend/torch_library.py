@@ -77,3 +77,15 @@ def to_numpy(tensor: Any) -> np.ndarray:
         return np.asarray(dense.numpy())
     bits, dtype = foreign
     return np.asarray(dense.view(getattr(torch, bits)).numpy()).view(dtype)
+
+
+def to_tensor(array: np.ndarray) -> Any:
+    """A tensor of an array's memory, where that lies in order and may be written to."""
+    torch = library()
+    made = np.ascontiguousarray(array).reshape(array.shape)
+    if not made.flags.writeable:
+        made = made.copy()
+    foreign = _FOREIGN.get(made.dtype.name)
+    if foreign is None:
+        return torch.from_numpy(made)
+    return torch.from_numpy(made.view(foreign[0])).view(getattr(torch, made.dtype.name))

@@ -15,7 +15,13 @@ from typing import Any, cast
 
 from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx_scope import identifier
-from naru.frontend.torch_export import DynamicShapes, cannot_export, export, read_example
+from naru.frontend.torch_export import (
+    DynamicShapes,
+    cannot_export,
+    export,
+    names_of_dims,
+    read_example,
+)
 from naru.frontend.torch_import import Missing, TorchImporter
 from naru.frontend.torch_library import library
 from naru.frontend.torch_script import as_traceable
@@ -55,7 +61,7 @@ def read_torch(
     if isinstance(model, library("torch.export").ExportedProgram):
         if example is not None or kwargs or dynamic_shapes:
             raise InputError("an ExportedProgram has its example inputs and shapes already")
-        return _read_program(model, called, {}, None)
+        return _read_program(model, called, names_of_dims(model), None)
     if not isinstance(model, torch.nn.Module):
         found = type(cast(object, model)).__name__
         raise InputError(f"expected an nn.Module or an ExportedProgram, got {found}")
@@ -114,14 +120,13 @@ def _leaves(
     places = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
     values: dict[Any, Any] = {}
     inputs: list[Node] = []
-    user = [s for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"]
-    paths = iter(_input_paths(program.call_spec.in_spec, [s.arg.name for s in user], parameters))
+    leaves = iter(leaves_of(program, parameters))
     for spec in program.graph_signature.input_specs:
         place = places[spec.arg.name]
         if spec.kind.name == "USER_INPUT":
-            path = next(paths)
-            if hasattr(spec.arg, "value"):  # a number, or None: it is in the program
-                values[place] = spec.arg.value
+            path, value = next(leaves)
+            if path is None:
+                values[place] = value
                 continue
             made = importer.input(path, place.meta["val"])
             values[place] = made
@@ -132,6 +137,19 @@ def _leaves(
             continue
         values[place] = importer.constant(_tensor_of(program, spec), str(spec.target))
     return values, inputs
+
+
+def leaves_of(
+    program: Any, parameters: Sequence[str] | None = None
+) -> list[tuple[str | None, Any]]:
+    """What a program takes, in order: (the name of an input, None), or (None, the number, text or
+    None that is in the program)."""
+    user = [s.arg for s in program.graph_signature.input_specs if s.kind.name == "USER_INPUT"]
+    paths = _input_paths(program.call_spec.in_spec, [a.name for a in user], parameters)
+    return [
+        (None, a.value) if hasattr(a, "value") else (path, None)
+        for path, a in zip(paths, user, strict=True)
+    ]
 
 
 def _tensor_of(program: Any, spec: Any) -> Any:

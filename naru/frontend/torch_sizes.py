@@ -57,7 +57,8 @@ class Sizes:
     def __init__(self, names: Mapping[Any, str], ranges: Mapping[Any, Any]) -> None:
         """`names`: what users call sympy's symbols; `ranges`: PyTorch's ValueRanges."""
         self._names, self._ranges = names, ranges
-        self._vars: dict[Any, Var] = {}
+        self._vars: dict[Any, Expr] = {}
+        self._multiples: dict[Any, Var] = {}
         self._places: dict[Var, tuple[Node, int]] = {}
         self._bound: dict[Var, Node] = {}
         self._symbols = Symbols()
@@ -71,6 +72,8 @@ class Sizes:
 
     def _expr(self, e: Any, like: str) -> Expr:
         kind = type(e).__name__
+        if e in self._multiples:
+            return self._multiples[e]
         if e.is_Integer:
             return Const(int(e))
         if e.is_Symbol:
@@ -99,16 +102,37 @@ class Sizes:
             return self._expr(args[0], like)
         raise Unsupported(f"the size {e}", "sizes made by + − * // % min and max")
 
-    def _var(self, symbol: Any, like: str) -> Var:
+    def _var(self, symbol: Any, like: str) -> Expr:
         if symbol not in self._vars:
-            lo, hi = 0, INT_MAX
-            limits = self._ranges.get(symbol)
-            if limits is not None:
-                lo = max(lo, int(limits.lower)) if limits.lower.is_Integer else lo
-                hi = min(hi, int(limits.upper)) if limits.upper.is_Integer else hi
+            lo, hi = self._limits(symbol)
             name = self._names.get(symbol, like)
             self._vars[symbol] = self._symbols.fresh(name, lo, hi)
         return self._vars[symbol]
+
+    def _limits(self, symbol: Any) -> tuple[int, int]:
+        lo, hi = 0, INT_MAX
+        limits = self._ranges.get(symbol)
+        if limits is not None:
+            lo = max(lo, int(limits.lower)) if limits.lower.is_Integer else lo
+            hi = min(hi, int(limits.upper)) if limits.upper.is_Integer else hi
+        return lo, hi
+
+    def multiple(self, size: Any, like: str) -> Expr | None:
+        """Of an input's size that is a multiple of a symbol not met so far (`4*Dim("n")`): the size
+        becomes a symbol of ours, and what PyTorch has for n a quotient of it. The condition that it
+        divides; None for other sizes."""
+        if not hasattr(size, "node") or type(size.node.expr).__name__ != "Mul":
+            return None
+        e, args = size.node.expr, size.node.expr.args
+        if len(args) != 2 or not args[0].is_Integer or not args[1].is_Symbol:
+            return None
+        times, symbol = int(args[0]), args[1]
+        if times < 2 or e in self._multiples or symbol in self._vars:
+            return None
+        lo, hi = self._limits(symbol)
+        whole = self._symbols.fresh(like, lo * times, min(hi * times, INT_MAX))
+        self._multiples[e], self._vars[symbol] = whole, floordiv(whole, times)
+        return compare("eq", mod(whole, times), 0)
 
     def equality(self, condition: Any) -> Expr | None:
         """A SymBool that says that two sizes of inputs are equal, as a condition; None for one that

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from naru.errors import NaruError
 from naru.frontend.boosting import is_booster
 from naru.frontend.reading import Reading, tell_nobody
 from naru.frontend.source import kind_of, open_file
-from naru.frontend.torch_program import is_torch
+from naru.frontend.torch_library import library, to_numpy, to_tensor
+from naru.frontend.torch_program import is_torch, leaves_of
+from naru.frontend.torch_script import as_traceable
 from naru.inputs import Array
 from naru.verify.sides import Side
 
@@ -63,15 +66,28 @@ def _boosted(booster: Any, features: Array) -> Array:
 def _run_torch(
     model: Any, inputs: Mapping[str, Array], outputs: tuple[str, ...]
 ) -> dict[str, Array]:
-    torch: Any = importlib.import_module("torch")
-    tree: Any = importlib.import_module("torch.utils._pytree")
-    program = (
-        model.module() if hasattr(model, "module") and hasattr(model, "graph_module") else model
-    )
-    given = [torch.from_numpy(np.ascontiguousarray(a)) for a in inputs.values()]
+    torch, tree = library(), library("torch.utils._pytree")
+    tensors = {k: to_tensor(np.asarray(a)) for k, a in inputs.items()}
     with torch.no_grad():
-        found = [x for x in tree.tree_leaves(program(*given)) if isinstance(x, torch.Tensor)]
-    return {k: x.numpy() for k, x in zip(outputs, found, strict=True)}
+        if hasattr(model, "graph_module"):
+            leaves = [v if path is None else tensors[path] for path, v in leaves_of(model)]
+            args, named = tree.tree_unflatten(leaves, model.call_spec.in_spec)
+            made = model.module()(*args, **named)
+        else:
+            made = _call_module(model, tensors)
+        found = [x for x in tree.tree_leaves(made) if isinstance(x, torch.Tensor)]
+    return {k: to_numpy(x) for k, x in zip(outputs, found, strict=True)}
+
+
+def _call_module(module: Any, tensors: Mapping[str, Any]) -> Any:
+    """What a module makes of tensors, by the names of forward()'s arguments or else in order
+    (of `*args`)."""
+    if isinstance(module, library().jit.ScriptModule):
+        module = as_traceable(module)
+    parameters = inspect.signature(module.forward).parameters
+    if all(name in parameters for name in tensors):
+        return module(**tensors)
+    return module(*tensors.values())
 
 
 def _run_estimator(

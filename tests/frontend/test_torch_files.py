@@ -17,7 +17,7 @@ from torch import nn
 from torch_models import compile_graph, run
 
 import naru
-from naru.errors import InputError, ModelError, UnsupportedError
+from naru.errors import InputError, ModelError, NaruWarning, UnsupportedError
 from naru.frontend.torch_checkpoints import load_checkpoint
 from naru.frontend.torch_files import read_torch_file, torch_kind
 from naru.frontend.torch_program import is_torch, read_torch
@@ -67,7 +67,9 @@ def test_program(tmp_path: Path, model: Small) -> None:
     assert graph.name == "small"
     assert [n.attr("name") for n in graph.inputs] == ["x"]
     same(graph, model, torch.cat([X, X]))
-    same(read_torch(program), model, X)
+    graph = read_torch(program)
+    assert [d.name for d in graph.symbols] == ["n"]
+    same(graph, model, X)
     with pytest.raises(InputError, match="its example"):
         read_torch_file(path, X)
 
@@ -138,6 +140,23 @@ def test_wrappers(tmp_path: Path, model: Small) -> None:
     assert len(loaded.steps) == 3
     assert all(a in " ".join(loaded.steps) for a in ("'state_dict'", "'module.'", "'_orig_mod.'"))
     assert torch.equal(loaded.module(X), model(X))
+
+
+def test_what_modules_save_beside_weights(tmp_path: Path) -> None:
+    class Extra(nn.Linear):
+        def get_extra_state(self) -> Any:
+            return {"scale": 2.0}
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    state = Extra(3, 2).state_dict()
+    torch.save(state, with_extra := tmp_path / "with.pt")
+    torch.save(nn.Linear(3, 2).state_dict(), without := tmp_path / "without.pt")
+    torch.save(dict(state, _extra_state=torch.ones(5)), tensor := tmp_path / "tensor.pt")
+    for path in (with_extra, without, tensor):
+        for kind in (Extra, nn.Linear):
+            load_checkpoint(path, kind, arguments={"in_features": 3, "out_features": 2})
 
 
 def test_safetensors(tmp_path: Path, model: Small) -> None:
@@ -300,13 +319,23 @@ def test_what_running_changes() -> None:
     assert "input 'x'" in str(caught.value)
 
 
-def test_a_choice_by_data() -> None:
+def test_a_choice_by_data(capsys: pytest.CaptureFixture[str]) -> None:
     class Chooses(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
     with pytest.raises(ModelError, match=r"torch\.where"):
         read_torch(Chooses().eval(), torch.zeros(2))
+    assert "def forward" not in capsys.readouterr().err
+
+
+def test_operands_of_two_dtypes() -> None:
+    class Product(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.matmul(x, y)
+
+    with pytest.raises(UnsupportedError, match=r"f32 and f64; try: x\.float\(\)"):
+        read_torch(Product().eval(), (torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.float64)))
 
 
 @pytest.mark.parametrize(
@@ -316,6 +345,9 @@ def test_a_choice_by_data() -> None:
         ({"example": (X, X)}, "does not fit"),
         ({"example": X, "dynamic_shapes": {"y": {0: "n"}}}, "found y"),
         ({"example": X, "dynamic_shapes": {"x": {0: "a b"}}}, "identifier"),
+        ({"example": X, "dynamic_shapes": ({5: "b"},)}, r"4 dims \(0 to 3\), found 5"),
+        ({"example": X, "dynamic_shapes": {"x": {-1: "b"}}}, "found -1"),
+        ({"example": X, "dynamic_shapes": {"x": ("b", None)}}, "expected 4 sizes.*found 2"),
     ],
 )
 def test_wrong_arguments(model: Small, arguments: Any, message: str) -> None:
@@ -338,6 +370,30 @@ def test_names(model: Small) -> None:
     assert graph.output_names == ("output",)
     assert {"conv", "norm", "fc"} <= set(graph.operators)
     assert graph.operators["conv"] == "conv2d"
+
+
+def test_a_mapping_as_example() -> None:
+    """Inputs are in the order of forward()'s arguments, whatever the mapping's."""
+
+    class Both(nn.Module):
+        def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return first - second
+
+    graph = read_torch(Both().eval(), {"second": torch.zeros(3), "first": torch.zeros(3)})
+    assert [n.attr("name") for n in graph.inputs] == ["first", "second"]
+
+
+def test_limits_of_sizes_are_told() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2 if x.shape[0] > 3 else x + 1
+
+    model, x = Branches().eval(), torch.zeros(2, 3)
+    with pytest.warns(NaruWarning, match=r"n in 0\.\.3"):
+        read_torch(model, x, dynamic_shapes={"x": {0: "n"}})
+    dim = torch.export.Dim("n", max=3)
+    (n,) = read_torch(model, x, dynamic_shapes={"x": {0: dim}}).symbols
+    assert n.hi == 3
 
 
 def test_sizes_as_numbers() -> None:

@@ -189,6 +189,22 @@ def test_conditions_on_sizes() -> None:
         model(np.zeros((2, 10), np.float32))
 
 
+def test_multiples_of_sizes() -> None:
+    class Rows(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> Any:
+            return x.reshape(-1, 4).sum(1) + y.reshape(-1, 4)[:, 0], x * x.shape[0]
+
+    fours = 4 * torch.export.Dim("n")
+    model = check_module(
+        Rows().eval(),
+        (torch.randn(12), torch.randn(12)),
+        (torch.randn(20), torch.randn(20)),
+        dynamic={"x": {0: fours}, "y": {0: fours}},
+    )
+    with pytest.raises(InputError, match=r"x_0 % 4 == 0"):
+        model(np.zeros(19, np.float32), np.zeros(19, np.float32))
+
+
 def test_positions_in_sizes_that_change() -> None:
     """Two index tensors: positions in both axes seen as one, times a size that is not known."""
 
@@ -304,6 +320,7 @@ def language_model(name: str) -> nn.Module:
     return t.LlamaForCausalLM(config)
 
 
+@pytest.mark.filterwarnings("ignore:.*limits sizes. tokens")  # to the positions in a table
 @pytest.mark.parametrize(
     "name", some(["bert", "distilbert", "gpt2", "t5", "llama"], "bert", "llama")
 )

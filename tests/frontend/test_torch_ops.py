@@ -278,6 +278,29 @@ def test_numbers_beside_tensors(dtype: torch.dtype) -> None:
     check_all(fns, x, scale=2)
 
 
+def test_products_that_count_for_nothing() -> None:
+    nan = torch.full((2, 2), float("nan"))
+    fns: Fns = {
+        "addmm": lambda x, n: torch.addmm(x, n, n, alpha=0),
+        "beta": lambda x, n: torch.addmm(x, n, n, alpha=0, beta=2),
+        "neither": lambda x, n: torch.addmm(n, n, n, alpha=0, beta=0),
+        "addmv": lambda x, n: torch.addmv(x[0], n, n[0], alpha=0),
+        "baddbmm": lambda x, n: torch.baddbmm(x[None], n[None], n[None], alpha=0),
+    }
+    check_all(fns, randn(2, 2), nan)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64])
+def test_floor_division_at_the_ends(dtype: torch.dtype) -> None:
+    """Nothing in between may wrap."""
+    low, high = torch.iinfo(dtype).min, torch.iinfo(dtype).max
+    x = torch.tensor([low, low + 1, low + 2, -4, -1, 0, 1, 5, high - 1, high], dtype=dtype)
+    by = [1, 2, 3, -2, -3, 7, -100, high, low]
+    fns: Fns = {f"by {d}": lambda x, _, d=d: x // d for d in by}
+    fns |= {"tensor": lambda x, d: x[:, None] // d, "mod": lambda x, d: x[:, None] % d}
+    check_all(fns, x, torch.tensor(by, dtype=dtype))
+
+
 REDUCTIONS: Fns = {
     "sum": torch.sum,
     "sum1": lambda x: x.sum(1),
