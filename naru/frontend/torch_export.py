@@ -82,8 +82,8 @@ def export(
 
 
 def _tell_limits(program: Any, dims: Mapping[Any, Any], where: str) -> None:
-    """Warns of sizes that the code bounds from above, and not the user: a choice by a size, which
-    was made as for the example. (Bounds from below are what every window of a layer gives.)"""
+    """Warns of sizes that the code bounds from above, and not the user: by a choice by a size, made
+    as for the example, or by a table. (From below, every window of a layer bounds them.)"""
     found: list[str] = []
     for symbol, d in dims.items():
         limits = program.range_constraints.get(symbol)
@@ -93,9 +93,9 @@ def _tell_limits(program: Any, dims: Mapping[Any, Any], where: str) -> None:
             found.append(f"{d.__name__} in {limits.lower}..{limits.upper}")
     if found:
         warnings.warn(
-            f"{where}: the code limits sizes: {', '.join(found)}; the model refuses others. An "
-            "`if` on a size is decided by the example's sizes; try: an example of the sizes that "
-            "you need, or that limit as the Dim's (Dim(name, max=…))",
+            f"{where}: the code limits sizes: {', '.join(found)}; the model refuses others. That "
+            "is right for a table of positions; an `if` on a size is decided by the example's; "
+            "try: an example of the sizes that you need, or that limit in Dim(name, max=…)",
             NaruWarning,
             stacklevel=4,
         )

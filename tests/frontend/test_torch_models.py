@@ -320,6 +320,7 @@ def language_model(name: str) -> nn.Module:
     return t.LlamaForCausalLM(config)
 
 
+@pytest.mark.filterwarnings("ignore:.*limits sizes. tokens")  # to the positions in a table
 @pytest.mark.parametrize(
     "name", some(["bert", "distilbert", "gpt2", "t5", "llama"], "bert", "llama")
 )
