@@ -95,11 +95,7 @@ def _tell_limits(program: Any, dims: Mapping[Any, Any], where: str) -> None:
         warnings.warn(
             f"{where}: the code limits sizes: {', '.join(found)}; the model refuses others. That "
             "is right for a table of positions; an `if` on a size is decided by the example's; "
-<<<<<<< HEAD
-            "try: an example of the sizes that you need, or the limit as the Dim's own: max=…",
-=======
             "try: an example of the sizes that you need, or that limit in Dim(name, max=…)",
->>>>>>> tor
             NaruWarning,
             stacklevel=4,
         )
