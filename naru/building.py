@@ -34,6 +34,9 @@ _DEFAULT_LEVELS = {
 }
 
 
+_NATIVE, _WEB = (check_request, write_native), (check_web_request, write_web)
+
+
 def build(
     source: object,
     output: str | os.PathLike[str],
@@ -66,11 +69,10 @@ def build(
     that the CPU has (default: this CPU's, or for a platform that was named the common ones there:
     avx512, avx2 and baseline; i8mm, dotprod and neon; with precision "strict" without baseline,
     which has no FMA). emit: "library" (shared), "static", "obj", "c" (for a compiler of your own),
-    "header", "llvm" or "asm" (the code of each module, as
-    text). embed: the weights go into the library. half_weights: of a WebAssembly package: float32
-    weights are stored in half precision, and widened when loaded. precision: as for `naru.compile`
-    (default "fp32", or a bundle's own). preprocess, postprocess, labels, top: as there. compiler:
-    the command of a C compiler, or "zig".
+    "header", "llvm" or "asm" (the code of each module, as text). embed: the weights go into the
+    library. half_weights: of a WebAssembly package: float32 weights are stored in half precision,
+    and widened when loaded. precision, preprocess, postprocess, labels, top: as for `naru.compile`
+    (precision of a bundle: its own). compiler: the command of a C compiler, or "zig".
 
     Raises ModelError, UnsupportedError (also for what only Python can run), TargetError (no C
     compiler, an unknown platform or level), InputError, NaruError.
@@ -82,18 +84,19 @@ def build(
     label = path.name if path else name
     as_library = "library" if emit in TEXTS else emit  # the text of code is of any platform
     request = Request(name, where, as_library, embed, compiler, label, half_weights)
+    web = where == WASM
     check, write = (
-        (check_web_request, write_web) if where == WASM else (check_request, write_native)
+        (check_web_request if web else check_request),
+        (write_web if web else write_native),
     )
     check(request)
     processing = read_processing(preprocess, postprocess, labels=labels, top=top)
     if path and path.suffix == ".naru" and emit not in TEXTS:
         level = read_level(path, where, isa, precision, processing)
         return write([level], Path(output), request)
-    precision = precision or "fp32"
+    what: Any = {"precision": precision or "fp32", "processing": processing, "name": name}
+    targets = choose_levels(where, isa, named=bool(platform), precision=what["precision"])
     reading = Reading(example, dynamic_shapes, module, arguments, trust_pickle)
-    targets = choose_levels(where, isa, named=platform is not None, precision=precision)
-    what: dict[str, Any] = {"precision": precision, "processing": processing, "name": name}
     model = as_source(cast(object, source), reading, name)
     if emit in TEXTS:
         return write_texts(model, Path(output), targets, emit, **what)

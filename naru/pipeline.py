@@ -179,9 +179,7 @@ def build_parts(
     try:
         stages = lower(source, options.arithmetic, name, tell, options.processing)
     except UnsupportedError:
-        if options.processing or isinstance(source, Graph) or kind_of(source) != ONNX:
-            raise
-        plan = read_plan(source, name=name)
+        plan = _plan_of(source, options, name)
         if plan is None:
             raise
         return _host_parts(plan, source, options, store, tell, tested=tested, digest=digest)
@@ -198,7 +196,6 @@ def build_parts(
         case = make_golden(stages.graph, stages.program.requires) if tested else None
         golden = pack_golden([case] if case else [])
     tell("bundle", 0, 1)
-    read = _source_record(source, digest, stages.graph.files)
     g = stages.graph
     manifest = make_manifest(
         g,
@@ -206,7 +203,7 @@ def build_parts(
         linked,
         options.target,
         options=options.as_json(),
-        source=read,
+        source=_source_record(source, digest, g.files),
         outputs=describe_outputs(
             options.processing.scores,
             {n: o.type.rank for n, o in zip(g.output_names, g.outputs, strict=True)},
@@ -222,6 +219,13 @@ def build_parts(
         "golden": golden,
     }
     return manifest, sections
+
+
+def _plan_of(source: Source, options: Options, name: str | None) -> HostPlan | None:
+    """The plan of an ONNX model that native code alone cannot be; None where there is none."""
+    if options.processing or isinstance(source, Graph | HostPlan) or kind_of(source) != ONNX:
+        return None
+    return read_plan(source, name=name)
 
 
 def link_program(stages: Stages, objects: Sequence[bytes], target: Target) -> Linked:

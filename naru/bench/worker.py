@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from naru import knobs
@@ -56,6 +58,7 @@ class Worker:
         self._process = subprocess.Popen(
             command, env=env, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages,
+            start_new_session=True,
         )  # fmt: skip
         try:
             self.version: str = self._answer("starting", START_SECONDS)["version"]
@@ -96,7 +99,10 @@ class Worker:
         return without_paths(f"the process ended (exit code {code}) at '{doing}': {last}")
 
     def close(self) -> None:
-        """Ends the process: it has nothing to lose."""
+        """Ends the process, and compilers that it may have started: they have nothing to lose."""
+        if hasattr(os, "killpg"):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.communicate()
         self._messages.close()
