@@ -1,0 +1,214 @@
+"""HTTP without a model: requests as the application sees them, bodies within limits, answers."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+
+from naru.serve.access import Token
+from naru.serve.refusals import (
+    CANCELLED,
+    INVALID,
+    NOT_ALLOWED,
+    OVERLOADED,
+    TOO_LARGE,
+    TOO_SLOW,
+    UNAUTHENTICATED,
+    UNKNOWN_MEDIA,
+    Refusal,
+)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = Sequence[tuple[bytes, bytes]]
+
+JSON = (b"content-type", b"application/json")
+COMPRESS_FROM = 1 << 10  # bytes; less is not worth it
+ASIDE_FROM = 256 << 10  # bytes of a body that is decoded by another thread than the loop's
+
+
+@dataclass(slots=True)
+class Request:
+    """A request: its head, and the body on demand."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    query: bytes
+    receive: Receive
+    token: Token
+    id: str | None = None
+
+    def text(self, name: bytes) -> str:
+        """A header as text, or ''."""
+        return self.headers.get(name, b"").decode("latin-1")
+
+    def media(self) -> str:
+        """The media type of the body, in lower case, without parameters."""
+        return self.text(b"content-type").partition(";")[0].strip().lower()
+
+    def options(self) -> dict[str, str]:
+        """The query's values by name, the last of each."""
+        found = parse_qs(self.query.decode("latin-1"), keep_blank_values=True)
+        return {name: values[-1] for name, values in found.items()}
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer; a body that is not known beforehand comes in `chunks`."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes = b""
+    chunks: AsyncIterator[bytes] | None = field(default=None)
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """An answer in JSON."""
+    return Response(status, [JSON], orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def error_response(refusal: Refusal) -> Response:
+    """What a client is told: `{"error": …}`, which the protocol's clients read."""
+    headers: list[tuple[bytes, bytes]] = [JSON]
+    if refusal.retry_after is not None:
+        headers.append((b"retry-after", str(refusal.retry_after).encode()))
+    if refusal.kind is UNAUTHENTICATED:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if refusal.kind is TOO_SLOW or refusal.kind is TOO_LARGE:
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    text = orjson.dumps({"error": refusal.text.encode("utf-8", "replace").decode()})
+    return Response(refusal.kind.http, headers, text)
+
+
+def not_allowed(allowed: Sequence[str], method: str) -> Response:
+    """405 with the methods that there are (RFC 9110, 15.5.6)."""
+    response = error_response(
+        Refusal(NOT_ALLOWED, f"{method} is not for this path, {' and '.join(allowed)} are")
+    )
+    response.headers.append((b"allow", ", ".join(allowed).encode()))
+    return response
+
+
+# ---- bodies ----
+
+
+class Room:
+    """How many bytes of bodies the server holds, so that they never fill the memory."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self.held = limit, 0
+
+    def take(self, count: int) -> None:
+        """Raises a Refusal where there is no room."""
+        if self.held + count > self._limit:
+            raise Refusal(
+                OVERLOADED,
+                f"the server holds {self.held} bytes of other requests already",
+                retry_after=1,
+            )
+        self.held += count
+
+    def give(self, count: int) -> None:
+        """The bytes are gone."""
+        self.held -= count
+
+
+async def read_body(request: Request, limit: int, seconds: float, room: Room) -> bytes:
+    """The body, decompressed. The caller gives its length back to the room, once it is done with it.
+    Raises a Refusal: too large, too slow, no room, or the client is gone."""
+    declared = request.headers.get(b"content-length")
+    if declared == b"0":
+        return b""
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    held = 0
+    try:
+        parts: list[bytes] = []
+        async with asyncio.timeout(seconds):
+            more = True
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise Refusal(CANCELLED, "the client is gone")
+                part: bytes = message.get("body", b"")
+                room.take(len(part))
+                held += len(part)
+                if held > limit:
+                    raise _too_large(limit)
+                parts.append(part)
+                more = message.get("more_body", False)
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        encoding = request.headers.get(b"content-encoding", b"identity")
+        if encoding != b"identity":
+            plain = decompress(body, encoding.decode("latin-1").strip().lower(), limit)
+            room.take(len(plain) - len(body))
+            return plain
+        return body
+    except BaseException as error:
+        room.give(held)
+        if isinstance(error, TimeoutError):
+            raise Refusal(TOO_SLOW, f"the body did not arrive within {seconds:g} s") from None
+        raise
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(TOO_LARGE, f"the body is larger than {limit} bytes, the most here")
+
+
+def decompress(body: bytes, encoding: str, limit: int) -> bytes:
+    """A body without its Content-Encoding. Raises a Refusal."""
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise Refusal(
+            UNKNOWN_MEDIA, f"Content-Encoding: expected gzip, deflate or identity, got {encoding}"
+        )
+    for wbits in (47, -15) if encoding == "deflate" else (47,):  # some send deflate without zlib
+        machine = zlib.decompressobj(wbits)
+        try:
+            plain = machine.decompress(body, limit + 1)
+        except zlib.error as error:
+            failure = error
+            continue
+        if len(plain) > limit:
+            raise _too_large(limit)
+        if not machine.eof or machine.unused_data:
+            raise Refusal(INVALID, f"the body is no whole {encoding} stream")
+        return plain
+    raise Refusal(INVALID, f"the body is not {encoding}: {failure}")
+
+
+def compress(response: Response, accepted: bytes) -> None:
+    """Compresses an answer, where the client takes that and it is worth it (RFC 9110, 12.5.3)."""
+    if len(response.body) < COMPRESS_FROM or response.chunks is not None:
+        return
+    coding = choose_coding(accepted.decode("latin-1"))
+    if coding is None:
+        return
+    pack = gzip.compress if coding == "gzip" else zlib.compress
+    response.body = pack(response.body, 1)
+    response.headers += [(b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
+
+
+def choose_coding(accepted: str) -> str | None:
+    """gzip or deflate, as an Accept-Encoding header prefers; None for neither."""
+    best: tuple[float, str] | None = None
+    for item in accepted.lower().split(","):
+        name, _, parameter = item.strip().partition(";")
+        name = name.strip()
+        quality = 1.0
+        if parameter.strip().startswith("q="):
+            try:
+                quality = float(parameter.strip()[2:])
+            except ValueError:
+                quality = 0.0
+        if name in ("gzip", "deflate") and quality > 0 and (best is None or quality > best[0]):
+            best = (quality, name)
+    return best[1] if best else None

@@ -1,0 +1,243 @@
+"""The server's description in OpenAPI 3.1: what it really does, which the protocol's own
+description is not (its paths need versions, and hold `${…}`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from naru.serve.dataplane import DataPlane
+from naru.serve.datatypes import DTYPES
+from naru.version import VERSION
+
+Json = dict[str, Any]
+_ERROR: Json = {"$ref": "#/components/schemas/Error"}
+_OBJECT: Json = {"type": "object"}
+
+
+def describe(plane: DataPlane) -> Json:
+    """The document for `GET /openapi.json`."""
+    paths: Json = {
+        "/v2": {"get": _operation("Server metadata", _ref("ServerMetadata"))},
+        "/v2/health/live": {"get": _operation("Is the server alive?", _ref("Live"))},
+        "/v2/health/ready": {
+            "get": _operation("May requests be sent?", _ref("Ready"), also={503: _ref("Ready")})
+        },
+        "/v2/models": {"get": _operation("Names of the models", _OBJECT, 401)},
+        "/v2/models/stats": {"get": _operation("Statistics of all models", _OBJECT, 401)},
+        "/v2/repository/index": {
+            "post": _operation(
+                "The models and their states",
+                {"type": "array", "items": _OBJECT},
+                400, 401, 408, 413, 415,
+                body=({"type": "object", "properties": {"ready": {"type": "boolean"}}}, False),
+            )
+        },
+        "/v2/trace/setting": _settings("Trace settings"),
+        "/v2/logging": _settings("Log settings"),
+        "/metrics": {
+            "get": {
+                "summary": "Metrics for Prometheus",
+                "responses": {"200": {"description": "text"}, **_errors(401, 403)},
+            }
+        },
+        "/openapi.json": {"get": _operation("This document", _OBJECT)},
+    }  # fmt: skip
+    name = _parameter("model", plane.repository.names)
+    for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        parameters = [name]
+        if "{version}" in path:
+            parameters.append(_parameter("version", []))
+        paths[path] = {
+            "parameters": parameters,
+            "get": _operation("Model metadata", _ref("ModelMetadata"), 401, 403, 404, 503),
+        }
+        paths[f"{path}/ready"] = {
+            "parameters": parameters,
+            "get": _operation(
+                "Would a request be answered?", _ref("ModelReady"), 401, 403, 404,
+                also={503: _ref("ModelReady")},
+            ),
+        }  # fmt: skip
+        paths[f"{path}/infer"] = {"parameters": parameters, "post": _infer()}
+        paths[f"{path}/config"] = {
+            "parameters": parameters,
+            "get": _operation("The configuration, in Triton's words", _OBJECT, 401, 403, 404, 503),
+        }
+        paths[f"{path}/stats"] = {
+            "parameters": parameters,
+            "get": _operation("Statistics", _OBJECT, 401, 403, 404, 503),
+        }
+    for verb in ("load", "unload"):
+        paths[f"/v2/repository/models/{{model}}/{verb}"] = {
+            "parameters": [name],
+            "post": _operation(
+                f"{verb} a model", _OBJECT, 400, 401, 403, 404, 408, 413, 415, 501, 503,
+                body=(_OBJECT, False),
+            ),
+        }  # fmt: skip
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "naru",
+            "version": VERSION,
+            "description": "The Open Inference Protocol v2 and its extensions.",
+        },
+        "paths": paths,
+        "components": {"schemas": _schemas()},
+    }
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _parameter(name: str, values: list[str]) -> Json:
+    schema: Json = {"type": "string"}
+    if 0 < len(values) <= 100:
+        schema["examples"] = values
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _content(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _errors(*statuses: int) -> Json:
+    return {
+        str(s): {"description": "an error", "content": _content(_ERROR)}
+        for s in sorted({*statuses, 500})
+    }
+
+
+def _operation(
+    summary: str,
+    result: Json,
+    *statuses: int,
+    also: dict[int, Json] | None = None,
+    body: tuple[Json, bool] | None = None,
+) -> Json:
+    responses: Json = {"200": {"description": "the answer", "content": _content(result)}}
+    responses |= _errors(*statuses)
+    for status, schema in (also or {}).items():
+        either = {"anyOf": [schema, _ERROR]}
+        responses[str(status)] = {"description": "not now", "content": _content(either)}
+    operation: Json = {"summary": summary, "responses": responses}
+    if body is not None:
+        operation["requestBody"] = {"required": body[1], "content": _content(body[0])}
+    return operation
+
+
+def _settings(what: str) -> Json:
+    return {
+        "get": _operation(what, _OBJECT, 401, 403),
+        "post": _operation(
+            f"Change the {what.lower()}", _OBJECT, 400, 401, 403, 408, 413, 415,
+            body=(_OBJECT, False),
+        ),
+    }  # fmt: skip
+
+
+def _infer() -> Json:
+    operation = _operation(
+        "Run the model", _ref("InferenceResponse"),
+        400, 401, 403, 404, 408, 413, 415, 501, 503, 504,
+    )  # fmt: skip
+    operation["parameters"] = [
+        {
+            "name": "Inference-Header-Content-Length",
+            "in": "header",
+            "required": False,
+            "description": "bytes of JSON in front of raw tensors; 0: all of the body is raw",
+            "schema": {"type": "integer", "minimum": 0},
+        }
+    ]
+    operation["requestBody"] = {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"anyOf": [_ref("InferenceRequest"), {"type": "array"}]}
+            },
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/vnd.apache.arrow.stream": {
+                "schema": {"type": "string", "format": "binary"}
+            },
+        },
+    }
+    raw = {"schema": {"type": "string", "format": "binary"}}
+    content = operation["responses"]["200"]["content"]
+    content["application/octet-stream"] = raw
+    content["application/vnd.apache.arrow.stream"] = raw
+    return operation
+
+
+def _schemas() -> Json:
+    parameters: Json = {
+        "type": "object",
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+    }
+    text: Json = {"type": "string"}
+    shape: Json = {"type": "array", "items": {"type": "integer", "minimum": 0}}
+    datatype: Json = {"type": "string", "enum": list(DTYPES)}
+    metadata: Json = _object(
+        {
+            "name": text,
+            "datatype": datatype,
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": -1}},
+        },
+        "name", "datatype", "shape",
+    )  # fmt: skip
+    tensor: Json = _object(
+        {
+            "name": text,
+            "datatype": datatype,
+            "shape": shape,
+            "parameters": parameters,
+            "data": {"type": "array"},
+        },
+        "name", "datatype", "shape",
+    )  # fmt: skip
+    return {
+        "Error": _object({"error": text}, "error"),
+        "Live": _object({"live": {"type": "boolean"}}, "live"),
+        "Ready": _object({"ready": {"type": "boolean"}}, "ready"),
+        "ModelReady": _object({"name": text, "ready": {"type": "boolean"}}, "name", "ready"),
+        "ServerMetadata": _object(
+            {"name": text, "version": text, "extensions": {"type": "array", "items": text}},
+            "name", "version", "extensions",
+        ),
+        "ModelMetadata": _object(
+            {
+                "name": text,
+                "versions": {"type": "array", "items": text},
+                "platform": text,
+                "inputs": {"type": "array", "items": metadata},
+                "outputs": {"type": "array", "items": metadata},
+            },
+            "name", "platform", "inputs", "outputs",
+        ),
+        "InferenceRequest": _object(
+            {
+                "id": text,
+                "parameters": parameters,
+                "inputs": {"type": "array", "items": tensor},
+                "outputs": {
+                    "type": "array",
+                    "items": _object({"name": text, "parameters": parameters}, "name"),
+                },
+            },
+            "inputs",
+        ),
+        "InferenceResponse": _object(
+            {
+                "model_name": text,
+                "model_version": text,
+                "id": text,
+                "outputs": {"anyOf": [{"type": "array", "items": tensor}, _OBJECT]},
+            },
+            "model_name", "outputs",
+        ),
+    }  # fmt: skip
+
+
+def _object(properties: Json, *required: str) -> Json:
+    return {"type": "object", "properties": properties, "required": list(required)}

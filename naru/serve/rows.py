@@ -1,0 +1,110 @@
+"""Plain rows, for people and small programs: a JSON list in, and arrays by name out.
+
+curl -d '[[5.1, 3.5, 1.4, 0.2]]' …/infer                 one input: its elements, nested
+curl -d '[{"age": 40, "city": "Seoul"}]' …/infer         inputs, or columns of the one input, by name
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from naru.errors import InputError
+from naru.runtime import tables
+from naru.runtime.model import Model
+from naru.serve import json_tensors
+from naru.serve.batching import Outputs
+from naru.serve.json_tensors import Decoded
+from naru.serve.refusals import INVALID, Refusal
+from naru.serve.servable import Servable
+from naru.serve.signature import Signature
+
+Array = NDArray[Any]
+
+
+def are_rows(body: bytes) -> bool:
+    """Is it a JSON list?"""
+    return body[:1] == b"[" or (
+        body[:1] in (b" ", b"\t", b"\r", b"\n") and body.strip()[:1] == b"["
+    )
+
+
+def decode(body: bytes, signature: Signature, model: Model) -> Decoded:
+    """The request that rows are. Raises a Refusal."""
+    value: Any = json_tensors.parse(body)
+    rows = cast("list[Any]", value)
+    if rows and isinstance(rows[0], dict):
+        return Decoded(_from_objects(rows, model))
+    required = [t for t in signature.inputs if not t.optional]
+    if len(required) != 1:
+        listed = ", ".join(map(str, signature.inputs))
+        raise Refusal(
+            INVALID,
+            f"the model has {len(required)} inputs ({listed}): a row is an object by their names",
+            hint="[{" + ", ".join(f'"{t.name}": …' for t in required) + "}]",
+        )
+    tensor = required[0]
+    if not rows:
+        none = tuple(max(0, d) for d in (0, *tensor.shape[1:]))
+        return Decoded({tensor.name: np.empty(none, tensor.dtype)})
+    shape: list[int] = []
+    level: Any = rows
+    while isinstance(level, list):
+        shape.append(len(cast("list[Any]", level)))
+        level = cast("list[Any]", level)[0] if level else None
+    if len(shape) == len(tensor.shape) - 1:  # one row, without the list around it
+        rows = [rows]
+        shape.insert(0, 1)
+    return Decoded({tensor.name: json_tensors.from_json(rows, tensor, tuple(shape))})
+
+
+class _Table:
+    """Rows as columns by name, as `naru.runtime.tables` takes them."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._rows = rows
+        self.columns = list(rows[0])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, name: str) -> Array:
+        values = [row[name] for row in self._rows]
+        if all(isinstance(v, str) for v in values):
+            column = np.empty(len(values), object)
+            column[:] = values
+            return column
+        return np.array(values)
+
+
+def _from_objects(rows: Sequence[Any], model: Model) -> dict[str, Array]:
+    names = set(rows[0])
+    for k, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise Refusal(INVALID, f"row {k}: expected an object, as the rows before it are")
+        if set(cast("dict[str, Any]", row)) != names:
+            differ = ", ".join(sorted(names ^ set(cast("dict[str, Any]", row))))
+            raise Refusal(INVALID, f"row {k}: has other names than row 0: {differ}")
+    try:
+        return tables.take(_Table(rows), model.inputs, tables.columns_of(model.manifest))
+    except InputError as error:
+        raise Refusal(INVALID, error.message, hint=error.hint) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        raise Refusal(INVALID, f"the rows hold what no input takes: {error}") from None
+
+
+def encode(servable: Servable, outputs: Outputs) -> dict[str, Any]:
+    """The answer: outputs by name, nested as they are. Raises a Refusal for NaN and infinities."""
+    found: dict[str, Any] = {}
+    for tensor, array in zip(servable.signature.outputs, outputs, strict=True):
+        flat = json_tensors.to_json(array, tensor)
+        nested = array.tolist() if isinstance(flat, list) else flat.reshape(array.shape)
+        found[tensor.name] = nested
+    return {
+        "model_name": servable.name,
+        "model_version": servable.version,
+        "outputs": found,
+    }
