@@ -123,8 +123,8 @@ class Room:
 
 
 async def read_body(request: Request, limit: int, seconds: float, room: Room) -> bytes:
-    """The body, decompressed. The caller gives its length back to the room, once it is done with it.
-    Raises a Refusal: too large, too slow, no room, or the client is gone."""
+    """The body, decompressed. The caller gives its length back to the room, once it is done with
+    it. Raises a Refusal: too large, too slow, no room, or the client is gone."""
     declared = request.headers.get(b"content-length")
     if declared == b"0":
         return b""

@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from naru.artifact.bundle import Bundle, read_bundle
 from naru.compiler import compile_bundle
@@ -287,22 +286,18 @@ class Repository:
         if slot.servable is not None:
             return slot.servable
         if slot.loading is None and slot.problem is not None:
-            now = _found(slot.found.path)
-            if now is None or now.stamp == slot.found.stamp:
-                self._refuse(slot)
-            slot.found = now
+            found = _found(slot.found.path)
+            if found is None or found == slot.found:
+                raise _does_not_load(slot)
+            slot.found = found  # it may have been mended
         if slot.loading is None:
             slot.loading = asyncio.create_task(self._load(slot))
         try:
             return await asyncio.shield(slot.loading)
+        except Refusal:
+            raise
         except NaruError:
-            self._refuse(slot)
-
-    def _refuse(self, slot: Slot) -> Any:
-        raise Refusal(
-            UNAVAILABLE,
-            f"version {slot.version} of the model '{slot.name}' does not load: {slot.problem}",
-        )
+            raise _does_not_load(slot) from None
 
     async def _load(self, slot: Slot) -> Servable:
         """Loads the slot's file, and puts it in the place of what was there."""
@@ -482,6 +477,13 @@ class Repository:
         if self._closing:
             await asyncio.wait(list(self._closing))
         self._loaders.shutdown(wait=False, cancel_futures=True)
+
+
+def _does_not_load(slot: Slot) -> Refusal:
+    return Refusal(
+        UNAVAILABLE,
+        f"version {slot.version} of the model '{slot.name}' does not load: {slot.problem}",
+    )
 
 
 def open_file(path: Path, name: str, *, cache: bool = True) -> Bundle:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 
-def _save(graph: object, path: Path) -> Path:
+def _save(graph: GraphProto, path: Path) -> Path:
     model: ModelProto = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10
     )

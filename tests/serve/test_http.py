@@ -191,7 +191,8 @@ def test_rows_for_people(folder: Path) -> None:
         for body in (b"[[0, 1, 2, 3]]", b" [0, 1, 2, 3]"):
             answer = await infer(app, body)
             assert answer.json["outputs"] == {"y": [[14.0, 20.0, 26.0]]}
-        answer = await infer(app, b'[{"a": 1, "b": 2.5, "c": 3}, {"c": 4, "b": 0, "a": 1}]', "pair")
+        objects = b'[{"a": 1, "b": 2.5, "c": 3}, {"c": 4, "b": 0, "a": 1}]'
+        answer = await infer(app, objects, "pair")
         assert answer.json["outputs"] == {"total": [3.5, 1.0], "count": [4, 5]}
         for body in (
             b'[{"a": 1, "b": 2, "c": 3.5}]',
