@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from naru.runtime import _native
 from naru.serve.batching import Outputs, Workers
@@ -230,17 +230,22 @@ class Tracing:
         return self.get(model)
 
     def _levels(self, value: Any) -> list[str]:
-        levels = value if isinstance(value, list) else [value]
+        levels = _listed(value)
         if not levels or any(v not in self.LEVELS for v in levels):
             listed = ", ".join(self.LEVELS)
             raise Refusal(INVALID, f"trace_level: expected a list of {listed}, got {value!r}")
         return levels
 
     def _number(self, key: str, value: Any) -> str:
-        text = str(value[0] if isinstance(value, list) and len(value) == 1 else value)
+        given = _listed(value)
+        text = str(given[0]) if len(given) == 1 else ""
         if not text.removeprefix("-").isdecimal() or len(text) > 18:
             raise Refusal(INVALID, f"{key}: expected a whole number, got {value!r}")
         return text
+
+
+def _listed(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
 class Logging:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from naru.serve import arrow, images, json_tensors, rows
 from naru.serve.access import CONTROL, EVERYBODY, INFER, METRICS, Access, require
@@ -370,8 +370,8 @@ class Application:
             return {}
         value = json_tensors.parse(body)
         if not isinstance(value, dict):
-            raise Refusal(INVALID, "expected a JSON object")
-        return value
+            raise Refusal(INVALID, f"expected a JSON object, got {json_tensors.kind_of(value)}")
+        return cast("dict[str, Any]", value)
 
     async def _index(self, request: Request, _: Sequence[str]) -> Response:
         options = await self._body_options(request)
@@ -427,7 +427,7 @@ def _model(found: Sequence[str]) -> tuple[str, str | None]:
 
 def _parameters(options: Mapping[str, Any]) -> Mapping[str, Any]:
     problems: list[str] = []
-    given = options.get("parameters") or {}
+    given: object = options.get("parameters") or {}
     checked = json_tensors.check_parameters(given, "parameters", problems)
     if problems:
         raise Refusal(INVALID, "; ".join(problems))

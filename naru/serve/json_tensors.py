@@ -1,9 +1,9 @@
-"""Requests and answers of the protocol as bytes: JSON, with tensors in it or as raw bytes behind it.
+"""Requests and answers of the protocol as bytes: JSON, with tensors in it or as bytes behind it.
 
-Open Inference Protocol v2 and its binary tensor data extension, as Triton's clients speak it. A body
-is a JSON object; where the header `Inference-Header-Content-Length` gives its length, raw tensors
-follow it in the order of the inputs, little-endian and row-major; a text is its length (u32) and its
-UTF-8 bytes. A length of 0 says that the whole body is the one input.
+Open Inference Protocol v2 and its binary tensor data extension, as Triton's clients speak it. A
+body is a JSON object; where the header `Inference-Header-Content-Length` gives its length, raw
+tensors follow it in the order of the inputs, little-endian and row-major; a text is its length
+(u32) and its UTF-8 bytes. A length of 0 says that the whole body is the one input.
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ def decode(
     text = body if json_length is None else body[:json_length]
     value = parse(text)
     if not isinstance(value, dict):
-        raise Refusal(INVALID, f"expected a JSON object, got {_kind(value)}")
+        raise Refusal(INVALID, f"expected a JSON object, got {kind_of(value)}")
     request = cast("dict[str, Any]", value)
     decoded = Decoded({})
     problems = _read_options(request, decoded)
     inputs = request.get("inputs")
     if not isinstance(inputs, list):
-        problems.append(f"inputs: expected a list of tensors, got {_kind(inputs)}")
+        problems.append(f"inputs: expected a list of tensors, got {kind_of(inputs)}")
     elif len(cast("list[Any]", inputs)) > most_inputs:
         problems.append(f"inputs: expected at most {most_inputs}, got {len(cast(Any, inputs))}")
     else:
@@ -126,16 +126,12 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """What a JSON value is, in words."""
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a text",
-        bool: "a bool",
-        type(None): "nothing",
-    }
-    return names.get(type(value), "a number")
+    if value is None:
+        return "nothing"
+    names = {"dict": "an object", "list": "a list", "str": "a text", "bool": "a bool"}
+    return names.get(type(value).__name__, "a number")
 
 
 def _read_options(request: Mapping[str, Any], decoded: Decoded) -> list[str]:
@@ -143,7 +139,7 @@ def _read_options(request: Mapping[str, Any], decoded: Decoded) -> list[str]:
     problems: list[str] = []
     identity = request.get("id")
     if identity is not None and not isinstance(identity, str):
-        problems.append(f"id: expected a text, got {_kind(identity)}")
+        problems.append(f"id: expected a text, got {kind_of(identity)}")
     else:
         decoded.id = identity
     given = request.get("parameters")
@@ -158,11 +154,11 @@ def _read_options(request: Mapping[str, Any], decoded: Decoded) -> list[str]:
 def check_parameters(given: object, where: str, problems: list[str]) -> Mapping[str, Any]:
     """The parameters of a request or tensor: texts, numbers and bools by name."""
     if not isinstance(given, dict):
-        problems.append(f"{where}: expected an object, got {_kind(given)}")
+        problems.append(f"{where}: expected an object, got {kind_of(given)}")
         return {}
     for key, value in cast("dict[str, Any]", given).items():
         if not isinstance(value, str | int | float | bool):
-            problems.append(f"{where}.{key}: expected a text, number or bool, got {_kind(value)}")
+            problems.append(f"{where}.{key}: expected a text, number or bool, got {kind_of(value)}")
     return cast("dict[str, Any]", given)
 
 
@@ -172,7 +168,7 @@ def read_parameters(parameters: Mapping[str, Any], decoded: Decoded, problems: l
     decoded.timeout_us = _whole(parameters, "timeout", problems)
     binary = parameters.get("binary_data_output", False)
     if not isinstance(binary, bool):
-        problems.append(f"parameters.binary_data_output: expected a bool, got {_kind(binary)}")
+        problems.append(f"parameters.binary_data_output: expected a bool, got {kind_of(binary)}")
     decoded.binary = binary is True
     if parameters.get("sequence_id"):
         problems.append("parameters.sequence_id: naru's models keep no state between requests")
@@ -201,11 +197,11 @@ def _read_input(
 ) -> int:
     """Adds an input to the arrays; where the next raw tensor begins. Raises a Refusal."""
     if not isinstance(item, dict):
-        raise Refusal(INVALID, f"inputs[{k}]: expected an object, got {_kind(item)}")
+        raise Refusal(INVALID, f"inputs[{k}]: expected an object, got {kind_of(item)}")
     given = cast("dict[str, Any]", item)
     name = given.get("name")
     if not isinstance(name, str):
-        raise Refusal(INVALID, f"inputs[{k}].name: expected a text, got {_kind(name)}")
+        raise Refusal(INVALID, f"inputs[{k}].name: expected a text, got {kind_of(name)}")
     size = _binary_size(given, name)
     tensor = signature.input.get(name)
     if tensor is None:
@@ -214,7 +210,7 @@ def _read_input(
         raise Refusal(INVALID, f"input '{name}' is given twice")
     datatype = given.get("datatype")
     if datatype != tensor.datatype:
-        got = datatype if isinstance(datatype, str) else _kind(datatype)
+        got = datatype if isinstance(datatype, str) else kind_of(datatype)
         raise Refusal(INVALID, f"input '{name}': expected datatype {tensor.datatype}, got {got}")
     shape = read_shape(given.get("shape"), name)
     if size is None:
@@ -270,7 +266,7 @@ def from_json(data: object, tensor: Tensor, shape: tuple[int, ...]) -> Array:
     name, count = tensor.name, math.prod(shape)
     if not isinstance(data, list):
         if shape or isinstance(data, dict) or data is None:
-            raise Refusal(INVALID, f"input '{name}': data: expected a list, got {_kind(data)}")
+            raise Refusal(INVALID, f"input '{name}': data: expected a list, got {kind_of(data)}")
         data = [data]  # a scalar
     values = cast("list[Any]", data)
     kinds = set(map(type, values))
@@ -385,7 +381,7 @@ def decode_text(data: bytes, name: str, position: int) -> str:
 
 
 def text_array(texts: Sequence[str], name: str, count: int) -> Array:
-    """Texts as an array of objects. Raises a Refusal where they are not as many as the shape has."""
+    """Texts as an array of objects. Raises a Refusal where their number is not the shape's."""
     if len(texts) != count:
         raise Refusal(
             INVALID, f"input '{name}': the shape has {count} elements, data has {len(texts)}"
@@ -439,19 +435,17 @@ def _read_wishes(
 ) -> list[Wish]:
     """The outputs that a client asks for."""
     if not isinstance(given, list):
-        problems.append(f"outputs: expected a list, got {_kind(given)}")
+        problems.append(f"outputs: expected a list, got {kind_of(given)}")
         return []
     wishes: list[Wish] = []
     for k, item in enumerate(cast("list[Any]", given)):
-        wish = item if isinstance(item, dict) else {}
-        name = cast("dict[str, Any]", wish).get("name")
+        wish = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
+        name = wish.get("name")
         if not isinstance(name, str):
-            problems.append(f"outputs[{k}].name: expected a text, got {_kind(name)}")
+            problems.append(f"outputs[{k}].name: expected a text, got {kind_of(name)}")
             continue
         where = f"output '{name}': parameters"
-        parameters = check_parameters(
-            cast("dict[str, Any]", wish).get("parameters", {}), where, problems
-        )
+        parameters = check_parameters(wish.get("parameters", {}), where, problems)
         add_wish(wishes, name, parameters, signature, binary, problems)
     return wishes
 
@@ -468,7 +462,7 @@ def add_wish(
     where = f"output '{name}': parameters"
     raw = parameters.get("binary_data", binary)
     if not isinstance(raw, bool):
-        problems.append(f"{where}.binary_data: expected a bool, got {_kind(raw)}")
+        problems.append(f"{where}.binary_data: expected a bool, got {kind_of(raw)}")
     classes = _whole(parameters, "classification", problems, where)
     if "shared_memory_region" in parameters:
         problems.append(f"output '{name}': shared memory is not supported")
