@@ -284,7 +284,7 @@ class Queue:
         delay = self._settings.max_delay_us * 1000
         if delay and self._most_rows > 1 and first.alike is not None:
             left = first.start + delay - now()
-            if left > 0 and sum(c.rows for c in self._calls) < self._most_rows:
+            if left > 0 and sum(c.rows for c in self._calls if c.waits) < self._most_rows:
                 self._wake_in(left / 1e9)
                 return []
         batch = self._gather(heapq.heappop(self._calls))

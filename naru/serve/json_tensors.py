@@ -247,7 +247,7 @@ def _binary_size(given: Mapping[str, Any], name: str) -> int | None:
 def read_shape(given: object, name: str) -> tuple[int, ...]:
     """The shape of an input. Raises a Refusal."""
     if isinstance(given, list):
-        shape = tuple(cast("list[Any]", given))
+        shape: tuple[Any, ...] = tuple(cast("list[Any]", given))
         whole = all(type(d) is int and 0 <= d < 1 << 62 for d in shape)
         if whole and len(shape) <= _MOST_DIMS:
             return shape
@@ -264,11 +264,9 @@ def _short(value: object) -> str:
 def from_json(data: object, tensor: Tensor, shape: tuple[int, ...]) -> Array:
     """An array of the elements of a JSON list, flat or nested as the shape is. Raises a Refusal."""
     name, count = tensor.name, math.prod(shape)
-    if not isinstance(data, list):
-        if shape or isinstance(data, dict) or data is None:
-            raise Refusal(INVALID, f"input '{name}': data: expected a list, got {kind_of(data)}")
-        data = [data]  # a scalar
-    values = cast("list[Any]", data)
+    values = cast("list[Any]", data) if isinstance(data, list) else [data]
+    if values is not data and (shape or data is None):  # what is no list may be a scalar
+        raise Refusal(INVALID, f"input '{name}': data: expected a list, got {kind_of(data)}")
     kinds = set(map(type, values))
     if list in kinds:
         values = _flatten(values, shape, name)

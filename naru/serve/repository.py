@@ -117,7 +117,7 @@ def _list_entry(entry: os.DirEntry[str], defaults: ModelSettings) -> Listed | No
 def _list_folder(folder: Path, defaults: ModelSettings) -> Listed | None:
     """A model's folder; None where there is nothing of a model in it."""
     with os.scandir(folder) as entries:
-        shown = [e for e in entries if not e.name.startswith(".")]
+        shown = sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
     files = [e.name for e in shown if not e.is_dir()]
     settings, versions, problems = defaults, dict[str, Found](), list[str]()
     if SETTINGS_FILE in files:

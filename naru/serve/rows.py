@@ -1,7 +1,7 @@
 """Plain rows, for people and small programs: a JSON list in, and arrays by name out.
 
 curl -d '[[5.1, 3.5, 1.4, 0.2]]' …/infer                 one input: its elements, nested
-curl -d '[{"age": 40, "city": "Seoul"}]' …/infer         inputs, or columns of the one input, by name
+curl -d '[{"age": 40, "city": "Seoul"}]' …/infer  columns of the one input, or inputs
 """
 
 from __future__ import annotations
