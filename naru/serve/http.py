@@ -142,7 +142,8 @@ class Application:
             self.busy -= 1
 
     async def _respond(self, request: Request) -> Response:
-        start = time.perf_counter()
+        logged = self._settings.log_requests
+        start = time.perf_counter() if logged else 0.0
         try:
             if self._origins and request.method == "OPTIONS" and b"origin" in request.headers:
                 return self._preflight(request)
@@ -154,7 +155,7 @@ class Application:
             response = error_response(
                 Refusal(INTERNAL, "the server failed to answer; its log says why")
             )
-        if self._settings.log_requests:
+        if logged:
             log.info(
                 "request",
                 extra={
@@ -330,7 +331,7 @@ class Application:
             )
         outputs = await self._ask(request, servable, decoded)
         encoded = json_tensors.encode(
-            servable.name, servable.version, decoded, signature, outputs, servable.model.labels
+            servable.name, servable.version, decoded, signature, outputs, servable.labels
         )
         if encoded.json_length is None:
             return Response(200, [JSON], encoded.body)
@@ -438,9 +439,8 @@ async def _unless_gone(request: Request, future: asyncio.Future[Outputs]) -> Out
     """What a future gives; it is cancelled where the client goes before that."""
 
     async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        future.cancel()
+        if (await request.receive())["type"] == "http.disconnect":
+            future.cancel()
 
     watcher = asyncio.ensure_future(watch())
     try:

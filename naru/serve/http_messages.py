@@ -5,8 +5,17 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -133,19 +142,18 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
     held = 0
     try:
         parts: list[bytes] = []
-        async with asyncio.timeout(seconds):
-            more = True
-            while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise Refusal(CANCELLED, "the client is gone")
-                part: bytes = message.get("body", b"")
-                room.take(len(part))
-                held += len(part)
-                if held > limit:
-                    raise _too_large(limit)
-                parts.append(part)
-                more = message.get("more_body", False)
+        more, until = True, 0.0
+        while more:
+            message, until = await _receive(request.receive, seconds, until)
+            if message["type"] == "http.disconnect":
+                raise Refusal(CANCELLED, "the client is gone")
+            part: bytes = message.get("body", b"")
+            room.take(len(part))
+            held += len(part)
+            if held > limit:
+                raise _too_large(limit)
+            parts.append(part)
+            more = message.get("more_body", False)
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         encoding = request.headers.get(b"content-encoding", b"identity")
         if encoding != b"identity":
@@ -158,6 +166,43 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
         if isinstance(error, TimeoutError):
             raise Refusal(TOO_SLOW, f"the body did not arrive within {seconds:g} s") from None
         raise
+
+
+class _Rest:
+    """The rest of an awaitable that has been begun and waits for something."""
+
+    def __init__(self, steps: Generator[Any, Any, Any], waits_for: Any) -> None:
+        self._steps, self._waits_for = steps, waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:
+                step = partial(self._steps.throw, error)
+            else:
+                step = partial(self._steps.send, sent)
+            try:
+                waits_for = step()
+            except StopIteration as done:
+                return done.value
+
+
+async def _receive(
+    receive: Receive, seconds: float, until: float
+) -> tuple[MutableMapping[str, Any], float]:
+    """The next message, and until when (of the loop's time) the rest may come; TimeoutError after
+    that. Most bodies are there with their heads, and then no clock is asked: a timeout costs as
+    much as decoding a small body."""
+    steps = receive().__await__()
+    try:
+        waits_for = next(steps)
+    except StopIteration as done:
+        return done.value, until
+    until = until or asyncio.get_running_loop().time() + seconds
+    async with asyncio.timeout_at(until):
+        return await _Rest(steps, waits_for), until
 
 
 def _too_large(limit: int) -> Refusal:

@@ -28,13 +28,20 @@ from naru.serve.signature import Signature, Tensor
 Array = NDArray[Any]
 _MOST_DIMS = 32
 _MOST_BYTES = 1 << 62
-_NUMBERS: dict[str, tuple[set[type], str]] = {
-    "b": ({bool}, "true and false"),
-    "i": ({int}, "integers"),
-    "u": ({int}, "integers"),
-    "f": ({float, int}, "numbers"),
-    "V": ({float, int}, "numbers"),  # bfloat16
-    "O": ({str}, "texts"),
+# datatype -> the format of `struct`, which is twice as fast as numpy from a list, and tells numbers
+# that are too large instead of making infinities of them
+_FORMATS = {
+    "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q",
+    "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
+    "FP16": "e", "BF16": "f", "FP32": "f", "FP64": "d",
+}  # fmt: skip
+_ELEMENTS: dict[str, tuple[tuple[type, ...], str]] = {
+    "b": ((bool,), "true and false"),
+    "i": ((int,), "integers"),
+    "u": ((int,), "integers"),
+    "f": ((float, int), "numbers"),
+    "V": ((float, int), "numbers"),  # bfloat16
+    "O": ((str,), "texts"),
 }
 
 
@@ -90,9 +97,10 @@ def decode(
         problems.append(f"inputs: expected at most {most_inputs}, got {len(cast(Any, inputs))}")
     else:
         at = len(text)
+        bools = b"true" in text or b"false" in text
         for k, item in enumerate(cast("list[Any]", inputs)):
             try:
-                at = _read_input(item, k, body, at, signature, decoded.arrays)
+                at = _read_input(item, k, body, at, signature, decoded.arrays, bools)
             except Refusal as refusal:
                 problems.append(refusal.message)
         if not problems and at != len(body):
@@ -194,6 +202,7 @@ def _read_input(
     at: int,
     signature: Signature,
     arrays: dict[str, Array],
+    bools: bool,
 ) -> int:
     """Adds an input to the arrays; where the next raw tensor begins. Raises a Refusal."""
     if not isinstance(item, dict):
@@ -216,7 +225,7 @@ def _read_input(
     if size is None:
         if "data" not in given:
             raise Refusal(INVALID, f"input '{name}': data is missing")
-        arrays[name] = from_json(given["data"], tensor, shape)
+        arrays[name] = from_json(given["data"], tensor, shape, bools=bools)
         return at
     if "data" in given:
         raise Refusal(INVALID, f"input '{name}': has both data and binary_data_size")
@@ -261,30 +270,65 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def from_json(data: object, tensor: Tensor, shape: tuple[int, ...]) -> Array:
-    """An array of the elements of a JSON list, flat or nested as the shape is. Raises a Refusal."""
+def from_json(data: object, tensor: Tensor, shape: tuple[int, ...], *, bools: bool = True) -> Array:
+    """An array of the elements of a JSON list, flat or nested as the shape is. `bools`: there may
+    be true and false in it, which must not become numbers. Raises a Refusal."""
     name, count = tensor.name, math.prod(shape)
     values = cast("list[Any]", data) if isinstance(data, list) else [data]
     if values is not data and (shape or data is None):  # what is no list may be a scalar
         raise Refusal(INVALID, f"input '{name}': data: expected a list, got {kind_of(data)}")
-    kinds = set(map(type, values))
-    if list in kinds:
+    if values and type(values[0]) is list:
         values = _flatten(values, shape, name)
-        kinds = set(map(type, values))
     if len(values) != count:
         raise Refusal(
             INVALID,
             f"input '{name}': shape {list(shape)} has {count} elements, data has {len(values)}",
         )
-    allowed, words = _NUMBERS[tensor.dtype.kind]
-    if not kinds <= allowed:
-        at = next(k for k, v in enumerate(values) if type(v) not in allowed)
-        raise Refusal(
-            INVALID,
-            f"input '{name}': data[{at}]: expected {words} for {tensor.datatype}, "
-            f"got {_short(values[at])}",
-        )
-    return _array(values, tensor).reshape(shape)
+    code = _FORMATS.get(tensor.datatype)
+    if bools or code is None:
+        _check_types(values, tensor)
+    if code is None:
+        array = np.empty(count, tensor.dtype)
+        array[:] = values
+        return array.reshape(shape)
+    try:
+        raw = struct.pack(f"<{count}{code}", *values)
+    except (struct.error, OverflowError):
+        raise _misfit(values, tensor, code) from None
+    if tensor.datatype == "BF16":
+        return np.frombuffer(raw, np.float32).astype(tensor.dtype).reshape(shape)
+    return np.frombuffer(raw, tensor.dtype).reshape(shape)
+
+
+def _check_types(values: list[Any], tensor: Tensor) -> None:
+    """Raises a Refusal where an element is of another kind than the datatype's."""
+    allowed, words = _ELEMENTS[tensor.dtype.kind]
+    if set(map(type, values)) <= set(allowed):
+        return
+    at = next(k for k, v in enumerate(values) if type(v) not in allowed)
+    raise Refusal(
+        INVALID,
+        f"input '{tensor.name}': data[{at}]: expected {words} for {tensor.datatype}, "
+        f"got {_short(values[at])}",
+    )
+
+
+def _misfit(values: list[Any], tensor: Tensor, code: str) -> Refusal:
+    """What is wrong with elements that could not be packed."""
+    try:
+        _check_types(values, tensor)
+        for k, value in enumerate(values):
+            try:
+                struct.pack(f"<{code}", value)
+            except (struct.error, OverflowError):
+                return Refusal(
+                    INVALID,
+                    f"input '{tensor.name}': data[{k}]: {_short(value)} is out of the range of "
+                    f"{tensor.datatype}",
+                )
+    except Refusal as refusal:
+        return refusal
+    return Refusal(INVALID, f"input '{tensor.name}': data does not fit {tensor.datatype}")
 
 
 def _flatten(values: list[Any], shape: tuple[int, ...], name: str) -> list[Any]:
@@ -306,26 +350,6 @@ def _flatten(values: list[Any], shape: tuple[int, ...], name: str) -> list[Any]:
     if any(type(v) is list for v in values):
         raise Refusal(INVALID, f"input '{name}': data: nested deeper than the shape {list(shape)}")
     return values
-
-
-def _array(values: list[Any], tensor: Tensor) -> Array:
-    name = tensor.name
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(values, tensor.dtype)
-    except (OverflowError, ValueError, UnicodeError) as error:
-        raise Refusal(
-            INVALID, f"input '{name}': data does not fit {tensor.datatype}: {error}"
-        ) from None
-    if array.dtype.kind in "fV" and not np.isfinite(array).all():
-        # What was written as NaN or Infinity stays; what only became so is an error.
-        for k in np.flatnonzero(~np.isfinite(array)):
-            if type(values[k]) is int or math.isfinite(values[k]):
-                raise Refusal(
-                    INVALID,
-                    f"input '{name}': data[{k}]: {values[k]} is too large for {tensor.datatype}",
-                )
-    return array
 
 
 def from_bytes(
@@ -475,7 +499,7 @@ def add_wish(
 # ---- out ----
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Encoded:
     """An answer; `json_length` is that of the JSON in front where raw tensors follow."""
 
@@ -499,19 +523,21 @@ def encode(
     tails: list[bytes] = []
     for tensor, wish, array in wished(decoded, signature, outputs):
         datatype = tensor.datatype
-        if wish.classes:
+        if wish is not None and wish.classes:
             array = classify(array, wish.classes, labels.get(tensor.name, ()))
             datatype = TEXT
         item: dict[str, Any] = {"name": tensor.name, "datatype": datatype, "shape": array.shape}
-        if wish.binary:
+        if decoded.binary if wish is None else wish.binary:
             raw = to_bytes(array)
             item["parameters"] = {"binary_data_size": len(raw)}
             tails.append(raw)
         else:
-            item["data"] = to_json(array, tensor)
+            item["data"] = to_json(array)
         items.append(item)
     head["outputs"] = items
     text = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in text:  # as orjson writes what JSON has no word for
+        check_finite(decoded, signature, outputs)
     if not tails:
         return Encoded(text)
     return Encoded(b"".join((text, *tails)), len(text))
@@ -519,32 +545,35 @@ def encode(
 
 def wished(
     decoded: Decoded, signature: Signature, outputs: Sequence[Array]
-) -> list[tuple[Tensor, Wish, Array]]:
-    """The outputs that a client wants, in its order, each with what it is and how it is wanted."""
+) -> list[tuple[Tensor, Wish | None, Array]]:
+    """The outputs that a client wants, in its order, each with what it is and how it is wanted;
+    None: as the whole request says."""
     if decoded.wishes is None:
-        return [
-            (t, Wish(t.name, decoded.binary), a)
-            for t, a in zip(signature.outputs, outputs, strict=True)
-        ]
+        return [(t, None, a) for t, a in zip(signature.outputs, outputs, strict=True)]
     by_name = dict(zip(signature.output, outputs, strict=True))
     return [(signature.output[w.name], w, by_name[w.name]) for w in decoded.wishes]
 
 
-def to_json(array: Array, tensor: Tensor) -> Any:
-    """What orjson writes as a flat list."""
+def to_json(array: Array) -> Any:
+    """What orjson writes as a flat list; NaN and infinities as null."""
     kind = array.dtype.kind
     if kind == "O":
         return array.ravel().tolist()
-    if kind in "fV":
-        if kind == "V":
-            array = array.astype(np.float32)
-        if not np.isfinite(array).all():
+    if kind == "V":
+        array = array.astype(np.float32)
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+def check_finite(decoded: Decoded, signature: Signature, outputs: Sequence[Array]) -> None:
+    """Raises a Refusal where an output that is wanted as JSON has NaN or an infinity in it."""
+    for tensor, wish, array in wished(decoded, signature, outputs):
+        plain = not decoded.binary if wish is None else not (wish.binary or wish.classes)
+        if plain and array.dtype.kind in "fV" and not np.isfinite(array).all():
             raise Refusal(
                 INVALID,
                 f"output '{tensor.name}' has NaN or infinity in it, for which JSON has no word",
                 hint='"parameters": {"binary_data": true} for that output',
             )
-    return np.ascontiguousarray(array).reshape(-1)
 
 
 def to_bytes(array: Array) -> bytes:

@@ -16,12 +16,12 @@ from prometheus_client.exposition import choose_encoder
 
 from naru.serve.dataplane import DataPlane
 from naru.serve.repository import Slot
-from naru.serve.statistics import BORDERS, Duration, Statistics
+from naru.serve.statistics import BORDERS, Statistics
 
 _LABELS = ("model", "version")
 # name, help, value
 _COUNTERS: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
-    ("nv_inference_request_success", "Requests that were answered.", lambda s: s.success.count),
+    ("nv_inference_request_success", "Requests that were answered.", lambda s: s.answers),
     ("nv_inference_count", "Rows that were inferred.", lambda s: s.rows),
     ("nv_inference_exec_count", "Runs of the model.", lambda s: s.runs),
 )
@@ -53,8 +53,8 @@ class _Collector:
         for name, (part, text) in _DURATIONS.items():
             family = CounterMetricFamily(f"nv_inference_{name}_duration_us", text, labels=_LABELS)
             for slot in slots:
-                duration: Duration = getattr(slot.statistics, part)
-                family.add_metric([slot.name, slot.version], duration.ns / 1000)
+                ns: int = getattr(slot.statistics, f"{part}_ns")
+                family.add_metric([slot.name, slot.version], ns / 1000)
             yield family
         yield _failures(slots)
         yield _latencies(slots)
@@ -99,7 +99,7 @@ def _buckets(statistics: Statistics) -> tuple[list[tuple[str, float]], float]:
     for border, count in zip((*BORDERS, float("inf")), statistics.histogram, strict=True):
         total += count
         buckets.append(("+Inf" if border == float("inf") else str(border), total))
-    return buckets, statistics.success.ns / 1e9
+    return buckets, statistics.success_ns / 1e9
 
 
 class Metrics:

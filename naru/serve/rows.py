@@ -99,8 +99,9 @@ def _from_objects(rows: Sequence[Any], model: Model) -> dict[str, Array]:
 def encode(servable: Servable, outputs: Outputs) -> dict[str, Any]:
     """The answer: outputs by name, nested as they are. Raises a Refusal for NaN and infinities."""
     found: dict[str, Any] = {}
+    json_tensors.check_finite(Decoded({}), servable.signature, outputs)
     for tensor, array in zip(servable.signature.outputs, outputs, strict=True):
-        flat = json_tensors.to_json(array, tensor)
+        flat = json_tensors.to_json(array)
         nested = array.tolist() if isinstance(flat, list) else flat.reshape(array.shape)
         found[tensor.name] = nested
     return {

@@ -105,7 +105,7 @@ def test_one_bad_request_does_not_spoil_the_others() -> None:
         assert [result(f) for f in (found[0], found[2])] == [[2], [4]]
         assert isinstance(found[1], Refusal)
         assert (found[1].kind.http, found[1].message) == (400, "13 is not liked")
-        assert bench.statistics.fail.count == 1
+        assert bench.statistics.failures == 1
 
     run(check)
 

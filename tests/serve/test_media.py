@@ -30,9 +30,7 @@ def stream(*batches: pa.RecordBatch) -> bytes:
 
 
 async def send(app: Application, model: str, body: bytes) -> Answer:
-    return await ask(
-        app, "POST", f"/v2/models/{model}/infer", body, {"content-type": MEDIA}
-    )
+    return await ask(app, "POST", f"/v2/models/{model}/infer", body, {"content-type": MEDIA})
 
 
 def read(answer: Answer) -> pa.Table:
@@ -74,7 +72,10 @@ def test_a_matrix_as_lists_or_as_columns(folder: Path) -> None:
 def test_texts(folder: Path) -> None:
     async def check(app: Application) -> None:
         batch = pa.record_batch({"word": pa.array(["naru", "나루"])})
-        assert read(await send(app, "texts", stream(batch)))["shout"].to_pylist() == ["NARU", "나루"]
+        assert read(await send(app, "texts", stream(batch)))["shout"].to_pylist() == [
+            "NARU",
+            "나루",
+        ]
 
     serving(folder, check)
 
