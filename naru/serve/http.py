@@ -28,13 +28,13 @@ from naru.serve.http_messages import (
     not_allowed,
     read_body,
 )
-from naru.serve.json_tensors import Decoded
 from naru.serve.metrics import Metrics
 from naru.serve.openapi import describe
 from naru.serve.page import Page
 from naru.serve.refusals import INTERNAL, INVALID, NOT_FOUND, UNAVAILABLE, UNSUPPORTED, Refusal
 from naru.serve.servable import Request as Ask
 from naru.serve.servable import Servable
+from naru.serve.tensors import Decoded
 
 log = logging.getLogger("naru.serve")
 
