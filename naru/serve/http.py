@@ -19,7 +19,6 @@ from naru.serve.http_messages import (
     Receive,
     Request,
     Response,
-    Room,
     Scope,
     Send,
     compress,
@@ -71,7 +70,7 @@ class Application:
     def __init__(self, plane: DataPlane, access: Access) -> None:
         self.plane, self._access = plane, access
         self._settings = plane.settings
-        self.room = Room(self._settings.max_held)
+        self.room = plane.room
         self._metrics = Metrics(plane)
         self._page = Page(plane) if self._settings.page else None
         self._origins = {o.encode("latin-1") for o in self._settings.cors}
