@@ -88,6 +88,15 @@ def metadata(context: Context, name: str) -> str:
     return ""
 
 
+async def compress(context: Context) -> None:
+    """Compresses the answers to a call whose metadata say that its client wants it, by
+    `accept-encoding: gzip`. (What gRPC itself tells of a client is what it can do, not what it
+    wants.)"""
+    if "gzip" in metadata(context, "accept-encoding"):
+        context.set_compression(grpc.Compression.Gzip)
+        await context.send_initial_metadata(())  # gRPC forgets it otherwise
+
+
 def known(error: Exception, path: str) -> Refusal:
     """What a caller is told of an error; the text of an unexpected one stays in the log."""
     if isinstance(error, Refusal):

@@ -8,13 +8,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-import grpc
-
 from naru.serve.access import EVERYBODY, INFER, Token, require
 from naru.serve.batching import Outputs
 from naru.serve.dataplane import DataPlane
 from naru.serve.datatypes import TEXT
-from naru.serve.grpc_calls import Context, Door, known, metadata
+from naru.serve.grpc_calls import Context, Door, compress, known
 from naru.serve.grpc_messages import (
     ModelInferRequest,
     ModelInferResponse,
@@ -60,8 +58,7 @@ class Inference:
     async def unary(self, data: bytes, context: Context) -> bytes:
         """ModelInfer. Raises a Refusal."""
         token = self._door.token(context)
-        if "gzip" in metadata(context, "accept-encoding"):
-            context.set_compression(grpc.Compression.Gzip)
+        await compress(context)
         request = parse(ModelInferRequest, data)
         asked = await self.ask(request, len(data), token, context.time_remaining())
         response = ModelInferResponse()
@@ -71,8 +68,7 @@ class Inference:
     async def stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """ModelStreamInfer. Raises a Refusal once the server is to end."""
         stream = _Stream(self, self._door.token(context), context, self._plane.settings.max_body)
-        if "gzip" in metadata(context, "accept-encoding"):
-            context.set_compression(grpc.Compression.Gzip)
+        await compress(context)
         self._streams.add(stream)
         try:
             await stream.run(requests)
