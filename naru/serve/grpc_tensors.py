@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from naru.serve.classification import classify
 from naru.serve.datatypes import TEXT
 from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal
 from naru.serve.servable import Servable
@@ -176,8 +177,10 @@ def encode(response: Any, servable: Servable, decoded: Decoded, outputs: Sequenc
     response.model_name, response.model_version = servable.name, servable.version
     if decoded.id is not None:
         response.id = decoded.id
-    for wanted in wished(decoded, servable.signature, outputs, servable.model.labels):
-        response.outputs.add(
-            name=wanted.tensor.name, datatype=wanted.datatype, shape=wanted.array.shape
-        )
-        response.raw_output_contents.append(to_bytes(wanted.array))
+    for tensor, wish, array in wished(decoded, servable.signature, outputs):
+        datatype = tensor.datatype
+        if wish is not None and wish.classes:
+            array = classify(array, wish.classes, servable.labels.get(tensor.name, ()))
+            datatype = TEXT
+        response.outputs.add(name=tensor.name, datatype=datatype, shape=array.shape)
+        response.raw_output_contents.append(to_bytes(array))

@@ -393,6 +393,7 @@ class Gate:
         self.servable, self._run = servable, servable.queue.call
         self._opened, self.reached = threading.Event(), threading.Event()
         servable.queue.call = self._wait
+        servable.queue.ns_per_element = 1e9  # too slow to be run at once, by the loop's thread
 
     def _wait(self, arrays: Any) -> Any:
         self.reached.set()
