@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +25,9 @@ from naru.serve.grpc_messages import METHODS, POOL, SERVICE, message, parse
 from naru.serve.grpc_tensors import values_of
 from naru.serve.refusals import INVALID, NOT_FOUND, UNSUPPORTED, Refusal
 from naru.serve.settings import ServerSettings
+
+_QUIET = 0.05  # seconds without a call, after which gRPC may shut down
+_LINGER = 1.0  # seconds that it waits for them at most
 
 Answer = dict[str, Any]  # what is told, as JSON has it
 
@@ -85,8 +89,20 @@ class GrpcServer:
         seconds."""
         self._health.stop()
         self._inference.stop()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        await self._linger(min(seconds, _LINGER))
         if self._server is not None:
-            await self._server.stop(seconds)
+            await self._server.stop(max(0.0, until - loop.time()))
+
+    async def _linger(self, seconds: float) -> None:
+        """Waits until no more calls come. gRPC cancels those that come while it shuts down, and
+        clients do not try again what was cancelled; until then they are told to go elsewhere."""
+        loop = asyncio.get_running_loop()
+        until, calls = loop.time() + seconds, -1
+        while calls != self._door.calls and loop.time() < until:
+            calls = self._door.calls
+            await asyncio.sleep(min(seconds, _QUIET))
 
     def _handlers(self) -> dict[str, Handler]:
         door, inference = self._door, self._inference

@@ -566,6 +566,20 @@ def test_streams_that_are_cancelled_leave_nothing(folder: Path) -> None:
     calling(folder, check, workers=1)
 
 
+def test_calls_that_come_too_late_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_service, "_QUIET", 60)
+    monkeypatch.setattr(grpc_service, "_LINGER", 60)
+
+    async def check(client: Client) -> None:
+        client.plane.stopped = True
+        stopping = asyncio.create_task(client.server.stop(60))
+        refused = await client.refused("ModelInfer", dense())
+        assert refused == ("UNAVAILABLE", "the server is stopping")
+        stopping.cancel()
+
+    calling(folder, check, load_at_start=0)
+
+
 # ---- health, reflection ----
 
 
