@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from naru.serve.grpc_infer import Inference
 from naru.serve.grpc_messages import METHODS, POOL, SERVICE, message, parse
 from naru.serve.grpc_tensors import values_of
 from naru.serve.refusals import INVALID, NOT_FOUND, UNSUPPORTED, Refusal
-from naru.serve.settings import ServerSettings
+from naru.serve.tls import read_pair
 
 _QUIET = 0.05  # seconds without a call, after which gRPC may shut down
 _LINGER = 1.0  # seconds that it waits for them at most
@@ -52,7 +51,7 @@ class GrpcServer:
         """Begins to listen. Raises InputError where the port is taken, or the certificate or its
         key cannot be used."""
         settings = self._plane.settings
-        credentials = _credentials(settings)
+        pair = read_pair(settings)
         _check_free(settings.host, settings.grpc_port or 0)
         server = self._server = grpc.aio.server(
             options=(
@@ -72,9 +71,10 @@ class GrpcServer:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port or 0}"
         try:
-            if credentials is None:
+            if pair is None:
                 self._port = server.add_insecure_port(address)
             else:
+                credentials = grpc.ssl_server_credentials([pair])
                 self._port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise InputError(f"cannot listen on {address}: {error}") from None
@@ -113,24 +113,6 @@ class GrpcServer:
         handlers["ModelInfer"] = door.unary(f"{SERVICE}/ModelInfer", inference.unary)
         handlers["ModelStreamInfer"] = door.streams(f"{SERVICE}/ModelStreamInfer", inference.stream)
         return handlers
-
-
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    """Those of TLS, where the settings want it. Raises InputError."""
-    if settings.certificate is None or settings.key is None:
-        return None
-    try:
-        # gRPC itself only says that it cannot listen.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            settings.certificate, settings.key
-        )
-        pair = (settings.key.read_bytes(), settings.certificate.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the certificate {settings.certificate} and the key {settings.key} cannot be used: "
-            f"{error}"
-        ) from None
-    return grpc.ssl_server_credentials([pair])
 
 
 def _check_free(host: str, port: int) -> None:

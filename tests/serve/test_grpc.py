@@ -822,9 +822,11 @@ def test_ports_that_are_taken(folder: Path) -> None:
 def test_certificates_that_are_none(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_text("no certificate")
     pem = tmp_path / "a.pem"
-    settings = ServerSettings(root=folder, grpc_port=0, certificate=pem, key=pem)
-    with pytest.raises(InputError, match="cannot be used"):
-        grpc_service._credentials(settings)
+    settings = ServerSettings(root=folder, port=0, grpc_port=0, certificate=pem, key=pem)
+    with pytest.raises(InputError, match="cannot be used together"):
+        Server(settings).bind()
+    with pytest.raises(InputError, match="cannot be used together"):
+        asyncio.run(GrpcServer(DataPlane(settings), Access()).start())
 
 
 def test_server_of_both_protocols(folder: Path) -> None:
