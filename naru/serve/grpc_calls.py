@@ -70,16 +70,22 @@ class Door:
                 await refuse(context, refusal)
             finally:
                 if self._log_requests:
-                    seconds = round(time.perf_counter() - start, 6)
-                    log.info(
-                        "request",
-                        extra={
-                            "method": "gRPC", "path": path, "status": status, "seconds": seconds,
-                            "id": metadata(context, "x-request-id"),
-                        },
-                    )  # fmt: skip
+                    self._log(path, status, time.perf_counter() - start, context)
 
         return call
+
+    def _log(self, path: str, status: str, seconds: float, context: Context) -> None:
+        try:
+            token = self.token(context).name
+        except Refusal:
+            token = ""
+        log.info(
+            "request",
+            extra={
+                "method": "gRPC", "path": path, "status": status, "seconds": round(seconds, 6),
+                "id": metadata(context, "x-request-id"), "token": token,
+            },
+        )  # fmt: skip
 
 
 def metadata(context: Context, name: str) -> str:

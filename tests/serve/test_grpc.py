@@ -371,6 +371,8 @@ def test_statuses(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
             "INVALID_ARGUMENT",
             "expected a message inference.ModelInferRequest, the bytes are none",
         )
+        words = ("word", np.array(["1", "one"], object), "BYTES")
+        assert (await client.refused("ModelInfer", request_of("parsed", words)))[0] == status
         long = await client.refused("ModelInfer", request_of("nobody" * 10_000))
         assert long[0] == "NOT_FOUND"
         assert len(long[1]) < 3000
@@ -807,7 +809,22 @@ def test_answers_are_compressed_where_the_client_wants_it(folder: Path) -> None:
     calling(folder, check, load_at_start=0)
 
 
-# ---- ports, and the whole server ----
+# ---- logs, ports, and the whole server ----
+
+
+def test_log_of_requests(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def check(client: Client) -> None:
+        how = {"metadata": (("x-request-id", "a-7"),)}
+        await client.ask("ModelInfer", dense(), how=how)
+        await client.refused("ModelInfer", request_of("dens"))
+        lines: list[Any] = [r for r in caplog.records if r.getMessage() == "request"]
+        assert [(r.status, r.id, r.token) for r in lines] == [
+            ("OK", "a-7", "everybody"), ("NOT_FOUND", "", "everybody"),
+        ]  # fmt: skip
+        assert {r.path for r in lines} == {f"{SERVICE}/ModelInfer"}
+
+    with caplog.at_level("INFO", "naru.serve"):
+        calling(folder, check, log_requests=True, load_at_start=0)
 
 
 def test_ports_that_are_taken(folder: Path) -> None:
