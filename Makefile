@@ -26,12 +26,15 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
+.PHONY: demo demo-web serve-demo test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
   check clean clean-all qemu node gdb chromium languages
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m naru demo
+
+serve-demo: $(VENV)/.installed-serve
+	$(BIN)/python -m naru serve naru/demo --grpc-port 8081
 
 demo-web: $(VENV)/.installed
 	$(BIN)/python -m naru demo --web
@@ -102,6 +105,10 @@ $(VENV)/.installed: $(VENV)/.made $(SOURCES)
 $(VENV)/.installed-test: $(VENV)/.made $(SOURCES)
 	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-serve: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e '.[serve,arrow,images]'
+	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet -e '.[test,dev,bench]'

@@ -253,7 +253,7 @@ def _binary_size(given: Mapping[str, Any], name: str) -> int | None:
     return size if "binary_data_size" in checked else None
 
 
-def read_shape(given: object, name: str) -> tuple[int, ...]:
+def read_shape(given: Any, name: str) -> tuple[int, ...]:
     """The shape of an input. Raises a Refusal."""
     if isinstance(given, list):
         shape: tuple[Any, ...] = tuple(cast("list[Any]", given))
