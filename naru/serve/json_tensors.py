@@ -260,10 +260,8 @@ def read_shape(given: Any, name: str) -> tuple[int, ...]:
         whole = all(type(d) is int and 0 <= d < 1 << 62 for d in shape)
         if whole and len(shape) <= _MOST_DIMS:
             return shape
-    raise Refusal(
-        INVALID,
-        f"input '{name}': shape: expected a list of whole numbers, got {_short(cast(object, given))}",
-    )
+    got = _short(cast(object, given))
+    raise Refusal(INVALID, f"input '{name}': shape: expected a list of whole numbers, got {got}")
 
 
 def _short(value: object) -> str:
