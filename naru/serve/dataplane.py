@@ -12,6 +12,7 @@ from naru.serve.batching import Outputs, Workers
 from naru.serve.datatypes import CONFIG_TYPES
 from naru.serve.refusals import FORBIDDEN, INVALID, UNAVAILABLE, UNSUPPORTED, Refusal
 from naru.serve.repository import Repository
+from naru.serve.room import Room
 from naru.serve.servable import Request, Servable
 from naru.serve.settings import ServerSettings
 from naru.serve.signature import Tensor
@@ -36,6 +37,7 @@ class DataPlane:
         self.workers = Workers(settings.workers or _native.usable_cores())
         self.tracing = Tracing()
         self.repository = Repository(settings.root, settings, self.workers, self.tracing)
+        self.room = Room(settings.max_held)
         self.started = False  # the models that are loaded at the start have been tried
         self.draining = False  # the server is about to end: not ready, but it still answers
         self.stopped = False  # it no longer answers

@@ -17,10 +17,10 @@ from naru.runtime import tables
 from naru.runtime.model import Model
 from naru.serve import json_tensors
 from naru.serve.batching import Outputs
-from naru.serve.json_tensors import Decoded
 from naru.serve.refusals import INVALID, Refusal
 from naru.serve.servable import Servable
 from naru.serve.signature import Signature
+from naru.serve.tensors import Decoded
 
 Array = NDArray[Any]
 

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from naru.errors import InputError
 from naru.serve.access import Access, read_tokens
 from naru.serve.dataplane import DataPlane
+from naru.serve.grpc_service import GrpcServer
 from naru.serve.http import Application
 from naru.serve.settings import ServerSettings
 
@@ -40,7 +41,7 @@ class Server:
         self.application = Application(self.plane, self.access)
         self._sockets: list[socket.socket] = []
         self._http: _Uvicorn | None = None
-        self._grpc: Any = None
+        self._grpc: GrpcServer | None = None
         self._stopping: asyncio.Event | None = None
 
     @property
@@ -124,8 +125,6 @@ class Server:
     async def _start_grpc(self) -> None:
         if self.settings.grpc_port is None:
             return
-        from naru.serve.grpc_service import GrpcServer
-
         self._grpc = GrpcServer(self.plane, self.access)
         await self._grpc.start()
 
