@@ -2,6 +2,7 @@
 #
 #   make demo        compile the digit models and run them
 #   make demo-web    a page on which you draw a digit, served on this machine
+#   make serve-demo  the digit models behind HTTP and gRPC
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
 #                    libraries from Rust, Go, Java, C#
@@ -26,12 +27,15 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
+.PHONY: demo demo-web serve-demo test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
   check clean clean-all qemu node gdb chromium languages openssl
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m naru demo
+
+serve-demo: $(VENV)/.installed-serve
+	$(BIN)/python -m naru serve naru/demo --grpc-port 8081
 
 demo-web: $(VENV)/.installed
 	$(BIN)/python -m naru demo --web
@@ -109,6 +113,10 @@ $(VENV)/.installed: $(VENV)/.made $(SOURCES)
 $(VENV)/.installed-test: $(VENV)/.made $(SOURCES)
 	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-serve: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e '.[serve,arrow,images]'
+	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet -e '.[test,dev,bench]'

@@ -59,7 +59,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 0),  # two servers on one port would share its calls
             ),
-            maximum_concurrent_rpcs=settings.max_connections,
+            maximum_concurrent_rpcs=settings.max_requests,
         )
         server.add_generic_rpc_handlers(
             (

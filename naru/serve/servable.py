@@ -66,6 +66,8 @@ class Servable:
             and rows_are_independent(self.model, self.signature, bundle)
         )
         most = self.signature.most_rows if self.batches else 0
+        # Where requests are to wait for others, no one goes ahead.
+        self._inline_ns = 0.0 if self.batches and settings.max_delay_us else INLINE_NS
         self._run = _runner(self.model, self.signature)
         self.queue = Queue(self._run, settings, statistics, workers, most)
         if took is not None:
@@ -101,7 +103,7 @@ class Servable:
             raise Refusal(UNAVAILABLE, f"the model '{self.name}' is being unloaded", retry_after=1)
         arrays, queue = request.arrays, self.queue
         rows, elements = self._rows(arrays), count_elements(arrays)
-        if 0 < queue.ns_per_element * elements < INLINE_NS and queue.is_idle:
+        if queue.is_idle and 0 < queue.ns_per_element * elements < self._inline_ns:
             return self._at_once(arrays, rows, elements, start)
         alike = None
         if self.batches:  # the order of names is the client's

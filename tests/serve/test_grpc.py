@@ -854,6 +854,7 @@ def test_server_of_both_protocols(folder: Path) -> None:
         ready = asyncio.Event()
         running = asyncio.create_task(server.run(ready.set))
         await ready.wait()
+        assert server._grpc is not None
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
             client = Client(channel, server.plane, server._grpc)
             gate = Gate(client, "dense")
