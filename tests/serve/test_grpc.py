@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -339,6 +340,43 @@ def test_malformed_requests_are_told_the_field(folder: Path) -> None:
         assert client.plane.room.held == 0
 
     calling(folder, check, load_at_start=0)
+
+
+def test_damaged_messages_are_the_clients(folder: Path) -> None:
+    """Whatever the bytes are: the server never says that the fault is its own."""
+    rng = random.Random(7)
+    whole = dense(id="a", outputs=[best(2)], parameters={"priority": {"int64_param": 1}})
+    samples = {
+        "ModelInfer": whole.SerializeToString(),
+        "TraceSetting": b"\n\x0f\n\ntrace_rate\x12\x01\n\x12\x05dense",
+        "RepositoryModelLoad": b"\x12\x05dense\x1a\x05\n\x01a\x12\x00",
+    }
+
+    def damaged(data: bytes) -> bytes:
+        found = bytearray(data)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(found))
+            found[at : at + rng.randint(0, 2)] = rng.randbytes(rng.randint(0, 2))
+        return bytes(found)
+
+    async def status(client: Client, method: str, data: bytes) -> str:
+        try:
+            await client.ask(method, data)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    async def check(client: Client) -> None:
+        found = {
+            await status(client, method, damaged(sample))
+            for method, sample in samples.items()
+            for _ in range(100)
+        }
+        assert "INVALID_ARGUMENT" in found
+        assert found <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}
+        assert client.plane.room.held == 0
+
+    calling(folder, check, load_at_start=0, model_control=True)
 
 
 def test_all_problems_are_told_at_once(folder: Path) -> None:
