@@ -28,7 +28,7 @@ SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
 .PHONY: demo demo-web serve-demo test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
-  check clean clean-all qemu node gdb chromium languages
+  check clean clean-all qemu node gdb chromium languages openssl
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -43,7 +43,8 @@ demo-web: $(VENV)/.installed
 test: check node
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl \
+  bench/web/node_modules/.installed .venv-clients/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -81,6 +82,12 @@ bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 .venv-trees/.installed: bench/trees-requirements.txt
 	$(PYTHON) -m venv .venv-trees
 	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
+	@touch $@
+
+# Triton's client, with which the slow tests ask `naru serve`.
+.venv-clients/.installed: tests/serve/clients-requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet -r tests/serve/clients-requirements.txt
 	@touch $@
 
 wheels: $(VENV)/.installed-test
@@ -149,6 +156,10 @@ chromium:
 gdb:
 	$(call debian,gdb:gdb)
 
+# Certificates of the tests of TLS.
+openssl:
+	$(call debian,openssl:openssl)
+
 # The programs of docs/languages.md.
 languages:
 	$(call debian,rustc:rustc go:golang-go gofmt:golang-go javac:default-jdk-headless mcs:mono-mcs)
@@ -169,4 +180,4 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance .venv-trees
+	rm -rf $(VENV) .venv-conformance .venv-trees .venv-clients

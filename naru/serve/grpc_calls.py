@@ -32,6 +32,7 @@ class Door:
 
     def __init__(self, access: Access, log_requests: bool) -> None:
         self._access, self._log_requests = access, log_requests
+        self.calls = 0  # that have come in
 
     def token(self, context: Context) -> Token:
         """Who calls. Raises a Refusal."""
@@ -57,6 +58,7 @@ class Door:
         self, path: str, answer: Callable[[_S, Context], Awaitable[_T]]
     ) -> Callable[[_S, Context], Awaitable[_T]]:
         async def call(asked: _S, context: Context) -> _T:
+            self.calls += 1
             start, status = time.perf_counter(), "CANCELLED"
             try:
                 told = await answer(asked, context)

@@ -18,8 +18,7 @@ NAME = "grpc.health.v1.Health"
 _OF_SERVER = ("", SERVICE)  # a service of any other name is a model
 _LOOK = 1.0  # seconds between looks at what is watched
 
-_pb: Any = health_pb2  # its stubs lack the newest message
-_Status: Any = _pb.HealthCheckResponse
+_Status: Any = health_pb2.HealthCheckResponse
 
 
 class Health:
@@ -33,7 +32,6 @@ class Health:
         """The service's methods."""
         return {
             "Check": self._door.unary(f"{NAME}/Check", self._check),
-            "List": self._door.unary(f"{NAME}/List", self._list),
             "Watch": self._door.unary_stream(f"{NAME}/Watch", self._watch),
         }
 
@@ -47,21 +45,14 @@ class Health:
         self._stopping.set()
 
     async def _check(self, data: bytes, context: Context) -> bytes:
-        name = parse(_pb.HealthCheckRequest, data).service
+        name = parse(health_pb2.HealthCheckRequest, data).service
         status = self._status(name, context)
         if status == _Status.SERVICE_UNKNOWN:
             raise Refusal(NOT_FOUND, f"there is no service or model '{name}'")
         return _Status(status=status).SerializeToString()
 
-    async def _list(self, data: bytes, context: Context) -> bytes:
-        token = self._door.token(context)
-        models = self._plane.repository.names if INFER in token.rights else ()
-        names = [*_OF_SERVER, *(m for m in models if token.may_see(m))]
-        statuses = {n: _Status(status=self._status(n, context)) for n in names}
-        return _pb.HealthListResponse(statuses=statuses).SerializeToString()
-
     async def _watch(self, data: bytes, context: Context) -> None:
-        name = parse(_pb.HealthCheckRequest, data).service
+        name = parse(health_pb2.HealthCheckRequest, data).service
         told = None
         while True:
             status = self._status(name, context)

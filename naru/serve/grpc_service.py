@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,10 @@ from naru.serve.grpc_infer import Inference
 from naru.serve.grpc_messages import METHODS, POOL, SERVICE, message, parse
 from naru.serve.grpc_tensors import values_of
 from naru.serve.refusals import INVALID, NOT_FOUND, UNSUPPORTED, Refusal
-from naru.serve.settings import ServerSettings
+from naru.serve.tls import read_pair
+
+_QUIET = 0.05  # seconds without a call, after which gRPC may shut down
+_LINGER = 1.0  # seconds that it waits for them at most
 
 Answer = dict[str, Any]  # what is told, as JSON has it
 
@@ -48,7 +51,7 @@ class GrpcServer:
         """Begins to listen. Raises InputError where the port is taken, or the certificate or its
         key cannot be used."""
         settings = self._plane.settings
-        credentials = _credentials(settings)
+        pair = read_pair(settings)
         _check_free(settings.host, settings.grpc_port or 0)
         server = self._server = grpc.aio.server(
             options=(
@@ -68,9 +71,10 @@ class GrpcServer:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         address = f"{host}:{settings.grpc_port or 0}"
         try:
-            if credentials is None:
+            if pair is None:
                 self._port = server.add_insecure_port(address)
             else:
+                credentials = grpc.ssl_server_credentials([pair])
                 self._port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise InputError(f"cannot listen on {address}: {error}") from None
@@ -85,8 +89,20 @@ class GrpcServer:
         seconds."""
         self._health.stop()
         self._inference.stop()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        await self._linger(min(seconds, _LINGER))
         if self._server is not None:
-            await self._server.stop(seconds)
+            await self._server.stop(max(0.0, until - loop.time()))
+
+    async def _linger(self, seconds: float) -> None:
+        """Waits until no more calls come. gRPC cancels those that come while it shuts down, and
+        clients do not try again what was cancelled; until then they are told to go elsewhere."""
+        loop = asyncio.get_running_loop()
+        until, calls = loop.time() + seconds, -1
+        while calls != self._door.calls and loop.time() < until:
+            calls = self._door.calls
+            await asyncio.sleep(min(seconds, _QUIET))
 
     def _handlers(self) -> dict[str, Handler]:
         door, inference = self._door, self._inference
@@ -97,24 +113,6 @@ class GrpcServer:
         handlers["ModelInfer"] = door.unary(f"{SERVICE}/ModelInfer", inference.unary)
         handlers["ModelStreamInfer"] = door.streams(f"{SERVICE}/ModelStreamInfer", inference.stream)
         return handlers
-
-
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    """Those of TLS, where the settings want it. Raises InputError."""
-    if settings.certificate is None or settings.key is None:
-        return None
-    try:
-        # gRPC itself only says that it cannot listen.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            settings.certificate, settings.key
-        )
-        pair = (settings.key.read_bytes(), settings.certificate.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the certificate {settings.certificate} and the key {settings.key} cannot be used: "
-            f"{error}"
-        ) from None
-    return grpc.ssl_server_credentials([pair])
 
 
 def _check_free(host: str, port: int) -> None:

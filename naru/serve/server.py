@@ -27,6 +27,7 @@ from naru.serve.dataplane import DataPlane
 from naru.serve.grpc_service import GrpcServer
 from naru.serve.http import Application
 from naru.serve.settings import ServerSettings
+from naru.serve.tls import read_pair
 
 log = logging.getLogger("naru.serve")
 
@@ -55,8 +56,10 @@ class Server:
         return None if self._grpc is None else self._grpc.port
 
     def bind(self) -> None:
-        """Takes the port, before anything is loaded. Raises InputError where it is taken."""
+        """Takes the port, before anything is loaded. Raises InputError where it is taken, or the
+        certificate or its key cannot be used."""
         settings = self.settings
+        read_pair(settings)
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:

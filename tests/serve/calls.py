@@ -70,7 +70,8 @@ def calling(
         await plane.repository.start()
         plane.started = True
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            address = f"127.0.0.1:{server.port}"
+            async with asyncio.timeout(60), grpc.aio.insecure_channel(address) as channel:
                 await test(Client(channel, plane, server))
         finally:
             await server.stop(0)

@@ -219,6 +219,25 @@ def test_typed_contents(folder: Path) -> None:
     calling(folder, check, load_at_start=0)
 
 
+def test_large_requests_are_decoded_aside(folder: Path) -> None:
+    rows = np.arange(200_000, dtype=np.float32).reshape(-1, 4)
+
+    async def check(client: Client) -> None:
+        typed = message("ModelInferRequest")(model_name="dense")
+        contents = {"fp32_contents": rows.ravel()}
+        typed.inputs.add(name="x", datatype="FP32", shape=rows.shape, contents=contents)
+        words = np.array(["word"] * 50_000, object)
+        answer = await client.ask("ModelInfer", typed)
+        assert np.allclose(array_of(answer), rows @ W)
+        answer = await client.ask("ModelInfer", request_of("texts", ("word", words, "BYTES")))
+        assert set(texts_of(answer)) == {"WORD"}
+        typed.inputs[0].name = "z"
+        assert "there is no input 'z'" in (await client.refused("ModelInfer", typed))[1]
+        assert client.plane.room.held == 0
+
+    calling(folder, check, load_at_start=0)
+
+
 # ---- what is refused ----
 
 
@@ -393,6 +412,7 @@ class Gate:
         self.servable, self._run = servable, servable.queue.call
         self._opened, self.reached = threading.Event(), threading.Event()
         servable.queue.call = self._wait
+        servable.queue.ns_per_element = 1e9  # too slow to be run at once, by the loop's thread
 
     def _wait(self, arrays: Any) -> Any:
         self.reached.set()
@@ -546,6 +566,20 @@ def test_streams_that_are_cancelled_leave_nothing(folder: Path) -> None:
     calling(folder, check, workers=1)
 
 
+def test_calls_that_come_too_late_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_service, "_QUIET", 60)
+    monkeypatch.setattr(grpc_service, "_LINGER", 60)
+
+    async def check(client: Client) -> None:
+        client.plane.stopped = True
+        stopping = asyncio.create_task(client.server.stop(60))
+        refused = await client.refused("ModelInfer", dense())
+        assert refused == ("UNAVAILABLE", "the server is stopping")
+        stopping.cancel()
+
+    calling(folder, check, load_at_start=0)
+
+
 # ---- health, reflection ----
 
 
@@ -565,12 +599,6 @@ def test_health_service(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as found:
             await status("nobody")
         assert found.value.code() is grpc.StatusCode.NOT_FOUND
-        every = await client.channel.unary_unary("/grpc.health.v1.Health/List")(b"")
-        kind: Any = health_pb2
-        listed = kind.HealthListResponse.FromString(every).statuses
-        assert listed["dense"].status == response.SERVING
-        assert listed["broken"].status == response.NOT_SERVING
-
         watch = client.channel.unary_stream("/grpc.health.v1.Health/Watch")
         model = watch(health_pb2.HealthCheckRequest(service="dense").SerializeToString())
         server = watch(b"")
@@ -794,9 +822,11 @@ def test_ports_that_are_taken(folder: Path) -> None:
 def test_certificates_that_are_none(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_text("no certificate")
     pem = tmp_path / "a.pem"
-    settings = ServerSettings(root=folder, grpc_port=0, certificate=pem, key=pem)
-    with pytest.raises(InputError, match="cannot be used"):
-        grpc_service._credentials(settings)
+    settings = ServerSettings(root=folder, port=0, grpc_port=0, certificate=pem, key=pem)
+    with pytest.raises(InputError, match="cannot be used together"):
+        Server(settings).bind()
+    with pytest.raises(InputError, match="cannot be used together"):
+        asyncio.run(GrpcServer(DataPlane(settings), Access()).start())
 
 
 def test_server_of_both_protocols(folder: Path) -> None:
