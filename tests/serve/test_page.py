@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image, ImageDraw
 from serve import models
 from serve.asgi import ask
 from serve.conftest import serving
+from sklearn.tree import DecisionTreeClassifier
 
 import naru
 from naru.demo import FOLDER
@@ -223,15 +226,17 @@ HAND: dict[str, list[Point]] = {
           (0.85, 0.8), (0.5, 1), (0.1, 0.9)],
 }  # fmt: skip
 MANY = 10_000
+ODD = "50% <i>&é'"  # a name of a model
 
 
 @contextmanager
 def server(root: Path, *options: str) -> Iterator[str]:
-    """The address of a `naru serve` of its own."""
+    """The address of a `naru serve` of its own, which must end well."""
     command = [sys.executable, "-m", "naru", "serve", str(root), "--port", "0", *options]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         assert process.stdout is not None
         try:
             line = process.stdout.readline()
@@ -241,6 +246,16 @@ def server(root: Path, *options: str) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=60)
+            log.seek(0)
+            print(log.read())
+        assert process.returncode == 0
+
+
+def flowers() -> naru.Model:
+    """label[rows] = by petal length: short is 0, long is 1; the columns have names."""
+    table = pd.DataFrame({"width": [1.0, 2, 3, 4, 1, 2], "petal length": [1.0, 1, 2, 7, 8, 9]})
+    tree = DecisionTreeClassifier(random_state=0).fit(table, np.array([0, 0, 0, 1, 1, 1]))
+    return naru.compile(tree)
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +269,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     models.parsed(root / "parsed.onnx")
     models.dense(root / "versions" / "9" / "model.onnx")
     models.dense(root / "versions" / "10" / "model.onnx", scale=2.0)
+    models.pair(root / f"{ODD}.onnx")
+    flowers().save(root / "flowers.naru")
     (root / "broken.naru").write_bytes(b"no bundle")
     naru.compile(
         FOLDER / "digits_drawn.onnx",
@@ -383,14 +400,14 @@ def test_tables(browser: Any, address: str) -> None:
         assert cells(page) == [["12.5", "6"], ["0", "8"], ["0", "8"]]
         assert '"a":10' in page.inner_text(".curl code")
         page.fill("[aria-label=CSV]", "a,b\n1,2")
-        page.dispatch_event("[aria-label=CSV]", "change")
+        page.press("[aria-label=CSV]", "Tab")
         assert error_of(page) == "Column c is missing; the table has a, b."
         assert found.complaints == []
     with looked(browser, address, "dense") as found:
         page = found.page
         text = "\n".join("1,0,0,1" for _ in range(300))
         page.fill("[aria-label=CSV]", text)
-        page.dispatch_event("[aria-label=CSV]", "change")
+        page.press("[aria-label=CSV]", "Tab")
         page.wait_for_selector(".outputs table")
         assert cells(page) == [["3", "5", "7"]] * 100
         assert "200 more rows not shown" in page.inner_text(".outputs")
@@ -398,6 +415,60 @@ def test_tables(browser: Any, address: str) -> None:
             page.click("text=Save as CSV")
         lines = Path(saved.value.path()).read_text().splitlines()
         assert lines == ["y[0],y[1],y[2]", *["3,5,7"] * 300]
+        assert found.complaints == []
+
+
+@pytest.mark.slow
+def test_names_of_columns(browser: Any, address: str) -> None:
+    with looked(browser, address, "flowers") as found:
+        page = found.page
+        assert page.locator(".edit thead th").all_inner_texts()[1:3] == ["width", "petal length"]
+        take(page, "f.csv", "text/csv", b"petal length;x;width\n9;0;0\n1;0;9\n")
+        page.wait_for_selector(".outputs table")
+        assert [row[0] for row in cells(page)] == ["1", "0"]
+        take(page, "g.csv", "text/csv", b"petal length;x\n9;0\n")
+        assert error_of(page) == "Column width is missing; the table has petal length, x."
+        assert found.complaints == []
+
+
+@pytest.mark.slow
+def test_drop_and_paste(browser: Any, address: str) -> None:
+    with looked(browser, address, "pair") as found:
+        page = found.page
+        page.evaluate(
+            """() => {
+                const dataTransfer = new DataTransfer();
+                dataTransfer.items.add(new File(["a,b,c\\n1,2,9007199254740993\\n"], "one.csv"));
+                const drop = new DragEvent("drop", { dataTransfer, cancelable: true });
+                document.querySelector(".drop").dispatchEvent(drop);
+            }"""
+        )
+        page.wait_for_selector(".outputs table")
+        assert cells(page) == [["3", "9007199254740994"]]  # no digit is lost on the way
+        page.evaluate(
+            """() => {
+                const clipboardData = new DataTransfer();
+                clipboardData.setData("text", "5\\t6\\t7\\n1\\t1\\t1");
+                const paste = new ClipboardEvent("paste", { clipboardData, bubbles: true });
+                document.querySelector(".edit input").dispatchEvent(paste);
+            }"""
+        )
+        page.wait_for_selector(".outputs tbody tr:nth-child(2)")
+        assert cells(page) == [["11", "8"], ["2", "2"]]
+        assert found.complaints == []
+
+
+@pytest.mark.slow
+def test_a_name_is_only_text(browser: Any, address: str) -> None:
+    with opened(browser, f"{address}/") as found:
+        page = found.page
+        page.fill("#filter", "50%")
+        page.click(f'.row:has-text("{ODD}")')
+        page.wait_for_selector("#form")
+        assert page.inner_text(".head h2") == ODD
+        page.click("#form button.main")
+        page.wait_for_selector(".outputs table")
+        assert "%3Ci%3E" in page.inner_text(".curl code")
         assert found.complaints == []
 
 
@@ -500,7 +571,7 @@ def test_versions(browser: Any, address: str) -> None:
             page.select_option(".head select", version)
             until(page, f"location.hash.endsWith('/{version}')")
             page.wait_for_selector(f".head select:has(option[value='{version}']:checked)")
-            page.wait_for_selector("#model:not(.waiting) #form")
+            page.wait_for_selector("#model[aria-busy=false] #form")
             page.click("text=Add a row")
             page.fill("[aria-label='row 0, x[1]']", "0")
             page.fill("[aria-label='row 0, x[0]']", "1")
@@ -550,7 +621,7 @@ def test_list_by_keys(browser: Any, address: str) -> None:
         page.wait_for_selector(".row")
         assert "unavailable" in page.inner_text(".row:has-text('broken')")
         page.fill("#filter", "digits ready")
-        assert page.inner_text("#count") == "3 of 9 models"
+        assert page.inner_text("#count") == "3 of 11 models"
         page.keyboard.press("ArrowDown")
         page.keyboard.press("ArrowDown")
         active = page.get_attribute("#list", "aria-activedescendant")

@@ -19,8 +19,12 @@ let looks = 0; // at models; a later one makes an earlier one's answer void
 const goTo = (name, version) => (location.hash = `#/${[name, version].filter(Boolean).map(encodeURIComponent).join("/")}`);
 
 function fromHash() {
-  const [name, version = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
-  return name ? { name, version } : null;
+  try {
+    const [name, version = ""] = location.hash.replace(/^#\/?/, "").split("/").map(decodeURIComponent);
+    return name ? { name, version } : null;
+  } catch {
+    return null; // somebody wrote a % that stands for nothing
+  }
 }
 
 async function look() {
@@ -35,14 +39,14 @@ async function look() {
   const place = find("model");
   const choose = (other) => goTo(name, other);
   try {
-    place.classList.add("waiting");
+    place.ariaBusy = "true"; // to load it may take a while
     const model = await describe(name, version);
     if (number === looks) showModel(place, model, versionsOf(name), choose);
   } catch (error) {
     const text = error.status ? `${error.status}: ${error.message}` : error.message;
     if (number === looks) showProblem(place, name, version, versionsOf(name), choose, text);
   } finally {
-    if (number === looks) place.classList.remove("waiting");
+    if (number === looks) place.ariaBusy = "false";
   }
   if (number === looks && before) place.querySelector("h2").focus({ preventScroll: true });
   return refreshIndex(); // what was not loaded is now
@@ -124,6 +128,10 @@ async function start() {
   if (!fromHash() && list.models.length === 1) history.replaceState(null, "", `#/${encodeURIComponent(list.models[0].name)}`);
   await look();
 }
+
+// A file that misses its place must not take the place of the page.
+for (const name of ["dragover", "drop"])
+  addEventListener(name, (event) => event.dataTransfer.types.includes("Files") && event.preventDefault());
 
 addEventListener("hashchange", look);
 await start();

@@ -1,7 +1,7 @@
 // What the server does, second by second, from the differences of its statistics.
 import { draw, make, numberText, timeText } from "./dom.js";
 
-const SECONDS = 120; // that are seen
+const SECONDS = 60; // that are seen
 const WIDTH = 300;
 const HEIGHT = 72;
 const TOP = 6; // room above the highest line

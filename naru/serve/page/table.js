@@ -4,29 +4,31 @@ import { button, bytesText, count, make } from "./dom.js";
 import { parseCsv, rowsJson, toRows } from "./rows.js";
 
 const MOST_COLUMNS = 64; // that are shown
-const MOST_TAKEN = 1024; // that are a table at all
+const MOST_TAKEN = 1024; // that are a table at all, and rows that it must have
 const SHOWN = 12; // rows
 
-// The columns of a model that takes a table: {columns: [{name, datatype}], matrix, named}; else null.
+// The columns of a model that takes a table: {columns: [{name, datatype}], matrix, named, least}, where
+// `least` rows are to begin with; else null.
 export function tableOf(model) {
   const { required } = model;
   const [input] = required;
   if (required.length === 1 && input.dims.length === 2 && input.shape[1] >= 1 && input.shape[1] <= MOST_TAKEN) {
     const names = model.columns[input.name];
     const columns = Array.from({ length: input.shape[1] }, (_, k) => ({ name: names?.[k] ?? `${input.name}[${k}]`, datatype: input.datatype }));
-    if (columns.length > 1) return { columns, matrix: true, named: Boolean(names) };
+    const least = Math.max(1, input.shape[0]); // -1: any number
+    if (columns.length > 1 && least <= MOST_TAKEN) return { columns, matrix: true, named: Boolean(names), least };
   }
   const isColumn = ({ shape }) => shape.length > 0 && shape[0] === -1 && (shape.length === 1 || (shape.length === 2 && shape[1] === 1));
   if (!required.length || required.length < model.inputs.length || !required.every(isColumn)) return null;
-  return { columns: required, matrix: false, named: true };
+  return { columns: required, matrix: false, named: true, least: 1 };
 }
 
 export const tableForm = (model, trial) => new Table(tableOf(model), trial).element;
 
 class Table {
-  constructor({ columns, matrix, named }, trial) {
+  constructor({ columns, matrix, named, least }, trial) {
     Object.assign(this, { columns, matrix, named, trial });
-    this.rows = [this.zeros()];
+    this.rows = Array.from({ length: least }, () => this.zeros());
     this.grid = make("div", { class: "scroll" });
     this.note = make("p", { class: "soft", role: "status" });
     this.file = make("input", { type: "file", class: "unseen", accept: ".csv,.tsv,.txt,.arrow,.arrows,.feather", change: () => this.take(this.file.files) });

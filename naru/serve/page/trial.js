@@ -7,6 +7,10 @@ import { ask, curl, modelPath } from "./server.js";
 
 const LONG = 20_000; // characters of a body that a line of curl still holds
 
+// Whole numbers that JavaScript's are too coarse for stay the texts that they are, where the browser
+// gives these.
+const exact = (_, value, context) => (Number.isInteger(value) && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source ?? "") ? context.source : value);
+
 export class Trial {
   constructor(model) {
     this.model = model;
@@ -67,10 +71,12 @@ export class Trial {
 
   showJson(bytes) {
     const text = new TextDecoder().decode(bytes);
-    const answer = JSON.parse(text);
+    const answer = JSON.parse(text, exact);
     const outputs = outputsOf(answer);
     this.outputs.replaceChildren(...showOutputs(outputs, this.model));
-    const raw = make("details", {}, make("summary", {}, "Answer in JSON"), make("pre", {}, text.length > LONG ? `${text.slice(0, LONG)}…` : text));
+    const shown = make("pre", {}, text.length > LONG ? `${text.slice(0, LONG)}…` : text);
+    const keep = button("Save answer.json", () => save(bytes, "answer.json", "application/json"), { class: "link" });
+    const raw = make("details", {}, make("summary", {}, "Answer in JSON"), shown, keep);
     this.outputs.append(raw);
     return [`version ${answer.model_version}`, bytesText(bytes.length)];
   }
