@@ -114,7 +114,7 @@ function table(columns, rows, model) {
     const text = values[k] === undefined ? "" : numberText(values[k]);
     return make("td", { class: typeof values[k] === "number" ? "number" : "" }, label ? `${text} · ${label}` : text);
   };
-  const head = make("tr", {}, make("th", { scope: "col" }, "row"), ...shown.map((c) => make("th", { scope: "col" }, c.name)));
+  const head = make("tr", {}, make("th", { scope: "col" }, "row"), ...shown.map((c) => make("th", { scope: "col", class: typeof c.values[0] === "number" ? "number" : "" }, c.name)));
   const body = Array.from({ length: Math.min(rows, MOST_ROWS) }, (_, k) =>
     make("tr", {}, make("th", { scope: "row" }, String(k)), ...shown.map((c) => cell(c, k))),
   );
