@@ -96,23 +96,24 @@ class DataPlane:
         """The model's configuration, in the words of Triton (model configuration extension)."""
         servable = await self.get(name, version)
         settings, signature = servable.settings, servable.signature
+        # Batches of single elements have no form there: dims are never none.
+        tensors = (*signature.inputs, *signature.outputs)
+        batches = servable.batches and all(len(t.dims) > 1 for t in tensors)
         config: dict[str, Any] = {
             "name": name,
             "platform": PLATFORM,
             "backend": PLATFORM,
             "version_policy": {"all": {}},
-            "max_batch_size": min(settings.max_batch, signature.most_rows)
-            if servable.batches
-            else 0,
-            "input": [_config(t, servable.batches) for t in signature.inputs],
-            "output": [_config(t, servable.batches) for t in signature.outputs],
+            "max_batch_size": min(settings.max_batch, signature.most_rows) if batches else 0,
+            "input": [_config(t, batches) for t in signature.inputs],
+            "output": [_config(t, batches) for t in signature.outputs],
             "instance_group": [
                 {"name": name, "kind": "KIND_CPU", "count": self.workers.count, "gpus": []}
             ],
             "model_transaction_policy": {"decoupled": False},
             "parameters": {"source_sha256": {"string_value": servable.digest}},
         }
-        if servable.batches:
+        if batches:
             config["dynamic_batching"] = {
                 "preferred_batch_size": [],
                 "max_queue_delay_microseconds": settings.max_delay_us,

@@ -22,6 +22,7 @@ from naru.errors import InputError
 from naru.serve.access import Access, read_tokens
 from naru.serve.dataplane import DataPlane
 from naru.serve.http import Application
+from naru.serve.http_protocol import Protocol
 from naru.serve.settings import ServerSettings
 
 log = logging.getLogger("naru.serve")
@@ -103,7 +104,7 @@ class Server:
         settings = self.settings
         return uvicorn.Config(
             self.application,
-            http="httptools",
+            http=Protocol,
             loop="none",
             lifespan="off",
             ws="none",
@@ -117,7 +118,6 @@ class Server:
             backlog=2048,
             ssl_certfile=str(settings.certificate) if settings.certificate else None,
             ssl_keyfile=str(settings.key) if settings.key else None,
-            h11_max_incomplete_event_size=64 << 10,
         )
 
     async def _start_grpc(self) -> None:
