@@ -4,7 +4,7 @@
 #   make demo-web    a page on which you draw a digit, served on this machine
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
-#                    libraries from Rust, Go, Java, C#
+#                    libraries from Rust, Go, Java, C#, serving asked by Triton's clients
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
@@ -27,7 +27,7 @@ SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
 .PHONY: demo demo-web serve-demo test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
-  check clean clean-all qemu node gdb chromium languages
+  check clean clean-all qemu node gdb chromium languages base64
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -42,7 +42,8 @@ demo-web: $(VENV)/.installed
 test: check node
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed \
+  .venv-clients/.installed .venv-triton/.installed .venv-perf/.installed .venv-schemathesis/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -82,6 +83,28 @@ bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
 	@touch $@
 
+# What the slow tests ask `naru serve` with: Triton's client, a real Triton, its load generator, and
+# requests drawn from a description.
+.venv-clients/.installed: tests/serve/clients-requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet -r tests/serve/clients-requirements.txt
+	@touch $@
+
+.venv-triton/.installed: tests/serve/oracle-requirements.txt
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet -r tests/serve/oracle-requirements.txt
+	@touch $@
+
+.venv-perf/.installed: tests/serve/perf-requirements.txt | base64
+	$(PYTHON) -m venv .venv-perf
+	.venv-perf/bin/python -m pip install --quiet --no-deps -r tests/serve/perf-requirements.txt
+	@touch $@
+
+.venv-schemathesis/.installed: tests/serve/schemathesis-requirements.txt
+	$(PYTHON) -m venv .venv-schemathesis
+	.venv-schemathesis/bin/python -m pip install --quiet -r tests/serve/schemathesis-requirements.txt
+	@touch $@
+
 wheels: $(VENV)/.installed-test
 	$(BIN)/python tools/build_wheels.py
 
@@ -119,10 +142,12 @@ $(VENV)/.installed-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet -e '.[test,dev,cross,triton,browser]'
 	@touch $@
 
-# Debian packages, for whichever of the commands is missing: $(call debian,COMMAND:PACKAGE …).
+# Debian packages, for whichever of the commands or files is missing:
+# $(call debian,COMMAND:PACKAGE …).
 define debian
 @missing=; for pair in $(1); do \
-  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+  command -v "$${pair%%:*}" >/dev/null || [ -e "$${pair%%:*}" ] || \
+    missing="$$missing $${pair##*:}"; \
 done; \
 if [ -z "$$missing" ]; then :; \
 elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -139,6 +164,10 @@ endef
 qemu:
 	$(call debian,qemu-aarch64:qemu-user \
 	  /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1:libc6-arm64-cross)
+
+# A library that Triton's load generator wants.
+base64:
+	$(call debian,/usr/lib/x86_64-linux-gnu/libb64.so.0d:libb64-0d)
 
 # Packages for the web run in a browser, without a window.
 chromium:
@@ -168,4 +197,4 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance .venv-trees
+	rm -rf $(VENV) .venv-conformance .venv-trees .venv-clients .venv-triton .venv-perf .venv-schemathesis

@@ -11,6 +11,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MOST_HEAD = 64 << 10  # bytes of the request line and the headers
 SLOWEST_HEAD = 60.0  # seconds from a connection, or a head's first part, to the end of the head
+_TOO_LONG = f"the head of the request is longer than {MOST_HEAD} bytes"
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
@@ -38,10 +39,10 @@ class Protocol(HttpToolsProtocol):
         if self._in_head and b"pgrade:" in data:
             data = _without_upgrade(data)
         super().data_received(data)
-        if self._in_head and self._heads == heads and not self.transport.is_closing():
+        if self._in_head and self._heads == heads:
             self._length += len(data)
             if self._length > MOST_HEAD:
-                self._refuse(431, f"the head of the request is longer than {MOST_HEAD} bytes")
+                self._refuse(431, _TOO_LONG)
             elif self._slow is None:
                 self._limit_time()
 
@@ -50,6 +51,9 @@ class Protocol(HttpToolsProtocol):
         self._heads += 1
         self._length, self._in_head = 0, False
         self._stop_timer()
+        if len(self.url) + sum([len(n) + len(v) for n, v in self.headers]) > MOST_HEAD:
+            self._refuse(431, _TOO_LONG)
+            raise ValueError(_TOO_LONG)  # the parser stops
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -70,12 +74,13 @@ class Protocol(HttpToolsProtocol):
             self._slow = None
 
     def _too_slow(self) -> None:
-        if not self.transport.is_closing():
-            self._refuse(408, f"no request arrived within {SLOWEST_HEAD:g} s")
+        self._refuse(408, f"no request arrived within {SLOWEST_HEAD:g} s")
 
     def _refuse(self, status: int, message: str) -> None:
         """Answers by itself, and closes the connection."""
         self._stop_timer()
+        if self.transport.is_closing():
+            return
         body = orjson.dumps({"error": message})
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head % len(body) + body)

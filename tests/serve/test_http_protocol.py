@@ -41,6 +41,11 @@ CASES: dict[str, tuple[tuple[bytes, ...], bytes, str]] = {
         b"400 Bad Request",
         "Invalid HTTP request received.",
     ),
+    "a head that is too long": (
+        (GET + b"x: " + b"a" * MOST_HEAD + b"\r\n\r\n",),
+        b"431 Request Header Fields Too Large",
+        f"the head of the request is longer than {MOST_HEAD} bytes",
+    ),
     "a head without end": (
         (GET + b"x: ", *[b"a" * (MOST_HEAD // 4)] * 5),
         b"431 Request Header Fields Too Large",
