@@ -198,6 +198,11 @@ def _config(tensor: Tensor, batches: bool) -> dict[str, Any]:
     return config
 
 
+def _whole(value: Any) -> Any:
+    """A whole number as an integer: to JSON 3.0 is the same as 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Tracing:
     """The trace settings (trace extension). Traces are lines of the log: `trace_file` is not
     settable, as clients do not choose what a server writes where."""
@@ -239,7 +244,7 @@ class Tracing:
 
     def _number(self, key: str, value: Any) -> str:
         given = _listed(value)
-        text = str(given[0]) if len(given) == 1 else ""
+        text = str(_whole(given[0])) if len(given) == 1 else ""
         if not text.removeprefix("-").isdecimal() or len(text) > 18:
             raise Refusal(INVALID, f"{key}: expected a whole number, got {value!r}")
         return text
@@ -265,11 +270,14 @@ class Logging:
 
     def change(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Changes some, and what is logged with them. Raises a Refusal."""
+        given = {key: _whole(value) for key, value in given.items()}
         for key, value in given.items():
             default = self.DEFAULT.get(key)
             if key not in ("log_info", "log_warning", "log_error", "log_verbose_level"):
                 raise Refusal(INVALID, f"log setting '{key}' cannot be changed")
-            if type(value) is not type(default) or (type(value) is int and value < 0):
+            if type(value) is not type(default) or (
+                type(value) is int and not 0 <= value < 1 << 31
+            ):
                 raise Refusal(INVALID, f"{key}: expected a value like {default!r}, got {value!r}")
         self._settings.update(given)
         s = self._settings

@@ -512,8 +512,13 @@ def test_settings_of_traces_and_logs(folder: Path) -> None:
         assert refused.status == 400
         refused = await ask(app, "POST", "/v2/logging", b'{"log_file": "/etc/passwd"}')
         assert refused.status == 400
+        for level, status in (("0", 200), ("1.0", 200), ("0.5", 400), ("-1", 400), ("1e19", 400)):
+            body = b'{"log_verbose_level": %s}' % level.encode()
+            assert (await ask(app, "POST", "/v2/logging", body)).status == status
         changed = await ask(app, "POST", "/v2/logging", b'{"log_verbose_level": 0}')
-        assert changed.json["log_info"] is True
+        assert (changed.json["log_info"], changed.json["log_verbose_level"]) == (True, 0)
+        found = await ask(app, "POST", "/v2/trace/setting", b'{"trace_rate": [7.0]}')
+        assert found.json["trace_rate"] == "7"
 
     serving(folder, check, model_control=True)
 
