@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import shutil
 import socket
 import subprocess
-import sys
 import sysconfig
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import BinaryIO
 
-from serve import models
+from serve import models, processes
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = ROOT / ".venv-clients"
 TRITON = ROOT / ".venv-triton"
 PERF = ROOT / ".venv-perf"
 SCHEMATHESIS = ROOT / ".venv-schemathesis"
-_START = 60.0  # seconds that a server may take until it is ready
 
 
 def python_of(environment: Path) -> Path:
@@ -41,44 +36,8 @@ def naru_server(folder: Path, *options: str) -> Iterator[str]:
     """`naru serve` with models to try; its `host:port`."""
     for name, write in (("dense", models.dense), ("pair", models.pair), ("texts", models.texts)):
         write(folder / f"{name}.onnx")
-    command = [sys.executable, "-m", "naru", "serve", str(folder), "--port", "0", *options]
-    log = folder.parent / "naru.log"
-    with log.open("wb") as written, _process(command, os.environ, written) as process:
-        yield _wait(process, log, lambda: _address(log))
-
-
-def _address(log: Path) -> str | None:
-    found = re.search(r"serving \d+ models at http://(\S+)", log.read_text(errors="replace"))
-    return found[1] if found else None
-
-
-@contextlib.contextmanager
-def _process(
-    command: list[str], environment: Mapping[str, str], written: BinaryIO
-) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        command, env=dict(environment), stdout=written, stderr=subprocess.STDOUT
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], str | None]) -> str:
-    """What `ready` gives, once it gives something."""
-    until = time.monotonic() + _START
-    while time.monotonic() < until and process.poll() is None:
-        found = ready()
-        if found is not None:
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"the server did not start:\n{log.read_text(errors='replace')[-4000:]}")
+    with processes.serving(folder, *options) as server:
+        yield f"127.0.0.1:{server.port}"
 
 
 # ---- Triton ----
@@ -179,18 +138,32 @@ def triton_server(folder: Path) -> Iterator[str]:
         "LANG": "C.UTF-8",
     }
     log = folder / "triton.log"
-    with log.open("wb") as written, _process(command, environment, written) as process:
-        yield _wait(process, log, lambda: _ready(f"127.0.0.1:{http}"))
+    with log.open("wb") as written:
+        process = subprocess.Popen(
+            command, env=environment, stdout=written, stderr=subprocess.STDOUT
+        )
+    try:
+        yield _wait_until_ready(process, f"127.0.0.1:{http}", log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def _ready(address: str) -> str | None:
-    """The address, where a server answers there that it is ready."""
-    connection = HTTPConnection(address, timeout=10)
-    with contextlib.closing(connection), contextlib.suppress(OSError):
-        connection.request("GET", "/v2/health/ready")
-        if connection.getresponse().status == 200:
-            return address
-    return None
+def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> str:
+    """The address, once the server answers there that it is ready."""
+    until = time.monotonic() + processes.PATIENCE
+    while time.monotonic() < until and process.poll() is None:
+        connection = HTTPConnection(address, timeout=10)
+        with contextlib.closing(connection), contextlib.suppress(OSError):
+            connection.request("GET", "/v2/health/ready")
+            if connection.getresponse().status == 200:
+                return address
+        time.sleep(0.05)
+    raise AssertionError(f"Triton did not start:\n{log.read_text(errors='replace')[-4000:]}")
 
 
 def _said(python: Path, program: str) -> str:
