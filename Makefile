@@ -43,7 +43,8 @@ test: check node
 	$(PYTEST) -m "not slow" tests
 
 test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed \
-  .venv-clients/.installed .venv-triton/.installed .venv-perf/.installed .venv-schemathesis/.installed
+  .venv-clients/.installed .venv-triton/.installed .venv-perf/.installed .venv-schemathesis/.installed \
+  .venv-kserve/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -83,11 +84,16 @@ bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
 	@touch $@
 
-# What the slow tests ask `naru serve` with: Triton's client, a real Triton, its load generator, and
-# requests drawn from a description.
+# What the slow tests ask `naru serve` with: the clients of Triton and KServe, a real Triton, its load
+# generator, and requests drawn from a description.
 .venv-clients/.installed: tests/serve/clients-requirements.txt
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet -r tests/serve/clients-requirements.txt
+	@touch $@
+
+.venv-kserve/.installed: tests/serve/kserve-requirements.txt
+	$(PYTHON) -m venv .venv-kserve
+	.venv-kserve/bin/python -m pip install --quiet -r tests/serve/kserve-requirements.txt
 	@touch $@
 
 .venv-triton/.installed: tests/serve/oracle-requirements.txt
@@ -197,4 +203,5 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance .venv-trees .venv-clients .venv-triton .venv-perf .venv-schemathesis
+	rm -rf $(VENV) .venv-conformance .venv-trees .venv-clients .venv-triton .venv-perf .venv-schemathesis \
+	  .venv-kserve

@@ -1,7 +1,7 @@
 """The same bytes for naru and for a real Triton: where the answers differ, and why.
 
 Each case is one request. Two answers are alike where the class of the status, the keys of the JSON,
-and the tensors are the same (`requests.Answer`); a case that differs stands in DIFFERENCES.
+and the tensors are the same (`wire.Answer`); a case that differs stands in DIFFERENCES.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 
-from serve.requests import (
+from serve.wire import (
     LENGTH,
     RAW,
     X,

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = ROOT / ".venv-clients"
 TRITON = ROOT / ".venv-triton"
 PERF = ROOT / ".venv-perf"
+KSERVE = ROOT / ".venv-kserve"
 SCHEMATHESIS = ROOT / ".venv-schemathesis"
 
 

@@ -1,5 +1,5 @@
-"""Clients of others against `naru serve`: Triton's own, in all that it can ask, and its load
-generator."""
+"""Clients of others against `naru serve`: Triton's own, in all that it can ask, its load generator,
+and KServe's."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serve import conformance, pages
-from serve.requests import http, send
-from serve.servers import CLIENTS, PERF, naru_server, python_of, triton_server
+from serve import conformance, kserve_client, pages
+from serve.servers import CLIENTS, KSERVE, PERF, naru_server, python_of, triton_server
+from serve.wire import http, send
 
 Found = Mapping[str, str | None]
 
@@ -52,6 +52,16 @@ def test_tritonclient_gets_what_it_asks(tmp_path: Path, request: pytest.FixtureR
 def _row(row: conformance.Row, naru: Found, triton: Found) -> list[str]:
     others = [row.others.get(name, "") for name in conformance.OTHERS]
     return [row.name, naru[row.name] or "yes", triton[row.name] or "yes", *others]
+
+
+@pytest.mark.slow
+def test_kserves_client_gets_what_it_asks(tmp_path: Path) -> None:
+    with naru_server(tmp_path / "models") as address:
+        done = subprocess.run(
+            [python_of(KSERVE), kserve_client.__file__, address],
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 # ---- perf_analyzer ----

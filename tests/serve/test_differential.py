@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from serve import pages
 from serve.differential import CASES, DIFFERENCES
-from serve.requests import Answer, send
 from serve.servers import naru_server, triton_server
+from serve.wire import Answer, send
 
 # What naru has not, it says by 501; what it has and cannot do now, by 503.
 NOT_THE_CLIENTS = (501, 503)

@@ -37,6 +37,8 @@ def test_the_description_is_true(run: str, tmp_path: Path) -> None:
                 python.parent / "schemathesis", "run", f"http://{address}/openapi.json", *options,
                 "--checks", ",".join(checks), "--phases", "examples,coverage,fuzzing",
                 "--max-examples", "50", "--seed", "1", "--continue-on-failure",
+                # A busy machine is no mistake of the server.
+                "--suppress-health-check", "all", "--request-timeout", "60",
             ],
             capture_output=True, text=True, check=False, timeout=300, cwd=tmp_path,
         )  # fmt: skip
