@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import NoReturn
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -20,7 +21,7 @@ class Protocol(HttpToolsProtocol):
 
     _heads = 0  # that were read to their end
     _in_head = True
-    _length = 0  # bytes of the head that is being read
+    _length = 0  # bytes that came since the head began that is being read
     _slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -36,11 +37,12 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
         heads = self._heads
-        if self._in_head and b"pgrade:" in data:
-            data = _without_upgrade(data)
+        if self._in_head:
+            self._length += len(data)
+            if b"pgrade:" in data:
+                data = _without_upgrade(data)
         super().data_received(data)
         if self._in_head and self._heads == heads:
-            self._length += len(data)
             if self._length > MOST_HEAD:
                 self._refuse(431, _TOO_LONG)
             elif self._slow is None:
@@ -48,12 +50,15 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        length, limit = self._length, self.limit_concurrency
         self._heads += 1
         self._length, self._in_head = 0, False
         self._stop_timer()
-        if len(self.url) + sum([len(n) + len(v) for n, v in self.headers]) > MOST_HEAD:
-            self._refuse(431, _TOO_LONG)
-            raise ValueError(_TOO_LONG)  # the parser stops
+        # What came may be more than the head, but not less.
+        if length > MOST_HEAD and self._head_length() > MOST_HEAD:
+            self._stop(431, _TOO_LONG)
+        if limit is not None and len(self.connections) >= limit:
+            self._stop(503, f"the server has {len(self.connections)} connections already")
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -76,14 +81,24 @@ class Protocol(HttpToolsProtocol):
     def _too_slow(self) -> None:
         self._refuse(408, f"no request arrived within {SLOWEST_HEAD:g} s")
 
+    def _head_length(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _stop(self, status: int, message: str) -> NoReturn:
+        """Refuses what the parser is reading, and stops it: it passes errors on as bad requests,
+        and those of a closed connection are nobody's."""
+        self._refuse(status, message)
+        raise ValueError(message)
+
     def _refuse(self, status: int, message: str) -> None:
         """Answers by itself, and closes the connection."""
         self._stop_timer()
         if self.transport.is_closing():
             return
         body = orjson.dumps({"error": message})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
+        later = b"retry-after: 1\r\n" if status == 503 else b""
+        self.transport.write(STATUS_LINE[status] + head % len(body) + later + b"\r\n" + body)
         self.transport.close()
 
 

@@ -54,12 +54,16 @@ CASES: dict[str, tuple[tuple[bytes, ...], bytes, str]] = {
 }
 
 
-def serving(folder: Path, check: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+def serving(
+    folder: Path, check: Callable[[int], Coroutine[Any, Any, None]], **settings: Any
+) -> None:
     """Runs a coroutine with the port of a server."""
     models.dense(folder / "dense.onnx")
 
     async def run() -> None:
-        server = Server(ServerSettings(root=folder, port=0, load_at_start=0, page=False))
+        server = Server(
+            ServerSettings(root=folder, port=0, load_at_start=0, page=False, **settings)
+        )
         server.bind()
         running = asyncio.create_task(server.run())
         try:
@@ -119,3 +123,17 @@ def test_bodies_are_not_heads(tmp_path: Path) -> None:
         writer.close()
 
     serving(tmp_path, check)
+
+
+def test_connections_that_are_too_many(tmp_path: Path) -> None:
+    async def check(port: int) -> None:
+        _, first = await asyncio.open_connection("127.0.0.1", port)
+        reader, second = await asyncio.open_connection("127.0.0.1", port)
+        second.write(GET + b"\r\n")
+        answer = await reader.read()
+        expect_error(answer, b"503 Service Unavailable", "the server has 2 connections already")
+        assert b"retry-after: 1" in answer
+        first.close()
+        second.close()
+
+    serving(tmp_path, check, max_connections=2)

@@ -141,12 +141,14 @@ def _elements(data: bytes, datatype: str) -> list[Any]:
     return found
 
 
-def send(address: str, request: bytes, seconds: float = 10.0) -> Answer:
-    """What a server answers to these bytes."""
+def send(address: str, request: bytes, *, half: bool = False) -> Answer:
+    """What a server answers to these bytes. `half`: it is told that there are no more."""
     host, _, port = address.partition(":")
-    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
         try:
             connection.sendall(request)
+            if half:
+                connection.shutdown(socket.SHUT_WR)
             response = HTTPResponse(connection, method=request.split(b" ")[0].decode("latin-1"))
             response.begin()
             body = response.read()
