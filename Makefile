@@ -2,6 +2,7 @@
 #
 #   make demo        compile the digit models and run them
 #   make demo-web    a page on which you draw a digit, served on this machine
+#   make serve-demo  the digit models behind HTTP and gRPC
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
 #                    libraries from Rust, Go, Java, C#, serving asked by Triton's clients

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from naru.runtime import _native
 from naru.serve.batching import Outputs, Workers
@@ -15,6 +15,7 @@ from naru.serve.repository import Repository
 from naru.serve.servable import Request, Servable
 from naru.serve.settings import ServerSettings
 from naru.serve.signature import Tensor
+from naru.serve.tracing import Tracing, whole
 from naru.version import VERSION
 
 log = logging.getLogger("naru.serve")
@@ -33,11 +34,11 @@ class DataPlane:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.workers = Workers(settings.workers or _native.usable_cores())
-        self.repository = Repository(settings.root, settings, self.workers)
+        self.tracing = Tracing()
+        self.repository = Repository(settings.root, settings, self.workers, self.tracing)
         self.started = False  # the models that are loaded at the start have been tried
         self.draining = False  # the server is about to end: not ready, but it still answers
         self.stopped = False  # it no longer answers
-        self.tracing = Tracing()
         self.logging = Logging()
 
     # ---- models ----
@@ -130,7 +131,7 @@ class DataPlane:
         else:
             slots = [self.repository.slot(name, version)]
         shown = [s for s in slots if s.servable is not None or s.statistics.last_ms]
-        return {"model_stats": [s.statistics.as_json(s.name, s.version) for s in shown]}
+        return {"model_stats": [s.statistics.as_json() for s in shown]}
 
     # ---- the repository ----
 
@@ -198,62 +199,6 @@ def _config(tensor: Tensor, batches: bool) -> dict[str, Any]:
     return config
 
 
-def _whole(value: Any) -> Any:
-    """A whole number as an integer: to JSON 3.0 is the same as 3."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-class Tracing:
-    """The trace settings (trace extension). Traces are lines of the log: `trace_file` is not
-    settable, as clients do not choose what a server writes where."""
-
-    DEFAULT: Mapping[str, Any] = {
-        "trace_level": ["OFF"], "trace_rate": "1000", "trace_count": "-1", "log_frequency": "0",
-        "trace_file": "", "trace_mode": "triton",
-    }  # fmt: skip
-    LEVELS = ("OFF", "TIMESTAMPS")
-
-    def __init__(self) -> None:
-        self._own: dict[str, dict[str, Any]] = {}  # by model; "" are those of the server
-
-    def get(self, model: str = "") -> dict[str, Any]:
-        """The settings of the server, or of a model."""
-        return {**self.DEFAULT, **self._own.get("", {}), **self._own.get(model, {})}
-
-    def change(self, given: Mapping[str, Any], model: str = "") -> dict[str, Any]:
-        """Changes some; null means the value of the server, or the default. Raises a Refusal."""
-        changed = dict(self._own.get(model, {}))
-        for key, value in given.items():
-            if key not in ("trace_level", "trace_rate", "trace_count", "log_frequency"):
-                raise Refusal(INVALID, f"trace setting '{key}' cannot be changed")
-            if value is None:
-                changed.pop(key, None)
-            elif key == "trace_level":
-                changed[key] = self._levels(value)
-            else:
-                changed[key] = self._number(key, value)
-        self._own[model] = changed
-        return self.get(model)
-
-    def _levels(self, value: Any) -> list[str]:
-        levels = _listed(value)
-        if not levels or any(v not in self.LEVELS for v in levels):
-            listed = ", ".join(self.LEVELS)
-            raise Refusal(INVALID, f"trace_level: expected a list of {listed}, got {value!r}")
-        return levels
-
-    def _number(self, key: str, value: Any) -> str:
-        given = _listed(value)
-        text = str(_whole(given[0])) if len(given) == 1 else ""
-        if not text.removeprefix("-").isdecimal() or len(text) > 18:
-            raise Refusal(INVALID, f"{key}: expected a whole number, got {value!r}")
-        return text
-
-
-def _listed(value: Any) -> list[Any]:
-    return cast("list[Any]", value) if isinstance(value, list) else [value]
-
-
 class Logging:
     """The log settings (logging extension)."""
 
@@ -270,7 +215,7 @@ class Logging:
 
     def change(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Changes some, and what is logged with them. Raises a Refusal."""
-        given = {key: _whole(value) for key, value in given.items()}
+        given = {key: whole(value) for key, value in given.items()}
         for key, value in given.items():
             default = self.DEFAULT.get(key)
             if key not in ("log_info", "log_warning", "log_error", "log_verbose_level"):

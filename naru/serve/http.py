@@ -32,7 +32,15 @@ from naru.serve.json_tensors import Decoded
 from naru.serve.metrics import Metrics
 from naru.serve.openapi import describe
 from naru.serve.page import Page
-from naru.serve.refusals import INTERNAL, INVALID, NOT_FOUND, UNAVAILABLE, UNSUPPORTED, Refusal
+from naru.serve.refusals import (
+    CANCELLED,
+    INTERNAL,
+    INVALID,
+    NOT_FOUND,
+    OVERLOADED,
+    UNSUPPORTED,
+    Refusal,
+)
 from naru.serve.servable import Request as Ask
 from naru.serve.servable import Servable
 
@@ -137,7 +145,10 @@ class Application:
             if b"accept-encoding" in headers:
                 compress(response, headers[b"accept-encoding"])
             self._finish_headers(request, response)
-            await _send(send, response)
+            try:
+                await _send(send, response)
+            except Refusal as refusal:  # too late to say so: the connection ends before its time
+                log.warning("a stream is broken off", extra={"reason": refusal.message})
         finally:
             self.busy -= 1
 
@@ -145,6 +156,10 @@ class Application:
         logged = self._settings.log_requests
         start = time.perf_counter() if logged else 0.0
         try:
+            if self.busy > self._settings.max_requests:
+                raise Refusal(
+                    OVERLOADED, f"{self.busy - 1} requests are being answered", retry_after=1
+                )
             if self._origins and request.method == "OPTIONS" and b"origin" in request.headers:
                 return self._preflight(request)
             response = await self._dispatch(request)
@@ -448,7 +463,9 @@ async def _unless_gone(request: Request, future: asyncio.Future[Outputs]) -> Out
     except asyncio.CancelledError:
         if not watcher.done():
             raise
-        raise Refusal(UNAVAILABLE, "the client is gone") from None
+        gone = Refusal(CANCELLED, "the client is gone")
+        gone.counted = True  # by the queue
+        raise gone from None
     finally:
         watcher.cancel()
 

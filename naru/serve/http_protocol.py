@@ -5,33 +5,36 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import NoReturn
+from typing import Any
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MOST_HEAD = 64 << 10  # bytes of the request line and the headers
-SLOWEST_HEAD = 60.0  # seconds from a connection, or a head's first part, to the end of the head
 _TOO_LONG = f"the head of the request is longer than {MOST_HEAD} bytes"
 _UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection."""
+    """One connection. `seconds`: from its begin, or that of a head, to the end of the head; the
+    connection is closed where it takes longer."""
 
-    _heads = 0  # that were read to their end
-    _in_head = True
-    _length = 0  # bytes that came since the head began that is being read
-    _slow: asyncio.TimerHandle | None = None
+    def __init__(self, seconds: float, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+        self._heads = 0  # that were read to their end
+        self._in_head = True
+        self._length = 0  # bytes that came since the head began that is being read
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         """A client is there."""
         super().connection_made(transport)
-        self._limit_time()
+        self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
-        self._stop_timer()
+        self._stop_waiting()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -45,20 +48,19 @@ class Protocol(HttpToolsProtocol):
         if self._in_head and self._heads == heads:
             if self._length > MOST_HEAD:
                 self._refuse(431, _TOO_LONG)
-            elif self._slow is None:
-                self._limit_time()
+            elif self._timer is None:
+                self._wait()
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
-        length, limit = self._length, self.limit_concurrency
+        length = self._length
         self._heads += 1
         self._length, self._in_head = 0, False
-        self._stop_timer()
+        self._stop_waiting()
         # What came may be more than the head, but not less.
         if length > MOST_HEAD and self._head_length() > MOST_HEAD:
-            self._stop(431, _TOO_LONG)
-        if limit is not None and len(self.connections) >= limit:
-            self._stop(503, f"the server has {len(self.connections)} connections already")
+            self._refuse(431, _TOO_LONG)
+            raise ValueError(_TOO_LONG)  # the parser stops
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -70,35 +72,25 @@ class Protocol(HttpToolsProtocol):
         """What is not HTTP."""
         self._refuse(400, msg)
 
-    def _limit_time(self) -> None:
-        self._slow = self.loop.call_later(SLOWEST_HEAD, self._too_slow)
-
-    def _stop_timer(self) -> None:
-        if self._slow is not None:
-            self._slow.cancel()
-            self._slow = None
-
-    def _too_slow(self) -> None:
-        self._refuse(408, f"no request arrived within {SLOWEST_HEAD:g} s")
-
     def _head_length(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
-    def _stop(self, status: int, message: str) -> NoReturn:
-        """Refuses what the parser is reading, and stops it: it passes errors on as bad requests,
-        and those of a closed connection are nobody's."""
-        self._refuse(status, message)
-        raise ValueError(message)
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(self._seconds, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _refuse(self, status: int, message: str) -> None:
         """Answers by itself, and closes the connection."""
-        self._stop_timer()
+        self._stop_waiting()
         if self.transport.is_closing():
             return
         body = orjson.dumps({"error": message})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
-        later = b"retry-after: 1\r\n" if status == 503 else b""
-        self.transport.write(STATUS_LINE[status] + head % len(body) + later + b"\r\n" + body)
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self.transport.close()
 
 

@@ -260,9 +260,8 @@ def read_shape(given: Any, name: str) -> tuple[int, ...]:
         whole = all(type(d) is int and 0 <= d < 1 << 62 for d in shape)
         if whole and len(shape) <= _MOST_DIMS:
             return shape
-    raise Refusal(
-        INVALID, f"input '{name}': shape: expected a list of whole numbers, got {_short(given)}"
-    )
+    got = _short(cast(object, given))
+    raise Refusal(INVALID, f"input '{name}': shape: expected a list of whole numbers, got {got}")
 
 
 def _short(value: object) -> str:
@@ -276,7 +275,9 @@ def from_json(data: object, tensor: Tensor, shape: tuple[int, ...], *, bools: bo
     name, count = tensor.name, math.prod(shape)
     values = cast("list[Any]", data) if isinstance(data, list) else [data]
     if values is not data and (shape or data is None):  # what is no list may be a scalar
-        raise Refusal(INVALID, f"input '{name}': data: expected a list, got {kind_of(data)}")
+        raise Refusal(
+            INVALID, f"input '{name}': data: expected a list, got {kind_of(cast(object, data))}"
+        )
     if values and type(values[0]) is list:
         values = _flatten(values, shape, name)
     if len(values) != count:

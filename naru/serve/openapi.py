@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from naru.serve.dataplane import DataPlane, Tracing
+from naru.serve.dataplane import DataPlane
 from naru.serve.datatypes import DTYPES
+from naru.serve.tracing import LEVELS
 from naru.version import VERSION
 
 Json = dict[str, Any]
@@ -245,7 +246,7 @@ def _schemas() -> Json:
 
 def _settings_schemas() -> Json:
     """What can be changed of traces and of the log; null is the value of before."""
-    level: Json = {"enum": list(Tracing.LEVELS)}
+    level: Json = {"enum": list(LEVELS)}
     whole: Json = {
         "anyOf": [
             {"type": "integer", "minimum": 1 - 10**17, "maximum": 10**18 - 1},
@@ -254,10 +255,8 @@ def _settings_schemas() -> Json:
     }
     number = {"anyOf": [whole, {"type": "array", "items": whole, "minItems": 1, "maxItems": 1}]}
     levels = {"anyOf": [level, {"type": "array", "items": level, "minItems": 1}]}
-    trace = {k: {"anyOf": [s, {"type": "null"}]} for k, s in (
-        ("trace_level", levels), ("trace_rate", number), ("trace_count", number),
-        ("log_frequency", number),
-    )}  # fmt: skip
+    settings = (("trace_level", levels), ("trace_rate", number), ("trace_count", number))
+    trace: Json = {k: {"anyOf": [schema, {"type": "null"}]} for k, schema in settings}
     log: Json = {k: {"type": "boolean"} for k in ("log_info", "log_warning", "log_error")}
     log["log_verbose_level"] = {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1}
     return {

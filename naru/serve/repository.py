@@ -29,6 +29,7 @@ from naru.serve.refusals import INTERNAL, INVALID, NOT_FOUND, UNAVAILABLE, Refus
 from naru.serve.servable import Servable
 from naru.serve.settings import SETTINGS_FILE, ModelSettings, ServerSettings, read_model_settings
 from naru.serve.statistics import Statistics
+from naru.serve.tracing import Tracing
 
 log = logging.getLogger("naru.serve")
 
@@ -168,9 +169,9 @@ def _found(path: Path) -> Found | None:
 class Slot:
     """A version of a model: its file, and what was made of it."""
 
-    def __init__(self, name: str, version: str, found: Found, settings: ModelSettings) -> None:
-        self.name, self.version, self.found, self.settings = name, version, found, settings
-        self.statistics = Statistics()
+    def __init__(self, found: Found, settings: ModelSettings, statistics: Statistics) -> None:
+        self.name, self.version = statistics.name, statistics.version
+        self.found, self.settings, self.statistics = found, settings, statistics
         self.servable: Servable | None = None
         self.problem: str | None = None  # why the file, as it is now, does not serve
         self.loading: asyncio.Task[Servable] | None = None
@@ -211,8 +212,11 @@ class Known:
 class Repository:
     """The models of a folder. All of it but the loading is done by the event loop's thread."""
 
-    def __init__(self, root: Path, settings: ServerSettings, workers: Workers) -> None:
-        self.root, self._settings, self._workers = root, settings, workers
+    def __init__(
+        self, root: Path, settings: ServerSettings, workers: Workers, tracing: Tracing
+    ) -> None:
+        self.root, self._settings = root, settings
+        self._workers, self._tracing = workers, tracing
         self._known: dict[str, Known] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="naru-load")
         self._closing: set[asyncio.Task[None]] = set()
@@ -379,7 +383,8 @@ class Repository:
         for version in sorted(listed.versions, key=natural):
             found, slot = listed.versions[version], before.get(version)
             if slot is None:
-                slot = Slot(listed.name, version, found, listed.settings)
+                statistics = Statistics(listed.name, version, self._tracing)
+                slot = Slot(found, listed.settings, statistics)
                 changed.append(slot)
             elif slot.found != found or slot.settings != listed.settings:
                 slot.found, slot.settings = found, listed.settings

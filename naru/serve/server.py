@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -104,7 +105,7 @@ class Server:
         settings = self.settings
         return uvicorn.Config(
             self.application,
-            http=Protocol,
+            http=partial(Protocol, settings.head_timeout),  # pyright: ignore[reportArgumentType]
             loop="none",
             lifespan="off",
             ws="none",
@@ -113,8 +114,7 @@ class Server:
             server_header=False,
             date_header=True,
             proxy_headers=False,
-            limit_concurrency=settings.max_connections,
-            timeout_keep_alive=75,
+            timeout_keep_alive=int(settings.head_timeout),
             backlog=2048,
             ssl_certfile=str(settings.certificate) if settings.certificate else None,
             ssl_keyfile=str(settings.key) if settings.key else None,

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from typing import Any
 
 from naru.serve.refusals import Refusal
+from naru.serve.tracing import Tracing
 
 # Upper borders of the classes of the latency histogram, in seconds.
 BORDERS = (
@@ -28,7 +29,9 @@ class Statistics:
     those counts are the same.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, version: str, tracing: Tracing) -> None:
+        self.name, self.version = name, version
+        self._tracing = tracing
         self.answers = 0
         self.success_ns = self.queue_ns = 0
         self.compute_input_ns = self.compute_infer_ns = self.compute_output_ns = 0
@@ -57,6 +60,9 @@ class Statistics:
         self.compute_output_ns += done - ran
         self.histogram[bisect_left(_BORDERS_NS, now - start)] += 1
         self._last = now
+        if self._tracing.on:
+            times = [t + _EPOCH_NS for t in (start, began, taken, ran, done, now)]
+            self._tracing.see(self.name, self.version, times)
 
     def run(self, rows: int, taking: int, running: int, giving: int) -> None:
         """One run of the model over so many rows, and how long its parts took."""
@@ -83,13 +89,13 @@ class Statistics:
         self.refused[kind] = self.refused.get(kind, 0) + 1
         self._last = time.perf_counter_ns()
 
-    def as_json(self, name: str, version: str) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """One item of `model_stats` (statistics extension)."""
         zero = {"count": 0, "ns": 0}
         parts = {p: {"count": self.answers, "ns": getattr(self, f"{p}_ns")} for p in PARTS}
         return {
-            "name": name,
-            "version": version,
+            "name": self.name,
+            "version": self.version,
             "last_inference": self.last_ms,
             "inference_count": self.rows,
             "execution_count": self.runs,

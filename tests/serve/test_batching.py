@@ -16,6 +16,7 @@ from naru.serve.batching import Call, Queue, Workers, now
 from naru.serve.refusals import Refusal
 from naru.serve.settings import ModelSettings
 from naru.serve.statistics import Statistics
+from naru.serve.tracing import Tracing
 
 Array = NDArray[Any]
 
@@ -41,7 +42,8 @@ class Bench:
     """A queue for a model, and calls into it."""
 
     def __init__(self, workers: int = 1, most_rows: int = 1 << 20, **settings: Any) -> None:
-        self.model, self.statistics, self.workers = Model(), Statistics(), Workers(workers)
+        self.model, self.workers = Model(), Workers(workers)
+        self.statistics = Statistics("m", "1", Tracing())
         made = ModelSettings(**settings)
         self.queue = Queue(self.model, made, self.statistics, self.workers, most_rows)
 
@@ -69,7 +71,7 @@ def test_what_comes_together_is_run_together() -> None:
         found = await asyncio.gather(bench.call(1), bench.call(2, 3), bench.call(4))
         assert [result(f) for f in found] == [[2], [4, 6], [8]]
         assert bench.model.seen == [[1, 2, 3, 4]]
-        stats = bench.statistics.as_json("m", "1")
+        stats = bench.statistics.as_json()
         assert (stats["inference_count"], stats["execution_count"]) == (4, 1)
         assert stats["batch_stats"][0]["batch_size"] == 4
         assert stats["inference_stats"]["success"]["count"] == 3
@@ -101,7 +103,7 @@ def test_one_bad_request_does_not_spoil_the_others() -> None:
     async def check() -> None:
         bench = Bench()
         calls = [bench.call(1), bench.call(13), bench.call(2)]
-        found = await asyncio.gather(*calls, return_exceptions=True)
+        found: Any = await asyncio.gather(*calls, return_exceptions=True)
         assert [result(f) for f in (found[0], found[2])] == [[2], [4]]
         assert isinstance(found[1], Refusal)
         assert (found[1].kind.http, found[1].message) == (400, "13 is not liked")
@@ -201,7 +203,7 @@ def test_models_take_turns() -> None:
         gate, first = await _held(busy)
         calls = [busy.call(k) for k in range(1, 6)]
         other, order = Model(), list[str]()
-        queue = Queue(other, ModelSettings(), Statistics(), busy.workers, 1 << 20)
+        queue = Queue(other, ModelSettings(), busy.statistics, busy.workers, 1 << 20)
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         queue.add(Call({"x": np.ones((1, 1))}, 1, None, future, 0), 0)
         future.add_done_callback(lambda _: order.append("other"))

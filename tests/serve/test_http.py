@@ -523,6 +523,24 @@ def test_settings_of_traces_and_logs(folder: Path) -> None:
     serving(folder, check, model_control=True)
 
 
+def test_traces_are_lines_of_the_log(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def check(app: Application) -> None:
+        setting = "/v2/models/dense/trace/setting"
+        wish = b'{"trace_level": ["TIMESTAMPS"], "trace_rate": "2", "trace_count": "2"}'
+        assert (await ask(app, "POST", setting, wish)).status == 200
+        for _ in range(9):
+            await infer(app, request_of())
+            await infer(app, request_of(), "versions")
+        found: list[Any] = [r for r in caplog.records if r.message == "trace"]
+        assert [r.model for r in found] == ["dense", "dense"]
+        times = list(found[0].timestamps.values())
+        assert times == sorted(times)
+        assert found[0].timestamps["REQUEST_START"] > 1.7e18  # of Unix time
+
+    with caplog.at_level("INFO", "naru.serve"):
+        serving(folder, check, model_control=True)
+
+
 def test_cross_origin(folder: Path) -> None:
     async def check(app: Application) -> None:
         headers = {"origin": "https://a.example"}

@@ -1,4 +1,4 @@
-"""Arrow streams and images as bodies."""
+"""Arrow streams, images and rows as bodies."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 from serve.asgi import Answer, ask
 from serve.conftest import serving
+from sklearn.compose import ColumnTransformer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import naru
 from naru.serve.arrow import MEDIA
@@ -87,7 +92,7 @@ def test_what_does_not_fit(folder: Path) -> None:
         ("dense", stream(pa.record_batch({"x": lists(x)}))[:-200], "record batch 0"),
         ("dense", stream(pa.record_batch({"x": lists(x[:, :3])})), "expected dim 1 to be 4"),
         ("dense", stream(pa.record_batch({"x": pa.array([None, None], pa.float32())})), "nulls"),
-        ("dense", stream(pa.record_batch({"x": pa.array(["a", "b"])})), "expected FP32, got string"),
+        ("dense", stream(pa.record_batch({"x": pa.array(["a", "b"])})), "FP32, got string"),
         ("pair", stream(pa.record_batch({"a": pa.array([1.0])})), "column 'b' is missing"),
         (
             "pair",
@@ -149,3 +154,36 @@ def test_an_image_for_a_model_without_pixels(folder: Path) -> None:
         assert "takes no pixels" in answer.error
 
     serving(folder, check)
+
+
+# ---- tables ----
+
+
+def test_rows_and_columns_of_a_pipeline(tmp_path: Path) -> None:
+    """The whole of a scikit-learn pipeline with texts, asked with rows by name and with Arrow."""
+    rooms, city = np.array([1, 2, 3, 4, 5, 6]), np.array(["Seoul", "Oslo"] * 3)
+    table = pd.DataFrame({"rooms": rooms, "city": city})
+    columns = ColumnTransformer(
+        [("number", StandardScaler(), ["rooms"]), ("text", OneHotEncoder(), ["city"])]
+    )
+    pipeline = make_pipeline(columns, LogisticRegression()).fit(table, rooms > 3)
+    naru.compile(pipeline).save(tmp_path / "dear.naru")
+    want = pipeline.predict_proba(table)
+    batch = pa.record_batch({"city": pa.array(city), "rooms": pa.array(rooms)})
+
+    async def check(app: Application) -> None:
+        path = "/v2/models/dear/infer"
+        answer = await ask(app, "POST", path, str(table.to_json(orient="records")).encode())
+        assert np.allclose(answer.json["outputs"]["probabilities"], want)
+        found = read(await send(app, "dear", stream(batch)))
+        assert np.allclose(found["probabilities"].to_pylist(), want)
+        for row, message in (
+            ('[{"rooms": 3, "cty": "Oslo"}]', "column 'city' is missing"),
+            ('[{"rooms": "x", "city": "Oslo"}]', "column 'rooms': expected numbers"),
+            ('[{"rooms": 3, "city": "Paris"}]', "the category 'Paris'"),
+        ):
+            answer = await ask(app, "POST", path, row.encode())
+            assert answer.status == 400
+            assert message in answer.error
+
+    serving(tmp_path, check)
