@@ -7,7 +7,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from naru.runtime import _native
+import orjson
+
+from naru.runtime import _native, tables
 from naru.serve.batching import Outputs, Workers
 from naru.serve.datatypes import CONFIG_TYPES
 from naru.serve.refusals import FORBIDDEN, INVALID, UNAVAILABLE, UNSUPPORTED, Refusal
@@ -16,7 +18,7 @@ from naru.serve.room import Room
 from naru.serve.servable import Request, Servable
 from naru.serve.settings import ServerSettings
 from naru.serve.signature import Tensor
-from naru.serve.tracing import Tracing
+from naru.serve.tracing import Tracing, whole
 from naru.version import VERSION
 
 log = logging.getLogger("naru.serve")
@@ -99,23 +101,24 @@ class DataPlane:
         """The model's configuration, in the words of Triton (model configuration extension)."""
         servable = await self.get(name, version)
         settings, signature = servable.settings, servable.signature
+        # Batches of single elements have no form there: dims are never none.
+        tensors = (*signature.inputs, *signature.outputs)
+        batches = servable.batches and all(len(t.dims) > 1 for t in tensors)
         config: dict[str, Any] = {
             "name": name,
             "platform": PLATFORM,
             "backend": PLATFORM,
             "version_policy": {"all": {}},
-            "max_batch_size": min(settings.max_batch, signature.most_rows)
-            if servable.batches
-            else 0,
-            "input": [_config(t, servable.batches) for t in signature.inputs],
-            "output": [_config(t, servable.batches) for t in signature.outputs],
+            "max_batch_size": min(settings.max_batch, signature.most_rows) if batches else 0,
+            "input": [_config(t, batches) for t in signature.inputs],
+            "output": [_config(t, batches) for t in signature.outputs],
             "instance_group": [
                 {"name": name, "kind": "KIND_CPU", "count": self.workers.count, "gpus": []}
             ],
             "model_transaction_policy": {"decoupled": False},
-            "parameters": {"source_sha256": {"string_value": servable.digest}},
+            "parameters": {k: {"string_value": v} for k, v in _facts(servable).items()},
         }
-        if servable.batches:
+        if batches:
             config["dynamic_batching"] = {
                 "preferred_batch_size": [],
                 "max_queue_delay_microseconds": settings.max_delay_us,
@@ -123,8 +126,8 @@ class DataPlane:
         return config
 
     def statistics(self, name: str | None = None, version: str | None = None) -> dict[str, Any]:
-        """What was counted (statistics extension): of all models that were loaded, or of one.
-        Raises a Refusal."""
+        """What was counted (statistics extension), and how many requests wait now (`queue_size`):
+        of all models that were loaded, or of one. Raises a Refusal."""
         if name is None:
             slots = [s for k in self.repository.models() for s in k.slots.values()]
         elif version is None:
@@ -132,7 +135,10 @@ class DataPlane:
         else:
             slots = [self.repository.slot(name, version)]
         shown = [s for s in slots if s.servable is not None or s.statistics.last_ms]
-        return {"model_stats": [s.statistics.as_json() for s in shown]}
+        stats = [s.statistics.as_json() for s in shown]
+        for item, slot in zip(stats, shown, strict=True):
+            item["queue_size"] = 0 if slot.servable is None else len(slot.servable.queue)
+        return {"model_stats": stats}
 
     # ---- the repository ----
 
@@ -200,6 +206,23 @@ def _config(tensor: Tensor, batches: bool) -> dict[str, Any]:
     return config
 
 
+def _facts(servable: Servable) -> dict[str, str]:
+    """What is known of a model that Triton's configuration has no word for, the last four as JSON:
+    dims by tensor, with the names of those that are open; least and most size by name; columns of a
+    table by input; labels by output."""
+    signature, model = servable.signature, servable.model
+    facts: dict[str, Any] = {
+        "dims": {t.name: t.dims for t in (*signature.inputs, *signature.outputs)},
+        "sizes": signature.ranges,
+        "columns": tables.columns_of(model.manifest),
+        "labels": model.labels,
+    }
+    return {
+        "source_sha256": servable.digest,
+        **{k: orjson.dumps(v).decode() for k, v in facts.items()},
+    }
+
+
 class Logging:
     """The log settings (logging extension)."""
 
@@ -216,11 +239,14 @@ class Logging:
 
     def change(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Changes some, and what is logged with them. Raises a Refusal."""
+        given = {key: whole(value) for key, value in given.items()}
         for key, value in given.items():
             default = self.DEFAULT.get(key)
             if key not in ("log_info", "log_warning", "log_error", "log_verbose_level"):
                 raise Refusal(INVALID, f"log setting '{key}' cannot be changed")
-            if type(value) is not type(default) or (type(value) is int and value < 0):
+            if type(value) is not type(default) or (
+                type(value) is int and not 0 <= value < 1 << 31
+            ):
                 raise Refusal(INVALID, f"{key}: expected a value like {default!r}, got {value!r}")
         self._settings.update(given)
         s = self._settings
