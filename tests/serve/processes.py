@@ -30,6 +30,7 @@ class Process:
         self._connections: list[http.client.HTTPConnection] = []
         self.port = 0
         self.grpc_port = 0
+        self._speaks_grpc = "--grpc-port" in arguments
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -46,7 +47,7 @@ class Process:
                     self.port = int(found[1])
                 if found := re.search(r"gRPC: .*:(\d+)$", line):
                     self.grpc_port = int(found[1])
-            if self.port:
+            if self.port and (self.grpc_port or not self._speaks_grpc):
                 return
             time.sleep(0.01)
         raise AssertionError("the server did not start:\n" + "\n".join(self.lines))

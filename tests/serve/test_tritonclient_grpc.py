@@ -5,22 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
-from serve import models
+from serve import models, processes
+from serve.servers import CLIENTS, ROOT, python_of
 
 from naru.serve.grpc_messages import POOL, SERVICE, message
 
-ROOT = Path(__file__).resolve().parents[2]
-CLIENT = ROOT / ".venv-clients" / "bin" / "python"
 ASK = Path(__file__).with_name("ask_grpc.py")
 
 
@@ -29,35 +25,14 @@ def grpc_server(folder: Path, *options: str) -> Iterator[str]:
     """`naru serve` with models to try; where its gRPC listens."""
     for name, write in (("dense", models.dense), ("pair", models.pair), ("texts", models.texts)):
         write(folder / f"{name}.onnx")
-    command = [
-        sys.executable, "-m", "naru", "serve", str(folder), "--port", "0", "--grpc-port", "0",
-        *options,
-    ]  # fmt: skip
-    log = folder.parent / "naru.log"
-    with log.open("wb") as written:
-        process = subprocess.Popen(command, stdout=written, stderr=subprocess.STDOUT)
-        try:
-            yield _wait(process, log)
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _wait(process: subprocess.Popen[bytes], log: Path) -> str:
-    until = time.monotonic() + 60
-    while time.monotonic() < until and process.poll() is None:
-        found = re.search(r"gRPC: (\S+)", log.read_text(errors="replace"))
-        if found:
-            return found[1]
-        time.sleep(0.05)
-    raise AssertionError(f"the server did not start:\n{log.read_text(errors='replace')[-4000:]}")
+    with processes.serving(folder, "--grpc-port", "0", *options) as server:
+        yield f"127.0.0.1:{server.grpc_port}"
 
 
 def by_client(*arguments: str) -> str:
     """What a program prints in the client's environment, to which naru is shown too."""
-    assert CLIENT.exists(), "the client is missing: make .venv-clients/.installed"
     done = subprocess.run(
-        [CLIENT, *arguments],
+        [python_of(CLIENTS), *arguments],
         capture_output=True, text=True, check=False, timeout=120,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
