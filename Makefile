@@ -2,6 +2,7 @@
 #
 #   make demo        compile the digit models and run them
 #   make demo-web    a page on which you draw a digit, served on this machine
+#   make serve-demo  the digit models behind HTTP and gRPC
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
 #                    libraries from Rust, Go, Java, C#
@@ -26,12 +27,15 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
-  check clean clean-all qemu node gdb chromium languages
+.PHONY: demo demo-web serve-demo test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
+  check clean clean-all qemu node gdb chromium languages openssl
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m naru demo
+
+serve-demo: $(VENV)/.installed-serve
+	$(BIN)/python -m naru serve naru/demo --grpc-port 8081
 
 demo-web: $(VENV)/.installed
 	$(BIN)/python -m naru demo --web
@@ -39,7 +43,8 @@ demo-web: $(VENV)/.installed
 test: check node
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl \
+  bench/web/node_modules/.installed .venv-clients/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -79,6 +84,12 @@ bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
 	@touch $@
 
+# Triton's client, with which the slow tests ask `naru serve`.
+.venv-clients/.installed: tests/serve/clients-requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet -r tests/serve/clients-requirements.txt
+	@touch $@
+
 wheels: $(VENV)/.installed-test
 	$(BIN)/python tools/build_wheels.py
 
@@ -102,6 +113,10 @@ $(VENV)/.installed: $(VENV)/.made $(SOURCES)
 $(VENV)/.installed-test: $(VENV)/.made $(SOURCES)
 	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-serve: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e '.[serve,arrow,images]'
+	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet -e '.[test,dev,bench]'
@@ -141,6 +156,10 @@ chromium:
 gdb:
 	$(call debian,gdb:gdb)
 
+# Certificates of the tests of TLS.
+openssl:
+	$(call debian,openssl:openssl)
+
 # The programs of docs/languages.md.
 languages:
 	$(call debian,rustc:rustc go:golang-go gofmt:golang-go javac:default-jdk-headless mcs:mono-mcs)
@@ -161,4 +180,4 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance .venv-trees
+	rm -rf $(VENV) .venv-conformance .venv-trees .venv-clients

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +164,7 @@ def _column(pa: Any, column: Any, tensor: Tensor, name: str | None = None) -> Ar
     if column.null_count:
         raise Refusal(INVALID, f"column '{name}' has nulls, for which tensors have no value")
     want = tensor.dtype
-    if want == object:
+    if want.kind == "O":
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise Refusal(INVALID, f"column '{name}': expected texts, got {column.type}")
         texts = np.empty(len(column), object)
@@ -204,7 +204,7 @@ def _record(pa: Any, servable: Servable, outputs: Sequence[Array], rows: int) ->
             )
         columns.append(_as_column(pa, array))
     names = [t.name for t in servable.signature.outputs]
-    return cast(Any, pa).RecordBatch.from_arrays(columns, names)
+    return pa.RecordBatch.from_arrays(columns, names)
 
 
 def _as_column(pa: Any, array: Array) -> Any:

@@ -39,8 +39,8 @@ now = time.perf_counter_ns
 class Call:
     """One request on its way: inputs that fit the signature, and where its outputs go.
 
-    `alike`: requests with the same can be put together; None: with none. A greater `priority` number
-    is served later (0 counts as 1, the protocol's default)."""
+    `alike`: requests with the same can be put together; None: with none. A greater `priority`
+    number is served later (0 counts as 1, the protocol's default)."""
 
     __slots__ = (
         "alike", "arrays", "elements", "expiry", "future", "order", "priority", "rows", "start",
@@ -73,7 +73,8 @@ def count_elements(arrays: Mapping[str, Array]) -> int:
 
 @dataclass(slots=True)
 class Ran:
-    """What a worker made of a batch: outputs or an error for each call, and what the clock showed."""
+    """What a worker made of a batch: outputs or an error for each call, and what the clock
+    showed."""
 
     results: list[Outputs | Exception]
     began: int
@@ -283,7 +284,7 @@ class Queue:
         delay = self._settings.max_delay_us * 1000
         if delay and self._most_rows > 1 and first.alike is not None:
             left = first.start + delay - now()
-            if left > 0 and sum(c.rows for c in self._calls) < self._most_rows:
+            if left > 0 and sum(c.rows for c in self._calls if c.waits) < self._most_rows:
                 self._wake_in(left / 1e9)
                 return []
         batch = self._gather(heapq.heappop(self._calls))

@@ -23,7 +23,8 @@ def classify(array: Array, classes: int, labels: Sequence[str] = ()) -> Array:
     order = np.argsort(-scores, axis=-1, kind="stable")[..., :classes]
     best = np.take_along_axis(scores, order, -1)
     texts = np.empty(order.shape, object)
-    for at, k in np.ndenumerate(order):
-        text = f"{best[at]:f}:{k}"
-        texts[at] = f"{text}:{labels[k]}" if k < len(labels) else text
+    pairs = zip(best.ravel().tolist(), order.ravel().tolist(), strict=True)
+    texts.reshape(-1)[:] = [
+        f"{score:f}:{k}:{labels[k]}" if k < len(labels) else f"{score:f}:{k}" for score, k in pairs
+    ]
     return texts

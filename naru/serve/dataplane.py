@@ -14,9 +14,11 @@ from naru.serve.batching import Outputs, Workers
 from naru.serve.datatypes import CONFIG_TYPES
 from naru.serve.refusals import FORBIDDEN, INVALID, UNAVAILABLE, UNSUPPORTED, Refusal
 from naru.serve.repository import Repository
+from naru.serve.room import Room
 from naru.serve.servable import Request, Servable
 from naru.serve.settings import ServerSettings
 from naru.serve.signature import Tensor
+from naru.serve.tracing import Tracing
 from naru.version import VERSION
 
 log = logging.getLogger("naru.serve")
@@ -35,11 +37,12 @@ class DataPlane:
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
         self.workers = Workers(settings.workers or _native.usable_cores())
-        self.repository = Repository(settings.root, settings, self.workers)
+        self.tracing = Tracing()
+        self.repository = Repository(settings.root, settings, self.workers, self.tracing)
+        self.room = Room(settings.max_held)
         self.started = False  # the models that are loaded at the start have been tried
         self.draining = False  # the server is about to end: not ready, but it still answers
         self.stopped = False  # it no longer answers
-        self.tracing = Tracing()
         self.logging = Logging()
 
     # ---- models ----
@@ -131,7 +134,7 @@ class DataPlane:
         else:
             slots = [self.repository.slot(name, version)]
         shown = [s for s in slots if s.servable is not None or s.statistics.last_ms]
-        stats = [s.statistics.as_json(s.name, s.version) for s in shown]
+        stats = [s.statistics.as_json() for s in shown]
         for item, slot in zip(stats, shown, strict=True):
             item["queue_size"] = 0 if slot.servable is None else len(slot.servable.queue)
         return {"model_stats": stats}
@@ -217,52 +220,6 @@ def _facts(servable: Servable) -> dict[str, str]:
         "source_sha256": servable.digest,
         **{k: orjson.dumps(v).decode() for k, v in facts.items()},
     }
-
-
-class Tracing:
-    """The trace settings (trace extension). Traces are lines of the log: `trace_file` is not
-    settable, as clients do not choose what a server writes where."""
-
-    DEFAULT: Mapping[str, Any] = {
-        "trace_level": ["OFF"], "trace_rate": "1000", "trace_count": "-1", "log_frequency": "0",
-        "trace_file": "", "trace_mode": "triton",
-    }  # fmt: skip
-    LEVELS = ("OFF", "TIMESTAMPS")
-
-    def __init__(self) -> None:
-        self._own: dict[str, dict[str, Any]] = {}  # by model; "" are those of the server
-
-    def get(self, model: str = "") -> dict[str, Any]:
-        """The settings of the server, or of a model."""
-        return {**self.DEFAULT, **self._own.get("", {}), **self._own.get(model, {})}
-
-    def change(self, given: Mapping[str, Any], model: str = "") -> dict[str, Any]:
-        """Changes some; null means the value of the server, or the default. Raises a Refusal."""
-        changed = dict(self._own.get(model, {}))
-        for key, value in given.items():
-            if key not in ("trace_level", "trace_rate", "trace_count", "log_frequency"):
-                raise Refusal(INVALID, f"trace setting '{key}' cannot be changed")
-            if value is None:
-                changed.pop(key, None)
-            elif key == "trace_level":
-                changed[key] = self._levels(value)
-            else:
-                changed[key] = self._number(key, value)
-        self._own[model] = changed
-        return self.get(model)
-
-    def _levels(self, value: Any) -> list[str]:
-        levels = value if isinstance(value, list) else [value]
-        if not levels or any(v not in self.LEVELS for v in levels):
-            listed = ", ".join(self.LEVELS)
-            raise Refusal(INVALID, f"trace_level: expected a list of {listed}, got {value!r}")
-        return levels
-
-    def _number(self, key: str, value: Any) -> str:
-        text = str(value[0] if isinstance(value, list) and len(value) == 1 else value)
-        if not text.removeprefix("-").isdecimal() or len(text) > 18:
-            raise Refusal(INVALID, f"{key}: expected a whole number, got {value!r}")
-        return text
 
 
 class Logging:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from naru.serve import arrow, images, json_tensors, rows
 from naru.serve.access import CONTROL, EVERYBODY, INFER, METRICS, Access, require
@@ -19,7 +19,6 @@ from naru.serve.http_messages import (
     Receive,
     Request,
     Response,
-    Room,
     Scope,
     Send,
     compress,
@@ -28,13 +27,21 @@ from naru.serve.http_messages import (
     not_allowed,
     read_body,
 )
-from naru.serve.json_tensors import Decoded
 from naru.serve.metrics import Metrics
 from naru.serve.openapi import describe
 from naru.serve.page import Page
-from naru.serve.refusals import INTERNAL, INVALID, NOT_FOUND, UNAVAILABLE, UNSUPPORTED, Refusal
+from naru.serve.refusals import (
+    CANCELLED,
+    INTERNAL,
+    INVALID,
+    NOT_FOUND,
+    OVERLOADED,
+    UNSUPPORTED,
+    Refusal,
+)
 from naru.serve.servable import Request as Ask
 from naru.serve.servable import Servable
+from naru.serve.tensors import Decoded
 
 log = logging.getLogger("naru.serve")
 
@@ -71,7 +78,7 @@ class Application:
     def __init__(self, plane: DataPlane, access: Access) -> None:
         self.plane, self._access = plane, access
         self._settings = plane.settings
-        self.room = Room(self._settings.max_held)
+        self.room = plane.room
         self._metrics = Metrics(plane)
         self._page = Page(plane) if self._settings.page else None
         self._origins = {o.encode("latin-1") for o in self._settings.cors}
@@ -137,13 +144,21 @@ class Application:
             if b"accept-encoding" in headers:
                 compress(response, headers[b"accept-encoding"])
             self._finish_headers(request, response)
-            await _send(send, response)
+            try:
+                await _send(send, response)
+            except Refusal as refusal:  # too late to say so: the connection ends before its time
+                log.warning("a stream is broken off", extra={"reason": refusal.message})
         finally:
             self.busy -= 1
 
     async def _respond(self, request: Request) -> Response:
-        start = time.perf_counter()
+        logged = self._settings.log_requests
+        start = time.perf_counter() if logged else 0.0
         try:
+            if self.busy > self._settings.max_requests:
+                raise Refusal(
+                    OVERLOADED, f"{self.busy - 1} requests are being answered", retry_after=1
+                )
             if self._origins and request.method == "OPTIONS" and b"origin" in request.headers:
                 return self._preflight(request)
             response = await self._dispatch(request)
@@ -154,7 +169,7 @@ class Application:
             response = error_response(
                 Refusal(INTERNAL, "the server failed to answer; its log says why")
             )
-        if self._settings.log_requests:
+        if logged:
             log.info(
                 "request",
                 extra={
@@ -330,7 +345,7 @@ class Application:
             )
         outputs = await self._ask(request, servable, decoded)
         encoded = json_tensors.encode(
-            servable.name, servable.version, decoded, signature, outputs, servable.model.labels
+            servable.name, servable.version, decoded, signature, outputs, servable.labels
         )
         if encoded.json_length is None:
             return Response(200, [JSON], encoded.body)
@@ -370,8 +385,8 @@ class Application:
             return {}
         value = json_tensors.parse(body)
         if not isinstance(value, dict):
-            raise Refusal(INVALID, "expected a JSON object")
-        return value
+            raise Refusal(INVALID, f"expected a JSON object, got {json_tensors.kind_of(value)}")
+        return cast("dict[str, Any]", value)
 
     async def _index(self, request: Request, _: Sequence[str]) -> Response:
         options = await self._body_options(request)
@@ -427,7 +442,7 @@ def _model(found: Sequence[str]) -> tuple[str, str | None]:
 
 def _parameters(options: Mapping[str, Any]) -> Mapping[str, Any]:
     problems: list[str] = []
-    given = options.get("parameters") or {}
+    given: object = options.get("parameters") or {}
     checked = json_tensors.check_parameters(given, "parameters", problems)
     if problems:
         raise Refusal(INVALID, "; ".join(problems))
@@ -438,9 +453,8 @@ async def _unless_gone(request: Request, future: asyncio.Future[Outputs]) -> Out
     """What a future gives; it is cancelled where the client goes before that."""
 
     async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        future.cancel()
+        if (await request.receive())["type"] == "http.disconnect":
+            future.cancel()
 
     watcher = asyncio.ensure_future(watch())
     try:
@@ -448,7 +462,9 @@ async def _unless_gone(request: Request, future: asyncio.Future[Outputs]) -> Out
     except asyncio.CancelledError:
         if not watcher.done():
             raise
-        raise Refusal(UNAVAILABLE, "the client is gone") from None
+        gone = Refusal(CANCELLED, "the client is gone")
+        gone.counted = True  # by the queue
+        raise gone from None
     finally:
         watcher.cancel()
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -17,13 +26,13 @@ from naru.serve.refusals import (
     CANCELLED,
     INVALID,
     NOT_ALLOWED,
-    OVERLOADED,
     TOO_LARGE,
     TOO_SLOW,
     UNAUTHENTICATED,
     UNKNOWN_MEDIA,
     Refusal,
 )
+from naru.serve.room import Room
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -101,30 +110,9 @@ def not_allowed(allowed: Sequence[str], method: str) -> Response:
 # ---- bodies ----
 
 
-class Room:
-    """How many bytes of bodies the server holds, so that they never fill the memory."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self.held = limit, 0
-
-    def take(self, count: int) -> None:
-        """Raises a Refusal where there is no room."""
-        if self.held + count > self._limit:
-            raise Refusal(
-                OVERLOADED,
-                f"the server holds {self.held} bytes of other requests already",
-                retry_after=1,
-            )
-        self.held += count
-
-    def give(self, count: int) -> None:
-        """The bytes are gone."""
-        self.held -= count
-
-
 async def read_body(request: Request, limit: int, seconds: float, room: Room) -> bytes:
-    """The body, decompressed. The caller gives its length back to the room, once it is done with it.
-    Raises a Refusal: too large, too slow, no room, or the client is gone."""
+    """The body, decompressed. The caller gives its length back to the room, once it is done with
+    it. Raises a Refusal: too large, too slow, no room, or the client is gone."""
     declared = request.headers.get(b"content-length")
     if declared == b"0":
         return b""
@@ -133,19 +121,18 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
     held = 0
     try:
         parts: list[bytes] = []
-        async with asyncio.timeout(seconds):
-            more = True
-            while more:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise Refusal(CANCELLED, "the client is gone")
-                part: bytes = message.get("body", b"")
-                room.take(len(part))
-                held += len(part)
-                if held > limit:
-                    raise _too_large(limit)
-                parts.append(part)
-                more = message.get("more_body", False)
+        more, until = True, 0.0
+        while more:
+            message, until = await _receive(request.receive, seconds, until)
+            if message["type"] == "http.disconnect":
+                raise Refusal(CANCELLED, "the client is gone")
+            part: bytes = message.get("body", b"")
+            room.take(len(part))
+            held += len(part)
+            if held > limit:
+                raise _too_large(limit)
+            parts.append(part)
+            more = message.get("more_body", False)
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         encoding = request.headers.get(b"content-encoding", b"identity")
         if encoding != b"identity":
@@ -160,6 +147,43 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
         raise
 
 
+class _Rest:
+    """The rest of an awaitable that has been begun and waits for something."""
+
+    def __init__(self, steps: Generator[Any, Any, Any], waits_for: Any) -> None:
+        self._steps, self._waits_for = steps, waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                sent = yield waits_for
+            except BaseException as error:
+                step = partial(self._steps.throw, error)
+            else:
+                step = partial(self._steps.send, sent)
+            try:
+                waits_for = step()
+            except StopIteration as done:
+                return done.value
+
+
+async def _receive(
+    receive: Receive, seconds: float, until: float
+) -> tuple[MutableMapping[str, Any], float]:
+    """The next message, and until when (of the loop's time) the rest may come; TimeoutError after
+    that. Most bodies are there with their heads, and then no clock is asked: a timeout costs as
+    much as decoding a small body."""
+    steps = receive().__await__()
+    try:
+        waits_for = next(steps)
+    except StopIteration as done:
+        return done.value, until
+    until = until or asyncio.get_running_loop().time() + seconds
+    async with asyncio.timeout_at(until):
+        return await _Rest(steps, waits_for), until
+
+
 def _too_large(limit: int) -> Refusal:
     return Refusal(TOO_LARGE, f"the body is larger than {limit} bytes, the most here")
 
@@ -170,19 +194,18 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
         raise Refusal(
             UNKNOWN_MEDIA, f"Content-Encoding: expected gzip, deflate or identity, got {encoding}"
         )
-    for wbits in (47, -15) if encoding == "deflate" else (47,):  # some send deflate without zlib
-        machine = zlib.decompressobj(wbits)
-        try:
-            plain = machine.decompress(body, limit + 1)
-        except zlib.error as error:
-            failure = error
-            continue
-        if len(plain) > limit:
-            raise _too_large(limit)
-        if not machine.eof or machine.unused_data:
-            raise Refusal(INVALID, f"the body is no whole {encoding} stream")
-        return plain
-    raise Refusal(INVALID, f"the body is not {encoding}: {failure}")
+    # Some send deflate without zlib's head, whose first byte would say 8 in its lower half.
+    bare = encoding == "deflate" and body[:1] and body[0] & 15 != 8
+    machine = zlib.decompressobj(-15 if bare else 47)
+    try:
+        plain = machine.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Refusal(INVALID, f"the body is not {encoding}: {error}") from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    if not machine.eof or machine.unused_data:
+        raise Refusal(INVALID, f"the body is no whole {encoding} stream")
+    return plain
 
 
 def compress(response: Response, accepted: bytes) -> None:

@@ -3,8 +3,7 @@ for them. The names that Triton's dashboards use (`nv_inference_*`) are there to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -20,29 +19,19 @@ from naru.serve.repository import Slot
 from naru.serve.statistics import BORDERS, Statistics
 
 _LABELS = ("model", "version")
-# name, help, value in the unit of the name
-_COUNTERS: tuple[tuple[str, str, Any], ...] = (
-    ("nv_inference_request_success", "Requests that were answered.", lambda s: s.success.count),
+# name, help, value
+_COUNTERS: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
+    ("nv_inference_request_success", "Requests that were answered.", lambda s: s.answers),
     ("nv_inference_count", "Rows that were inferred.", lambda s: s.rows),
     ("nv_inference_exec_count", "Runs of the model.", lambda s: s.runs),
-    (
-        "nv_inference_request_duration_us", "Time of answered requests, in sum.",
-        lambda s: s.success.ns / 1000,
-    ),
-    ("nv_inference_queue_duration_us", "Time in the queue.", lambda s: s.queue.ns / 1000),
-    (
-        "nv_inference_compute_input_duration_us", "Time to put batches together.",
-        lambda s: s.compute_input.ns / 1000,
-    ),
-    (
-        "nv_inference_compute_infer_duration_us", "Time in the model.",
-        lambda s: s.compute_infer.ns / 1000,
-    ),
-    (
-        "nv_inference_compute_output_duration_us", "Time to take batches apart.",
-        lambda s: s.compute_output.ns / 1000,
-    ),
-)  # fmt: skip
+)
+_DURATIONS = {
+    "request": ("success", "Time of answered requests, in sum."),
+    "queue": ("queue", "Time in the queue."),
+    "compute_input": ("compute_input", "Time to put batches together."),
+    "compute_infer": ("compute_infer", "Time in the model."),
+    "compute_output": ("compute_output", "Time to take batches apart."),
+}
 
 
 class _Collector:
@@ -60,6 +49,12 @@ class _Collector:
             family = CounterMetricFamily(name, text, labels=_LABELS)
             for slot in slots:
                 family.add_metric([slot.name, slot.version], value(slot.statistics))
+            yield family
+        for name, (part, text) in _DURATIONS.items():
+            family = CounterMetricFamily(f"nv_inference_{name}_duration_us", text, labels=_LABELS)
+            for slot in slots:
+                ns: int = getattr(slot.statistics, f"{part}_ns")
+                family.add_metric([slot.name, slot.version], ns / 1000)
             yield family
         yield _failures(slots)
         yield _latencies(slots)
@@ -104,7 +99,7 @@ def _buckets(statistics: Statistics) -> tuple[list[tuple[str, float]], float]:
     for border, count in zip((*BORDERS, float("inf")), statistics.histogram, strict=True):
         total += count
         buckets.append(("+Inf" if border == float("inf") else str(border), total))
-    return buckets, statistics.success.ns / 1e9
+    return buckets, statistics.success_ns / 1e9
 
 
 class Metrics:

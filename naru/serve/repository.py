@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from naru.artifact.bundle import Bundle, read_bundle
 from naru.compiler import compile_bundle
@@ -30,6 +29,7 @@ from naru.serve.refusals import INTERNAL, INVALID, NOT_FOUND, UNAVAILABLE, Refus
 from naru.serve.servable import Servable
 from naru.serve.settings import SETTINGS_FILE, ModelSettings, ServerSettings, read_model_settings
 from naru.serve.statistics import Statistics
+from naru.serve.tracing import Tracing
 
 log = logging.getLogger("naru.serve")
 
@@ -118,7 +118,7 @@ def _list_entry(entry: os.DirEntry[str], defaults: ModelSettings) -> Listed | No
 def _list_folder(folder: Path, defaults: ModelSettings) -> Listed | None:
     """A model's folder; None where there is nothing of a model in it."""
     with os.scandir(folder) as entries:
-        shown = [e for e in entries if not e.name.startswith(".")]
+        shown = sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
     files = [e.name for e in shown if not e.is_dir()]
     settings, versions, problems = defaults, dict[str, Found](), list[str]()
     if SETTINGS_FILE in files:
@@ -169,9 +169,9 @@ def _found(path: Path) -> Found | None:
 class Slot:
     """A version of a model: its file, and what was made of it."""
 
-    def __init__(self, name: str, version: str, found: Found, settings: ModelSettings) -> None:
-        self.name, self.version, self.found, self.settings = name, version, found, settings
-        self.statistics = Statistics()
+    def __init__(self, found: Found, settings: ModelSettings, statistics: Statistics) -> None:
+        self.name, self.version = statistics.name, statistics.version
+        self.found, self.settings, self.statistics = found, settings, statistics
         self.servable: Servable | None = None
         self.problem: str | None = None  # why the file, as it is now, does not serve
         self.loading: asyncio.Task[Servable] | None = None
@@ -212,8 +212,11 @@ class Known:
 class Repository:
     """The models of a folder. All of it but the loading is done by the event loop's thread."""
 
-    def __init__(self, root: Path, settings: ServerSettings, workers: Workers) -> None:
-        self.root, self._settings, self._workers = root, settings, workers
+    def __init__(
+        self, root: Path, settings: ServerSettings, workers: Workers, tracing: Tracing
+    ) -> None:
+        self.root, self._settings = root, settings
+        self._workers, self._tracing = workers, tracing
         self._known: dict[str, Known] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="naru-load")
         self._closing: set[asyncio.Task[None]] = set()
@@ -287,22 +290,18 @@ class Repository:
         if slot.servable is not None:
             return slot.servable
         if slot.loading is None and slot.problem is not None:
-            now = _found(slot.found.path)
-            if now is None or now.stamp == slot.found.stamp:
-                self._refuse(slot)
-            slot.found = now
+            found = _found(slot.found.path)
+            if found is None or found == slot.found:
+                raise _does_not_load(slot)
+            slot.found = found  # it may have been mended
         if slot.loading is None:
             slot.loading = asyncio.create_task(self._load(slot))
         try:
             return await asyncio.shield(slot.loading)
+        except Refusal:
+            raise
         except NaruError:
-            self._refuse(slot)
-
-    def _refuse(self, slot: Slot) -> Any:
-        raise Refusal(
-            UNAVAILABLE,
-            f"version {slot.version} of the model '{slot.name}' does not load: {slot.problem}",
-        )
+            raise _does_not_load(slot) from None
 
     async def _load(self, slot: Slot) -> Servable:
         """Loads the slot's file, and puts it in the place of what was there."""
@@ -384,7 +383,8 @@ class Repository:
         for version in sorted(listed.versions, key=natural):
             found, slot = listed.versions[version], before.get(version)
             if slot is None:
-                slot = Slot(listed.name, version, found, listed.settings)
+                statistics = Statistics(listed.name, version, self._tracing)
+                slot = Slot(found, listed.settings, statistics)
                 changed.append(slot)
             elif slot.found != found or slot.settings != listed.settings:
                 slot.found, slot.settings = found, listed.settings
@@ -482,6 +482,13 @@ class Repository:
         if self._closing:
             await asyncio.wait(list(self._closing))
         self._loaders.shutdown(wait=False, cancel_futures=True)
+
+
+def _does_not_load(slot: Slot) -> Refusal:
+    return Refusal(
+        UNAVAILABLE,
+        f"version {slot.version} of the model '{slot.name}' does not load: {slot.problem}",
+    )
 
 
 def open_file(path: Path, name: str, *, cache: bool = True) -> Bundle:

@@ -1,7 +1,7 @@
 """Plain rows, for people and small programs: a JSON list in, and arrays by name out.
 
 curl -d '[[5.1, 3.5, 1.4, 0.2]]' …/infer                 one input: its elements, nested
-curl -d '[{"age": 40, "city": "Seoul"}]' …/infer         inputs, or columns of the one input, by name
+curl -d '[{"age": 40, "city": "Seoul"}]' …/infer  columns of the one input, or inputs
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from naru.runtime import tables
 from naru.runtime.model import Model
 from naru.serve import json_tensors
 from naru.serve.batching import Outputs
-from naru.serve.json_tensors import Decoded
 from naru.serve.refusals import INVALID, Refusal
 from naru.serve.servable import Servable
 from naru.serve.signature import Signature
+from naru.serve.tensors import Decoded
 
 Array = NDArray[Any]
 
@@ -104,8 +104,9 @@ def _from_objects(rows: Sequence[Any], model: Model, signature: Signature) -> di
 def encode(servable: Servable, outputs: Outputs) -> dict[str, Any]:
     """The answer: outputs by name, nested as they are. Raises a Refusal for NaN and infinities."""
     found: dict[str, Any] = {}
+    json_tensors.check_finite(Decoded({}), servable.signature, outputs)
     for tensor, array in zip(servable.signature.outputs, outputs, strict=True):
-        flat = json_tensors.to_json(array, tensor)
+        flat = json_tensors.to_json(array)
         nested = array.tolist() if isinstance(flat, list) else flat.reshape(array.shape)
         found[tensor.name] = nested
     return {

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 INLINE_NS = 150_000.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """Named arrays for a model; `timeout_us` is how long it may wait (0: as the model's settings
     say), `priority` its level (1 goes first; 0: the usual, 1)."""
@@ -57,16 +57,21 @@ class Servable:
         self.statistics = statistics
         self.size = len(bundle.data)  # bytes that it takes: those of its file
         self.digest = str(bundle.manifest["source"].get("sha256", ""))
+        self.labels = self.model.labels
         self.closing = False
-        _warm_up(self.model, bundle)
+        took = _try_out(self.model, bundle)
         self.batches = (
             settings.batching
             and self.signature.rows is not None
             and rows_are_independent(self.model, self.signature, bundle)
         )
         most = self.signature.most_rows if self.batches else 0
+        # Where requests are to wait for others, no one goes ahead.
+        self._inline_ns = 0.0 if self.batches and settings.max_delay_us else INLINE_NS
         self._run = _runner(self.model, self.signature)
         self.queue = Queue(self._run, settings, statistics, workers, most)
+        if took is not None:
+            self.queue.learn(*took)
 
     def __repr__(self) -> str:
         return f"<servable {self.name}/{self.version}>"
@@ -98,7 +103,7 @@ class Servable:
             raise Refusal(UNAVAILABLE, f"the model '{self.name}' is being unloaded", retry_after=1)
         arrays, queue = request.arrays, self.queue
         rows, elements = self._rows(arrays), count_elements(arrays)
-        if 0 < queue.ns_per_element * elements < INLINE_NS and queue.is_idle:
+        if queue.is_idle and 0 < queue.ns_per_element * elements < self._inline_ns:
             return self._at_once(arrays, rows, elements, start)
         alike = None
         if self.batches:  # the order of names is the client's
@@ -151,10 +156,16 @@ def _runner(model: Model, signature: Signature) -> Callable[[Mapping[str, Array]
     return one if not signature.several else several if signature.left_out else whole
 
 
-def _warm_up(model: Model, bundle: Bundle) -> None:
-    """The self-test, where the bundle has golden vectors. Raises RunError, BundleError."""
-    if "golden" in bundle.sections:
-        model.selftest()
+def _try_out(model: Model, bundle: Bundle) -> tuple[int, int] | None:
+    """Runs the self-test, where the bundle has golden vectors; elements of the inputs and
+    nanoseconds of a run. Raises RunError, BundleError."""
+    cases = [c for c in _golden(bundle) if c.entry == model.entries[0]]
+    if not cases:
+        return None
+    model.selftest()
+    start = now()
+    model(*cases[0].inputs)
+    return sum(a.size for a in cases[0].inputs) or 1, now() - start
 
 
 # ---- rows ----

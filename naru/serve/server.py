@@ -14,15 +14,20 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
+import orjson
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from naru.errors import InputError
 from naru.serve.access import Access, read_tokens
 from naru.serve.dataplane import DataPlane
+from naru.serve.grpc_service import GrpcServer
 from naru.serve.http import Application
 from naru.serve.settings import ServerSettings
+from naru.serve.tls import read_pair
 
 log = logging.getLogger("naru.serve")
 
@@ -37,7 +42,7 @@ class Server:
         self.application = Application(self.plane, self.access)
         self._sockets: list[socket.socket] = []
         self._http: _Uvicorn | None = None
-        self._grpc: Any = None
+        self._grpc: GrpcServer | None = None
         self._stopping: asyncio.Event | None = None
 
     @property
@@ -51,8 +56,10 @@ class Server:
         return None if self._grpc is None else self._grpc.port
 
     def bind(self) -> None:
-        """Takes the port, before anything is loaded. Raises InputError where it is taken."""
+        """Takes the port, before anything is loaded. Raises InputError where it is taken, or the
+        certificate or its key cannot be used."""
         settings = self.settings
+        read_pair(settings)
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -103,7 +110,7 @@ class Server:
         settings = self.settings
         return uvicorn.Config(
             self.application,
-            http="httptools",
+            http=partial(_Protocol, settings.head_timeout),  # pyright: ignore[reportArgumentType]
             loop="none",
             lifespan="off",
             ws="none",
@@ -112,19 +119,15 @@ class Server:
             server_header=False,
             date_header=True,
             proxy_headers=False,
-            limit_concurrency=settings.max_connections,
-            timeout_keep_alive=75,
+            timeout_keep_alive=int(settings.head_timeout),
             backlog=2048,
             ssl_certfile=str(settings.certificate) if settings.certificate else None,
             ssl_keyfile=str(settings.key) if settings.key else None,
-            h11_max_incomplete_event_size=64 << 10,
         )
 
     async def _start_grpc(self) -> None:
         if self.settings.grpc_port is None:
             return
-        from naru.serve.grpc_service import GrpcServer
-
         self._grpc = GrpcServer(self.plane, self.access)
         await self._grpc.start()
 
@@ -178,6 +181,54 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """A connection, which is closed where the head of a request does not come in time."""
+
+    def __init__(self, seconds: float, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP at all gets the protocol's form of an error, too."""
+        body = orjson.dumps({"error": msg})
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._timer = self.loop.call_later(self._seconds, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.close()
 
 
 def serve(settings: ServerSettings, told: Callable[[Server], object] = lambda _: None) -> None:

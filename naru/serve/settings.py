@@ -144,7 +144,8 @@ class ServerSettings:
     max_body: int = 64 << 20  # bytes of a request, after decompression
     max_held: int = 512 << 20  # bytes of all requests that are being answered
     max_inputs: int = 1024  # tensors of a request
-    max_connections: int = 4096
+    max_requests: int = 4096  # that are being answered
+    head_timeout: float = 60.0  # seconds for the head of a request, and for the next one to begin
     body_timeout: float = 60.0  # seconds for a body to arrive
     memory: int = 0  # bytes that models may take before those not used for longest go; 0: no limit
     load_at_start: int = 64  # models; where there are more, each is loaded when first asked for

@@ -41,9 +41,11 @@ class Tensor:
 
 
 class Signature:
-    """Inputs and outputs of a model. `rows` is the symbol of the first dim of every input and output
-    where there is one, and stands nowhere else; requests may then be put together along it, if no
-    row of the result depends on another row (which is not said here)."""
+    """Inputs and outputs of a model.
+
+    `rows` is the symbol that the first dim of every input and output is, where there is one, and
+    which stands nowhere else; requests may then be put together along it, if no row of the result
+    depends on another row (which is not said here)."""
 
     def __init__(self, model: Model) -> None:
         self.inputs = tuple(_input(info) for info in model.inputs)

@@ -191,7 +191,8 @@ def test_rows_for_people(folder: Path) -> None:
         for body in (b"[[0, 1, 2, 3]]", b" [0, 1, 2, 3]"):
             answer = await infer(app, body)
             assert answer.json["outputs"] == {"y": [[14.0, 20.0, 26.0]]}
-        answer = await infer(app, b'[{"a": 1, "b": 2.5, "c": 3}, {"c": 4, "b": 0, "a": 1}]', "pair")
+        objects = b'[{"a": 1, "b": 2.5, "c": 3}, {"c": 4, "b": 0, "a": 1}]'
+        answer = await infer(app, objects, "pair")
         assert answer.json["outputs"] == {"total": [3.5, 1.0], "count": [4, 5]}
         for body in (
             b'[{"a": 1, "b": 2, "c": 3.5}]',
@@ -311,7 +312,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "too large for float32": (
         request_of(inputs=[{**tensor("x", X, "FP32"), "data": [1e39] * 8}]),
-        "data[0]: 1e+39 is too large for FP32",
+        "data[0]: 1e+39 is out of the range of FP32",
     ),
     "too large for any": (
         b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1e400,1,1,1]}]}',
@@ -445,7 +446,7 @@ def test_limits(folder: Path) -> None:
             await infer(app, gzip.compress(body)[:-4], **{"content-encoding": "gzip"})
         ).status == 400
         assert (await infer(app, body, **{"content-encoding": "br"})).status == 415
-        assert app.room.held == 0
+        assert app.plane.room.held == 0
 
     serving(folder, check, max_body=2000, max_inputs=4, load_at_start=0)
 
@@ -457,7 +458,7 @@ def test_bodies_that_do_not_come(folder: Path) -> None:
         )
         assert slow.status == 408
         assert slow.headers["connection"] == "close"
-        assert app.room.held == 0
+        assert app.plane.room.held == 0
 
     serving(folder, check, body_timeout=0.01, load_at_start=0)
 
@@ -499,6 +500,24 @@ def test_settings_of_traces_and_logs(folder: Path) -> None:
         assert changed.json["log_info"] is True
 
     serving(folder, check, model_control=True)
+
+
+def test_traces_are_lines_of_the_log(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def check(app: Application) -> None:
+        setting = "/v2/models/dense/trace/setting"
+        wish = b'{"trace_level": ["TIMESTAMPS"], "trace_rate": "2", "trace_count": "2"}'
+        assert (await ask(app, "POST", setting, wish)).status == 200
+        for _ in range(9):
+            await infer(app, request_of())
+            await infer(app, request_of(), "versions")
+        found: list[Any] = [r for r in caplog.records if r.message == "trace"]
+        assert [r.model for r in found] == ["dense", "dense"]
+        times = list(found[0].timestamps.values())
+        assert times == sorted(times)
+        assert found[0].timestamps["REQUEST_START"] > 1.7e18  # of Unix time
+
+    with caplog.at_level("INFO", "naru.serve"):
+        serving(folder, check, model_control=True)
 
 
 def test_cross_origin(folder: Path) -> None:
