@@ -5,7 +5,7 @@
 #   make serve-demo  the digit models behind HTTP and gRPC
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
-#                    libraries from Rust, Go, Java, C#
+#                    libraries from Rust, Go, Java, C#, serving asked by Triton's clients
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
@@ -28,7 +28,7 @@ SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
 .PHONY: demo demo-web serve-demo test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
-  check clean clean-all qemu node gdb chromium languages openssl
+  check clean clean-all qemu node gdb chromium languages openssl base64
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -43,8 +43,9 @@ demo-web: $(VENV)/.installed
 test: check node
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl \
-  bench/web/node_modules/.installed .venv-clients/.installed
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed \
+  .venv-clients/.installed .venv-triton/.installed .venv-perf/.installed .venv-schemathesis/.installed \
+  .venv-kserve/.installed
 	$(PYTEST) -m slow tests
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -84,10 +85,31 @@ bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
 	@touch $@
 
-# Triton's client, with which the slow tests ask `naru serve`.
+# What the slow tests ask `naru serve` with: the clients of Triton and KServe, a real Triton, its load
+# generator, and requests drawn from a description.
 .venv-clients/.installed: tests/serve/clients-requirements.txt
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --quiet -r tests/serve/clients-requirements.txt
+	@touch $@
+
+.venv-kserve/.installed: tests/serve/kserve-requirements.txt
+	$(PYTHON) -m venv .venv-kserve
+	.venv-kserve/bin/python -m pip install --quiet -r tests/serve/kserve-requirements.txt
+	@touch $@
+
+.venv-triton/.installed: tests/serve/oracle-requirements.txt
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet -r tests/serve/oracle-requirements.txt
+	@touch $@
+
+.venv-perf/.installed: tests/serve/perf-requirements.txt | base64
+	$(PYTHON) -m venv .venv-perf
+	.venv-perf/bin/python -m pip install --quiet --no-deps -r tests/serve/perf-requirements.txt
+	@touch $@
+
+.venv-schemathesis/.installed: tests/serve/schemathesis-requirements.txt
+	$(PYTHON) -m venv .venv-schemathesis
+	.venv-schemathesis/bin/python -m pip install --quiet -r tests/serve/schemathesis-requirements.txt
 	@touch $@
 
 wheels: $(VENV)/.installed-test
@@ -127,10 +149,12 @@ $(VENV)/.installed-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet -e '.[test,dev,cross,triton,browser]'
 	@touch $@
 
-# Debian packages, for whichever of the commands is missing: $(call debian,COMMAND:PACKAGE …).
+# Debian packages, for whichever of the commands or files is missing:
+# $(call debian,COMMAND:PACKAGE …).
 define debian
 @missing=; for pair in $(1); do \
-  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+  command -v "$${pair%%:*}" >/dev/null || [ -e "$${pair%%:*}" ] || \
+    missing="$$missing $${pair##*:}"; \
 done; \
 if [ -z "$$missing" ]; then :; \
 elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -147,6 +171,10 @@ endef
 qemu:
 	$(call debian,qemu-aarch64:qemu-user \
 	  /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1:libc6-arm64-cross)
+
+# A library that Triton's load generator wants.
+base64:
+	$(call debian,/usr/lib/x86_64-linux-gnu/libb64.so.0d:libb64-0d)
 
 # Packages for the web run in a browser, without a window.
 chromium:
@@ -180,4 +208,5 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance .venv-trees .venv-clients
+	rm -rf $(VENV) .venv-conformance .venv-trees .venv-clients .venv-triton .venv-perf .venv-schemathesis \
+	  .venv-kserve

@@ -18,7 +18,7 @@ from naru.serve.room import Room
 from naru.serve.servable import Request, Servable
 from naru.serve.settings import ServerSettings
 from naru.serve.signature import Tensor
-from naru.serve.tracing import Tracing
+from naru.serve.tracing import Tracing, whole
 from naru.version import VERSION
 
 log = logging.getLogger("naru.serve")
@@ -101,23 +101,24 @@ class DataPlane:
         """The model's configuration, in the words of Triton (model configuration extension)."""
         servable = await self.get(name, version)
         settings, signature = servable.settings, servable.signature
+        # Batches of single elements have no form there: dims are never none.
+        tensors = (*signature.inputs, *signature.outputs)
+        batches = servable.batches and all(len(t.dims) > 1 for t in tensors)
         config: dict[str, Any] = {
             "name": name,
             "platform": PLATFORM,
             "backend": PLATFORM,
             "version_policy": {"all": {}},
-            "max_batch_size": min(settings.max_batch, signature.most_rows)
-            if servable.batches
-            else 0,
-            "input": [_config(t, servable.batches) for t in signature.inputs],
-            "output": [_config(t, servable.batches) for t in signature.outputs],
+            "max_batch_size": min(settings.max_batch, signature.most_rows) if batches else 0,
+            "input": [_config(t, batches) for t in signature.inputs],
+            "output": [_config(t, batches) for t in signature.outputs],
             "instance_group": [
                 {"name": name, "kind": "KIND_CPU", "count": self.workers.count, "gpus": []}
             ],
             "model_transaction_policy": {"decoupled": False},
             "parameters": {k: {"string_value": v} for k, v in _facts(servable).items()},
         }
-        if servable.batches:
+        if batches:
             config["dynamic_batching"] = {
                 "preferred_batch_size": [],
                 "max_queue_delay_microseconds": settings.max_delay_us,
@@ -238,11 +239,14 @@ class Logging:
 
     def change(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Changes some, and what is logged with them. Raises a Refusal."""
+        given = {key: whole(value) for key, value in given.items()}
         for key, value in given.items():
             default = self.DEFAULT.get(key)
             if key not in ("log_info", "log_warning", "log_error", "log_verbose_level"):
                 raise Refusal(INVALID, f"log setting '{key}' cannot be changed")
-            if type(value) is not type(default) or (type(value) is int and value < 0):
+            if type(value) is not type(default) or (
+                type(value) is int and not 0 <= value < 1 << 31
+            ):
                 raise Refusal(INVALID, f"{key}: expected a value like {default!r}, got {value!r}")
         self._settings.update(given)
         s = self._settings

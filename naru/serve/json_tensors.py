@@ -97,7 +97,7 @@ def decode(
                 problems.append(refusal.message)
         if not problems and at != len(body):
             problems.append(f"{len(body) - at} bytes are left behind the last tensor")
-    if "outputs" in request:
+    if request.get("outputs") not in (None, []):  # as all clients mean it: all of them
         decoded.wishes = _read_wishes(request["outputs"], signature, decoded.binary, problems)
     if problems:
         raise Refusal(INVALID, "; ".join(problems))
@@ -340,7 +340,10 @@ def _read_wishes(
             problems.append(f"outputs[{k}].name: expected a text, got {kind_of(name)}")
             continue
         where = f"output '{name}': parameters"
-        parameters = check_parameters(wish.get("parameters", {}), where, problems)
+        given_parameters = wish.get("parameters")
+        parameters = check_parameters(
+            {} if given_parameters is None else given_parameters, where, problems
+        )
         add_wish(wishes, name, parameters, signature, binary, problems)
     return wishes
 

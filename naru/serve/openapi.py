@@ -7,6 +7,7 @@ from typing import Any
 
 from naru.serve.dataplane import DataPlane
 from naru.serve.datatypes import DTYPES
+from naru.serve.tracing import LEVELS
 from naru.version import VERSION
 
 Json = dict[str, Any]
@@ -32,8 +33,8 @@ def describe(plane: DataPlane) -> Json:
                 body=({"type": "object", "properties": {"ready": {"type": "boolean"}}}, False),
             )
         },
-        "/v2/trace/setting": _settings("Trace settings"),
-        "/v2/logging": _settings("Log settings"),
+        "/v2/trace/setting": _settings("Trace settings", "TraceSettings"),
+        "/v2/logging": _settings("Log settings", "LogSettings"),
         "/metrics": {
             "get": {
                 "summary": "Metrics for Prometheus",
@@ -67,6 +68,8 @@ def describe(plane: DataPlane) -> Json:
             "parameters": parameters,
             "get": _operation("Statistics", _OBJECT, 401, 403, 404, 503),
         }
+    trace = _settings("Trace settings of the model", "TraceSettings", 404)
+    paths["/v2/models/{model}/trace/setting"] = {"parameters": [name], **trace}
     for verb in ("load", "unload"):
         paths[f"/v2/repository/models/{{model}}/{verb}"] = {
             "parameters": [name],
@@ -127,12 +130,13 @@ def _operation(
     return operation
 
 
-def _settings(what: str) -> Json:
+def _settings(what: str, schema: str, *statuses: int) -> Json:
     return {
-        "get": _operation(what, _OBJECT, 401, 403),
+        "get": _operation(what, _OBJECT, 401, 403, *statuses),
         "post": _operation(
-            f"Change the {what.lower()}", _OBJECT, 400, 401, 403, 408, 413, 415,
-            body=(_OBJECT, False),
+            f"Change the {what[0].lower()}{what[1:]}", _OBJECT,
+            400, 401, 403, 408, 413, 415, *statuses,
+            body=(_ref(schema), False),
         ),
     }  # fmt: skip
 
@@ -152,7 +156,7 @@ def _infer() -> Json:
         }
     ]
     operation["requestBody"] = {
-        "required": True,
+        "required": False,  # an empty raw body is an empty text
         "content": {
             "application/json": {
                 "schema": {"anyOf": [_ref("InferenceRequest"), {"type": "array"}]}
@@ -236,7 +240,29 @@ def _schemas() -> Json:
             },
             "model_name", "outputs",
         ),
+        **_settings_schemas(),
     }  # fmt: skip
+
+
+def _settings_schemas() -> Json:
+    """What can be changed of traces and of the log; null is the value of before."""
+    level: Json = {"enum": list(LEVELS)}
+    whole: Json = {
+        "anyOf": [
+            {"type": "integer", "minimum": 1 - 10**17, "maximum": 10**18 - 1},
+            {"type": "string", "pattern": "^-?[0-9]{1,17}$"},
+        ]
+    }
+    number = {"anyOf": [whole, {"type": "array", "items": whole, "minItems": 1, "maxItems": 1}]}
+    levels = {"anyOf": [level, {"type": "array", "items": level, "minItems": 1}]}
+    settings = (("trace_level", levels), ("trace_rate", number), ("trace_count", number))
+    trace: Json = {k: {"anyOf": [schema, {"type": "null"}]} for k, schema in settings}
+    log: Json = {k: {"type": "boolean"} for k in ("log_info", "log_warning", "log_error")}
+    log["log_verbose_level"] = {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1}
+    return {
+        name: {**_object(properties), "additionalProperties": False}
+        for name, properties in (("TraceSettings", trace), ("LogSettings", log))
+    }
 
 
 def _object(properties: Json, *required: str) -> Json:

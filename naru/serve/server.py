@@ -17,15 +17,14 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any
 
-import orjson
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from naru.errors import InputError
 from naru.serve.access import Access, read_tokens
 from naru.serve.dataplane import DataPlane
 from naru.serve.grpc_service import GrpcServer
 from naru.serve.http import Application
+from naru.serve.http_protocol import Protocol
 from naru.serve.settings import ServerSettings
 from naru.serve.tls import read_pair
 
@@ -110,7 +109,7 @@ class Server:
         settings = self.settings
         return uvicorn.Config(
             self.application,
-            http=partial(_Protocol, settings.head_timeout),  # pyright: ignore[reportArgumentType]
+            http=partial(Protocol, settings.head_timeout),  # pyright: ignore[reportArgumentType]
             loop="none",
             lifespan="off",
             ws="none",
@@ -181,54 +180,6 @@ class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
-
-
-class _Protocol(HttpToolsProtocol):
-    """A connection, which is closed where the head of a request does not come in time."""
-
-    def __init__(self, seconds: float, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self._wait()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._wait()
-
-    def on_headers_complete(self) -> None:
-        self._stop_waiting()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def send_400_response(self, msg: str) -> None:
-        """What is no HTTP at all gets the protocol's form of an error, too."""
-        body = orjson.dumps({"error": msg})
-        head = (
-            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-    def _wait(self) -> None:
-        self._stop_waiting()
-        self._timer = self.loop.call_later(self._seconds, self._give_up)
-
-    def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _give_up(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()
 
 
 def serve(settings: ServerSettings, told: Callable[[Server], object] = lambda _: None) -> None:

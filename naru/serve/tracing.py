@@ -14,7 +14,7 @@ from naru.serve.refusals import INVALID, Refusal
 
 log = logging.getLogger("naru.serve")
 
-_OFF, _TIMESTAMPS = "OFF", "TIMESTAMPS"
+LEVELS = _OFF, _TIMESTAMPS = "OFF", "TIMESTAMPS"
 _NUMBERS = ("trace_rate", "trace_count")
 # What the times of a request are called in Triton's traces.
 _NAMES = (
@@ -75,16 +75,16 @@ class Tracing:
 
 def _levels(value: Any) -> list[Any]:
     levels = _listed(value)
-    if not levels or any(v not in (_OFF, _TIMESTAMPS) for v in levels):
+    if not levels or any(v not in LEVELS for v in levels):
         raise Refusal(
-            INVALID, f"trace_level: expected a list of {_OFF}, {_TIMESTAMPS}, got {value!r}"
+            INVALID, f"trace_level: expected a list of {', '.join(LEVELS)}, got {value!r}"
         )
     return levels
 
 
 def _number(key: str, value: Any) -> str:
     given = _listed(value)
-    text = str(given[0]) if len(given) == 1 else ""
+    text = str(whole(given[0])) if len(given) == 1 else ""
     if not text.removeprefix("-").isdecimal() or len(text) > 18:
         raise Refusal(INVALID, f"{key}: expected a whole number, got {value!r}")
     return text
@@ -92,3 +92,8 @@ def _number(key: str, value: Any) -> str:
 
 def _listed(value: Any) -> list[Any]:
     return cast("list[Any]", value) if isinstance(value, list) else [value]
+
+
+def whole(value: Any) -> Any:
+    """A whole number as an integer, anything else as it is: to JSON 3.0 is the same as 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

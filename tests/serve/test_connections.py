@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from serve.asgi import tensor
 
+from naru.serve.http_protocol import MOST_HEAD
 from naru.serve.server import Server
 from naru.serve.settings import ModelSettings, ServerSettings
 
@@ -114,3 +115,37 @@ def test_as_many_requests_as_it_may_have(folder: Path) -> None:
             writer.close()
 
     connected(folder, check, load_at_start=0, max_requests=2)
+
+
+def test_heads_that_are_too_long(folder: Path) -> None:
+    get = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n"
+
+    async def check(server: Server) -> None:
+        for parts in (
+            (get + b"x: " + b"a" * MOST_HEAD + b"\r\n\r\n",),
+            (get + b"x: ", *[b"a" * (MOST_HEAD // 4)] * 5),  # without end
+        ):
+            found = await answer_to(server, *parts)
+            head, _, body = found.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 431")
+            assert b"content-type: application/json" in head
+            assert f"longer than {MOST_HEAD} bytes" in json.loads(body)["error"]
+
+    connected(folder, check, load_at_start=0)
+
+
+def test_bodies_are_not_heads(folder: Path) -> None:
+    """A request that is longer than a head may be, at once; one that would rather have HTTP/2, as
+    Java's client asks; and one after them on the same connection."""
+    body = BODY + b" " * (2 * MOST_HEAD)
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+
+    async def check(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for more in (b"", upgrade, b""):
+            writer.write((POST % len(body)).replace(b"host: a\r\n", b"host: a\r\n" + more) + body)
+            answer = await reader.readuntil(b"}]}")
+            assert answer.startswith(b"HTTP/1.1 200")
+        writer.close()
+
+    connected(folder, check, load_at_start=0)

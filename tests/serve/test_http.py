@@ -146,9 +146,12 @@ def test_several_inputs_and_wished_outputs(folder: Path) -> None:
     async def check(app: Application) -> None:
         answer = await infer(app, {"inputs": inputs}, "pair")
         assert [o["data"] for o in answer.json["outputs"]] == [[2, 4], [4, 5]]
-        wish = [{"name": "count"}]
+        wish = [{"name": "count", "parameters": None}]
         answer = await infer(app, {"inputs": inputs, "outputs": wish}, "pair")
         assert [o["name"] for o in answer.json["outputs"]] == ["count"]
+        for nothing in ([], None):
+            answer = await infer(app, {"inputs": inputs, "outputs": nothing}, "pair")
+            assert [o["name"] for o in answer.json["outputs"]] == ["total", "count"]
 
     serving(folder, check)
 
@@ -247,6 +250,11 @@ def test_config_says_what_perf_analyzer_asks(folder: Path) -> None:
         whole = (await ask(app, "GET", "/v2/models/normalised/config")).json
         assert whole["max_batch_size"] == 0  # its rows depend on each other
         assert whole["input"][0]["dims"] == [-1, 2]
+        # What clients send has the shape [n], which a configuration with batches cannot say.
+        single = (await ask(app, "GET", "/v2/models/pair/config")).json
+        assert single["max_batch_size"] == 0
+        assert "dynamic_batching" not in single
+        assert [t["dims"] for t in single["input"]] == [[-1], [-1], [-1]]
 
     serving(folder, check)
 
@@ -318,6 +326,11 @@ WRONG: dict[str, tuple[Any, str]] = {
         b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[1e400,1,1,1]}]}',
         "",
     ),
+    "too large for any, beside NaN": (
+        b'{"inputs":[{"name":"x","shape":[1,4],"datatype":"FP32","data":[NaN,1%s,1,1]}]}'
+        % (b"0" * 400),
+        "is out of the range of FP32",
+    ),
     "no data": (
         request_of(inputs=[{"name": "x", "shape": [2, 4], "datatype": "FP32"}]),
         "input 'x': data is missing",
@@ -357,6 +370,9 @@ def test_whole_numbers_are_not_rounded(folder: Path) -> None:
             item = {"name": "ids", "shape": [2], "datatype": "INT64", "data": data}
             answer = await infer(app, {"inputs": [item]}, "gather")
             assert answer.status == status, answer.body
+        item["data"] = [1, 2**63]
+        answer = await infer(app, {"inputs": [item]}, "gather")
+        assert answer.error == f"input 'ids': data[1]: {2**63} is out of the range of INT64"
 
     serving(folder, check, load_at_start=0)
 
@@ -496,8 +512,13 @@ def test_settings_of_traces_and_logs(folder: Path) -> None:
         assert refused.status == 400
         refused = await ask(app, "POST", "/v2/logging", b'{"log_file": "/etc/passwd"}')
         assert refused.status == 400
+        for level, status in (("0", 200), ("1.0", 200), ("0.5", 400), ("-1", 400), ("1e19", 400)):
+            body = b'{"log_verbose_level": %s}' % level.encode()
+            assert (await ask(app, "POST", "/v2/logging", body)).status == status
         changed = await ask(app, "POST", "/v2/logging", b'{"log_verbose_level": 0}')
-        assert changed.json["log_info"] is True
+        assert (changed.json["log_info"], changed.json["log_verbose_level"]) == (True, 0)
+        found = await ask(app, "POST", "/v2/trace/setting", b'{"trace_rate": [7.0]}')
+        assert found.json["trace_rate"] == "7"
 
     serving(folder, check, model_control=True)
 
