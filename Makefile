@@ -28,7 +28,7 @@ SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
 .PHONY: demo demo-web serve-demo test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
-  check clean clean-all qemu node gdb chromium languages base64
+  check clean clean-all qemu node gdb chromium languages openssl base64
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -43,7 +43,7 @@ demo-web: $(VENV)/.installed
 test: check node
 	$(PYTEST) -m "not slow" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed \
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed \
   .venv-clients/.installed .venv-triton/.installed .venv-perf/.installed .venv-schemathesis/.installed \
   .venv-kserve/.installed
 	$(PYTEST) -m slow tests
@@ -183,6 +183,10 @@ chromium:
 # A test stops in a kernel by its name.
 gdb:
 	$(call debian,gdb:gdb)
+
+# Certificates of the tests of TLS.
+openssl:
+	$(call debian,openssl:openssl)
 
 # The programs of docs/languages.md.
 languages:

@@ -7,11 +7,14 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from naru.runtime import _native
+import orjson
+
+from naru.runtime import _native, tables
 from naru.serve.batching import Outputs, Workers
 from naru.serve.datatypes import CONFIG_TYPES
 from naru.serve.refusals import FORBIDDEN, INVALID, UNAVAILABLE, UNSUPPORTED, Refusal
 from naru.serve.repository import Repository
+from naru.serve.room import Room
 from naru.serve.servable import Request, Servable
 from naru.serve.settings import ServerSettings
 from naru.serve.signature import Tensor
@@ -36,6 +39,7 @@ class DataPlane:
         self.workers = Workers(settings.workers or _native.usable_cores())
         self.tracing = Tracing()
         self.repository = Repository(settings.root, settings, self.workers, self.tracing)
+        self.room = Room(settings.max_held)
         self.started = False  # the models that are loaded at the start have been tried
         self.draining = False  # the server is about to end: not ready, but it still answers
         self.stopped = False  # it no longer answers
@@ -112,7 +116,7 @@ class DataPlane:
                 {"name": name, "kind": "KIND_CPU", "count": self.workers.count, "gpus": []}
             ],
             "model_transaction_policy": {"decoupled": False},
-            "parameters": {"source_sha256": {"string_value": servable.digest}},
+            "parameters": {k: {"string_value": v} for k, v in _facts(servable).items()},
         }
         if batches:
             config["dynamic_batching"] = {
@@ -122,8 +126,8 @@ class DataPlane:
         return config
 
     def statistics(self, name: str | None = None, version: str | None = None) -> dict[str, Any]:
-        """What was counted (statistics extension): of all models that were loaded, or of one.
-        Raises a Refusal."""
+        """What was counted (statistics extension), and how many requests wait now (`queue_size`):
+        of all models that were loaded, or of one. Raises a Refusal."""
         if name is None:
             slots = [s for k in self.repository.models() for s in k.slots.values()]
         elif version is None:
@@ -131,7 +135,10 @@ class DataPlane:
         else:
             slots = [self.repository.slot(name, version)]
         shown = [s for s in slots if s.servable is not None or s.statistics.last_ms]
-        return {"model_stats": [s.statistics.as_json() for s in shown]}
+        stats = [s.statistics.as_json() for s in shown]
+        for item, slot in zip(stats, shown, strict=True):
+            item["queue_size"] = 0 if slot.servable is None else len(slot.servable.queue)
+        return {"model_stats": stats}
 
     # ---- the repository ----
 
@@ -197,6 +204,23 @@ def _config(tensor: Tensor, batches: bool) -> dict[str, Any]:
     if tensor.optional:
         config["optional"] = True
     return config
+
+
+def _facts(servable: Servable) -> dict[str, str]:
+    """What is known of a model that Triton's configuration has no word for, the last four as JSON:
+    dims by tensor, with the names of those that are open; least and most size by name; columns of a
+    table by input; labels by output."""
+    signature, model = servable.signature, servable.model
+    facts: dict[str, Any] = {
+        "dims": {t.name: t.dims for t in (*signature.inputs, *signature.outputs)},
+        "sizes": signature.ranges,
+        "columns": tables.columns_of(model.manifest),
+        "labels": model.labels,
+    }
+    return {
+        "source_sha256": servable.digest,
+        **{k: orjson.dumps(v).decode() for k, v in facts.items()},
+    }
 
 
 class Logging:

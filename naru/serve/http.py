@@ -19,7 +19,6 @@ from naru.serve.http_messages import (
     Receive,
     Request,
     Response,
-    Room,
     Scope,
     Send,
     compress,
@@ -28,7 +27,6 @@ from naru.serve.http_messages import (
     not_allowed,
     read_body,
 )
-from naru.serve.json_tensors import Decoded
 from naru.serve.metrics import Metrics
 from naru.serve.openapi import describe
 from naru.serve.page import Page
@@ -43,6 +41,7 @@ from naru.serve.refusals import (
 )
 from naru.serve.servable import Request as Ask
 from naru.serve.servable import Servable
+from naru.serve.tensors import Decoded
 
 log = logging.getLogger("naru.serve")
 
@@ -79,7 +78,7 @@ class Application:
     def __init__(self, plane: DataPlane, access: Access) -> None:
         self.plane, self._access = plane, access
         self._settings = plane.settings
-        self.room = Room(self._settings.max_held)
+        self.room = plane.room
         self._metrics = Metrics(plane)
         self._page = Page(plane) if self._settings.page else None
         self._origins = {o.encode("latin-1") for o in self._settings.cors}

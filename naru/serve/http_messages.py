@@ -26,13 +26,13 @@ from naru.serve.refusals import (
     CANCELLED,
     INVALID,
     NOT_ALLOWED,
-    OVERLOADED,
     TOO_LARGE,
     TOO_SLOW,
     UNAUTHENTICATED,
     UNKNOWN_MEDIA,
     Refusal,
 )
+from naru.serve.room import Room
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -108,27 +108,6 @@ def not_allowed(allowed: Sequence[str], method: str) -> Response:
 
 
 # ---- bodies ----
-
-
-class Room:
-    """How many bytes of bodies the server holds, so that they never fill the memory."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self.held = limit, 0
-
-    def take(self, count: int) -> None:
-        """Raises a Refusal where there is no room."""
-        if self.held + count > self._limit:
-            raise Refusal(
-                OVERLOADED,
-                f"the server holds {self.held} bytes of other requests already",
-                retry_after=1,
-            )
-        self.held += count
-
-    def give(self, count: int) -> None:
-        """The bytes are gone."""
-        self.held -= count
 
 
 async def read_body(request: Request, limit: int, seconds: float, room: Room) -> bytes:

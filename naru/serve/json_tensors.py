@@ -13,7 +13,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -24,10 +24,24 @@ from naru.serve.classification import classify
 from naru.serve.datatypes import TEXT
 from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal
 from naru.serve.signature import Signature, Tensor
+from naru.serve.tensors import (
+    Decoded,
+    Wish,
+    add_wish,
+    declared,
+    decode_text,
+    from_bytes,
+    kind_of,
+    read_parameters,
+    read_shape,
+    short,
+    text_array,
+    to_bytes,
+    whole,
+    wished,
+)
 
 Array = NDArray[Any]
-_MOST_DIMS = 32
-_MOST_BYTES = 1 << 62
 # datatype -> the format of `struct`, which is twice as fast as numpy from a list, and tells numbers
 # that are too large instead of making infinities of them
 _FORMATS = {
@@ -43,28 +57,6 @@ _ELEMENTS: dict[str, tuple[tuple[type, ...], str]] = {
     "V": ((float, int), "numbers"),  # bfloat16
     "O": ((str,), "texts"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """An output as the client wants it: raw, or the best `classes` as texts."""
-
-    name: str
-    binary: bool = False
-    classes: int = 0
-
-
-@dataclass(slots=True)
-class Decoded:
-    """A request: its arrays, what the client wants back, and what it says besides."""
-
-    arrays: dict[str, Array]
-    wishes: Sequence[Wish] | None = None  # None: all outputs
-    binary: bool = False  # where no wish says so
-    id: str | None = None
-    priority: int = 0
-    timeout_us: int = 0
-    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 # ---- in ----
@@ -134,14 +126,6 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def kind_of(value: object) -> str:
-    """What a JSON value is, in words."""
-    if value is None:
-        return "nothing"
-    names = {"dict": "an object", "list": "a list", "str": "a text", "bool": "a bool"}
-    return names.get(type(value).__name__, "a number")
-
-
 def _read_options(request: Mapping[str, Any], decoded: Decoded) -> list[str]:
     """Fills in id and parameters; what is wrong with them."""
     problems: list[str] = []
@@ -170,31 +154,6 @@ def check_parameters(given: object, where: str, problems: list[str]) -> Mapping[
     return cast("dict[str, Any]", given)
 
 
-def read_parameters(parameters: Mapping[str, Any], decoded: Decoded, problems: list[str]) -> None:
-    """Fills in what the parameters of a request say that the protocol has a meaning for."""
-    decoded.priority = _whole(parameters, "priority", problems)
-    decoded.timeout_us = _whole(parameters, "timeout", problems)
-    binary = parameters.get("binary_data_output", False)
-    if not isinstance(binary, bool):
-        problems.append(f"parameters.binary_data_output: expected a bool, got {kind_of(binary)}")
-    decoded.binary = binary is True
-    if parameters.get("sequence_id"):
-        problems.append("parameters.sequence_id: naru's models keep no state between requests")
-
-
-def _whole(
-    given: Mapping[str, Any], key: str, problems: list[str], where: str = "parameters"
-) -> int:
-    """A number of at least 0."""
-    value = given.get(key, 0)
-    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
-        value = int(value)  # as some clients write 64-bit numbers
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 63:
-        problems.append(f"{where}.{key}: expected a whole number, got {value!r}")
-        return 0
-    return value
-
-
 def _read_input(
     item: object,
     k: int,
@@ -212,15 +171,7 @@ def _read_input(
     if not isinstance(name, str):
         raise Refusal(INVALID, f"inputs[{k}].name: expected a text, got {kind_of(name)}")
     size = _binary_size(given, name)
-    tensor = signature.input.get(name)
-    if tensor is None:
-        raise Refusal(INVALID, signature.unknown_input(name))
-    if name in arrays:
-        raise Refusal(INVALID, f"input '{name}' is given twice")
-    datatype = given.get("datatype")
-    if datatype != tensor.datatype:
-        got = datatype if isinstance(datatype, str) else kind_of(datatype)
-        raise Refusal(INVALID, f"input '{name}': expected datatype {tensor.datatype}, got {got}")
+    tensor = declared(name, given.get("datatype"), signature, arrays)
     shape = read_shape(given.get("shape"), name)
     if size is None:
         if "data" not in given:
@@ -247,26 +198,10 @@ def _binary_size(given: Mapping[str, Any], name: str) -> int | None:
     checked = check_parameters(parameters, where, problems)
     if "shared_memory_region" in checked:
         raise Refusal(UNSUPPORTED, f"input '{name}': shared memory is not supported")
-    size = _whole(checked, "binary_data_size", problems, where)
+    size = whole(checked, "binary_data_size", problems, where)
     if problems:
         raise Refusal(INVALID, "; ".join(problems))
     return size if "binary_data_size" in checked else None
-
-
-def read_shape(given: Any, name: str) -> tuple[int, ...]:
-    """The shape of an input. Raises a Refusal."""
-    if isinstance(given, list):
-        shape: tuple[Any, ...] = tuple(cast("list[Any]", given))
-        whole = all(type(d) is int and 0 <= d < 1 << 62 for d in shape)
-        if whole and len(shape) <= _MOST_DIMS:
-            return shape
-    got = _short(cast(object, given))
-    raise Refusal(INVALID, f"input '{name}': shape: expected a list of whole numbers, got {got}")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def from_json(data: object, tensor: Tensor, shape: tuple[int, ...], *, bools: bool = True) -> Array:
@@ -275,9 +210,7 @@ def from_json(data: object, tensor: Tensor, shape: tuple[int, ...], *, bools: bo
     name, count = tensor.name, math.prod(shape)
     values = cast("list[Any]", data) if isinstance(data, list) else [data]
     if values is not data and (shape or data is None):  # what is no list may be a scalar
-        raise Refusal(
-            INVALID, f"input '{name}': data: expected a list, got {kind_of(cast(object, data))}"
-        )
+        raise Refusal(INVALID, f"input '{name}': data: expected a list, got {kind_of(values[0])}")
     if values and type(values[0]) is list:
         values = _flatten(values, shape, name)
     if len(values) != count:
@@ -310,7 +243,7 @@ def _check_types(values: list[Any], tensor: Tensor) -> None:
     raise Refusal(
         INVALID,
         f"input '{tensor.name}': data[{at}]: expected {words} for {tensor.datatype}, "
-        f"got {_short(values[at])}",
+        f"got {short(values[at])}",
     )
 
 
@@ -324,7 +257,7 @@ def _misfit(values: list[Any], tensor: Tensor, code: str) -> Refusal:
             except (struct.error, OverflowError):
                 return Refusal(
                     INVALID,
-                    f"input '{tensor.name}': data[{k}]: {_short(value)} is out of the range of "
+                    f"input '{tensor.name}': data[{k}]: {short(value)} is out of the range of "
                     f"{tensor.datatype}",
                 )
     except Refusal as refusal:
@@ -351,67 +284,6 @@ def _flatten(values: list[Any], shape: tuple[int, ...], name: str) -> list[Any]:
     if any(type(v) is list for v in values):
         raise Refusal(INVALID, f"input '{name}': data: nested deeper than the shape {list(shape)}")
     return values
-
-
-def from_bytes(
-    body: bytes | memoryview, at: int, size: int, tensor: Tensor, shape: tuple[int, ...]
-) -> Array:
-    """An array of the raw bytes from a place on; a view of them where they are aligned. Raises a
-    Refusal."""
-    count = math.prod(shape)
-    if tensor.datatype == TEXT:
-        return _texts(memoryview(body)[at : at + size], tensor.name, count).reshape(shape)
-    dtype = tensor.dtype
-    if count > _MOST_BYTES or count * dtype.itemsize != size:
-        raise Refusal(
-            INVALID,
-            f"input '{tensor.name}': {tensor.datatype}{list(shape)} has "
-            f"{count * dtype.itemsize} bytes, got {size}",
-        )
-    if dtype.kind == "b":
-        return np.frombuffer(body, np.uint8, count, at).reshape(shape) != 0
-    array = np.frombuffer(body, dtype, count, at).reshape(shape)
-    return array if array.flags.aligned else array.copy()
-
-
-def _texts(data: memoryview, name: str, count: int) -> Array:
-    """Texts, each as its length and its bytes."""
-    texts: list[str] = []
-    at, end = 0, len(data)
-    while at < end:
-        if at + 4 > end:
-            raise Refusal(INVALID, f"input '{name}': the length of text {len(texts)} is cut off")
-        (length,) = struct.unpack_from("<I", data, at)
-        at += 4
-        if at + length > end:
-            raise Refusal(
-                INVALID,
-                f"input '{name}': text {len(texts)} has {length} bytes, {end - at} are left",
-            )
-        texts.append(decode_text(bytes(data[at : at + length]), name, len(texts)))
-        at += length
-    return text_array(texts, name, count)
-
-
-def decode_text(data: bytes, name: str, position: int) -> str:
-    """Raises a Refusal for what is not UTF-8."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise Refusal(
-            INVALID, f"input '{name}': text {position} is not UTF-8: {error.reason}"
-        ) from None
-
-
-def text_array(texts: Sequence[str], name: str, count: int) -> Array:
-    """Texts as an array of objects. Raises a Refusal where their number is not the shape's."""
-    if len(texts) != count:
-        raise Refusal(
-            INVALID, f"input '{name}': the shape has {count} elements, data has {len(texts)}"
-        )
-    array = np.empty(count, object)
-    array[:] = texts
-    return array
 
 
 def _decode_raw(body: bytes, signature: Signature) -> Decoded:
@@ -476,30 +348,6 @@ def _read_wishes(
     return wishes
 
 
-def add_wish(
-    wishes: list[Wish],
-    name: str,
-    parameters: Mapping[str, Any],
-    signature: Signature,
-    binary: bool,
-    problems: list[str],
-) -> None:
-    """Adds the wish for an output, or says what is wrong with it."""
-    where = f"output '{name}': parameters"
-    raw = parameters.get("binary_data", binary)
-    if not isinstance(raw, bool):
-        problems.append(f"{where}.binary_data: expected a bool, got {kind_of(raw)}")
-    classes = _whole(parameters, "classification", problems, where)
-    if "shared_memory_region" in parameters:
-        problems.append(f"output '{name}': shared memory is not supported")
-    if name not in signature.output:
-        problems.append(signature.unknown_output(name))
-    elif any(w.name == name for w in wishes):
-        problems.append(f"output '{name}' is asked for twice")
-    else:
-        wishes.append(Wish(name, raw is True, classes))
-
-
 # ---- out ----
 
 
@@ -547,17 +395,6 @@ def encode(
     return Encoded(b"".join((text, *tails)), len(text))
 
 
-def wished(
-    decoded: Decoded, signature: Signature, outputs: Sequence[Array]
-) -> list[tuple[Tensor, Wish | None, Array]]:
-    """The outputs that a client wants, in its order, each with what it is and how it is wanted;
-    None: as the whole request says."""
-    if decoded.wishes is None:
-        return [(t, None, a) for t, a in zip(signature.outputs, outputs, strict=True)]
-    by_name = dict(zip(signature.output, outputs, strict=True))
-    return [(signature.output[w.name], w, by_name[w.name]) for w in decoded.wishes]
-
-
 def to_json(array: Array) -> Any:
     """What orjson writes as a flat list; NaN and infinities as null."""
     kind = array.dtype.kind
@@ -578,14 +415,3 @@ def check_finite(decoded: Decoded, signature: Signature, outputs: Sequence[Array
                 f"output '{tensor.name}' has NaN or infinity in it, for which JSON has no word",
                 hint='"parameters": {"binary_data": true} for that output',
             )
-
-
-def to_bytes(array: Array) -> bytes:
-    """Elements as raw bytes, row-major and little-endian; texts with their lengths."""
-    if array.dtype != object:
-        return array.tobytes()
-    parts: list[bytes] = []
-    for text in array.ravel().tolist():
-        data = text if isinstance(text, bytes) else str(text).encode()
-        parts += (struct.pack("<I", len(data)), data)
-    return b"".join(parts)

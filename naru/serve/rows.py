@@ -17,10 +17,10 @@ from naru.runtime import tables
 from naru.runtime.model import Model
 from naru.serve import json_tensors
 from naru.serve.batching import Outputs
-from naru.serve.json_tensors import Decoded
 from naru.serve.refusals import INVALID, Refusal
 from naru.serve.servable import Servable
 from naru.serve.signature import Signature
+from naru.serve.tensors import Decoded
 
 Array = NDArray[Any]
 
@@ -37,7 +37,7 @@ def decode(body: bytes, signature: Signature, model: Model) -> Decoded:
     value: Any = json_tensors.parse(body)
     rows = cast("list[Any]", value)
     if rows and isinstance(rows[0], dict):
-        return Decoded(_from_objects(rows, model))
+        return Decoded(_from_objects(rows, model, signature))
     required = [t for t in signature.inputs if not t.optional]
     if len(required) != 1:
         listed = ", ".join(map(str, signature.inputs))
@@ -80,7 +80,7 @@ class _Table:
         return np.array(values)
 
 
-def _from_objects(rows: Sequence[Any], model: Model) -> dict[str, Array]:
+def _from_objects(rows: Sequence[Any], model: Model, signature: Signature) -> dict[str, Array]:
     names = set(rows[0])
     for k, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -89,11 +89,16 @@ def _from_objects(rows: Sequence[Any], model: Model) -> dict[str, Array]:
             differ = ", ".join(sorted(names ^ set(cast("dict[str, Any]", row))))
             raise Refusal(INVALID, f"row {k}: has other names than row 0: {differ}")
     try:
-        return tables.take(_Table(rows), model.inputs, tables.columns_of(model.manifest))
+        found = tables.take(_Table(rows), model.inputs, tables.columns_of(model.manifest))
     except InputError as error:
         raise Refusal(INVALID, error.message, hint=error.hint) from None
     except (TypeError, ValueError, OverflowError) as error:
         raise Refusal(INVALID, f"the rows hold what no input takes: {error}") from None
+    for tensor in signature.inputs:  # a column for an input [n, 1] needs no list around each value
+        array = found[tensor.name]
+        if array.ndim == len(tensor.dims) - 1 and tensor.dims[-1] == 1:
+            found[tensor.name] = array[..., None]
+    return found
 
 
 def encode(servable: Servable, outputs: Outputs) -> dict[str, Any]:

@@ -22,9 +22,11 @@ import uvicorn
 from naru.errors import InputError
 from naru.serve.access import Access, read_tokens
 from naru.serve.dataplane import DataPlane
+from naru.serve.grpc_service import GrpcServer
 from naru.serve.http import Application
 from naru.serve.http_protocol import Protocol
 from naru.serve.settings import ServerSettings
+from naru.serve.tls import read_pair
 
 log = logging.getLogger("naru.serve")
 
@@ -39,7 +41,7 @@ class Server:
         self.application = Application(self.plane, self.access)
         self._sockets: list[socket.socket] = []
         self._http: _Uvicorn | None = None
-        self._grpc: Any = None
+        self._grpc: GrpcServer | None = None
         self._stopping: asyncio.Event | None = None
 
     @property
@@ -53,8 +55,10 @@ class Server:
         return None if self._grpc is None else self._grpc.port
 
     def bind(self) -> None:
-        """Takes the port, before anything is loaded. Raises InputError where it is taken."""
+        """Takes the port, before anything is loaded. Raises InputError where it is taken, or the
+        certificate or its key cannot be used."""
         settings = self.settings
+        read_pair(settings)
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -123,8 +127,6 @@ class Server:
     async def _start_grpc(self) -> None:
         if self.settings.grpc_port is None:
             return
-        from naru.serve.grpc_service import GrpcServer
-
         self._grpc = GrpcServer(self.plane, self.access)
         await self._grpc.start()
 

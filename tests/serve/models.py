@@ -81,3 +81,19 @@ def parsed(path: Path) -> Path:
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
     node = helper.make_node("Cast", ["word"], ["y"], to=TensorProto.FLOAT)
     return _save(helper.make_graph([node], "parsed", [word], [y]), path)
+
+
+def kinds(path: Path) -> Path:
+    """One input [n] and one output [n] of each datatype: `y_INT8` are the elements of `INT8` as
+    float64."""
+    dtypes = {
+        "BOOL": TensorProto.BOOL, "INT8": TensorProto.INT8, "INT16": TensorProto.INT16,
+        "INT32": TensorProto.INT32, "INT64": TensorProto.INT64, "UINT8": TensorProto.UINT8,
+        "UINT16": TensorProto.UINT16, "UINT32": TensorProto.UINT32, "UINT64": TensorProto.UINT64,
+        "FP16": TensorProto.FLOAT16, "BF16": TensorProto.BFLOAT16, "FP32": TensorProto.FLOAT,
+        "FP64": TensorProto.DOUBLE,
+    }  # fmt: skip
+    inputs = [helper.make_tensor_value_info(n, d, ["n"]) for n, d in dtypes.items()]
+    outputs = [helper.make_tensor_value_info(f"y_{n}", TensorProto.DOUBLE, ["n"]) for n in dtypes]
+    nodes = [helper.make_node("Cast", [n], [f"y_{n}"], to=TensorProto.DOUBLE) for n in dtypes]
+    return _save(helper.make_graph(nodes, "kinds", inputs, outputs), path)

@@ -72,7 +72,7 @@ def test_slow_heads_and_bodies(folder: Path) -> None:
         assert await answer_to(server, b"POST /v2", b"/models", b"/dense") == b""
         found = await answer_to(server, POST % len(BODY), BODY[:9])
         assert found.startswith(b"HTTP/1.1 408")
-        assert server.application.room.held == 0
+        assert server.plane.room.held == 0
         # A body in pieces that comes in time is answered.
         close = POST.replace(b"host: a", b"connection: close")
         found = await answer_to(server, close % len(BODY), BODY[:9], BODY[9:], pause=0.02)
@@ -92,7 +92,7 @@ def test_clients_that_go(folder: Path) -> None:
             await asyncio.sleep(0.005)
         assert servable.statistics.refused == {"cancelled": 1}
         assert servable.statistics.runs == 0  # nobody would have had the answer
-        assert server.application.room.held == 0
+        assert server.plane.room.held == 0
 
     waits = ModelSettings(max_delay_us=10_000_000)
     connected(folder, check, load_at_start=0, model=waits, drain_limit=1.0)

@@ -462,7 +462,7 @@ def test_limits(folder: Path) -> None:
             await infer(app, gzip.compress(body)[:-4], **{"content-encoding": "gzip"})
         ).status == 400
         assert (await infer(app, body, **{"content-encoding": "br"})).status == 415
-        assert app.room.held == 0
+        assert app.plane.room.held == 0
 
     serving(folder, check, max_body=2000, max_inputs=4, load_at_start=0)
 
@@ -474,7 +474,7 @@ def test_bodies_that_do_not_come(folder: Path) -> None:
         )
         assert slow.status == 408
         assert slow.headers["connection"] == "close"
-        assert app.room.held == 0
+        assert app.plane.room.held == 0
 
     serving(folder, check, body_timeout=0.01, load_at_start=0)
 

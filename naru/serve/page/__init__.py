@@ -9,11 +9,13 @@ from importlib import resources
 from naru.serve.dataplane import DataPlane
 from naru.serve.http_messages import Response, not_allowed
 
-_FILES = {
-    "/": ("index.html", b"text/html; charset=utf-8"),
-    "/page/page.js": ("page.js", b"text/javascript; charset=utf-8"),
-    "/page/page.css": ("page.css", b"text/css; charset=utf-8"),
+_MEDIA = {
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".css": b"text/css; charset=utf-8",
+    ".svg": b"image/svg+xml",
 }
+_INDEX = "index.html"
 # Nothing from elsewhere, no frames, no guessing of types (Content Security Policy Level 3).
 _HEADERS = (
     (
@@ -28,13 +30,18 @@ _HEADERS = (
 
 
 class Page:
-    """The files of the page, read once."""
+    """The files of the page, read once: `index.html` at `/`, the others under `/page/`."""
 
     def __init__(self, plane: DataPlane) -> None:
-        folder = resources.files(__package__ or "")
-        self._files: dict[str, tuple[bytes, bytes]] = {
-            path: ((folder / name).read_bytes(), media) for path, (name, media) in _FILES.items()
-        }
+        self._files: dict[str, tuple[bytes, list[tuple[bytes, bytes]]]] = {}
+        for file in resources.files(__package__ or "").iterdir():
+            media = _MEDIA.get("." + file.name.rpartition(".")[2])
+            if media is None:
+                continue
+            body = file.read_bytes()
+            tag = b'"' + hashlib.sha256(body).hexdigest()[:16].encode() + b'"'
+            headers = [(b"content-type", media), (b"etag", tag), *_HEADERS]
+            self._files["/" if file.name == _INDEX else f"/page/{file.name}"] = body, headers
 
     def find(self, path: str, method: str) -> Response | None:
         """The answer for one of the page's paths; None for another path."""
@@ -43,8 +50,5 @@ class Page:
             return None
         if method not in ("GET", "HEAD"):
             return not_allowed(("GET", "HEAD"), method)
-        body, media = found
-        tag = hashlib.sha256(body).hexdigest()[:16].encode()
-        return Response(
-            200, [(b"content-type", media), (b"etag", b'"' + tag + b'"'), *_HEADERS], body
-        )
+        body, headers = found
+        return Response(200, list(headers), body)
