@@ -163,7 +163,7 @@ def _answer(name: str, call: _Call, door: Door) -> Unary:
             model = getattr(request, call.model) if call.model else ""
             require(token, call.right, model or None)
         found = await call.answer(request, token)
-        return json_format.ParseDict(found, told()).SerializeToString()
+        return json_format.ParseDict(found, told(), ignore_unknown_fields=True).SerializeToString()
 
     return answer
 
