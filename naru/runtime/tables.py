@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import numpy as np
@@ -95,13 +96,20 @@ def _column(values: Any, info: TensorInfo) -> Array:
 
 
 def _numbers(values: Array, name: str, info: TensorInfo) -> Array:
-    """A column as floats. What is an object for each row may be numbers all the same."""
+    """A column as numbers of the input's dtype: floats of any width, whole numbers as they are.
+    What is an object for each row may be numbers all the same."""
     want = dtype_of(info.dtype)
-    if values.dtype == want or values.dtype.kind in "biuf":
-        return np.ascontiguousarray(values, want)
+    if values.dtype == want:
+        return np.ascontiguousarray(values)
     if values.dtype.kind == "O":
-        try:
-            return np.array([np.nan if v is None else v for v in values.tolist()], want)
-        except (TypeError, ValueError):
-            pass
-    raise InputError(f"column '{name}': expected numbers, got {values.dtype}")
+        listed = [np.nan if v is None else v for v in values.tolist()]
+        with suppress(TypeError, ValueError):  # no numbers, as the error below says
+            values = np.array(listed, want if want.kind == "f" else None)
+    if values.dtype.kind not in "biuf":
+        raise InputError(f"column '{name}': expected numbers, got {values.dtype}")
+    with np.errstate(invalid="ignore"):  # of NaN as a whole number, which is refused below
+        made = np.ascontiguousarray(values, want)
+    if want.kind in "biu" and not np.array_equal(made, values):
+        other = values[values != made].flat[0]
+        raise InputError(f"column '{name}': expected {info.dtype}, got {other} of {values.dtype}")
+    return made
