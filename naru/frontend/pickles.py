@@ -181,15 +181,6 @@ def is_plain_pickle(head: bytes) -> bool:
     return head.startswith(begins)
 
 
-def is_torch_pickle(source: str | os.PathLike[str] | bytes) -> bool:
-    """Is it a zip file with a `data.pkl` in it, as torch.save writes?"""
-    try:
-        with _opened(source) as file, zipfile.ZipFile(file) as z:
-            return any(_is_pickle_member(n) for n in z.namelist()[:MOST_MEMBERS])
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
-
-
 def is_skops(source: str | os.PathLike[str] | bytes) -> bool:
     """Is it a file of skops: a zip file with a `schema.json`?"""
     try:

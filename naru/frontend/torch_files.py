@@ -13,18 +13,14 @@ import os
 import struct
 import threading
 import zipfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from naru import knobs
-from naru.errors import InputError, ModelError
+from naru.errors import ModelError
 from naru.frontend import torch_safety as safety
-from naru.frontend.torch_export import DynamicShapes
 from naru.frontend.torch_library import library
-from naru.frontend.torch_program import read_torch
-from naru.ir.graph import Graph
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes"
 
@@ -65,45 +61,6 @@ def _kind_of_zip(source: Source) -> str | None:
 
 def _opened(source: Source) -> Any:
     return io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)
-
-
-def read_torch_file(
-    source: Source,
-    example: Any = None,
-    *,
-    kwargs: Mapping[str, Any] | None = None,
-    dynamic_shapes: DynamicShapes = None,
-    name: str | None = None,
-) -> Graph:
-    """The graph of a program in a file (or its bytes). A TorchScript file asks for an example of
-    what forward() takes; a .pt2 file has its own. Raises ModelError, UnsupportedError, InputError.
-    """
-    where = "model" if isinstance(source, bytes) else Path(source).name
-    called = name or Path(where).stem
-    try:
-        head = source[:16] if isinstance(source, bytes) else _head(Path(source))
-    except OSError as error:
-        raise ModelError(f"cannot be read: {error.strerror or error}", where=where) from None
-    kind = torch_kind(head, source)
-    if kind == PT2:
-        if example is not None or kwargs or dynamic_shapes:
-            raise InputError(f"{where}: a .pt2 file has its example inputs and shapes already")
-        return read_torch(load_program(source, where), name=called)
-    if kind == TORCHSCRIPT:
-        model = load_script(source, where)
-        return read_torch(model, example, kwargs=kwargs, dynamic_shapes=dynamic_shapes, name=called)
-    if kind is None:
-        raise ModelError("expected a file of PyTorch", where=where)
-    raise ModelError(
-        f"a {'safetensors file' if kind == SAFETENSORS else kind} has weights and no program",
-        where=where,
-        hint='module="package.module:Class", the class that they are weights of',
-    )
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(16)
 
 
 WEIGHTS_ONLY = (

@@ -118,15 +118,6 @@ def equal_borders(values: Array, dtype: np.dtype) -> Array:
     return np.stack([before(values), values], axis=1).reshape(-1)
 
 
-def interval_borders(whole: Array, dtype: np.dtype, zero: float) -> Array:
-    """The borders of the numbers whose integer part is one of some whole numbers >= 0, which are in
-    order; `zero`: what is above that and below 1 counts as 0."""
-    low = np.where(whole == 0, np.array(zero, dtype), before(whole.astype(dtype)))
-    ends = np.stack([low, before((whole + 1).astype(dtype))], axis=1).reshape(-1)
-    values, times = np.unique(ends, return_counts=True)
-    return values[times == 1]  # two that meet are one
-
-
 # --- one question ---------------------------------------------------------------------------------
 
 

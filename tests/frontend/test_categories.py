@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from naru.frontend.categories import borders_of_sets
-from naru.ops.tree_tables import interval_borders
+from naru.ops.tree_tables import before
 
 SETS = st.lists(st.sets(st.integers(0, 6) | st.integers(0, 2**24 - 1), max_size=8), max_size=5)
+
+
+def interval_borders(whole: np.ndarray, dtype: np.dtype[Any], zero: float) -> np.ndarray:
+    """The borders of the numbers whose integer part is one of some whole numbers >= 0, which are in
+    order; `zero`: what is above that and below 1 counts as 0."""
+    low = np.where(whole == 0, np.array(zero, dtype), before(whole.astype(dtype)))
+    ends = np.stack([low, before((whole + 1).astype(dtype))], axis=1).reshape(-1)
+    values, times = np.unique(ends, return_counts=True)
+    return values[times == 1]  # two that meet are one
 
 
 @pytest.mark.parametrize(("dtype", "zero"), [(np.float32, -1e-45), (np.float64, -1.0)])

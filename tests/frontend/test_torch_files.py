@@ -17,9 +17,11 @@ from torch import nn
 from torch_models import compile_graph, run
 
 import naru
-from naru.errors import InputError, ModelError, NaruWarning, UnsupportedError
+from naru.errors import InputError, ModelError, NaruError, NaruWarning, UnsupportedError
+from naru.frontend.reading import Reading
+from naru.frontend.source import open_source
 from naru.frontend.torch_checkpoints import load_checkpoint
-from naru.frontend.torch_files import read_torch_file, torch_kind
+from naru.frontend.torch_files import torch_kind
 from naru.frontend.torch_program import is_torch, read_torch
 
 SCRIPT = "ignore:(`torch.jit|Converting a tensor to a Python).*"
@@ -58,6 +60,10 @@ def head(path: Path) -> bytes:
     return path.read_bytes()[:16]
 
 
+def read_torch_file(source: Path | bytes, example: Any = None, dynamic_shapes: Any = None) -> Any:
+    return open_source(source, Reading(example, dynamic_shapes))
+
+
 def test_program(tmp_path: Path, model: Small) -> None:
     path = tmp_path / "small.pt2"
     program = torch.export.export(model, (X,), dynamic_shapes={"x": {0: torch.export.Dim("n")}})
@@ -70,7 +76,7 @@ def test_program(tmp_path: Path, model: Small) -> None:
     graph = read_torch(program)
     assert [d.name for d in graph.symbols] == ["n"]
     same(graph, model, X)
-    with pytest.raises(InputError, match="its example"):
+    with pytest.raises(InputError, match="it says all itself"):
         read_torch_file(path, X)
 
 
@@ -109,7 +115,7 @@ def test_kinds(tmp_path: Path, model: Small) -> None:
     assert torch_kind(head(c), c) == "safetensors"
     for data in (b"", b"tree\nversion=v3\n", b"\x08\x08\x12\x07pytorch1234567", b"PK\x03\x04rest"):
         assert torch_kind(data, data) is None
-    with pytest.raises(ModelError, match="weights and no program"):
+    with pytest.raises(InputError, match="weights and no program"):
         read_torch_file(a)
     program = "from naru.frontend.torch_files import torch_kind; import sys; "
     program += f"torch_kind(b'PK\\x03\\x04', {str(a)!r}); print('torch' in sys.modules)"
@@ -255,10 +261,10 @@ def test_damaged_files(tmp_path: Path, model: Small) -> None:
         path.write_bytes(data[:cut])
         with pytest.raises(ModelError):
             load_checkpoint(path, Small)
-        with pytest.raises(ModelError):
-            read_torch_file(path)
-    with pytest.raises(ModelError, match="cannot be read"):
-        read_torch_file(tmp_path / "none.pt")
+        with pytest.raises(NaruError):
+            naru.compile(path, cache=False)
+    with pytest.raises(ModelError, match=r"cannot be read|no such file"):
+        naru.compile(tmp_path / "none.pt", cache=False)
     torch.save([1, 2], path)
     with pytest.raises(ModelError, match="state dict"):
         load_checkpoint(path, Small)

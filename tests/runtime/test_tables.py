@@ -91,3 +91,21 @@ def test_a_name_twice_that_nobody_asks_for() -> None:
 @pytest.mark.parametrize("given", [None, 3, [], {"features": 3}, {}])
 def test_manifests_that_say_nothing(given: Any) -> None:
     assert columns_of({"columns": given}) == {}
+
+
+@pytest.mark.parametrize("given", [[1.5, 2.0], [np.nan, 1.0], [2**40, 1], [1.5, None]])
+def test_whole_numbers_are_not_rounded(given: list[Any]) -> None:
+    table = Frame(n=np.array(given, object if None in given else None))
+    infos = [TensorInfo("n", "int32", (2,))]
+    with pytest.raises(
+        InputError, match=r"column 'n': expected int32, got (1\.5|nan|1099511627776)"
+    ):
+        take(table, infos, {})
+
+
+def test_whole_numbers_of_another_width() -> None:
+    table = Frame(n=np.array([3, 4]), flag=np.array([True, False]))
+    infos = [TensorInfo("n", "int32", (2,)), TensorInfo("flag", "int64", (2,))]
+    found = take(table, infos, {})
+    assert found["n"].dtype == np.int32
+    assert found["flag"].tolist() == [1, 0]
