@@ -17,7 +17,23 @@ _OBJECT: Json = {"type": "object"}
 
 def describe(plane: DataPlane) -> Json:
     """The document for `GET /openapi.json`."""
-    paths: Json = {
+    name = _parameter("model", plane.repository.names)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "naru",
+            "version": VERSION,
+            "description": "The Open Inference Protocol v2 and its extensions.",
+        },
+        "paths": {**_server_paths(), **_model_paths(name), **_control_paths(name)},
+        "components": {
+            "schemas": {**_server_schemas(), **_tensor_schemas(), **_settings_schemas()}
+        },
+    }
+
+
+def _server_paths() -> Json:
+    return {
         "/v2": {"get": _operation("Server metadata", _ref("ServerMetadata"))},
         "/v2/health/live": {"get": _operation("Is the server alive?", _ref("Live"))},
         "/v2/health/ready": {
@@ -43,7 +59,10 @@ def describe(plane: DataPlane) -> Json:
         },
         "/openapi.json": {"get": _operation("This document", _OBJECT)},
     }  # fmt: skip
-    name = _parameter("model", plane.repository.names)
+
+
+def _model_paths(name: Json) -> Json:
+    paths: Json = {}
     for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
         parameters = [name]
         if "{version}" in path:
@@ -68,8 +87,12 @@ def describe(plane: DataPlane) -> Json:
             "parameters": parameters,
             "get": _operation("Statistics", _OBJECT, 401, 403, 404, 503),
         }
+    return paths
+
+
+def _control_paths(name: Json) -> Json:
     trace = _settings("Trace settings of the model", "TraceSettings", 404)
-    paths["/v2/models/{model}/trace/setting"] = {"parameters": [name], **trace}
+    paths: Json = {"/v2/models/{model}/trace/setting": {"parameters": [name], **trace}}
     for verb in ("load", "unload"):
         paths[f"/v2/repository/models/{{model}}/{verb}"] = {
             "parameters": [name],
@@ -78,16 +101,7 @@ def describe(plane: DataPlane) -> Json:
                 body=(_OBJECT, False),
             ),
         }  # fmt: skip
-    return {
-        "openapi": "3.1.0",
-        "info": {
-            "title": "naru",
-            "version": VERSION,
-            "description": "The Open Inference Protocol v2 and its extensions.",
-        },
-        "paths": paths,
-        "components": {"schemas": _schemas()},
-    }
+    return paths
 
 
 def _ref(name: str) -> Json:
@@ -108,7 +122,7 @@ def _content(schema: Json) -> Json:
 def _errors(*statuses: int) -> Json:
     return {
         str(s): {"description": "an error", "content": _content(_ERROR)}
-        for s in sorted({*statuses, 500})
+        for s in sorted({*statuses, 431, 500, 503})  # of all: a head too long, and too much to do
     }
 
 
@@ -174,74 +188,78 @@ def _infer() -> Json:
     return operation
 
 
-def _schemas() -> Json:
-    parameters: Json = {
-        "type": "object",
-        "additionalProperties": {"type": ["string", "number", "boolean"]},
-    }
-    text: Json = {"type": "string"}
-    shape: Json = {"type": "array", "items": {"type": "integer", "minimum": 0}}
-    datatype: Json = {"type": "string", "enum": list(DTYPES)}
+_TEXT: Json = {"type": "string"}
+_DATATYPE: Json = {"type": "string", "enum": list(DTYPES)}
+
+
+def _list(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _or_null(schema: Json) -> Json:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _server_schemas() -> Json:
+    flag: Json = {"type": "boolean"}
+    shape = _list({"type": "integer", "minimum": -1})
     metadata: Json = _object(
-        {
-            "name": text,
-            "datatype": datatype,
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": -1}},
-        },
-        "name", "datatype", "shape",
-    )  # fmt: skip
+        {"name": _TEXT, "datatype": _DATATYPE, "shape": shape}, "name", "datatype", "shape"
+    )
+    return {
+        "Error": _object({"error": _TEXT}, "error"),
+        "Live": _object({"live": flag}, "live"),
+        "Ready": _object({"ready": flag}, "ready"),
+        "ModelReady": _object({"name": _TEXT, "ready": flag}, "name", "ready"),
+        "ServerMetadata": _object(
+            {"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)},
+            "name", "version", "extensions",
+        ),
+        "ModelMetadata": _object(
+            {
+                "name": _TEXT,
+                "versions": _list(_TEXT),
+                "platform": _TEXT,
+                "inputs": _list(metadata),
+                "outputs": _list(metadata),
+            },
+            "name", "platform", "inputs", "outputs",
+        ),
+    }  # fmt: skip
+
+
+def _tensor_schemas() -> Json:
+    """Requests and answers; null is the same as not given."""
+    parameters = _or_null(
+        {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean"]}}
+    )
     tensor: Json = _object(
         {
-            "name": text,
-            "datatype": datatype,
-            "shape": shape,
+            "name": _TEXT,
+            "datatype": _DATATYPE,
+            "shape": _list({"type": "integer", "minimum": 0}),
             "parameters": parameters,
             "data": {"type": "array"},
         },
         "name", "datatype", "shape",
     )  # fmt: skip
+    wish = _object({"name": _TEXT, "parameters": parameters}, "name")
+    request: Json = {
+        "id": _or_null(_TEXT),
+        "parameters": parameters,
+        "inputs": _list(tensor),
+        "outputs": _or_null(_list(wish)),
+    }
+    response: Json = {
+        "model_name": _TEXT,
+        "model_version": _TEXT,
+        "id": _TEXT,
+        "outputs": {"anyOf": [_list(tensor), _OBJECT]},
+    }
     return {
-        "Error": _object({"error": text}, "error"),
-        "Live": _object({"live": {"type": "boolean"}}, "live"),
-        "Ready": _object({"ready": {"type": "boolean"}}, "ready"),
-        "ModelReady": _object({"name": text, "ready": {"type": "boolean"}}, "name", "ready"),
-        "ServerMetadata": _object(
-            {"name": text, "version": text, "extensions": {"type": "array", "items": text}},
-            "name", "version", "extensions",
-        ),
-        "ModelMetadata": _object(
-            {
-                "name": text,
-                "versions": {"type": "array", "items": text},
-                "platform": text,
-                "inputs": {"type": "array", "items": metadata},
-                "outputs": {"type": "array", "items": metadata},
-            },
-            "name", "platform", "inputs", "outputs",
-        ),
-        "InferenceRequest": _object(
-            {
-                "id": text,
-                "parameters": parameters,
-                "inputs": {"type": "array", "items": tensor},
-                "outputs": {
-                    "type": "array",
-                    "items": _object({"name": text, "parameters": parameters}, "name"),
-                },
-            },
-            "inputs",
-        ),
-        "InferenceResponse": _object(
-            {
-                "model_name": text,
-                "model_version": text,
-                "id": text,
-                "outputs": {"anyOf": [{"type": "array", "items": tensor}, _OBJECT]},
-            },
-            "model_name", "outputs",
-        ),
-        **_settings_schemas(),
-    }  # fmt: skip
+        "InferenceRequest": _object(request, "inputs"),
+        "InferenceResponse": _object(response, "model_name", "outputs"),
+    }
 
 
 def _settings_schemas() -> Json:
@@ -253,10 +271,10 @@ def _settings_schemas() -> Json:
             {"type": "string", "pattern": "^-?[0-9]{1,17}$"},
         ]
     }
-    number = {"anyOf": [whole, {"type": "array", "items": whole, "minItems": 1, "maxItems": 1}]}
-    levels = {"anyOf": [level, {"type": "array", "items": level, "minItems": 1}]}
+    number = {"anyOf": [whole, {**_list(whole), "minItems": 1, "maxItems": 1}]}
+    levels = {"anyOf": [level, {**_list(level), "minItems": 1}]}
     settings = (("trace_level", levels), ("trace_rate", number), ("trace_count", number))
-    trace: Json = {k: {"anyOf": [schema, {"type": "null"}]} for k, schema in settings}
+    trace: Json = {k: _or_null(schema) for k, schema in settings}
     log: Json = {k: {"type": "boolean"} for k in ("log_info", "log_warning", "log_error")}
     log["log_verbose_level"] = {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1}
     return {

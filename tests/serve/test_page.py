@@ -349,7 +349,8 @@ def test_draw(browser: Any, address: str, model: str) -> None:
             stroke(page, points)
             page.wait_for_selector(f".bars .first .class:text-is('{digit}')")
             assert page.locator(".bars li").count() == 10
-        assert re.search(r"\d (µs|ms|s) there and back", page.inner_text(".status"))
+        page.wait_for_selector(".status:has-text('there and back')")
+        assert re.match(r"[\d.]+ (µs|ms|s) ", page.inner_text(".status"))
         line = page.inner_text(".curl code")
         assert line.startswith("curl ")
         assert line.endswith(f"{address}/v2/models/{model}/infer")

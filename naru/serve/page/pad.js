@@ -32,9 +32,11 @@ export function padForm(model, trial) {
       await trial.send({ body: bodyOf(input, pad.values()) }, now.quiet);
     } while (again);
     busy = false;
-    if (pad.blank) trial.clear();
   };
-  pad.cleared = () => (busy ? null : trial.clear());
+  pad.cleared = () => {
+    again = null;
+    trial.clear();
+  };
   return pad.element;
 }
 

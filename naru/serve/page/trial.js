@@ -41,8 +41,10 @@ export class Trial {
       if (number > this.answered) this.refuse(error.status ? `${error.status}: ${error.message}` : error.message);
       return false;
     } finally {
-      this.answered = Math.max(this.answered, number);
-      this.showCurl(request);
+      if (number > this.answered) {
+        this.answered = number;
+        this.showCurl(request);
+      }
     }
   }
 
@@ -54,6 +56,7 @@ export class Trial {
     this.outputs.replaceChildren();
   }
 
+  // What is still on its way is no longer wanted.
   clear() {
     this.answered = this.sent;
     this.error.hidden = true;
