@@ -4,15 +4,14 @@ and KServe's."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serve import conformance, kserve_client, pages
-from serve.servers import CLIENTS, KSERVE, PERF, naru_server, python_of, triton_server
+from serve import conformance, kserve_client, pages, perf
+from serve.servers import CLIENTS, KSERVE, naru_server, python_of, triton_server
 from serve.wire import http, send
 
 Found = Mapping[str, str | None]
@@ -91,23 +90,4 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize("load", LOADS)
 def test_perf_analyzer_runs_through(server: str, load: str, tmp_path: Path) -> None:
-    """It reads metadata, configuration and statistics, and gives up where they do not agree."""
-    libraries = [str(p) for p in PERF.rglob("libcudart.so.12")]
-    assert libraries, f"{PERF.name} is missing: make {PERF.name}/.installed"
-    done = subprocess.run(
-        [
-            PERF / "bin" / "perf_analyzer", "-i", "http", "-u", server, *LOADS[load],
-            # So many requests a measurement, three of them, whatever their times are.
-            "--measurement-mode", "count_windows", "--measurement-request-count", "50",
-            "--stability-percentage", "999", "--max-trials", "3",
-            "-f", tmp_path / "table.csv",
-        ],
-        capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "LD_LIBRARY_PATH": str(Path(libraries[0]).parent)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    head, *lines = (tmp_path / "table.csv").read_text().splitlines()
-    assert lines
-    for line in lines:
-        measured = dict(zip(head.split(","), line.split(","), strict=True))
-        assert float(measured["Inferences/Second"]) > 0
+    perf.run_through("http", server, LOADS[load], tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf import descriptor_pb2
-from serve import models, processes
+from serve import models, perf, processes
 from serve.servers import CLIENTS, ROOT, python_of
 
 from naru.serve.grpc_messages import POOL, SERVICE, message
@@ -85,3 +85,23 @@ def test_certificate(tmp_path: Path) -> None:
             assert message("ServerLiveResponse").FromString(live).live
         with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError):
             channel.unary_unary(f"/{SERVICE}/ServerLive")(b"")
+
+
+LOADS: dict[str, list[str]] = {
+    "calls": ["-m", "dense", "--concurrency-range", "1:2"],
+    "asynchronous": ["-m", "dense", "-a", "-b", "8", "--concurrency-range", "4"],
+    "streams": ["-m", "dense", "--streaming", "--concurrency-range", "4"],
+    "texts": ["-m", "texts", "--shape", "word:2", "--streaming", "--concurrency-range", "2"],
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with grpc_server(tmp_path_factory.mktemp("perf") / "models") as address:
+        yield address
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("load", LOADS)
+def test_perf_analyzer_runs_through(server: str, load: str, tmp_path: Path) -> None:
+    perf.run_through("grpc", server, LOADS[load], tmp_path)
