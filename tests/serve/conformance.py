@@ -15,6 +15,7 @@ import asyncio
 import importlib
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -312,6 +313,9 @@ def _statistics(s: Session) -> None:
 
     before = count()
     s.client.infer("dense", s.x())
+    until = time.monotonic() + 10
+    while count() == before and time.monotonic() < until:
+        time.sleep(0.02)  # Triton may count after it has answered
     expect(count(), before + 1)
     every = s.client.get_inference_statistics()["model_stats"]
     expect("dense" in {m["name"] for m in every}, True)

@@ -36,9 +36,10 @@ def version_of(address: str) -> str:
 def test_tritonclient_gets_what_it_asks(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with naru_server(tmp_path / "models", "--allow-model-control") as address:
         naru, naru_version = ask_everything(http=address)["http"], version_of(address)
-    assert {name: problem for name, problem in naru.items() if problem} == {}
     with triton_server(tmp_path / "triton") as address:
         triton, triton_version = ask_everything(http=address)["http"], version_of(address)
+    for found in (naru, triton):
+        assert {name: problem for name, problem in found.items() if problem} == {}
     head = [
         "over HTTP", f"naru {naru_version}", f"Triton {triton_version}",
         *(f"{name} {version}" for name, version in conformance.OTHERS.items()),
