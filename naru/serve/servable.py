@@ -151,9 +151,13 @@ def _runner(model: Model, signature: Signature) -> Callable[[Mapping[str, Array]
 
 def _goes_by_sizes(bundle: Bundle, signature: Signature) -> bool:
     """Does the time of a run go by the sizes of its inputs, so that it can be foretold? It does not
-    for texts, for what runs on the host, and where the run finds sizes out itself."""
-    native = "host" not in bundle.manifest and not any(e.dynamic for e in bundle.entries)
-    return native and all(t.datatype != TEXT for t in signature.inputs)
+    for texts, for what runs on the host, with loops and branches, and where a run finds sizes out
+    itself."""
+    manifest = bundle.manifest
+    own = any(e.dynamic for e in bundle.entries) or any(s.kind != "input" for s in bundle.symbols)
+    bodies = any("body" in step for step in manifest.get("steps", ()))
+    texts = any(t.datatype == TEXT for t in signature.inputs)
+    return not ("host" in manifest or own or bodies or texts)
 
 
 def _try_out(model: Model, bundle: Bundle) -> tuple[int, int] | None:
