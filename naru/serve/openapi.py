@@ -39,13 +39,13 @@ def _server_paths() -> Json:
         "/v2/health/ready": {
             "get": _operation("May requests be sent?", _ref("Ready"), also={503: _ref("Ready")})
         },
-        "/v2/models": {"get": _operation("Names of the models", _OBJECT, 401)},
-        "/v2/models/stats": {"get": _operation("Statistics of all models", _OBJECT, 401)},
+        "/v2/models": {"get": _operation("Names of the models", _OBJECT, 401, 403)},
+        "/v2/models/stats": {"get": _operation("Statistics of all models", _OBJECT, 401, 403)},
         "/v2/repository/index": {
             "post": _operation(
                 "The models and their states",
                 {"type": "array", "items": _OBJECT},
-                400, 401, 408, 413, 415,
+                400, 401, 403, 408, 413, 415,
                 body=({"type": "object", "properties": {"ready": {"type": "boolean"}}}, False),
             )
         },
