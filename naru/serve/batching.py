@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from naru.errors import RunError
 from naru.serve.refusals import (
     CANCELLED,
     EXPIRED,
     OVERLOADED,
-    UNAVAILABLE,
     Refusal,
     as_refusal,
 )
@@ -73,14 +73,15 @@ def count_elements(arrays: Mapping[str, Array]) -> int:
 
 @dataclass(slots=True)
 class Ran:
-    """What a worker made of a batch: outputs or an error for each call, and what the clock
-    showed."""
+    """What a worker made of a batch: outputs or an error for each call, and what the clock showed
+    of the run that gave them together (where each was run alone: of none)."""
 
     results: list[Outputs | Exception]
     began: int
     taken: int = 0
     ran: int = 0
     done: int = 0
+    together: bool = False
 
 
 class Run:
@@ -102,9 +103,11 @@ class Run:
             outputs = self._call(arrays)
             ran.ran = now()
             ran.results.extend([outputs] if len(batch) == 1 else _cut(outputs, batch))
+            ran.together = True
         except Exception as error:
-            ran.taken, ran.ran = ran.taken or now(), now()
+            ran.taken = ran.taken or now()
             ran.results = [error] if len(batch) == 1 else [self._alone(call) for call in batch]
+            ran.ran = now()
         ran.done = now()
         return ran
 
@@ -120,8 +123,11 @@ def _put_together(batch: Sequence[Call]) -> dict[str, Array]:
 
 
 def _cut(outputs: Outputs, batch: Sequence[Call]) -> list[Outputs]:
+    """The rows of each call. RunError where the outputs have not as many rows as the inputs."""
     results: list[Outputs] = []
-    at = 0
+    at, rows = 0, sum(call.rows for call in batch)
+    if any(array.shape[0] != rows for array in outputs):
+        raise RunError(f"the model gave another number of rows than the {rows} of its inputs")
     for call in batch:
         results.append([array[at : at + call.rows] for array in outputs])
         at += call.rows
@@ -136,11 +142,6 @@ class Workers:
         self._free = count
         self._turn: deque[Queue] = deque()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="naru-serve")
-
-    @property
-    def free(self) -> int:
-        """How many have nothing to do."""
-        return self._free
 
     def offer(self, queue: Queue) -> None:
         """A queue has something to run."""
@@ -169,8 +170,7 @@ class Workers:
     def _finish(self, queue: Queue, batch: Sequence[Call], done: asyncio.Future[Ran]) -> None:
         self._free += 1
         queue.running -= 1
-        if not done.cancelled():
-            queue.finish(batch, done.result())
+        queue.finish(batch, done.result())
         if queue.ready:
             self.offer(queue)
         self.start()
@@ -264,8 +264,11 @@ class Queue:
             self._statistics.failed(gone, now() - call.start)
         if not call.waits:
             return
+        if call.expiry is not None:  # the client chose how long it lives
+            call.expiry.cancel()
         call.waits, call.arrays = False, {}
         self._waiting -= 1
+        self._tell_if_idle()
         # What nobody waits for must not pile up behind what goes first.
         if len(self._calls) > 2 * self._waiting + 64:
             self._calls = [c for c in self._calls if c.waits]
@@ -305,7 +308,8 @@ class Queue:
         if first.alike is None or self._most_rows < 2:
             return batch
         passed: list[Call] = []
-        while self._calls and rows < self._most_rows and len(passed) < len(batch) + 16:
+        most = self._most_rows  # of calls, too: there may be some without rows
+        while self._calls and max(rows, len(batch)) < most and len(passed) < len(batch) + 16:
             call = heapq.heappop(self._calls)
             if call.future.done():
                 continue
@@ -329,9 +333,10 @@ class Queue:
     def finish(self, batch: Sequence[Call], ran: Ran) -> None:
         """Hands out what a worker made of a batch."""
         statistics = self._statistics
-        rows = sum(c.rows for c in batch)
-        statistics.run(rows, ran.taken - ran.began, ran.ran - ran.taken, ran.done - ran.ran)
-        self.learn(sum(c.elements for c in batch), ran.ran - ran.taken)
+        if ran.together:
+            rows = sum(c.rows for c in batch)
+            statistics.run(rows, ran.taken - ran.began, ran.ran - ran.taken, ran.done - ran.ran)
+            self.learn(sum(c.elements for c in batch), ran.ran - ran.taken)
         at = now()
         for call, result in zip(batch, ran.results, strict=True):
             if call.future.done():
@@ -339,10 +344,11 @@ class Queue:
             if isinstance(result, Exception):
                 self._fail(call, result)
                 continue
+            if not ran.together:
+                statistics.run(call.rows, 0, (ran.ran - ran.taken) // len(batch), 0)
             statistics.answered(call.start, ran.began, ran.taken, ran.ran, ran.done, at)
             call.future.set_result(result)
-        if self._idle is not None and self.is_idle:
-            self._idle.set()
+        self._tell_if_idle()
 
     def learn(self, elements: int, ns: int) -> None:
         """What a run took, for estimates."""
@@ -356,13 +362,12 @@ class Queue:
         """Does nobody wait, and nothing run?"""
         return not self._waiting and not self.running
 
+    def _tell_if_idle(self) -> None:
+        if self._idle is not None and self.is_idle:
+            self._idle.set()
+
     async def drain(self) -> None:
         """Waits until all that was taken is answered."""
-        if not self.is_idle:
-            self._idle = self._idle or asyncio.Event()
+        while not self.is_idle:
+            self._idle = asyncio.Event()
             await self._idle.wait()
-
-    def refuse_all(self, why: str) -> None:
-        """Answers all that wait with a refusal."""
-        for call in list(self._calls):
-            self._fail(call, Refusal(UNAVAILABLE, why, retry_after=1))

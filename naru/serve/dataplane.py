@@ -10,12 +10,12 @@ from typing import Any
 import orjson
 
 from naru.runtime import _native, tables
-from naru.serve.batching import Outputs, Workers
+from naru.serve.batching import Workers
 from naru.serve.datatypes import CONFIG_TYPES
 from naru.serve.refusals import FORBIDDEN, INVALID, UNAVAILABLE, UNSUPPORTED, Refusal
 from naru.serve.repository import Repository
 from naru.serve.room import Room
-from naru.serve.servable import Request, Servable
+from naru.serve.servable import Servable
 from naru.serve.settings import ServerSettings
 from naru.serve.signature import Tensor
 from naru.serve.tracing import Tracing, whole
@@ -56,10 +56,6 @@ class DataPlane:
         if self.stopped:
             raise Refusal(UNAVAILABLE, "the server is stopping", retry_after=1)
         return await self.repository.get(name, version)
-
-    async def infer(self, name: str, version: str | None, request: Request) -> Outputs:
-        """A model's outputs, in the order of its signature. Raises a Refusal."""
-        return await (await self.get(name, version)).infer(request)
 
     # ---- the server ----
 
@@ -153,6 +149,8 @@ class DataPlane:
                 state, reason = slot.state
                 if known.unloaded:
                     state, reason = "UNAVAILABLE", "unloaded"
+                elif known.problem is not None:
+                    reason = f"what lies there now cannot be served: {known.problem}"
                 items.append(
                     {"name": slot.name, "version": slot.version, "state": state, "reason": reason}
                 )

@@ -1,169 +1,35 @@
 """The models of a folder: which there are, which are loaded, which make room.
 
-    models/digits.naru              a model `digits` with one version, 1
-    models/digits/digits.naru       the same
-    models/digits/3/digits.onnx     version 3; several versions stand side by side
-    models/digits/serve.toml        its settings
-
 A model is loaded when the server starts, or when it is first asked for; it must pass its self-test
 before it answers. When its files have changed, the new one is loaded beside the old one and takes
-its place: no request is lost in between, and where the new one does not work the old one stays.
+its place: no request is lost in between, and where the new one does not work the old one stays. Who
+has got a servable may ask it for as long as they hold it, whatever takes its place.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from naru.artifact.bundle import Bundle, read_bundle
 from naru.compiler import compile_bundle
-from naru.errors import InputError, ModelError, NaruError, nearest
+from naru.errors import ModelError, NaruError, nearest
 from naru.serve.batching import Workers
+from naru.serve.listing import BUNDLE, Found, Listed, found_file, list_model, list_models, natural
 from naru.serve.refusals import INTERNAL, INVALID, NOT_FOUND, UNAVAILABLE, Refusal
 from naru.serve.servable import Servable
-from naru.serve.settings import SETTINGS_FILE, ModelSettings, ServerSettings, read_model_settings
+from naru.serve.settings import ModelSettings, ServerSettings
 from naru.serve.statistics import Statistics
 from naru.serve.tracing import Tracing
 
 log = logging.getLogger("naru.serve")
 
-BUNDLE = ".naru"
-ONNX = ".onnx"
-OTHERS = (".txt", ".json", ".ubj")  # of LightGBM and XGBoost; only where there is none of the above
 _LOADERS = 4
-ONLY = "1"  # the version of what has no folder of its own
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]*")
-
-
-# ---- what lies in the folder ----
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A model's file, and what tells whether it has changed."""
-
-    path: Path
-    stamp: tuple[int, int, int]  # inode, size, time of change in nanoseconds
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A model as it lies in the folder: its versions, or why it cannot be served."""
-
-    name: str
-    versions: Mapping[str, Found]
-    settings: ModelSettings = field(default_factory=ModelSettings)
-    problem: str | None = None
-
-
-def natural(version: str) -> tuple[tuple[int, int, str], ...]:
-    """A key that sorts versions as people do: 9 before 10, v9 before v10, words before numbers."""
-    parts = re.findall(r"\d+|\D+", version)
-    return tuple((1, int(p), "") if p.isdecimal() else (0, 0, p) for p in parts)
-
-
-def list_models(root: Path, defaults: ModelSettings) -> dict[str, Listed]:
-    """All models under a folder, or the one that is a file. Raises InputError where there is no
-    such path."""
-    if root.is_file():
-        found = _found(root)
-        return {root.stem: Listed(root.stem, {ONLY: found} if found else {}, defaults)}
-    if not root.is_dir():
-        raise InputError("there is no such file or folder", where=str(root))
-    models: dict[str, Listed] = {}
-    for entry in sorted(os.scandir(root), key=lambda e: e.name):
-        model = _list_entry(entry, defaults)
-        if model is None:
-            continue
-        if model.name in models:
-            both = f"there are two models '{model.name}': a folder and a file, or two files"
-            model = Listed(model.name, {}, defaults, both)
-        models[model.name] = model
-    return models
-
-
-def list_model(root: Path, name: str, defaults: ModelSettings) -> Listed | None:
-    """One model, as it lies there now; None where there is none of that name."""
-    if root.is_file():
-        return list_models(root, defaults).get(name)
-    if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
-        return None
-    folder = root / name
-    if folder.is_dir():
-        return _list_folder(folder, defaults)
-    for suffix in (BUNDLE, ONNX):
-        found = _found(root / f"{name}{suffix}")
-        if found:
-            return Listed(name, {ONLY: found}, defaults)
-    return None
-
-
-def _list_entry(entry: os.DirEntry[str], defaults: ModelSettings) -> Listed | None:
-    if entry.name.startswith("."):
-        return None
-    path = Path(entry.path)
-    if entry.is_dir():
-        return _list_folder(path, defaults)
-    if path.suffix in (BUNDLE, ONNX) and (found := _found(path)):
-        return Listed(path.stem, {ONLY: found}, defaults)
-    return None
-
-
-def _list_folder(folder: Path, defaults: ModelSettings) -> Listed | None:
-    """A model's folder; None where there is nothing of a model in it."""
-    with os.scandir(folder) as entries:
-        shown = sorted((e for e in entries if e.name[0] != "."), key=lambda e: e.name)
-    files = [e.name for e in shown if not e.is_dir()]
-    settings, versions, problems = defaults, dict[str, Found](), list[str]()
-    if SETTINGS_FILE in files:
-        try:
-            settings = read_model_settings(folder, defaults)
-        except InputError as error:
-            problems.append(str(error))
-    own = _model_file(folder, files, problems)
-    if own is not None:
-        versions[ONLY] = own
-    for entry in (e for e in shown if e.is_dir() and _VERSION.fullmatch(e.name)):
-        inner = Path(entry.path)
-        found = _model_file(inner, os.listdir(inner), problems)
-        if found is not None and own is not None:
-            problems.append(f"{folder}: a model's file stands beside folders of versions")
-            own = None
-        if found is not None:
-            versions[entry.name] = found
-    if not versions and not problems:
-        return None
-    return Listed(folder.name, versions, settings, "; ".join(problems) or None)
-
-
-def _model_file(folder: Path, names: Iterable[str], problems: list[str]) -> Found | None:
-    """The one file of a folder that is a model: a bundle, else ONNX, else another."""
-    names = sorted(n for n in names if not n.startswith("."))
-    for suffixes in ((BUNDLE,), (ONNX,), OTHERS):
-        fitting = [n for n in names if Path(n).suffix in suffixes]
-        if len(fitting) > 1:
-            problems.append(f"{folder}: expected one model, found {', '.join(fitting)}")
-            return None
-        if fitting:
-            return _found(folder / fitting[0])
-    return None
-
-
-def _found(path: Path) -> Found | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return Found(path, (status.st_ino, status.st_size, status.st_mtime_ns))
-
-
-# ---- what is loaded ----
 
 
 class Slot:
@@ -171,14 +37,42 @@ class Slot:
 
     def __init__(self, found: Found, settings: ModelSettings, statistics: Statistics) -> None:
         self.name, self.version = statistics.name, statistics.version
-        self.found, self.settings, self.statistics = found, settings, statistics
+        self.statistics = statistics
+        self.found, self.settings = found, settings  # as they lie there now
         self.servable: Servable | None = None
         self.problem: str | None = None  # why the file, as it is now, does not serve
         self.loading: asyncio.Task[Servable] | None = None
         self.used = 0  # greater is later
+        self.gone = False  # the file is no longer there
+        self._made_of: object = None
+        self._failed: object = None
 
     def __repr__(self) -> str:
         return f"<slot {self.name}/{self.version}>"
+
+    @property
+    def sources(self) -> tuple[Found, ModelSettings]:
+        """What a servable is made of."""
+        return self.found, self.settings
+
+    @property
+    def is_up_to_date(self) -> bool:
+        """Is what is loaded made of what lies there?"""
+        return self.servable is not None and self._made_of == self.sources
+
+    @property
+    def has_failed(self) -> bool:
+        """Is it known that what lies there does not load?"""
+        return self._failed == self.sources
+
+    def install(self, servable: Servable, sources: object) -> None:
+        """What was made of some sources answers from now on."""
+        self.servable, self._made_of = servable, sources
+        self.problem = self._failed = None
+
+    def fail(self, problem: str, sources: object) -> None:
+        """Nothing could be made; of `sources` it need not be tried again."""
+        self.problem, self._failed = problem, sources
 
     @property
     def state(self) -> tuple[str, str]:
@@ -195,18 +89,33 @@ class Slot:
 
 @dataclass
 class Known:
-    """A model: its versions in order, the last of which answers where none is named."""
+    """A model: its versions in order, and which of them answers where none is named: the greatest
+    that is known to load, or else the greatest."""
 
     name: str
     slots: dict[str, Slot]
     settings: ModelSettings
-    problem: str | None = None
+    current: str | None = None
+    problem: str | None = None  # of what lies in the folder now; what is loaded goes on
     unloaded: bool = False  # by request: it answers again when it is loaded by request
+    listed: Listed | None = None
+
+    def resolve(self, version: str | None) -> Slot | None:
+        """The slot of a version or an alias, or the one that answers where none is named."""
+        if version is None:
+            return self.slots.get(self.current or "")
+        return self.slots.get(version) or self.slots.get(self.settings.aliases.get(version, ""))
 
     @property
-    def latest(self) -> Slot | None:
-        """The slot that answers where no version is named."""
-        return next(reversed(self.slots.values()), None)
+    def greatest(self) -> Slot | None:
+        """The greatest version that lies there."""
+        there = [s for s in self.slots.values() if not s.gone]
+        return there[-1] if there else None
+
+    @property
+    def loaded(self) -> list[Slot]:
+        """The slots that can answer now."""
+        return [s for s in self.slots.values() if s.servable is not None]
 
 
 class Repository:
@@ -219,9 +128,10 @@ class Repository:
         self._workers, self._tracing = workers, tracing
         self._known: dict[str, Known] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="naru-load")
-        self._closing: set[asyncio.Task[None]] = set()
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._closed = False
         self._uses = 0
-        self._held = 0  # bytes of loaded models
+        self.held = 0  # bytes of loaded models
         for listed in list_models(root, settings.model).values():
             self._adopt(listed)
 
@@ -238,9 +148,7 @@ class Repository:
     def find(self, name: str, version: str | None = None) -> Servable | None:
         """A loaded model that can answer now."""
         known = self._known.get(name)
-        if known is None or known.unloaded:
-            return None
-        slot = known.latest if version is None else known.slots.get(version)
+        slot = None if known is None or known.unloaded else known.resolve(version)
         if slot is None or slot.servable is None:
             return None
         self._uses += 1
@@ -251,9 +159,12 @@ class Repository:
         """A model that can answer, loaded if need be. Raises a Refusal: NOT_FOUND for what is not
         known, UNAVAILABLE for what does not work."""
         servable = self.find(name, version)
-        if servable is None:
-            servable = await self.load_slot(self.slot(name, version))
-        return servable
+        if servable is not None:
+            return servable
+        slot = self.slot(name, version)
+        if version is None:
+            return await self._first_that_loads(self.known(name))
+        return await self._load_asked(slot)
 
     def known(self, name: str) -> Known:
         """A model. Raises a Refusal where there is none of that name."""
@@ -270,12 +181,9 @@ class Repository:
         known = self.known(name)
         if known.unloaded:
             raise Refusal(UNAVAILABLE, f"the model '{name}' was unloaded")
-        if version is None and known.latest is not None:
-            return known.latest
-        if version is not None:
-            slot = known.slots.get(known.settings.aliases.get(version, version))
-            if slot is not None:
-                return slot
+        slot = known.resolve(version)
+        if slot is not None:
+            return slot
         if known.problem is not None:
             raise Refusal(UNAVAILABLE, f"the model '{name}' cannot be served: {known.problem}")
         listed = ", ".join([*known.slots, *known.settings.aliases]) or "none"
@@ -285,46 +193,67 @@ class Repository:
 
     # ---- loading ----
 
-    async def load_slot(self, slot: Slot) -> Servable:
-        """Loads what a slot has not loaded yet; all who ask meanwhile wait for the same."""
+    async def _first_that_loads(self, known: Known) -> Servable:
+        """The greatest version that loads, which then is the current one."""
+        refusals: list[Refusal] = []
+        for slot in reversed([s for s in known.slots.values() if not s.gone]):
+            try:
+                servable = await self._load_asked(slot)
+            except Refusal as refusal:
+                refusals.append(refusal)
+                continue
+            known.current = slot.version
+            return servable
+        raise refusals[0] if refusals else Refusal(NOT_FOUND, f"'{known.name}' has no version")
+
+    async def _load_asked(self, slot: Slot) -> Servable:
+        """What a request gets of a slot: what is loaded, or what lies there, loaded. Raises a
+        Refusal."""
         if slot.servable is not None:
             return slot.servable
-        if slot.loading is None and slot.problem is not None:
-            found = _found(slot.found.path)
+        if slot.has_failed:
+            found = found_file(slot.found.path)
             if found is None or found == slot.found:
                 raise _does_not_load(slot)
             slot.found = found  # it may have been mended
-        if slot.loading is None:
-            slot.loading = asyncio.create_task(self._load(slot))
         try:
-            return await asyncio.shield(slot.loading)
+            return await self._bring(slot)
         except Refusal:
             raise
         except NaruError:
             raise _does_not_load(slot) from None
 
+    async def _bring(self, slot: Slot) -> Servable:
+        """Brings a slot up to date with what lies there; all who ask meanwhile wait for the same.
+        Raises naru's errors."""
+        while not slot.is_up_to_date or slot.servable is None:
+            if slot.loading is None:
+                slot.loading = asyncio.create_task(self._load(slot))
+            await asyncio.shield(slot.loading)
+        return slot.servable
+
     async def _load(self, slot: Slot) -> Servable:
-        """Loads the slot's file, and puts it in the place of what was there."""
-        loop = asyncio.get_running_loop()
+        """Makes a servable of what lies there, and puts it in the place of what was there."""
+        loop, sources = asyncio.get_running_loop(), slot.sources
         start = loop.time()
         try:
-            servable = await loop.run_in_executor(self._loaders, self._make, slot)
+            servable = await loop.run_in_executor(self._loaders, self._make, slot, *sources)
         except Exception as error:
-            slot.problem = _reason(error)
-            log.error(
-                "a model does not load",
-                extra={"model": slot.name, "version": slot.version, "problem": slot.problem},
-            )
+            _log_failure(slot, error)
             if isinstance(error, NaruError):
+                slot.fail(" ".join(error.message.split()), sources)
                 raise
-            log.exception("an unexpected error while loading")
-            raise Refusal(INTERNAL, slot.problem) from error
+            slot.fail("an unexpected error: the server's log has more", None)
+            raise Refusal(INTERNAL, f"'{slot.name}': {slot.problem}") from error
         finally:
             slot.loading = None
-        before, slot.servable, slot.problem = slot.servable, servable, None
+        if not self._is_wanted(slot):
+            raise Refusal(UNAVAILABLE, f"the model '{slot.name}' was unloaded meanwhile")
+        self._drop(slot)
+        slot.install(servable, sources)
         self._uses += 1
         slot.used = self._uses
-        self._held += servable.size
+        self.held += servable.size
         log.info(
             "loaded",
             extra={
@@ -333,155 +262,174 @@ class Repository:
                 "left_out": list(servable.signature.left_out),
             },
         )  # fmt: skip
-        if before is not None:
-            self._retire(before)
         self._make_room(slot)
         return servable
 
-    def _make(self, slot: Slot) -> Servable:
+    def _make(self, slot: Slot, found: Found, settings: ModelSettings) -> Servable:
         """In a thread: the file, compiled if need be, as what answers."""
-        path = slot.found.path
-        bundle = open_file(path, slot.name, cache=self._settings.cache)
-        return Servable(
-            slot.name, slot.version, bundle, slot.settings, slot.statistics, self._workers
-        )
+        bundle = open_file(found.path, slot.name, cache=self._settings.cache)
+        statistics = slot.statistics
+        return Servable(slot.name, slot.version, bundle, settings, statistics, self._workers)
 
-    def _retire(self, servable: Servable) -> None:
-        """Lets a servable that has been replaced or given up answer what it took, then go."""
-        self._held -= servable.size
-        task = asyncio.create_task(servable.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+    def _is_wanted(self, slot: Slot) -> bool:
+        """Is a slot still one of its model's, and the model in service?"""
+        known = self._known.get(slot.name)
+        there = known is not None and known.slots.get(slot.version) is slot
+        return there and known is not None and not known.unloaded and not self._closed
 
     def _make_room(self, kept: Slot) -> None:
         """Drops what was not used for longest until the rest fits the budget."""
         budget = self._settings.memory
-        if not budget or self._held <= budget:
+        if not budget or self.held <= budget:
             return
-        loaded = [s for k in self._known.values() for s in k.slots.values() if s.servable]
+        loaded = [s for k in self._known.values() for s in k.loaded]
         for slot in sorted(loaded, key=lambda s: s.used):
-            if self._held <= budget:
+            if self.held <= budget:
                 return
             if slot is not kept and slot.servable is not None and slot.servable.queue.is_idle:
                 log.info("makes room", extra={"model": slot.name, "version": slot.version})
                 self._drop(slot)
 
-    def _drop(self, slot: Slot) -> None:
+    def _drop(self, slot: Slot) -> Servable | None:
+        """Takes a servable out of its slot; who holds it may still ask it."""
         servable, slot.servable = slot.servable, None
         if servable is not None:
-            self._retire(servable)
+            self.held -= servable.size
+        return servable
 
     # ---- changes ----
 
-    def _adopt(self, listed: Listed) -> tuple[list[Slot], list[Slot]]:
-        """Takes over how a model lies in the folder now; the slots that are new or changed, and
-        those that are gone."""
-        known = self._known.get(listed.name)
-        before = known.slots if known else {}
-        slots: dict[str, Slot] = {}
-        changed: list[Slot] = []
-        for version in sorted(listed.versions, key=natural):
-            found, slot = listed.versions[version], before.get(version)
-            if slot is None:
-                statistics = Statistics(listed.name, version, self._tracing)
-                slot = Slot(found, listed.settings, statistics)
-                changed.append(slot)
-            elif slot.found != found or slot.settings != listed.settings:
-                slot.found, slot.settings = found, listed.settings
-                changed.append(slot)
-            slots[version] = slot
-        gone = [s for v, s in before.items() if v not in slots]
-        unloaded = known.unloaded if known else False
-        self._known[listed.name] = Known(
-            listed.name, slots, listed.settings, listed.problem, unloaded
-        )
-        return changed, gone
+    def _lock(self, name: str) -> asyncio.Lock:
+        """What only one change of a model at a time may hold."""
+        return self._changing.setdefault(name, asyncio.Lock())
 
-    async def load(self, name: str) -> None:
-        """Reads a model's folder again and loads what is new or changed there, and its latest
-        version. Raises a Refusal that says what does not load; what served before goes on."""
-        listed = list_model(self.root, name, self._settings.model)
-        if listed is None:
-            if name in self._known:
-                await self.unload(name)
-                del self._known[name]
-            raise Refusal(NOT_FOUND, f"there is no model '{name}' in the repository")
+    def _adopt(self, listed: Listed) -> Known:
+        """Takes over how a model lies in the folder now. What is loaded stays so until `_renew`."""
+        known = self._known.setdefault(listed.name, Known(listed.name, {}, listed.settings))
+        known.listed, known.problem = listed, listed.problem
         if listed.problem is not None:
-            raise Refusal(INVALID, f"the model '{name}' cannot be served: {listed.problem}")
-        changed, gone = self._adopt(listed)
-        known = self._known[name]
-        latest = known.latest
-        wanted = [s for s in changed if s.servable is not None or s is latest]
-        if latest is not None and latest.servable is None and latest not in wanted:
-            latest.problem = None
-            wanted.append(latest)
-        problems = await self._load_all(wanted)
-        for slot in gone:
-            self._drop(slot)
-        if problems:
-            raise Refusal(INVALID, "; ".join(problems))
-        known.unloaded = False
+            return known
+        known.settings, before = listed.settings, known.slots
+        own = replace(listed.settings, aliases={})
+        for version, found in listed.versions.items():
+            if version not in before:
+                statistics = Statistics(listed.name, version, self._tracing)
+                before[version] = Slot(found, own, statistics)
+            before[version].found, before[version].settings = found, own
+        for version, slot in before.items():
+            slot.gone = version not in listed.versions
+        known.slots = {v: before[v] for v in sorted(before, key=natural)}
+        if not known.loaded:
+            self._forget_gone(known)
+            known.current = None if known.greatest is None else known.greatest.version
+        return known
 
-    async def _load_all(self, slots: Iterable[Slot]) -> list[str]:
-        """Loads slots anew; what is wrong with those that do not."""
+    def _forget_gone(self, known: Known) -> None:
+        for slot in [s for s in known.slots.values() if s.gone]:
+            self._drop(slot)
+            del known.slots[slot.version]
+
+    async def _renew(self, known: Known) -> list[str]:
+        """Loads what is loaded and has changed, and the greatest version; what is wrong with those
+        that do not load."""
         problems: list[str] = []
-        for slot in slots:
-            if slot.loading is None:
-                slot.loading = asyncio.create_task(self._load(slot))
+        greatest = known.greatest
+        for slot in list(known.slots.values()):
+            if slot.gone or (slot.servable is None and slot is not greatest):
+                continue
             try:
-                await asyncio.shield(slot.loading)
+                await self._bring(slot)
             except NaruError:
                 problems.append(f"version {slot.version} of '{slot.name}': {slot.problem}")
+        if greatest is not None and greatest.servable is not None:
+            known.current = greatest.version
+        current = known.resolve(None)
+        if current is None or not current.gone:  # else it is all that works
+            self._forget_gone(known)
         return problems
 
+    async def load(self, name: str) -> None:
+        """Reads a model's folder again and loads what is new or changed there, and its greatest
+        version. Raises a Refusal that says what does not load; what served before goes on."""
+        async with self._lock(name):
+            listed = list_model(self.root, name, self._settings.model)
+            if listed is None:
+                self._remove(name)
+                raise Refusal(NOT_FOUND, f"there is no model '{name}' in the repository")
+            known = self._adopt(listed)
+            if listed.problem is not None:
+                raise Refusal(INVALID, f"the model '{name}' cannot be served: {listed.problem}")
+            unloaded, known.unloaded = known.unloaded, False
+            problems = await self._renew(known)
+            if problems:
+                known.unloaded = unloaded and not known.loaded
+                raise Refusal(INVALID, "; ".join(problems))
+
     async def unload(self, name: str) -> None:
-        """Takes a model out of service, once what it took is answered."""
-        known = self.known(name)
-        known.unloaded = True
-        for slot in known.slots.values():
+        """Takes a model out of service, once what it took is answered. Raises a Refusal."""
+        async with self._lock(name):
+            known = self.known(name)
+            known.unloaded = True
+            dropped = [self._drop(slot) for slot in known.slots.values()]
+            await asyncio.gather(*(s.queue.drain() for s in dropped if s is not None))
+
+    def _remove(self, name: str) -> None:
+        """Forgets a model that is no longer there."""
+        known = self._known.pop(name, None)
+        for slot in known.slots.values() if known is not None else ():
             self._drop(slot)
-        if self._closing:
-            await asyncio.wait(list(self._closing))
 
     async def refresh(self) -> None:
-        """Looks for what has changed in the folder, and takes it over."""
+        """Looks for what has changed in the folder, and takes it over. Raises InputError where the
+        folder cannot be read."""
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._loaders, list_models, self.root, self._settings.model
-        )
-        for name in [n for n in self._known if n not in found]:
-            for slot in self._known.pop(name).slots.values():
-                self._drop(slot)
-        for listed in found.values():
-            changed, gone = self._adopt(listed)
-            for slot in gone:
-                self._drop(slot)
-            again = [s for s in changed if s.servable is not None]
-            for slot in changed:
-                slot.problem = None
-            await self._load_all(again)
+        defaults = self._settings.model
+        found = await loop.run_in_executor(self._loaders, list_models, self.root, defaults)
+        for name in sorted({*found, *self._known}):
+            known = self._known.get(name)
+            if known is not None and known.listed == found.get(name):
+                continue
+            async with self._lock(name):  # and look again: others may have been here
+                listed = list_model(self.root, name, defaults)
+                if listed is None:
+                    self._remove(name)
+                    continue
+                known = self._adopt(listed)
+                if known.problem is not None:
+                    log.error(
+                        "a model cannot be served", extra={"model": name, "problem": known.problem}
+                    )
+                elif known.loaded:
+                    await self._renew(known)
 
     async def start(self) -> None:
         """Loads all models, where there are few; else they wait until they are asked for. What does
         not load, the log and the index say."""
-        slots = [k.latest for k in self._known.values() if k.latest is not None]
         for known in self._known.values():
             if known.problem is not None:
-                log.error(
-                    "a model cannot be served",
-                    extra={"model": known.name, "problem": known.problem},
-                )
-        if len(slots) <= self._settings.load_at_start:
-            await asyncio.gather(*(self._load_all([slot]) for slot in slots))
+                extra = {"model": known.name, "problem": known.problem}
+                log.error("a model cannot be served", extra=extra)
+        models = [k for k in self._known.values() if k.slots]
+        if len(models) <= self._settings.load_at_start:
+            tasks = (self._first_that_loads(k) for k in models)
+            for found in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(found, BaseException) and not isinstance(found, Refusal):
+                    raise found
 
     async def close(self) -> None:
-        """Waits until all that was taken is answered."""
-        for known in self._known.values():
-            for slot in known.slots.values():
-                self._drop(slot)
-        if self._closing:
-            await asyncio.wait(list(self._closing))
+        """Takes all out of service; returns when all that was taken is answered."""
+        self._closed = True
         self._loaders.shutdown(wait=False, cancel_futures=True)
+        slots = [s for k in self._known.values() for s in k.slots.values()]
+        dropped = [self._drop(slot) for slot in slots]
+        await asyncio.gather(*(s.queue.drain() for s in dropped if s is not None))
+
+
+def _log_failure(slot: Slot, error: Exception) -> None:
+    """All that is known of why a model does not load; clients are told less."""
+    extra = {"model": slot.name, "version": slot.version, "problem": " ".join(str(error).split())}
+    unexpected = None if isinstance(error, NaruError) else error
+    log.error("a model does not load", extra=extra, exc_info=unexpected)
 
 
 def _does_not_load(slot: Slot) -> Refusal:
@@ -498,8 +446,3 @@ def open_file(path: Path, name: str, *, cache: bool = True) -> Bundle:
     if not path.is_file():
         raise ModelError("there is no such file", where=str(path))
     return compile_bundle(path, cache=cache, name=name)
-
-
-def _reason(error: Exception) -> str:
-    text = str(error) if isinstance(error, NaruError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())

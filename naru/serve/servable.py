@@ -14,7 +14,8 @@ from naru.artifact.bundle import Bundle
 from naru.runtime.model import Model
 from naru.runtime.session import open_model
 from naru.serve.batching import Call, Outputs, Queue, Workers, count_elements, now
-from naru.serve.refusals import UNAVAILABLE, Refusal, as_refusal
+from naru.serve.datatypes import TEXT
+from naru.serve.refusals import as_refusal
 from naru.serve.settings import ModelSettings
 from naru.serve.signature import Signature
 from naru.serve.statistics import Statistics
@@ -23,6 +24,7 @@ Array = NDArray[Any]
 
 # A run that takes no longer is not worth another thread: handing it over and back costs about that.
 INLINE_NS = 150_000.0
+_TOO_LONG_NS = 20 * INLINE_NS
 
 
 @dataclass(slots=True)
@@ -58,7 +60,6 @@ class Servable:
         self.size = len(bundle.data)  # bytes that it takes: those of its file
         self.digest = str(bundle.manifest["source"].get("sha256", ""))
         self.labels = self.model.labels
-        self.closing = False
         took = _try_out(self.model, bundle)
         self.batches = (
             settings.batching
@@ -67,7 +68,8 @@ class Servable:
         )
         most = self.signature.most_rows if self.batches else 0
         # Where requests are to wait for others, no one goes ahead.
-        self._inline_ns = 0.0 if self.batches and settings.max_delay_us else INLINE_NS
+        waits = self.batches and settings.max_delay_us
+        self._inline_ns = 0.0 if waits or not _goes_by_sizes(bundle, self.signature) else INLINE_NS
         self._run = _runner(self.model, self.signature)
         self.queue = Queue(self._run, settings, statistics, workers, most)
         if took is not None:
@@ -99,8 +101,6 @@ class Servable:
         return await begun if isinstance(begun, asyncio.Future) else begun
 
     def _begin(self, request: Request, start: int) -> Outputs | asyncio.Future[Outputs]:
-        if self.closing:
-            raise Refusal(UNAVAILABLE, f"the model '{self.name}' is being unloaded", retry_after=1)
         arrays, queue = request.arrays, self.queue
         rows, elements = self._rows(arrays), count_elements(arrays)
         if queue.is_idle and 0 < queue.ns_per_element * elements < self._inline_ns:
@@ -122,21 +122,14 @@ class Servable:
         ran = now()
         self.statistics.run(rows, 0, ran - began, 0)
         self.queue.learn(elements, ran - began)
+        if ran - began > _TOO_LONG_NS:  # what it takes does not go by its sizes: others run aside
+            self._inline_ns = 0.0
         self.statistics.answered(start, began, began, ran, ran, ran)
         return outputs
 
     def _rows(self, arrays: Mapping[str, Array]) -> int:
         """The first dim, where all inputs and outputs have the same."""
-        if self.signature.rows is None:
-            return 1
-        return max(1, next(iter(arrays.values())).shape[0])
-
-    # ---- the end ----
-
-    async def close(self) -> None:
-        """Takes no more; returns when all that came before is answered."""
-        self.closing = True
-        await self.queue.drain()
+        return 1 if self.signature.rows is None else next(iter(arrays.values())).shape[0]
 
 
 def _runner(model: Model, signature: Signature) -> Callable[[Mapping[str, Array]], Outputs]:
@@ -154,6 +147,17 @@ def _runner(model: Model, signature: Signature) -> Callable[[Mapping[str, Array]
         return (model(arrays),)
 
     return one if not signature.several else several if signature.left_out else whole
+
+
+def _goes_by_sizes(bundle: Bundle, signature: Signature) -> bool:
+    """Does the time of a run go by the sizes of its inputs, so that it can be foretold? It does not
+    for texts, for what runs on the host, with loops and branches, and where a run finds sizes out
+    itself."""
+    manifest = bundle.manifest
+    own = any(e.dynamic for e in bundle.entries) or any(s.kind != "input" for s in bundle.symbols)
+    bodies = any("body" in step for step in manifest.get("steps", ()))
+    texts = any(t.datatype == TEXT for t in signature.inputs)
+    return not ("host" in manifest or own or bodies or texts)
 
 
 def _try_out(model: Model, bundle: Bundle) -> tuple[int, int] | None:

@@ -97,3 +97,23 @@ def kinds(path: Path) -> Path:
     outputs = [helper.make_tensor_value_info(f"y_{n}", TensorProto.DOUBLE, ["n"]) for n in dtypes]
     nodes = [helper.make_node("Cast", [n], [f"y_{n}"], to=TensorProto.DOUBLE) for n in dtypes]
     return _save(helper.make_graph(nodes, "kinds", inputs, outputs), path)
+
+
+def rounds(path: Path) -> Path:
+    """y = x after n rounds of sin: what a run takes is in a value, not in a size."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    n = helper.make_tensor_value_info("n", TensorProto.INT64, [])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    inside = [
+        helper.make_tensor_value_info("i", TensorProto.INT64, []),
+        helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("a", TensorProto.FLOAT, [1]),
+    ]
+    outside = [
+        helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("b", TensorProto.FLOAT, [1]),
+    ]
+    nodes = [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Sin", ["a"], ["b"])]
+    body = helper.make_graph(nodes, "body", inside, outside)
+    loop = helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)
+    return _save(helper.make_graph([loop], "rounds", [x, n], [y]), path)

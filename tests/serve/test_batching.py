@@ -79,6 +79,30 @@ def test_what_comes_together_is_run_together() -> None:
     run(check)
 
 
+def test_requests_without_rows_get_none() -> None:
+    async def check() -> None:
+        bench = Bench(max_batch=5)
+        found = await asyncio.gather(bench.call(), bench.call(1), bench.call(), bench.call(2))
+        assert [result(f) for f in found] == [[], [2], [], [4]]
+        many = await asyncio.gather(*(bench.call() for _ in range(12)))
+        assert [result(f) for f in many] == [[]] * 12
+        assert max(map(len, bench.model.seen)) == 2
+
+    run(check)
+
+
+def test_other_numbers_of_rows_are_not_shared_out() -> None:
+    """Where a model gives other rows than it got, nobody may get another's."""
+
+    async def check() -> None:
+        bench = Bench()
+        bench.queue.call = lambda arrays: [np.repeat(arrays["x"], 2, 0)]
+        found = await asyncio.gather(bench.call(1), bench.call(2))
+        assert [result(f) for f in found] == [[1, 1], [2, 2]]  # each was run alone
+
+    run(check)
+
+
 def test_batches_are_no_larger_than_they_may_be() -> None:
     async def check() -> None:
         bench = Bench(max_batch=3)
@@ -197,6 +221,37 @@ def test_what_nobody_waits_for_is_not_run_and_not_kept() -> None:
     run(check)
 
 
+def test_what_nobody_waits_for_has_no_clock() -> None:
+    async def check() -> None:
+        bench = Bench()
+        gate, first = await _held(bench)
+        call = bench.call(1, timeout_us=3_600_000_000)
+        expiry = bench.queue._calls[0].expiry
+        assert expiry is not None
+        call.cancel()
+        await asyncio.sleep(0)
+        assert expiry.cancelled()
+        gate.set()
+        await first
+
+    run(check)
+
+
+def test_failures_teach_nothing() -> None:
+    """What fails quickly does not make a slow model look quick."""
+
+    async def check() -> None:
+        bench = Bench()
+        bench.queue.learn(1, 1_000_000)
+        for _ in range(5):
+            with pytest.raises(Refusal):
+                await bench.call(13)
+        assert bench.queue.ns_per_element == 1_000_000
+        assert (bench.statistics.runs, bench.statistics.rows) == (0, 0)
+
+    run(check)
+
+
 def test_models_take_turns() -> None:
     async def check() -> None:
         busy = Bench(max_batch=1)
@@ -241,5 +296,25 @@ def test_draining_waits_for_all() -> None:
         gate.set()
         await drained
         assert all(c.done() for c in calls)
+
+    run(check)
+
+
+def test_draining_ends_when_clients_go() -> None:
+    async def check() -> None:
+        bench = Bench(max_delay_us=60_000_000, max_batch=100)
+        calls = [bench.call(1), bench.call(2, timeout_us=20_000)]
+        drained = asyncio.ensure_future(bench.queue.drain())
+        await asyncio.sleep(0)
+        calls[0].cancel()
+        with pytest.raises(Refusal, match="time was over"):
+            await calls[1]
+        await asyncio.wait_for(drained, 5)
+        gate, first = await _held(another := Bench())
+        drained = asyncio.ensure_future(another.queue.drain())
+        await asyncio.sleep(0)
+        first.cancel()  # while it runs
+        gate.set()
+        await asyncio.wait_for(drained, 5)
 
     run(check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 from functools import cache
 from pathlib import Path
@@ -17,9 +18,11 @@ from serve.asgi import ask, tensor
 from serve.conftest import serving
 
 import naru
+import naru.serve.repository as repository_module
 from naru.errors import InputError
 from naru.serve.http import Application
-from naru.serve.repository import list_model, list_models, natural
+from naru.serve.listing import list_model, list_models, natural
+from naru.serve.refusals import Refusal
 from naru.serve.settings import ModelSettings
 
 DEFAULTS = ModelSettings()
@@ -169,8 +172,11 @@ def test_reload(tmp_path: Path) -> None:
         assert refused.status == 400
         assert "version 2 of 'm'" in refused.error
         assert "not a naru bundle" in refused.error
-        found = await ask(app, "POST", "/v2/models/m/versions/1/infer", _body())
-        assert found.status == 200
+        assert str(tmp_path) not in refused.error
+        assert await first(app) == 12
+        found = await ask(app, "POST", "/v2/models/m/versions/2/infer", _body())
+        assert found.status == 503
+        assert str(tmp_path) not in found.error
         bundle(tmp_path / "m" / "2" / "m.naru", 3.0)
         assert (await load()).status == 200
         assert await first(app) == 18
@@ -276,3 +282,225 @@ def test_models_that_the_protocol_has_no_form_for(tmp_path: Path) -> None:
         assert "no datatype for the input x" in answer.error
 
     serving(tmp_path, check)
+
+
+# ---- several things at once ----
+
+
+def test_a_new_version_is_loaded_beside_the_old_one(tmp_path: Path) -> None:
+    bundle(tmp_path / "m" / "1" / "m.naru")
+
+    async def check(app: Application) -> None:
+        repository = app.plane.repository
+        assert await first(app) == 6
+        bundle(tmp_path / "m" / "2" / "m.naru", 2.0)
+        looking = asyncio.ensure_future(repository.refresh())
+        while not looking.done():
+            assert await first(app) in (6, 12)
+            await asyncio.sleep(0)
+        assert repository.find("m", "2") is not None
+        assert await first(app) == 12
+        shutil.rmtree(tmp_path / "m" / "1")
+        await repository.refresh()
+        assert repository.known("m").slots.keys() == {"2"}
+        # The only version gives way to one that does not work: it goes on without its file.
+        shutil.rmtree(tmp_path / "m" / "2")
+        (tmp_path / "m" / "3").mkdir()
+        (tmp_path / "m" / "3" / "m.naru").write_bytes(b"no bundle")
+        await repository.refresh()
+        assert await first(app) == 12
+
+    serving(tmp_path, check)
+
+
+def test_at_the_start_the_greatest_that_loads_answers(tmp_path: Path) -> None:
+    bundle(tmp_path / "m" / "1" / "m.naru")
+    (tmp_path / "m" / "2").mkdir()
+    (tmp_path / "m" / "2" / "m.naru").write_bytes(b"no bundle")
+
+    async def check(app: Application) -> None:
+        assert await first(app) == 6
+        states = {i["version"]: i["state"] for i in app.plane.index()}
+        assert states == {"1": "READY", "2": "UNAVAILABLE"}
+
+    for load_at_start in (64, 0):
+        serving(tmp_path, check, load_at_start=load_at_start)
+
+
+def test_requests_that_come_slowly_outlive_a_reload(tmp_path: Path) -> None:
+    path = bundle(tmp_path / "m.naru")
+
+    async def check(app: Application) -> None:
+        repository = app.plane.repository
+        body, half = _body(), len(_body()) // 2
+        arrived = asyncio.Event()
+
+        async def receive() -> Any:
+            if not arrived.is_set():
+                arrived.set()
+                return {"type": "http.request", "body": body[:half], "more_body": True}
+            bundle(path, 2.0)
+            await repository.load("m")
+            return {"type": "http.request", "body": body[half:]}
+
+        found: list[Any] = []
+
+        async def send(message: Any) -> None:
+            found.append(message)
+
+        scope = {
+            "type": "http", "method": "POST", "path": "/v2/models/m/infer", "query_string": b"",
+            "headers": [],
+        }  # fmt: skip
+        await app(scope, receive, send)
+        assert found[0]["status"] == 200
+        assert json.loads(found[1]["body"])["outputs"][0]["data"][0] == 6
+        assert await first(app) == 12
+
+    serving(tmp_path, check)
+
+
+def test_room_for_one_model(tmp_path: Path) -> None:
+    for k in range(6):
+        bundle(tmp_path / f"m{k}.naru")
+
+    async def check(app: Application) -> None:
+        for _ in range(5):
+            found = await asyncio.gather(*(first(app, f"m{k}") for k in range(6)))
+            assert found == [6] * 6
+        repository = app.plane.repository
+        servables = [s.servable for k in repository.models() for s in k.loaded]
+        assert repository.held == sum(s.size for s in servables if s is not None)
+
+    serving(tmp_path, check, load_at_start=0, memory=1)
+
+
+def test_a_change_while_loading(tmp_path: Path) -> None:
+    """Whoever asks for a reload gets what lies there then, also where an older file is on its way;
+    and what is taken away while it is loading is not put back."""
+    path = bundle(tmp_path / "m.naru")
+
+    async def check(app: Application) -> None:
+        repository = app.plane.repository
+        asked = asyncio.ensure_future(repository.get("m"))
+        await asyncio.sleep(0)
+        assert repository.slot("m").loading is not None
+        bundle(path, 2.0)
+        await repository.load("m")
+        await asked
+        assert await first(app) == 12
+        bundle(path, 3.0)
+        loading = asyncio.ensure_future(repository.load("m"))
+        while repository.slot("m").loading is None:
+            await asyncio.sleep(0)
+        path.unlink()
+        await repository.refresh()
+        await asyncio.gather(loading, return_exceptions=True)
+        assert repository.names == []
+        assert repository.held == 0
+
+    serving(tmp_path, check, load_at_start=0)
+
+
+def test_changes_at_once(tmp_path: Path) -> None:
+    bundle(tmp_path / "m.naru")
+
+    async def check(app: Application) -> None:
+        repository = app.plane.repository
+        await asyncio.gather(
+            *(repository.load("m") for _ in range(4)), repository.refresh(), repository.refresh()
+        )
+        assert await first(app) == 6
+        (tmp_path / "m.naru").unlink()
+        again = [repository.load("m") for _ in range(4)]
+        found = await asyncio.gather(*again, repository.refresh(), return_exceptions=True)
+        assert [type(f) for f in found] == [Refusal] * 4 + [type(None)]
+        assert repository.held == 0
+
+    serving(tmp_path, check)
+
+
+def test_wrong_settings_leave_what_runs(tmp_path: Path) -> None:
+    bundle(tmp_path / "m" / "m.naru")
+    settings = tmp_path / "m" / "serve.toml"
+    settings.write_text("max_queue = 7\n")
+
+    async def check(app: Application) -> None:
+        repository = app.plane.repository
+        for wrong in ("max_queu = 7\n", "aliases = { stable = '9' }\n", "aliases = { 1 = '1' }\n"):
+            settings.write_text(wrong)
+            await repository.refresh()
+            servable = repository.find("m")
+            assert servable is not None
+            assert servable.settings.max_queue == 7
+            assert "serve.toml" in app.plane.index()[0]["reason"]
+            assert str(tmp_path) not in app.plane.index()[0]["reason"]
+        settings.write_text("max_queue = 8\naliases = { stable = '1' }\n")
+        await repository.refresh()
+        servable = repository.find("m", "stable")
+        assert servable is not None
+        assert servable.settings.max_queue == 8
+        settings.write_text("max_queue = 8\naliases = { canary = '1' }\n")
+        await repository.refresh()
+        assert repository.find("m", "canary") is servable  # another name is no reason to load
+
+    serving(tmp_path, check)
+    settings.write_text("max_queu = 7\n")
+
+    async def refused(app: Application) -> None:
+        answer = await first(app)
+        assert answer.status == 503
+        assert "did you mean 'max_queue'" in answer.error
+
+    serving(tmp_path, refused)
+
+
+def test_use_by_an_alias_is_use(tmp_path: Path) -> None:
+    size = bundle(tmp_path / "a" / "m.naru").stat().st_size
+    (tmp_path / "a" / "serve.toml").write_text("aliases = { x = '1' }\n")
+    for name in "bc":
+        bundle(tmp_path / f"{name}.naru")
+
+    async def check(app: Application) -> None:
+        for name in ("a/versions/x", "b", "a/versions/x", "c"):
+            assert await first(app, name) == 6
+        find = app.plane.repository.find
+        assert [n for n in "abc" if find(n) is not None] == ["a", "c"]
+
+    serving(tmp_path, check, load_at_start=0, memory=2 * size + 100)
+
+
+def test_failures_that_may_pass_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle(tmp_path / "m.naru")
+    real = repository_module.read_bundle
+
+    def failing(path: Path) -> Any:
+        raise MemoryError("secret")
+
+    async def check(app: Application) -> None:
+        monkeypatch.setattr(repository_module, "read_bundle", failing)
+        answer = await first(app)
+        assert answer.status == 500
+        assert "secret" not in answer.error
+        monkeypatch.setattr(repository_module, "read_bundle", real)
+        assert await first(app) == 6
+
+    serving(tmp_path, check, load_at_start=0)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle(tmp_path / "m.naru")
+    (tmp_path / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if Path(path).name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = list_models(tmp_path, DEFAULTS)
+    assert found["m"].problem is None
+    assert found["lost+found"].problem == "lost+found: the folder cannot be read: Permission denied"
