@@ -267,7 +267,8 @@ class Application:
         return Response(200, [(b"content-type", media.encode())], text)
 
     async def _openapi(self, request: Request, _: Sequence[str]) -> Response:
-        return json_response(describe(self.plane))
+        # Everybody may read it: it names models only where everybody may ask them.
+        return json_response(describe(self.plane.repository.names if self._access.is_open else ()))
 
     async def _all_stats(self, request: Request, _: Sequence[str]) -> Response:
         stats = self.plane.statistics()

@@ -45,7 +45,7 @@ REFUSING: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("how", REFUSING)
 def test_refusals_stand_in_the_description(how: str, folder: Path) -> None:
     async def check(app: Application) -> None:
-        for path, operations in describe(app.plane)["paths"].items():
+        for path, operations in describe(["dense"])["paths"].items():
             asked = path.replace("{model}", "dense").replace("{version}", "1")
             for method, operation in operations.items():
                 if method != "parameters":
@@ -54,6 +54,14 @@ def test_refusals_stand_in_the_description(how: str, folder: Path) -> None:
                     assert str(answer.status) in operation["responses"], (method, path)
 
     serving(folder, check, load_at_start=0, **REFUSING[how])
+
+
+@pytest.mark.parametrize(("access", "named"), [(Access(), True), (Access({}), False)])
+def test_names_of_models_are_for_those_let_in(access: Access, named: bool, folder: Path) -> None:
+    async def check(app: Application) -> None:
+        assert (b"normalised" in (await ask(app, "GET", "/openapi.json")).body) is named
+
+    serving(folder, check, load_at_start=0, access=access)
 
 
 @pytest.mark.clients
