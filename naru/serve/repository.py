@@ -9,6 +9,7 @@ has got a servable may ask it for as long as they hold it, whatever takes its pl
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ from naru.serve.tracing import Tracing
 log = logging.getLogger("naru.serve")
 
 _LOADERS = 4
+_SETTLE_AFTER = 64  # models that are loaded
 
 
 class Slot:
@@ -132,6 +134,7 @@ class Repository:
         self._closed = False
         self._uses = 0
         self.held = 0  # bytes of loaded models
+        self._unsettled = 0  # models loaded since the collector was told
         for listed in list_models(root, settings.model).values():
             self._adopt(listed)
 
@@ -254,6 +257,7 @@ class Repository:
         self._uses += 1
         slot.used = self._uses
         self.held += servable.size
+        self._settle()
         log.info(
             "loaded",
             extra={
@@ -295,7 +299,17 @@ class Repository:
         servable, slot.servable = slot.servable, None
         if servable is not None:
             self.held -= servable.size
+            gc.unfreeze()
         return servable
+
+    def _settle(self) -> None:
+        """Takes what is loaded out of the sight of the garbage collector, until something is
+        dropped: looking through 10,000 models takes it half a second, in which nobody is answered.
+        """
+        self._unsettled += 1
+        if self._unsettled >= _SETTLE_AFTER:
+            self._unsettled = 0
+            gc.freeze()
 
     # ---- changes ----
 
