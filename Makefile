@@ -5,7 +5,8 @@
 #   make serve-demo  the digit models behind HTTP and gRPC
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
-#                    libraries from Rust, Go, Java, C#, serving asked by Triton's clients
+#                    libraries from Rust, Go, Java, C#
+#   make test-clients  serving asked by the clients of Triton and KServe, and compared with a real Triton
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
@@ -27,7 +28,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web serve-demo test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
+.PHONY: demo demo-web serve-demo test test-slow test-clients onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
   check clean clean-all qemu node gdb chromium languages openssl base64
 .DELETE_ON_ERROR:
 
@@ -41,12 +42,14 @@ demo-web: $(VENV)/.installed
 	$(BIN)/python -m naru demo --web
 
 test: check node
-	$(PYTEST) -m "not slow" tests
+	$(PYTEST) -m "not slow and not clients" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed \
-  .venv-clients/.installed .venv-triton/.installed .venv-perf/.installed .venv-schemathesis/.installed \
-  .venv-kserve/.installed
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed
 	$(PYTEST) -m slow tests
+
+test-clients: $(VENV)/.installed-test base64 .venv-clients/.installed .venv-triton/.installed \
+  .venv-perf/.installed .venv-schemathesis/.installed .venv-kserve/.installed
+	$(PYTEST) -m clients tests/serve
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
 SUITES := 1.17.0 1.21.0 1.23.2
@@ -85,7 +88,7 @@ bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
 	@touch $@
 
-# What the slow tests ask `naru serve` with: the clients of Triton and KServe, a real Triton, its load
+# What `make test-clients` asks `naru serve` with: the clients of Triton and KServe, a real Triton, its load
 # generator, and requests drawn from a description.
 .venv-clients/.installed: tests/serve/clients-requirements.txt
 	$(PYTHON) -m venv .venv-clients

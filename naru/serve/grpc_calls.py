@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 import grpc
 
 from naru.serve.access import EVERYBODY, Access, Token
-from naru.serve.refusals import INTERNAL, Refusal
+from naru.serve.refusals import INTERNAL, UNAVAILABLE, Refusal
 
 log = logging.getLogger("naru.serve")
 
@@ -33,12 +34,20 @@ class Door:
     def __init__(self, access: Access, log_requests: bool) -> None:
         self._access, self._log_requests = access, log_requests
         self.calls = 0  # that have come in
+        self._running: set[asyncio.Task[Any]] = set()
+        self._is_cut = False
 
     def token(self, context: Context) -> Token:
         """Who calls. Raises a Refusal."""
         if self._access.is_open:
             return EVERYBODY
         return self._access.bearer(metadata(context, "authorization"))
+
+    def cut_off(self) -> None:
+        """Refuses the calls that are not answered yet."""
+        self._is_cut = True
+        for task in self._running:
+            task.cancel()
 
     def unary(self, path: str, answer: Unary) -> Handler:
         """The handler of a call with one message in and one out; `answer` may raise a Refusal."""
@@ -60,6 +69,9 @@ class Door:
         async def call(asked: _S, context: Context) -> _T:
             self.calls += 1
             start, status = time.perf_counter(), "CANCELLED"
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.add(task)
             try:
                 told = await answer(asked, context)
                 status = "OK"
@@ -68,7 +80,13 @@ class Door:
                 refusal = known(error, path)
                 status = refusal.kind.grpc
                 await refuse(context, refusal)
+            except asyncio.CancelledError:
+                if not self._is_cut:  # but by the client
+                    raise
+                status = UNAVAILABLE.grpc
+                await refuse(context, Refusal(UNAVAILABLE, "the server stops", retry_after=1))
             finally:
+                self._running.discard(task)
                 if self._log_requests:
                     self._log(path, status, time.perf_counter() - start, context)
 

@@ -95,6 +95,10 @@ class GrpcServer:
         if self._server is not None:
             await self._server.stop(max(0.0, until - loop.time()))
 
+    def cut_off(self) -> None:
+        """Refuses the calls that are not answered yet."""
+        self._door.cut_off()
+
     async def _linger(self, seconds: float) -> None:
         """Waits until no more calls come. gRPC cancels those that come while it shuts down, and
         clients do not try again what was cancelled; until then they are told to go elsewhere."""
@@ -239,13 +243,11 @@ class _Calls:
         return {"models": [i for i in items if token.may_see(i["name"])]}
 
     async def _load(self, request: Any, token: Token) -> Answer:
-        self._plane.require_control()
         _check_repository(request)
         await self._plane.load(request.model_name, _values(request.parameters, "parameters"))
         return {}
 
     async def _unload(self, request: Any, token: Token) -> Answer:
-        self._plane.require_control()
         _check_repository(request)
         _values(request.parameters, "parameters")
         await self._plane.unload(request.model_name)

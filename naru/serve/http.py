@@ -36,6 +36,7 @@ from naru.serve.refusals import (
     INVALID,
     NOT_FOUND,
     OVERLOADED,
+    UNAVAILABLE,
     UNSUPPORTED,
     Refusal,
 )
@@ -164,6 +165,8 @@ class Application:
             response = await self._dispatch(request)
         except Refusal as refusal:
             response = error_response(refusal)
+        except asyncio.CancelledError:  # nobody else does that to the task of a request
+            response = error_response(Refusal(UNAVAILABLE, "the server stops", retry_after=1))
         except Exception:
             log.exception("a request failed unexpectedly", extra={"path": request.path})
             response = error_response(
@@ -264,7 +267,8 @@ class Application:
         return Response(200, [(b"content-type", media.encode())], text)
 
     async def _openapi(self, request: Request, _: Sequence[str]) -> Response:
-        return json_response(describe(self.plane))
+        # Everybody may read it: it names models only where everybody may ask them.
+        return json_response(describe(self.plane.repository.names if self._access.is_open else ()))
 
     async def _all_stats(self, request: Request, _: Sequence[str]) -> Response:
         stats = self.plane.statistics()
@@ -397,13 +401,11 @@ class Application:
         return json_response([i for i in items if request.token.may_see(i["name"])])
 
     async def _load(self, request: Request, found: Sequence[str]) -> Response:
-        self.plane.require_control()
         options = await self._body_options(request)
         await self.plane.load(found[0], _parameters(options))
         return json_response({})
 
     async def _unload(self, request: Request, found: Sequence[str]) -> Response:
-        self.plane.require_control()
         _parameters(await self._body_options(request))
         await self.plane.unload(found[0])
         return json_response({})
@@ -450,21 +452,23 @@ def _parameters(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 async def _unless_gone(request: Request, future: asyncio.Future[Outputs]) -> Outputs:
-    """What a future gives; it is cancelled where the client goes before that."""
+    """What a future gives; it is cancelled where the client goes before that. Raises a Refusal."""
+    gone = False
 
     async def watch() -> None:
+        nonlocal gone
         if (await request.receive())["type"] == "http.disconnect":
-            future.cancel()
+            gone = future.cancel()
 
     watcher = asyncio.ensure_future(watch())
     try:
         return await future
     except asyncio.CancelledError:
-        if not watcher.done():
+        if not gone:
             raise
-        gone = Refusal(CANCELLED, "the client is gone")
-        gone.counted = True  # by the queue
-        raise gone from None
+        refusal = Refusal(CANCELLED, "the client is gone")
+        refusal.counted = True  # by the queue
+        raise refusal from None
     finally:
         watcher.cancel()
 

@@ -3,9 +3,9 @@ description is not (its paths need versions, and hold `${…}`)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from naru.serve.dataplane import DataPlane
 from naru.serve.datatypes import DTYPES
 from naru.serve.tracing import LEVELS
 from naru.version import VERSION
@@ -15,9 +15,9 @@ _ERROR: Json = {"$ref": "#/components/schemas/Error"}
 _OBJECT: Json = {"type": "object"}
 
 
-def describe(plane: DataPlane) -> Json:
-    """The document for `GET /openapi.json`."""
-    name = _parameter("model", plane.repository.names)
+def describe(names: Sequence[str]) -> Json:
+    """The document for `GET /openapi.json`, with names of models as examples."""
+    name = _parameter("model", names)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -39,13 +39,13 @@ def _server_paths() -> Json:
         "/v2/health/ready": {
             "get": _operation("May requests be sent?", _ref("Ready"), also={503: _ref("Ready")})
         },
-        "/v2/models": {"get": _operation("Names of the models", _OBJECT, 401)},
-        "/v2/models/stats": {"get": _operation("Statistics of all models", _OBJECT, 401)},
+        "/v2/models": {"get": _operation("Names of the models", _OBJECT, 401, 403)},
+        "/v2/models/stats": {"get": _operation("Statistics of all models", _OBJECT, 401, 403)},
         "/v2/repository/index": {
             "post": _operation(
                 "The models and their states",
                 {"type": "array", "items": _OBJECT},
-                400, 401, 408, 413, 415,
+                400, 401, 403, 408, 413, 415,
                 body=({"type": "object", "properties": {"ready": {"type": "boolean"}}}, False),
             )
         },
@@ -108,10 +108,10 @@ def _ref(name: str) -> Json:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
-def _parameter(name: str, values: list[str]) -> Json:
+def _parameter(name: str, values: Sequence[str]) -> Json:
     schema: Json = {"type": "string"}
     if 0 < len(values) <= 100:
-        schema["examples"] = values
+        schema["examples"] = list(values)
     return {"name": name, "in": "path", "required": True, "schema": schema}
 
 

@@ -2,7 +2,8 @@
 
 On SIGTERM or SIGINT it is no longer ready at once, goes on answering for `drain_delay` seconds (so
 that load balancers notice), then takes no more connections and refuses requests on open ones, and
-ends as soon as all that it took is answered, or after `drain_limit` seconds.
+ends as soon as all that it took is answered. After `drain_limit` seconds, or at a second signal,
+what is left is cut off: it is refused, and the process ends although threads still run models.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-import time
+import sys
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import uvicorn
 
@@ -30,6 +32,9 @@ from naru.serve.tls import read_pair
 
 log = logging.getLogger("naru.serve")
 
+_REFUSING = 1.0  # seconds in which clients that are cut off are told so, at most
+_CLOSING = 2.0  # seconds that runs may take whose clients are gone
+
 
 class Server:
     """The protocols' servers on one event loop."""
@@ -42,7 +47,8 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._http: _Uvicorn | None = None
         self._grpc: GrpcServer | None = None
-        self._stopping: asyncio.Event | None = None
+        self._stopping, self._hurrying = asyncio.Event(), asyncio.Event()
+        self._looking = asyncio.Event()  # for changed models
 
     @property
     def port(self) -> int:
@@ -73,37 +79,46 @@ class Server:
             ) from None
         self._sockets.append(sock)
 
-    async def run(self, told: Callable[[], object] = lambda: None) -> None:
-        """Serves until a signal says to end. `told` is called once the server is ready."""
+    async def run(self, told: Callable[[], object] = lambda: None) -> bool:
+        """Serves until a signal says to end. `told` is called once the server is ready. False: not
+        all that it took is answered, or the server of HTTP ended by itself."""
         loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
         if not self._sockets:
             self.bind()
-        http = self._http = _Uvicorn(self._config())
-        serving = asyncio.create_task(http.serve(self._sockets))
+        self._http = _Uvicorn(self._config())
+        serving = asyncio.create_task(self._http.serve(self._sockets))
+        ends = {serving, asyncio.create_task(self._stopping.wait())}
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             await self._start_grpc()
-            await self.plane.repository.start()
-            self.plane.started = True
-            told()
-            polling = asyncio.create_task(self._poll())
-            stopping = asyncio.create_task(self._stopping.wait())
-            await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            polling.cancel()
-            await self._drain(serving)
+            starting = asyncio.create_task(self.plane.repository.start())
+            await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+                self.plane.started = True
+                told()
+                watching = asyncio.create_task(self._watch())
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                watching.cancel()
+            starting.cancel()
+            by_itself = serving.done()
+            if by_itself:
+                log.error("the server of HTTP ended by itself", exc_info=serving.exception())
+            return await self._drain(serving) and not by_itself
         finally:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
+            for sock in self._sockets:
+                sock.close()
             self.plane.workers.close()
 
     def stop(self) -> None:
-        """Begins to end, as a signal does."""
-        if self._stopping is not None:
-            self._stopping.set()
+        """Begins to end, as a signal does; the second time, does not wait for anything."""
+        if self._stopping.is_set():
+            self._hurrying.set()
+        self._stopping.set()
 
     def _config(self) -> uvicorn.Config:
         settings = self.settings
@@ -134,44 +149,64 @@ class Server:
 
     def _reload(self) -> None:
         log.info("looks for changed models")
-        self._refreshing = asyncio.ensure_future(self._refresh())
+        self._looking.set()
 
-    async def _refresh(self) -> None:
-        try:
-            await self.plane.repository.refresh()
-        except Exception:
-            log.exception("the folder of models cannot be read")
-
-    async def _poll(self) -> None:
-        while self.settings.poll:
-            await asyncio.sleep(self.settings.poll)
-            await self._refresh()
+    async def _watch(self) -> None:
+        """Looks for changed models when told to, and every so often; never twice at once."""
+        repository = self.plane.repository
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.poll or None):
+                    await self._looking.wait()
+            self._looking.clear()
+            try:
+                await repository.refresh()
+            except Exception:
+                log.exception("the folder of models cannot be read")
 
     # ---- the end ----
 
-    async def _drain(self, serving: asyncio.Task[None]) -> None:
+    async def _drain(self, serving: asyncio.Task[None]) -> bool:
+        """Answers what was taken. False where something was cut off."""
         plane, settings = self.plane, self.settings
         plane.draining = True
         log.info("draining", extra={"busy": self.application.busy})
         if self._grpc is not None:
             self._grpc.drain()
-        if settings.drain_delay and not serving.done():
-            await asyncio.sleep(settings.drain_delay)
+        hurrying = asyncio.create_task(self._hurrying.wait())
+        # Before the start is over nobody counts on this server.
+        if plane.started and not serving.done():
+            await asyncio.wait({hurrying}, timeout=settings.drain_delay)
         plane.stopped = True
-        until = time.monotonic() + settings.drain_limit
         if self._http is not None:
             self._http.should_exit = True
-        ending: list[asyncio.Task[Any]] = [serving]
+        ending: list[asyncio.Future[Any]] = [serving]
         if self._grpc is not None:
-            ending.append(asyncio.create_task(self._grpc.stop(settings.drain_limit)))
-        _, late = await asyncio.wait(ending, timeout=max(0.0, until - time.monotonic()))
-        if late and self._http is not None:
-            log.warning("requests are cut off", extra={"busy": self.application.busy})
-            self._http.force_exit = True
-            await asyncio.wait(late, timeout=2.0)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(plane.repository.close(), 2.0)
+            ending.append(asyncio.create_task(self._grpc.stop(settings.drain_limit + _REFUSING)))
+        ended = asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.wait(
+            {ended, hurrying}, timeout=settings.drain_limit, return_when=asyncio.FIRST_COMPLETED
+        )
+        whole = ended.done()
+        if whole:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(plane.repository.close(), _CLOSING)
+        else:
+            await self._cut_off(ended)
+        hurrying.cancel()
         log.info("ended")
+        return whole
+
+    async def _cut_off(self, ended: asyncio.Future[Any]) -> None:
+        """Refuses what is not answered yet."""
+        log.warning("requests are cut off", extra={"busy": self.application.busy})
+        if self._http is not None:
+            for task in self._http.server_state.tasks:
+                task.cancel()
+        if self._grpc is not None:
+            self._grpc.cut_off()
+        await asyncio.wait({ended}, timeout=_REFUSING)
+        ended.cancel()
 
 
 class _Uvicorn(uvicorn.Server):
@@ -182,13 +217,17 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-def serve(settings: ServerSettings, told: Callable[[Server], object] = lambda _: None) -> None:
-    """Serves until a signal says to end. Raises InputError for what cannot be served at all."""
+def serve(settings: ServerSettings, told: Callable[[Server], object] = lambda _: None) -> NoReturn:
+    """Serves until a signal says to end, and ends the process: with code 0 where all that was taken
+    is answered, else 1. Raises InputError for what cannot be served at all."""
     server = Server(settings)
     server.bind()
-    uvloop = _uvloop()
-    with asyncio.Runner(loop_factory=uvloop) as runner:
-        runner.run(server.run(lambda: told(server)))
+    with asyncio.Runner(loop_factory=_uvloop()) as runner:
+        whole = runner.run(server.run(lambda: told(server)))
+        # Python would wait for threads that still compile or run a model.
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0 if whole else 1)
 
 
 def _uvloop() -> Callable[[], asyncio.AbstractEventLoop] | None:

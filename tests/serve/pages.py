@@ -29,4 +29,4 @@ def check_part(name: str, text: str, request: pytest.FixtureRequest) -> None:
         PAGE.write_text(page, encoding="utf-8")
     found = part.search(page)
     assert found is not None, f"{PAGE.name} has no part '{name}'"
-    assert found[2] == text, f"{PAGE.name}, {name}: pytest tests/serve -m slow --update-docs"
+    assert found[2] == text, f"{PAGE.name}, {name}: pytest tests/serve -m clients --update-docs"

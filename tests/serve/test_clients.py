@@ -32,7 +32,7 @@ def version_of(address: str) -> str:
     return send(address, http("GET", "/v2")).json["version"]
 
 
-@pytest.mark.slow
+@pytest.mark.clients
 def test_tritonclient_gets_what_it_asks(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with naru_server(tmp_path / "models", "--allow-model-control") as address:
         naru, naru_version = ask_everything(http=address)["http"], version_of(address)
@@ -54,7 +54,7 @@ def _row(row: conformance.Row, naru: Found, triton: Found) -> list[str]:
     return [row.name, naru[row.name] or "yes", triton[row.name] or "yes", *others]
 
 
-@pytest.mark.slow
+@pytest.mark.clients
 def test_kserves_client_gets_what_it_asks(tmp_path: Path) -> None:
     with naru_server(tmp_path / "models") as address:
         done = subprocess.run(
@@ -88,7 +88,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield address
 
 
-@pytest.mark.slow
+@pytest.mark.clients
 @pytest.mark.parametrize("load", LOADS)
 def test_perf_analyzer_runs_through(server: str, load: str, tmp_path: Path) -> None:
     perf.run_through("http", server, LOADS[load], tmp_path)

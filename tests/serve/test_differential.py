@@ -15,7 +15,7 @@ from serve.wire import Answer, send
 NOT_THE_CLIENTS = (501, 503)
 
 
-@pytest.mark.slow
+@pytest.mark.clients
 def test_the_same_bytes_to_triton(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with (
         triton_server(tmp_path / "triton") as triton,

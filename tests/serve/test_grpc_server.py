@@ -313,3 +313,32 @@ def test_server_of_both_protocols(folder: Path) -> None:
             assert status == "UNAVAILABLE"
 
     asyncio.run(run())
+
+
+def test_calls_that_take_too_long_are_refused(folder: Path) -> None:
+    async def run() -> None:
+        settings = ServerSettings(root=folder, port=0, grpc_port=0, drain_limit=1000)
+        server = Server(settings)
+        ready = asyncio.Event()
+        running = asyncio.create_task(server.run(ready.set))
+        await ready.wait()
+        assert server._grpc is not None
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+            client = Client(channel, server.plane, server._grpc)
+            gate = Gate(client, "dense")
+            call = asyncio.create_task(client.refused("ModelInfer", dense()))
+            await gate.until_reached()
+            stream = client.stream([dense()])
+            reading = asyncio.create_task(stream.read())
+            while server._grpc._door.calls < 2:
+                await asyncio.sleep(0.001)
+            server.stop()
+            server.stop()
+            assert await call == ("UNAVAILABLE", "the server stops")
+            with pytest.raises(grpc.aio.AioRpcError) as found:
+                await reading
+            assert found.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert not await running
+            gate.open()
+
+    asyncio.run(run())

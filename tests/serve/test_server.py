@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,9 @@ import pytest
 from serve import models
 from serve.asgi import tensor
 from serve.processes import ROOT, Process, serving
+
+from naru.serve.server import Server
+from naru.serve.settings import ServerSettings
 
 REQUEST = {"inputs": [tensor("x", np.ones((1, 4), np.float32), "FP32")]}
 INFER = "/v2/models/dense/infer"
@@ -113,6 +118,103 @@ def test_new_requests_are_refused_at_the_end(one: Path) -> None:
             assert json.loads(answer.read())["error"] == "the server is stopping"
         waiting.join(10)
         assert server.wait() == 0
+
+
+@pytest.mark.parametrize("limit", ["0.1", "1000"])
+def test_what_takes_too_long_is_cut_off(one: Path, limit: str) -> None:
+    """After the limit, or at a second signal: clients learn it, and so does who started it."""
+    with serving(one, "--max-delay", "10000000", "--drain-limit", limit) as server:
+        found: list[Any] = []
+        waiting = threading.Thread(
+            target=lambda: found.extend(server.ask("POST", INFER, REQUEST)), daemon=True
+        )
+        waiting.start()
+        _until_it_waits(server)
+        server.process.send_signal(signal.SIGTERM)
+        if limit == "1000":
+            while not any('"draining"' in line for line in server.lines):
+                time.sleep(0.01)
+            server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 1
+        waiting.join(10)
+        assert found == [503, {"error": "the server stops"}]
+        log = [json.loads(line)["event"] for line in server.lines if line.startswith("{")]
+        assert log == ["loaded", "draining", "requests are cut off", "ended"]
+
+
+# A file that takes longer to compile than anyone waits.
+SLOW = """
+import sys, time
+from naru.serve import repository
+repository.open_file = lambda *_, **__: print("compiles", flush=True) or time.sleep(1000)
+from naru.cli import main
+main()
+"""
+
+
+def test_it_ends_while_models_are_loading(one: Path) -> None:
+    command = [sys.executable, "-c", SLOW, "serve", one, "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "compiles\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+def test_an_end_of_http_by_itself(
+    one: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(self: object) -> None:
+        raise OSError("no more files")
+
+    monkeypatch.setattr("uvicorn.Server.main_loop", fail)
+    assert not asyncio.run(Server(ServerSettings(root=one, port=0)).run())
+    assert "the server of HTTP ended by itself" in caplog.text
+    assert "no more files" in caplog.text
+
+
+def test_one_look_for_changes_at_a_time(one: Path) -> None:
+    """A look that was asked for during another comes after it; the end waits for none."""
+    looks: list[str] = []
+
+    async def run() -> None:
+        server = Server(ServerSettings(root=one, port=0, load_at_start=0))
+        go_on = asyncio.Event()
+
+        async def refresh() -> None:
+            looks.append("begun")
+            try:
+                await go_on.wait()
+                looks.append("done")
+            except asyncio.CancelledError:
+                looks.append("cancelled")
+                raise
+            go_on.clear()
+
+        server.plane.repository.refresh = refresh
+        ready = asyncio.Event()
+        running = asyncio.create_task(server.run(ready.set))
+        await ready.wait()
+        server._reload()
+        await _until(lambda: looks == ["begun"])
+        server._reload()
+        server._reload()
+        go_on.set()
+        await _until(lambda: looks == ["begun", "done", "begun"])
+        server.stop()
+        assert await running
+
+    asyncio.run(run())
+    assert looks == ["begun", "done", "begun", "cancelled"]
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not true():
+            await asyncio.sleep(0.001)
 
 
 def test_signals_reload(one: Path, tmp_path: Path) -> None:

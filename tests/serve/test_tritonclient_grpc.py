@@ -40,7 +40,7 @@ def by_client(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.clients
 def test_tritonclient_gets_what_it_asks(tmp_path: Path) -> None:
     file = descriptor_pb2.FileDescriptorProto()
     POOL.FindFileByName("inference.proto").CopyToProto(file)
@@ -52,7 +52,7 @@ def test_tritonclient_gets_what_it_asks(tmp_path: Path) -> None:
     assert len(found) > 15
 
 
-@pytest.mark.slow
+@pytest.mark.clients
 @pytest.mark.parametrize("first", ["tritonclient.grpc", "naru.serve.grpc_messages"])
 def test_messages_of_both_in_one_process(first: str) -> None:
     program = f"""
@@ -101,7 +101,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.slow
+@pytest.mark.clients
 @pytest.mark.parametrize("load", LOADS)
 def test_perf_analyzer_runs_through(server: str, load: str, tmp_path: Path) -> None:
     perf.run_through("grpc", server, LOADS[load], tmp_path)
