@@ -16,6 +16,7 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+    names: list[str]  # of the headers, as often as they come
 
     @property
     def json(self) -> Any:
@@ -66,7 +67,8 @@ async def ask(
     await app(scope, receive, send)
     start = found[0]
     answer = {k.decode(): v.decode() for k, v in start["headers"]}
-    return Answer(start["status"], answer, b"".join(m.get("body", b"") for m in found[1:]))
+    names = [k.decode() for k, _ in start["headers"]]
+    return Answer(start["status"], answer, b"".join(m.get("body", b"") for m in found[1:]), names)
 
 
 def tensor(name: str, array: np.ndarray[Any, Any], datatype: str) -> dict[str, Any]:
