@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import struct
-import threading
 import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from serve.asgi import Answer, ask, tensor
+from serve.asgi import Answer, ask, noted, tensor
 from serve.conftest import serving
 
 from naru.serve import json_tensors, rows
@@ -505,23 +504,12 @@ def test_bodies_of_options_are_small(folder: Path) -> None:
 
 def test_large_bodies_do_not_hold_the_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What works on large requests and answers is called by other threads than the loop's."""
-    loops = threading.current_thread()
-    inside: list[str] = []
-
-    def watch(module: Any, name: str) -> None:
-        plain = getattr(module, name)
-
-        def watched(*args: Any, **more: Any) -> Any:
-            if threading.current_thread() is loops:
-                inside.append(name)
-            return plain(*args, **more)
-
-        monkeypatch.setattr(module, name, watched)
-
-    for module in (rows, json_tensors):
-        watch(module, "decode")
-        watch(module, "encode")
-    watch(gzip, "compress")
+    by_loop: list[str] = []
+    for module, name in (
+        (rows, "decode"), (rows, "encode"), (json_tensors, "decode"), (json_tensors, "encode"),
+        (gzip, "compress"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, noted(getattr(module, name), by_loop))
     x = np.zeros((30_000, 4), np.float32)
     listed = json.dumps(x.tolist()).encode()
     asked = json.dumps({"inputs": [tensor("x", x, "FP32")]}).encode()
@@ -529,7 +517,7 @@ def test_large_bodies_do_not_hold_the_loop(folder: Path, monkeypatch: pytest.Mon
     async def check(app: Application) -> None:
         for body in (listed, listed.replace(b"[0.0", b"[NaN", 1)[:-1] + b" ]", asked):
             await infer(app, body, **{"accept-encoding": "gzip"})
-        assert inside == []
+        assert by_loop == []
 
     serving(folder, check)
 
