@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from naru.serve import arrow, images, json_tensors, rows
@@ -24,6 +25,7 @@ from naru.serve.http_messages import (
     Send,
     compress,
     error_response,
+    hold,
     json_response,
     not_allowed,
     read_body,
@@ -316,7 +318,7 @@ class Application:
             if _LENGTH not in request.headers:
                 media = request.media()
                 if media == arrow.MEDIA:
-                    return await arrow.answer(request, servable, body)
+                    return await arrow.answer(request, servable, body, partial(self._hold, request))
                 if media in images.MEDIA:
                     return await self._infer_image(request, servable, body)
             return await self._infer_tensors(request, servable, body)
@@ -326,6 +328,9 @@ class Application:
 
     async def _body(self, request: Request, limit: int) -> bytes:
         return await read_body(request, limit, self._settings.body_timeout, self.room)
+
+    def _hold(self, request: Request, count: int) -> None:
+        hold(request, self.room, count, 0, self._settings.max_body)
 
     async def _infer_tensors(self, request: Request, servable: Servable, body: bytes) -> Response:
         length = request.headers.get(_LENGTH)

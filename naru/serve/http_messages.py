@@ -125,9 +125,7 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
         if message["type"] == "http.disconnect":
             raise Refusal(CANCELLED, "the client is gone")
         part: bytes = message.get("body", b"")
-        _hold(request, room, len(part))
-        if request.held > limit:
-            raise _too_large(limit)
+        hold(request, room, len(part), request.held, limit)
         parts.append(part)
         more = message.get("more_body", False)
     body = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -137,8 +135,11 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
     return await _decompress(request, body, encoding.decode("latin-1"), limit, room)
 
 
-def _hold(request: Request, room: Room, count: int) -> None:
-    """Takes room for more of a request. Raises a Refusal."""
+def hold(request: Request, room: Room, count: int, before: int, limit: int) -> None:
+    """Takes room for more of a body, until the request is answered; `before` is what came of it.
+    Raises a Refusal."""
+    if before + count > limit:
+        raise _too_large(limit)
     room.take(count)
     request.held += count
 
@@ -206,10 +207,8 @@ async def _decompress(
             part = await aside(work, machine.decompress, rest, min(step, limit + 1 - size))
             if not part:
                 break
+            hold(request, room, len(part), size, limit)
             size += len(part)
-            if size > limit:
-                raise _too_large(limit)
-            _hold(request, room, len(part))
             parts.append(part)
             rest, step = machine.unconsumed_tail, _STEP
     except zlib.error as error:
