@@ -38,8 +38,8 @@ async def answer(
     connection is closed before the stream's end, which readers notice. `hold` takes room for what
     the stream is without compression. Raises a Refusal."""
     pa = _pyarrow()
-    hold(unpacked_size(pa, body))
-    pieces = _pieces(pa, request, servable, _open(pa, body))
+    hold(await aside(len(body), unpacked_size, pa, body))
+    pieces = _pieces(pa, request, servable, body)
     first = await anext(pieces)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -51,10 +51,10 @@ async def answer(
 
 
 async def _pieces(
-    pa: Any, request: Request, servable: Servable, reader: Any
+    pa: Any, request: Request, servable: Servable, body: bytes
 ) -> AsyncIterator[bytes]:
     """The stream of outputs, batch by batch, while the client is there. Raises a Refusal."""
-    batches, out = _read(pa, reader, servable), _Out(pa, servable)
+    batches, out = _read(pa, body, servable), _Out(pa, servable)
     try:
         while True:
             step = asyncio.ensure_future(_next(batches, servable))
@@ -134,9 +134,9 @@ def _open(pa: Any, body: bytes) -> Any:
         raise Refusal(INVALID, f"the body is no Arrow stream: {error}") from None
 
 
-def _read(pa: Any, reader: Any, servable: Servable) -> Any:
+def _read(pa: Any, body: bytes, servable: Servable) -> Any:
     """The batches' rows and inputs. Raises a Refusal."""
-    number = 0
+    reader, number = _open(pa, body), 0
     while True:
         try:
             batch = reader.read_next_batch()

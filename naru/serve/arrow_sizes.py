@@ -47,12 +47,12 @@ def _unpacked(message: Any) -> int:
     at += _number(head, at)
     buffers = np.frombuffer(head, "<i8", 2 * _number(head, at), at + 4).reshape(-1, 2)
     body = memoryview(message.body)
-    if sum(map(int, buffers[:, 1])) > len(body):
+    if sum(buffers[:, 1].tolist()) > len(body):
         raise Refusal(INVALID, "the stream's buffers are larger than their message")
     if not _field(head, batch, _COMPRESSION):
         return 0
     # Each begins with its size; -1: it is not compressed.
-    sizes = [struct.unpack_from("<q", body, start)[0] for start, count in buffers if count]
+    sizes = [struct.unpack_from("<q", body, start)[0] for start, count in buffers.tolist() if count]
     return sum(max(0, s) for s in sizes)
 
 
