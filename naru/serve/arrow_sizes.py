@@ -13,7 +13,7 @@ import numpy as np
 
 from naru.serve.refusals import INVALID, Refusal
 
-_HEADER = 2  # of Message
+_VERSION, _HEADER, _METADATA = 0, 2, 4  # of Message
 _DATA = 1  # of DictionaryBatch: a RecordBatch
 _BUFFERS, _COMPRESSION = 2, 3  # of RecordBatch
 
@@ -33,23 +33,28 @@ def unpacked_size(pa: Any, body: bytes) -> int:
         return size
     except (pa.ArrowException, OSError):
         return size
-    except (struct.error, ValueError) as error:
-        raise Refusal(INVALID, f"the body is no Arrow stream: {error}") from None
+    except (struct.error, ValueError):
+        raise Refusal(INVALID, "the body is no Arrow stream: a head is damaged") from None
 
 
 def _unpacked(message: Any) -> int:
     head = message.metadata.to_pybytes()
-    batch = _table(head, _field(head, _table(head, 0), _HEADER))
+    whole = _table(head, 0)
+    batch = _table(head, _field(head, whole, _HEADER))
     if message.type == "dictionary":
         batch = _table(head, _field(head, batch, _DATA))
     if not (at := _field(head, batch, _BUFFERS)):
         return 0
     at += _number(head, at)
     buffers = np.frombuffer(head, "<i8", 2 * _number(head, at), at + 4).reshape(-1, 2)
-    body = memoryview(message.body)
-    if sum(buffers[:, 1].tolist()) > len(body):
-        raise Refusal(INVALID, "the stream's buffers are larger than their message")
-    if not _field(head, batch, _COMPRESSION):
+    body = memoryview(message.body or b"")
+    if (buffers < 0).any() or sum(buffers[:, 1].tolist()) > len(body):
+        raise Refusal(INVALID, "the stream's buffers are not within their message")
+    # Version 4 (3 in the head) said it in the metadata.
+    (version,) = struct.unpack_from("<h", head, _field(head, whole, _VERSION))
+    if not _field(head, batch, _COMPRESSION) and (
+        version > 3 or not _field(head, whole, _METADATA)
+    ):
         return 0
     # Each begins with its size; -1: it is not compressed.
     sizes = [struct.unpack_from("<q", body, start)[0] for start, count in buffers.tolist() if count]

@@ -146,11 +146,13 @@ def test_buffers_that_lie_upon_each_other(folder: Path) -> None:
     body = stream(pa.record_batch({"a": ones, "b": ones, "c": ones}))
     second = struct.pack("<qq", 4000, 4000)
     assert second in body
-    larger = body.replace(second, struct.pack("<qq", 0, 9000))
 
     async def check(app: Application) -> None:
-        answer = await send(app, "pair", larger)
-        assert answer.error == "the stream's buffers are larger than their message"
+        for place in ((0, 9000), (4000, -1)):
+            answer = await send(app, "pair", body.replace(second, struct.pack("<qq", *place)))
+            assert answer.error == "the stream's buffers are not within their message"
+        none = pa.record_batch(dict[str, Any]())
+        assert "column 'a' is missing" in (await send(app, "pair", stream(none))).error
 
     serving(folder, check)
 
