@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from naru.runtime import tables
+from naru.serve.arrow_sizes import unpacked_size
+from naru.serve.aside import aside, count_bytes
 from naru.serve.batching import Outputs
-from naru.serve.http_messages import Request, Response
+from naru.serve.http_messages import Request, Response, unless_gone
 from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal
 from naru.serve.servable import Request as Ask
 from naru.serve.servable import Servable
@@ -29,30 +31,41 @@ MEDIA = "application/vnd.apache.arrow.stream"
 _MOST_LEVELS = 8
 
 
-async def answer(request: Request, servable: Servable, body: bytes) -> Response:
+async def answer(
+    request: Request, servable: Servable, body: bytes, hold: Callable[[int], None]
+) -> Response:
     """The answer to a stream: 200 once the first batch is answered. Where a later one fails, the
-    connection is closed before the stream's end, which readers notice. Raises a Refusal."""
+    connection is closed before the stream's end, which readers notice. `hold` takes room for what
+    the stream is without compression. Raises a Refusal."""
     pa = _pyarrow()
-    reader = _open(pa, body)
-    batches = _read(pa, reader, servable)
-    sink = _Sink()
-    first = await _next(batches, servable)
-    if first is None:
-        raise Refusal(INVALID, "the stream has no record batch")
-    count, outputs = first
-    record = _record(pa, servable, outputs, count)
-    writer = pa.ipc.new_stream(sink, record.schema)
-    writer.write_batch(record)
+    hold(await aside(len(body), unpacked_size, pa, body))
+    pieces = _pieces(pa, request, servable, body)
+    first = await anext(pieces)
 
     async def chunks() -> AsyncIterator[bytes]:
-        yield sink.take()
-        while (found := await _next(batches, servable)) is not None:
-            writer.write_batch(_record(pa, servable, found[1], found[0]))
-            yield sink.take()
-        writer.close()
-        yield sink.take()
+        yield first
+        async for piece in pieces:
+            yield piece
 
     return Response(200, [(b"content-type", MEDIA.encode())], chunks=chunks())
+
+
+async def _pieces(
+    pa: Any, request: Request, servable: Servable, body: bytes
+) -> AsyncIterator[bytes]:
+    """The stream of outputs, batch by batch, while the client is there. Raises a Refusal."""
+    batches, out = _read(pa, body, servable), _Out(pa, servable)
+    try:
+        while True:
+            step = asyncio.ensure_future(_next(batches, servable))
+            if (found := await unless_gone(request, step)) is None:
+                break
+            count, outputs = found
+            yield await aside(count_bytes(outputs), out.write, outputs, count)
+        yield out.end()
+    except Refusal as refusal:
+        servable.statistics.failed(refusal, 0)
+        raise
 
 
 def _pyarrow() -> Any:
@@ -90,6 +103,30 @@ class _Sink:
         return found
 
 
+class _Out:
+    """The stream of outputs."""
+
+    def __init__(self, pa: Any, servable: Servable) -> None:
+        self._pa, self._servable = pa, servable
+        self._sink = _Sink()
+        self._writer: Any = None
+
+    def write(self, outputs: Outputs, rows: int) -> bytes:
+        """The bytes of a batch, the schema's before the first. Raises a Refusal."""
+        record = _record(self._pa, self._servable, outputs, rows)
+        if self._writer is None:
+            self._writer = self._pa.ipc.new_stream(self._sink, record.schema)
+        self._writer.write_batch(record)
+        return self._sink.take()
+
+    def end(self) -> bytes:
+        """What stands behind the last one. Raises a Refusal where there was none."""
+        if self._writer is None:
+            raise Refusal(INVALID, "the stream has no record batch")
+        self._writer.close()
+        return self._sink.take()
+
+
 def _open(pa: Any, body: bytes) -> Any:
     try:
         return pa.ipc.open_stream(pa.py_buffer(body))
@@ -97,9 +134,9 @@ def _open(pa: Any, body: bytes) -> Any:
         raise Refusal(INVALID, f"the body is no Arrow stream: {error}") from None
 
 
-def _read(pa: Any, reader: Any, servable: Servable) -> Any:
+def _read(pa: Any, body: bytes, servable: Servable) -> Any:
     """The batches' rows and inputs. Raises a Refusal."""
-    number = 0
+    reader, number = _open(pa, body), 0
     while True:
         try:
             batch = reader.read_next_batch()
@@ -143,10 +180,10 @@ def _inputs(pa: Any, batch: Any, servable: Servable) -> dict[str, Array]:
             raise Refusal(INVALID, f"column '{missing[0]}' is missing, found {', '.join(names)}")
         columns = [batch.column(names.index(n)) for n in known or names]
         flat = Tensor("", tensor.datatype, tensor.dtype, (-1,))
-        out = np.empty((batch.num_rows, len(columns)), tensor.dtype)
-        for k, column in enumerate(columns):
-            out[:, k] = _column(pa, column, flat, (known or names)[k])
-        return {tensor.name: out}
+        arrays = [_column(pa, c, flat, n) for c, n in zip(columns, known or names, strict=True)]
+        if lists := [n for a, n in zip(arrays, known or names, strict=True) if a.ndim > 1]:
+            raise Refusal(INVALID, f"column '{lists[0]}': expected {tensor.datatype}, got lists")
+        return {tensor.name: np.stack(arrays, axis=1)}
     missing = [t.name for t in required if t.name not in names]
     raise Refusal(INVALID, f"column '{missing[0]}' is missing, found {', '.join(names)}")
 

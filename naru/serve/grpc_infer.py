@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from naru.serve.access import EVERYBODY, INFER, Token, require
+from naru.serve.aside import ASIDE_FROM, aside, count_bytes
 from naru.serve.batching import Outputs
 from naru.serve.dataplane import DataPlane
 from naru.serve.datatypes import TEXT
@@ -20,7 +21,6 @@ from naru.serve.grpc_messages import (
     parse,
 )
 from naru.serve.grpc_tensors import decode, encode
-from naru.serve.http_messages import ASIDE_FROM
 from naru.serve.refusals import EXPIRED, UNAVAILABLE, Refusal
 from naru.serve.servable import Request, Servable
 from naru.serve.tensors import Decoded
@@ -59,11 +59,10 @@ class Inference:
         """ModelInfer. Raises a Refusal."""
         token = self._door.token(context)
         await compress(context)
-        request = parse(ModelInferRequest, data)
+        request = await self.read(data)
         asked = await self.ask(request, len(data), token, context.time_remaining())
         response = ModelInferResponse()
-        await self.answer(asked, response)
-        return response.SerializeToString()
+        return await self.answer(asked, response, response)
 
     async def stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """ModelStreamInfer. Raises a Refusal once the server is to end."""
@@ -77,15 +76,25 @@ class Inference:
         if self.stopping:
             raise Refusal(UNAVAILABLE, "the server is stopping", retry_after=1)
 
-    async def ask(self, request: Any, size: int, token: Token, seconds: float | None) -> _Asked:
-        """Hands a request to its model. `seconds`: how long its client waits. What is asked must be
-        answered, or dropped. Raises a Refusal."""
-        name, version = request.model_name, request.model_version or None
-        if token is not EVERYBODY:
-            require(token, INFER, name)
-        servable = self._plane.find(name, version) or await self._plane.get(name, version)
-        self._plane.room.take(size)
+    async def read(self, data: bytes) -> Any:
+        """The message that bytes are, which take room from now on: it must be asked. Raises a
+        Refusal."""
+        self._plane.room.take(len(data))
         try:
+            return await aside(len(data), parse, ModelInferRequest, data)
+        except BaseException:
+            self._plane.room.give(len(data))
+            raise
+
+    async def ask(self, request: Any, size: int, token: Token, seconds: float | None) -> _Asked:
+        """Hands a request that was read to its model. `seconds`: how long its client waits. What is
+        asked must be answered, or dropped. Raises a Refusal."""
+        name, version = request.model_name, request.model_version or None
+        servable = None
+        try:
+            if token is not EVERYBODY:
+                require(token, INFER, name)
+            servable = self._plane.find(name, version) or await self._plane.get(name, version)
             most = self._plane.settings.max_inputs
             if _is_long_work(request, size):
                 decoded = await asyncio.to_thread(decode, request, servable.signature, most)
@@ -95,18 +104,24 @@ class Inference:
             found = servable.begin(Request(decoded.arrays, decoded.priority, patience))
         except BaseException as error:
             self._plane.room.give(size)
-            if isinstance(error, Refusal):
+            if servable is not None and isinstance(error, Refusal):
                 servable.statistics.failed(error, 0)
             raise
         return _Asked(servable, decoded, found, size)
 
-    async def answer(self, asked: _Asked, response: Any) -> None:
-        """Fills in a ModelInferResponse. Raises a Refusal."""
+    async def answer(self, asked: _Asked, response: Any, whole: Any) -> bytes:
+        """Fills in a ModelInferResponse; the bytes of the whole message that it is in. Raises a
+        Refusal."""
         servable = asked.servable
         try:
             found = asked.found
             outputs = await found if isinstance(found, asyncio.Future) else found
-            encode(response, servable, asked.decoded, outputs)
+
+            def write() -> bytes:
+                encode(response, servable, asked.decoded, outputs)
+                return whole.SerializeToString()
+
+            return await aside(count_bytes(outputs), write)
         except Refusal as refusal:
             servable.statistics.failed(refusal, 0)
             raise
@@ -192,7 +207,7 @@ class _Stream:
     async def _ask(self, data: bytes) -> tuple[str, int, _Asked | Refusal]:
         size, identity = len(data), ""
         try:
-            request = parse(ModelInferRequest, data)
+            request = await self._inference.read(data)
             identity = request.id
             seconds = self._context.time_remaining()
             return identity, size, await self._inference.ask(request, size, self._token, seconds)
@@ -204,10 +219,9 @@ class _Stream:
         told = ModelStreamInferResponse()
         if not isinstance(asked, Refusal):
             try:
-                await self._inference.answer(asked, told.infer_response)
                 # Each request has one answer, which some clients want to be told.
                 told.infer_response.parameters["triton_final_response"].bool_param = True
-                return told.SerializeToString()
+                return await self._inference.answer(asked, told.infer_response, told)
             except Exception as error:
                 asked = known(error, "ModelStreamInfer")
         failed = ModelStreamInferResponse(error_message=asked.text)

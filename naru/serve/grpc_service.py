@@ -195,10 +195,10 @@ class _Calls:
             "LogSettings": _Call(self._log, CONTROL),
             "SystemSharedMemoryStatus": _Call(self._shared_memory, INFER),
             "SystemSharedMemoryRegister": _Call(self._no_shared_memory, CONTROL),
-            "SystemSharedMemoryUnregister": _Call(self._no_shared_memory, CONTROL),
+            "SystemSharedMemoryUnregister": _Call(self._unregister, INFER),
             "CudaSharedMemoryStatus": _Call(self._shared_memory, INFER),
             "CudaSharedMemoryRegister": _Call(self._no_shared_memory, CONTROL),
-            "CudaSharedMemoryUnregister": _Call(self._no_shared_memory, CONTROL),
+            "CudaSharedMemoryUnregister": _Call(self._unregister, INFER),
         }
 
     # ---- the server ----
@@ -287,6 +287,9 @@ class _Calls:
 
     async def _no_shared_memory(self, request: Any, token: Token) -> Answer:
         raise Refusal(UNSUPPORTED, "shared memory is not supported: tensors come in the message")
+
+    async def _unregister(self, request: Any, token: Token) -> Answer:
+        return {}  # nothing is registered, and clients that end ask all the same
 
 
 def _check_repository(request: Any) -> None:

@@ -7,14 +7,16 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from naru.serve import arrow, images, json_tensors, rows
 from naru.serve.access import CONTROL, EVERYBODY, INFER, METRICS, Access, require
+from naru.serve.aside import aside, count_bytes
 from naru.serve.batching import Outputs
 from naru.serve.dataplane import DataPlane
 from naru.serve.http_messages import (
-    ASIDE_FROM,
+    CLOSE,
     JSON,
     Receive,
     Request,
@@ -23,15 +25,17 @@ from naru.serve.http_messages import (
     Send,
     compress,
     error_response,
+    hold,
     json_response,
     not_allowed,
     read_body,
+    send_response,
+    unless_gone,
 )
 from naru.serve.metrics import Metrics
 from naru.serve.openapi import describe
 from naru.serve.page import Page
 from naru.serve.refusals import (
-    CANCELLED,
     INTERNAL,
     INVALID,
     NOT_FOUND,
@@ -48,6 +52,7 @@ log = logging.getLogger("naru.serve")
 
 Handler = Callable[[Request, Sequence[str]], Awaitable[Response]]
 _LENGTH = b"inference-header-content-length"
+_MOST_OPTIONS = 64 << 10  # bytes of a body that has no tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,9 @@ class Application:
             route("/v2/repository/index", INFER, post=self._index),
             route("/v2/repository/models/{}/load", CONTROL, post=self._load),
             route("/v2/repository/models/{}/unload", CONTROL, post=self._unload),
+            route("/v2/repository/{}/index", INFER, post=self._no_repository),
+            route("/v2/repository/{}/models/{}/load", CONTROL, post=self._no_repository),
+            route("/v2/repository/{}/models/{}/unload", CONTROL, post=self._no_repository),
             route("/v2/trace/setting", CONTROL, get=self._trace, post=self._set_trace),
             route("/v2/logging", CONTROL, get=self._logging, post=self._set_logging),
             route("/v2/models/{}/trace/setting", CONTROL, get=self._trace, post=self._set_trace),
@@ -123,8 +131,8 @@ class Application:
                 route(f"/v2/{kind}/status", INFER, get=self._shared_memory),
                 route(f"/v2/{kind}/region/{{}}/status", INFER, get=self._shared_memory),
                 route(f"/v2/{kind}/region/{{}}/register", CONTROL, post=self._no_shared_memory),
-                route(f"/v2/{kind}/region/{{}}/unregister", CONTROL, post=self._no_shared_memory),
-                route(f"/v2/{kind}/unregister", CONTROL, post=self._no_shared_memory),
+                route(f"/v2/{kind}/region/{{}}/unregister", INFER, post=self._unregister),
+                route(f"/v2/{kind}/unregister", INFER, post=self._unregister),
             ]
         return routes
 
@@ -136,27 +144,28 @@ class Application:
                 await _lifespan(receive, send)
             return
         headers = dict(scope["headers"])
+        request = Request(scope["method"], scope["path"], headers, receive, EVERYBODY)
         self.busy += 1
         try:
-            request = Request(
-                scope["method"], scope["path"], headers, scope["query_string"], receive, EVERYBODY
-            )
             response = await self._respond(request)
             if b"accept-encoding" in headers:
-                compress(response, headers[b"accept-encoding"])
+                await compress(response, headers[b"accept-encoding"])
             self._finish_headers(request, response)
             try:
-                await _send(send, response)
+                await send_response(send, response)
             except Refusal as refusal:  # too late to say so: the connection ends before its time
                 log.warning("a stream is broken off", extra={"reason": refusal.message})
         finally:
             self.busy -= 1
+            self.room.give(request.held)
 
     async def _respond(self, request: Request) -> Response:
         logged = self._settings.log_requests
         start = time.perf_counter() if logged else 0.0
         try:
-            if self.busy > self._settings.max_requests:
+            # Who asks whether the server lives must not be told that it is busy.
+            asks_health = request.path.startswith("/v2/health/")
+            if self.busy > self._settings.max_requests and not asks_health:
                 raise Refusal(
                     OVERLOADED, f"{self.busy - 1} requests are being answered", retry_after=1
                 )
@@ -202,8 +211,8 @@ class Application:
                 return not_allowed(list(route.methods), request.method)
             if route.right is not None:
                 request.token = self._access.bearer(request.text(b"authorization"))
-                of_model = bool(found) and "models" in path
-                require(request.token, route.right, found[0] if of_model else None)
+                model = path[path.index("models") + 1] if found and "models" in path else None
+                require(request.token, route.right, model)
             return await handler(request, found)
         if self._page is not None:
             response = self._page.find(request.path, request.method)
@@ -227,10 +236,11 @@ class Application:
                     b"access-control-expose-headers",
                     b"Inference-Header-Content-Length, X-Request-Id",
                 ),
-                (b"vary", b"origin"),
             ]
-        if self.plane.draining:
-            headers.append((b"connection", b"close"))
+        if self._origins:  # the answer to another origin, or to none, has other headers
+            headers.append((b"vary", b"origin"))
+        if self.plane.draining and CLOSE not in headers:
+            headers.append(CLOSE)
 
     def _preflight(self, request: Request) -> Response:
         """What a page of another origin asks before it sends (Fetch standard, CORS protocol)."""
@@ -307,25 +317,24 @@ class Application:
         servable = self.plane.find(name, version)
         if servable is None:
             servable = await self.plane.get(name, version)
-        body = await self._body(request)
         try:
+            body = await self._body(request, self._settings.max_body)
             if _LENGTH not in request.headers:
                 media = request.media()
                 if media == arrow.MEDIA:
-                    return await arrow.answer(request, servable, body)
+                    return await arrow.answer(request, servable, body, partial(self._hold, request))
                 if media in images.MEDIA:
                     return await self._infer_image(request, servable, body)
             return await self._infer_tensors(request, servable, body)
         except Refusal as refusal:
             servable.statistics.failed(refusal, 0)
             raise
-        finally:
-            self.room.give(len(body))
 
-    async def _body(self, request: Request) -> bytes:
-        """The body; who has it gives its length back to the room."""
-        settings = self._settings
-        return await read_body(request, settings.max_body, settings.body_timeout, self.room)
+    async def _body(self, request: Request, limit: int) -> bytes:
+        return await read_body(request, limit, self._settings.body_timeout, self.room)
+
+    def _hold(self, request: Request, count: int) -> None:
+        hold(request, self.room, count, 0, self._settings.max_body)
 
     async def _infer_tensors(self, request: Request, servable: Servable, body: bytes) -> Response:
         length = request.headers.get(_LENGTH)
@@ -341,16 +350,12 @@ class Application:
         elif rows.are_rows(body):
             return await self._infer_rows(request, servable, body)
         signature, most = servable.signature, self._settings.max_inputs
-        if len(body) < ASIDE_FROM:
-            decoded = json_tensors.decode(body, json_length, signature, most)
-        else:
-            decoded = await asyncio.to_thread(
-                json_tensors.decode, body, json_length, signature, most
-            )
+        decoded = await aside(len(body), json_tensors.decode, body, json_length, signature, most)
         outputs = await self._ask(request, servable, decoded)
-        encoded = json_tensors.encode(
-            servable.name, servable.version, decoded, signature, outputs, servable.labels
-        )
+        encoded = await aside(
+            count_bytes(outputs), json_tensors.encode,
+            servable.name, servable.version, decoded, signature, outputs, servable.labels,
+        )  # fmt: skip
         if encoded.json_length is None:
             return Response(200, [JSON], encoded.body)
         return Response(
@@ -363,28 +368,32 @@ class Application:
         )
 
     async def _infer_rows(self, request: Request, servable: Servable, body: bytes) -> Response:
-        decoded = rows.decode(body, servable.signature, servable.model)
-        outputs = await self._ask(request, servable, decoded)
-        return json_response(rows.encode(servable, outputs))
+        decoded = await aside(len(body), rows.decode, body, servable.signature, servable.model)
+        return await self._answer_rows(request, servable, decoded)
 
     async def _infer_image(self, request: Request, servable: Servable, body: bytes) -> Response:
         pixels = await asyncio.to_thread(images.decode, body, servable.signature)
-        outputs = await self._ask(request, servable, Decoded(pixels))
-        return json_response(rows.encode(servable, outputs))
+        return await self._answer_rows(request, servable, Decoded(pixels))
+
+    async def _answer_rows(
+        self, request: Request, servable: Servable, decoded: Decoded
+    ) -> Response:
+        outputs = await self._ask(request, servable, decoded)
+        text = await aside(count_bytes(outputs), rows.encode, servable, outputs)
+        return Response(200, [JSON], text)
 
     async def _ask(self, request: Request, servable: Servable, decoded: Decoded) -> Outputs:
         ask = Ask(decoded.arrays, decoded.priority, decoded.timeout_us)
         future = servable.begin(ask)
         if isinstance(future, asyncio.Future):
-            return await _unless_gone(request, future)
+            return await unless_gone(request, future)
         return future
 
     # ---- the repository, and settings ----
 
     async def _body_options(self, request: Request) -> dict[str, Any]:
         """The JSON object of a request that may have none."""
-        body = await self._body(request)
-        self.room.give(len(body))
+        body = await self._body(request, _MOST_OPTIONS)
         if not body.strip():
             return {}
         value = json_tensors.parse(body)
@@ -409,6 +418,9 @@ class Application:
         _parameters(await self._body_options(request))
         await self.plane.unload(found[0])
         return json_response({})
+
+    async def _no_repository(self, request: Request, found: Sequence[str]) -> Response:
+        raise Refusal(UNSUPPORTED, f"repository_name: expected none, got '{found[0]}'")
 
     async def _trace(self, request: Request, found: Sequence[str]) -> Response:
         if found:
@@ -437,6 +449,9 @@ class Application:
     async def _no_shared_memory(self, request: Request, _: Sequence[str]) -> Response:
         raise Refusal(UNSUPPORTED, "shared memory is not supported: tensors come in the body")
 
+    async def _unregister(self, request: Request, _: Sequence[str]) -> Response:
+        return json_response({})  # nothing is registered, and clients that end ask all the same
+
 
 def _model(found: Sequence[str]) -> tuple[str, str | None]:
     return found[0], found[1] if len(found) > 1 else None
@@ -449,40 +464,6 @@ def _parameters(options: Mapping[str, Any]) -> Mapping[str, Any]:
     if problems:
         raise Refusal(INVALID, "; ".join(problems))
     return checked
-
-
-async def _unless_gone(request: Request, future: asyncio.Future[Outputs]) -> Outputs:
-    """What a future gives; it is cancelled where the client goes before that. Raises a Refusal."""
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        if (await request.receive())["type"] == "http.disconnect":
-            gone = future.cancel()
-
-    watcher = asyncio.ensure_future(watch())
-    try:
-        return await future
-    except asyncio.CancelledError:
-        if not gone:
-            raise
-        refusal = Refusal(CANCELLED, "the client is gone")
-        refusal.counted = True  # by the queue
-        raise refusal from None
-    finally:
-        watcher.cancel()
-
-
-async def _send(send: Send, response: Response) -> None:
-    await send(
-        {"type": "http.response.start", "status": response.status, "headers": response.headers}
-    )
-    if response.chunks is not None:
-        async for chunk in response.chunks:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-        return
-    await send({"type": "http.response.body", "body": response.body})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

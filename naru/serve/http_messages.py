@@ -16,12 +16,12 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
-from urllib.parse import parse_qs
+from typing import Any, TypeVar
 
 import orjson
 
 from naru.serve.access import Token
+from naru.serve.aside import ASIDE_FROM, aside
 from naru.serve.refusals import (
     CANCELLED,
     INVALID,
@@ -39,9 +39,12 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = Sequence[tuple[bytes, bytes]]
 
+_T = TypeVar("_T")
+
 JSON = (b"content-type", b"application/json")
+CLOSE = (b"connection", b"close")
 COMPRESS_FROM = 1 << 10  # bytes; less is not worth it
-ASIDE_FROM = 256 << 10  # bytes of a body that is decoded by another thread than the loop's
+_STEP = 8 << 20  # bytes to which a body is decompressed before more room is taken
 
 
 @dataclass(slots=True)
@@ -51,10 +54,9 @@ class Request:
     method: str
     path: str
     headers: Mapping[bytes, bytes]
-    query: bytes
     receive: Receive
     token: Token
-    id: str | None = None
+    held: int = 0  # bytes of the body in the room, until the request is answered
 
     def text(self, name: bytes) -> str:
         """A header as text, or ''."""
@@ -63,11 +65,6 @@ class Request:
     def media(self) -> str:
         """The media type of the body, in lower case, without parameters."""
         return self.text(b"content-type").partition(";")[0].strip().lower()
-
-    def options(self) -> dict[str, str]:
-        """The query's values by name, the last of each."""
-        found = parse_qs(self.query.decode("latin-1"), keep_blank_values=True)
-        return {name: values[-1] for name, values in found.items()}
 
 
 @dataclass(slots=True)
@@ -93,7 +90,7 @@ def error_response(refusal: Refusal) -> Response:
     if refusal.kind is UNAUTHENTICATED:
         headers.append((b"www-authenticate", b"Bearer"))
     if refusal.kind is TOO_SLOW or refusal.kind is TOO_LARGE:
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
+        headers.append(CLOSE)  # the rest of the body is not read
     text = orjson.dumps({"error": refusal.text.encode("utf-8", "replace").decode()})
     return Response(refusal.kind.http, headers, text)
 
@@ -111,40 +108,40 @@ def not_allowed(allowed: Sequence[str], method: str) -> Response:
 
 
 async def read_body(request: Request, limit: int, seconds: float, room: Room) -> bytes:
-    """The body, decompressed. The caller gives its length back to the room, once it is done with
-    it. Raises a Refusal: too large, too slow, no room, or the client is gone."""
+    """The body, decompressed. What the request holds of the room is given back by whoever ends it.
+    Raises a Refusal: too large, too slow, no room, or the client is gone."""
     declared = request.headers.get(b"content-length")
     if declared == b"0":
         return b""
     if declared is not None and declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
-    held = 0
-    try:
-        parts: list[bytes] = []
-        more, until = True, 0.0
-        while more:
+    parts: list[bytes] = []
+    more, until = True, 0.0
+    while more:
+        try:
             message, until = await _receive(request.receive, seconds, until)
-            if message["type"] == "http.disconnect":
-                raise Refusal(CANCELLED, "the client is gone")
-            part: bytes = message.get("body", b"")
-            room.take(len(part))
-            held += len(part)
-            if held > limit:
-                raise _too_large(limit)
-            parts.append(part)
-            more = message.get("more_body", False)
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        encoding = request.headers.get(b"content-encoding", b"identity")
-        if encoding != b"identity":
-            plain = decompress(body, encoding.decode("latin-1").strip().lower(), limit)
-            room.take(len(plain) - len(body))
-            return plain
-        return body
-    except BaseException as error:
-        room.give(held)
-        if isinstance(error, TimeoutError):
+        except TimeoutError:
             raise Refusal(TOO_SLOW, f"the body did not arrive within {seconds:g} s") from None
-        raise
+        if message["type"] == "http.disconnect":
+            raise Refusal(CANCELLED, "the client is gone")
+        part: bytes = message.get("body", b"")
+        hold(request, room, len(part), request.held, limit)
+        parts.append(part)
+        more = message.get("more_body", False)
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    encoding = request.headers.get(b"content-encoding", b"identity")
+    if encoding == b"identity":
+        return body
+    return await _decompress(request, body, encoding.decode("latin-1"), limit, room)
+
+
+def hold(request: Request, room: Room, count: int, before: int, limit: int) -> None:
+    """Takes room for more of a body, until the request is answered; `before` is what came of it.
+    Raises a Refusal."""
+    if before + count > limit:
+        raise _too_large(limit)
+    room.take(count)
+    request.held += count
 
 
 class _Rest:
@@ -188,8 +185,12 @@ def _too_large(limit: int) -> Refusal:
     return Refusal(TOO_LARGE, f"the body is larger than {limit} bytes, the most here")
 
 
-def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """A body without its Content-Encoding. Raises a Refusal."""
+async def _decompress(
+    request: Request, body: bytes, encoding: str, limit: int, room: Room
+) -> bytes:
+    """A body without its Content-Encoding; there is room for it before it is there. Raises a
+    Refusal."""
+    encoding = encoding.strip().lower()
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Refusal(
             UNKNOWN_MEDIA, f"Content-Encoding: expected gzip, deflate or identity, got {encoding}"
@@ -197,18 +198,30 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     # Some send deflate without zlib's head, whose first byte would say 8 in its lower half.
     bare = encoding == "deflate" and body[:1] and body[0] & 15 != 8
     machine = zlib.decompressobj(-15 if bare else 47)
+    parts: list[bytes] = []
+    size, rest, step = 0, body, ASIDE_FROM
     try:
-        plain = machine.decompress(body, limit + 1)
+        while not machine.eof:
+            # The first step is small, and so are most bodies: they need no other thread.
+            work = len(body) if not parts else step
+            part = await aside(work, machine.decompress, rest, min(step, limit + 1 - size))
+            if not part:
+                break
+            hold(request, room, len(part), size, limit)
+            size += len(part)
+            parts.append(part)
+            rest, step = machine.unconsumed_tail, _STEP
     except zlib.error as error:
         raise Refusal(INVALID, f"the body is not {encoding}: {error}") from None
-    if len(plain) > limit:
-        raise _too_large(limit)
     if not machine.eof or machine.unused_data:
         raise Refusal(INVALID, f"the body is no whole {encoding} stream")
-    return plain
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def compress(response: Response, accepted: bytes) -> None:
+# ---- answers ----
+
+
+async def compress(response: Response, accepted: bytes) -> None:
     """Compresses an answer, where the client takes that and it is worth it (RFC 9110, 12.5.3)."""
     if len(response.body) < COMPRESS_FROM or response.chunks is not None:
         return
@@ -216,7 +229,7 @@ def compress(response: Response, accepted: bytes) -> None:
     if coding is None:
         return
     pack = gzip.compress if coding == "gzip" else zlib.compress
-    response.body = pack(response.body, 1)
+    response.body = await aside(len(response.body), lambda: pack(response.body, 1))
     response.headers += [(b"content-encoding", coding.encode()), (b"vary", b"accept-encoding")]
 
 
@@ -235,3 +248,39 @@ def choose_coding(accepted: str) -> str | None:
         if name in ("gzip", "deflate") and quality > 0 and (best is None or quality > best[0]):
             best = (quality, name)
     return best[1] if best else None
+
+
+async def send_response(send: Send, response: Response) -> None:
+    """The whole of an answer. Raises a Refusal where its chunks end before their time."""
+    await send(
+        {"type": "http.response.start", "status": response.status, "headers": response.headers}
+    )
+    if response.chunks is not None:
+        async for chunk in response.chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def unless_gone(request: Request, future: asyncio.Future[_T]) -> _T:
+    """What a future gives; it is cancelled, and that is a Refusal, where the client goes before
+    that. The request's body has been read."""
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        if (await request.receive())["type"] == "http.disconnect":
+            gone = future.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        refusal = Refusal(CANCELLED, "the client is gone")
+        refusal.counted = True  # by the queue
+        raise refusal from None
+    finally:
+        watcher.cancel()

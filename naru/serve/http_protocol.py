@@ -4,15 +4,14 @@ form that the protocol's clients read, and requests that would rather speak anot
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any
 
+import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MOST_HEAD = 64 << 10  # bytes of the request line and the headers
 _TOO_LONG = f"the head of the request is longer than {MOST_HEAD} bytes"
-_UPGRADE = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
 
 
 class Protocol(HttpToolsProtocol):
@@ -42,14 +41,43 @@ class Protocol(HttpToolsProtocol):
         heads = self._heads
         if self._in_head:
             self._length += len(data)
-            if b"pgrade:" in data:
-                data = _without_upgrade(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
         if self._in_head and self._heads == heads:
             if self._length > MOST_HEAD:
                 self._refuse(431, _TOO_LONG)
             elif self._timer is None:
                 self._wait()
+
+    def _parse(self, data: bytes) -> None:
+        parser: Any = self.parser
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = rest[upgrade.args[0] :]
+                if parser.get_method() == b"CONNECT":
+                    self._refuse(400, "this server is no proxy")
+                    return
+                parser.feed_data(self._head_without_upgrade(parser))
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _should_upgrade(self) -> bool:
+        """The parser drops the body of a request that asks for another protocol (Java's client
+        does, for HTTP/2). So nothing is begun for it until its head is parsed once more."""
+        return True
+
+    def _head_without_upgrade(self, parser: Any) -> bytes:
+        """The head that was read, asking for no other protocol, as a server may take it (RFC 9110,
+        7.8)."""
+        version = parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -92,10 +120,3 @@ class Protocol(HttpToolsProtocol):
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self.transport.close()
-
-
-def _without_upgrade(data: bytes) -> bytes:
-    """A head that asks for no other protocol (Java's client does, for HTTP/2), as a server may take
-    it (RFC 9110, 7.8): the parser drops the body of one that does."""
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"\r\nx-upgrade:", head) + end + rest

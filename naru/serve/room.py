@@ -9,11 +9,11 @@ class Room:
     """How many bytes of requests may be held at once, by all protocols together."""
 
     def __init__(self, limit: int) -> None:
-        self._limit, self.held = limit, 0
+        self.limit, self.held = limit, 0
 
     def take(self, count: int) -> None:
         """Raises a Refusal where there is no room."""
-        if self.held + count > self._limit:
+        if self.held + count > self.limit:
             raise Refusal(
                 OVERLOADED,
                 f"the server holds {self.held} bytes of other requests already",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from naru.errors import InputError
@@ -101,7 +102,7 @@ def _from_objects(rows: Sequence[Any], model: Model, signature: Signature) -> di
     return found
 
 
-def encode(servable: Servable, outputs: Outputs) -> dict[str, Any]:
+def encode(servable: Servable, outputs: Outputs) -> bytes:
     """The answer: outputs by name, nested as they are. Raises a Refusal for NaN and infinities."""
     found: dict[str, Any] = {}
     json_tensors.check_finite(Decoded({}), servable.signature, outputs)
@@ -109,8 +110,9 @@ def encode(servable: Servable, outputs: Outputs) -> dict[str, Any]:
         flat = json_tensors.to_json(array)
         nested = array.tolist() if isinstance(flat, list) else flat.reshape(array.shape)
         found[tensor.name] = nested
-    return {
+    answer = {
         "model_name": servable.name,
         "model_version": servable.version,
         "outputs": found,
     }
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

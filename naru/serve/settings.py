@@ -142,7 +142,6 @@ class ServerSettings:
     model: ModelSettings = field(default_factory=ModelSettings)
     workers: int = 0  # threads that run models; 0: the usable cores
     max_body: int = 64 << 20  # bytes of a request, after decompression
-    max_held: int = 512 << 20  # bytes of all requests that are being answered
     max_inputs: int = 1024  # tensors of a request
     max_requests: int = 4096  # that are being answered
     head_timeout: float = 60.0  # seconds for the head of a request, and for the next one to begin
@@ -160,3 +159,9 @@ class ServerSettings:
     page: bool = True
     log_requests: bool = False
     cache: bool = True  # keep what is compiled on load
+
+    @property
+    def max_held(self) -> int:
+        """Bytes of all requests that are being answered: more than the largest of them, which
+        takes twice its size while it is decompressed."""
+        return max(512 << 20, 2 * self.max_body)

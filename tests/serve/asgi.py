@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+    names: list[str]  # of the headers, as often as they come
 
     @property
     def json(self) -> Any:
@@ -66,7 +68,20 @@ async def ask(
     await app(scope, receive, send)
     start = found[0]
     answer = {k.decode(): v.decode() for k, v in start["headers"]}
-    return Answer(start["status"], answer, b"".join(m.get("body", b"") for m in found[1:]))
+    names = [k.decode() for k, _ in start["headers"]]
+    return Answer(start["status"], answer, b"".join(m.get("body", b"") for m in found[1:]), names)
+
+
+def noted(work: Callable[..., Any], by_loop: list[str]) -> Callable[..., Any]:
+    """The function; where the loop's thread calls it, its name is added to the list."""
+    loop = threading.current_thread()
+
+    def call(*args: Any, **more: Any) -> Any:
+        if threading.current_thread() is loop:
+            by_loop.append(work.__name__)
+        return work(*args, **more)
+
+    return call
 
 
 def tensor(name: str, array: np.ndarray[Any, Any], datatype: str) -> dict[str, Any]:

@@ -265,6 +265,8 @@ def _log(client: Any) -> None:
 def _shared_memory(client: Any) -> None:
     expect(len(client.get_system_shared_memory_status().regions), 0)
     expect(len(client.get_cuda_shared_memory_status().regions), 0)
+    client.unregister_system_shared_memory()
+    client.unregister_cuda_shared_memory("region")
     ask = client.register_system_shared_memory
     expect(refused(lambda: ask("region", "/key", 64))[0], "UNIMPLEMENTED")
 

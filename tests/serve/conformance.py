@@ -341,6 +341,8 @@ def _logging(s: Session) -> None:
 def _shared_memory(s: Session) -> None:
     expect(s.client.get_system_shared_memory_status(), [])
     expect(s.client.get_cuda_shared_memory_status(), [])
+    s.client.unregister_system_shared_memory()
+    s.client.unregister_cuda_shared_memory("region")
 
 
 @row("repository: index", "404", "422")

@@ -109,6 +109,8 @@ def test_as_many_requests_as_it_may_have(folder: Path) -> None:
         found = await answer_to(server, close % len(BODY), BODY)
         assert found.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 1" in found
+        live = b"GET /v2/health/live HTTP/1.1\r\nconnection: close\r\n\r\n"
+        assert (await answer_to(server, live)).startswith(b"HTTP/1.1 200")
         for reader, writer in held:
             writer.write(BODY)
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
@@ -142,10 +144,18 @@ def test_bodies_are_not_heads(folder: Path) -> None:
 
     async def check(server: Server) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        for more in (b"", upgrade, b""):
-            writer.write((POST % len(body)).replace(b"host: a\r\n", b"host: a\r\n" + more) + body)
+        for more in (b"", upgrade, upgrade.upper(), b""):
+            head = (POST % len(body)).replace(b"host: a\r\n", b"host: a\r\n" + more)
+            middle = len(head) - len(more) // 2  # inside the word
+            for part in (head[:middle], head[middle:], body):
+                writer.write(part)
+                await asyncio.sleep(0.01)
             answer = await reader.readuntil(b"}]}")
             assert answer.startswith(b"HTTP/1.1 200")
         writer.close()
+        # Many at once, none with a body; the last one is refused.
+        get = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n" + upgrade + b"\r\n"
+        found = await answer_to(server, get * 2000 + b"CONNECT a:443 HTTP/1.1\r\n\r\n")
+        assert b"HTTP/1.1 400" in found
 
     connected(folder, check, load_at_start=0)

@@ -11,8 +11,10 @@ import grpc.aio
 import numpy as np
 import pytest
 from serve import models
+from serve.asgi import noted
 from serve.calls import DENSE, Client, W, X, array_of, calling, dense, request_of, texts_of
 
+from naru.serve import grpc_infer
 from naru.serve.grpc_messages import SERVICE, message
 
 
@@ -198,7 +200,7 @@ def test_typed_contents(folder: Path) -> None:
     calling(folder, check, load_at_start=0)
 
 
-def test_large_requests_are_decoded_aside(folder: Path) -> None:
+def test_large_requests_are_decoded_aside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.arange(200_000, dtype=np.float32).reshape(-1, 4)
 
     async def check(client: Client) -> None:
@@ -206,7 +208,11 @@ def test_large_requests_are_decoded_aside(folder: Path) -> None:
         contents = {"fp32_contents": rows.ravel()}
         typed.inputs.add(name="x", datatype="FP32", shape=rows.shape, contents=contents)
         words = np.array(["word"] * 50_000, object)
+        by_loop: list[str] = []
+        for name in ("parse", "decode", "encode"):
+            monkeypatch.setattr(grpc_infer, name, noted(getattr(grpc_infer, name), by_loop))
         answer = await client.ask("ModelInfer", typed)
+        assert by_loop == []
         assert np.allclose(array_of(answer), rows @ W)
         answer = await client.ask("ModelInfer", request_of("texts", ("word", words, "BYTES")))
         assert set(texts_of(answer)) == {"WORD"}
@@ -410,12 +416,14 @@ def test_limits(folder: Path) -> None:
         for how in ({}, {"compression": grpc.Compression.Gzip}):
             status, _ = await client.refused("ModelInfer", large, how=how)
             assert status == "RESOURCE_EXHAUSTED"
+        client.plane.room.limit = 500
         many = request_of("dense", *[DENSE] * 5)
         assert "expected at most 4, got 5" in (await client.refused("ModelInfer", many))[1]
+        # There is room before the message is looked at, and so before its model is loaded.
         with pytest.raises(grpc.aio.AioRpcError) as found:
-            await client.ask("ModelInfer", _with(dense(), id="x" * 700))
+            await client.ask("ModelInfer", b"\xff" * 700)
         assert found.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "the server holds 0 bytes" in str(found.value.details())
         assert ("grpc-retry-pushback-ms", "1000") in list(found.value.trailing_metadata())
 
-    calling(folder, check, max_body=2000, max_held=500, max_inputs=4, load_at_start=0)
+    calling(folder, check, max_body=2000, max_inputs=4, load_at_start=0)

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serve.asgi import Answer, ask, tensor
+from serve.asgi import Answer, ask, noted, tensor
 from serve.conftest import serving
 
+from naru.serve import json_tensors, rows
 from naru.serve.http import Application
 
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -467,6 +468,60 @@ def test_limits(folder: Path) -> None:
     serving(folder, check, max_body=2000, max_inputs=4, load_at_start=0)
 
 
+def test_what_a_body_holds(folder: Path) -> None:
+    """There is room for the largest body, and for one that is decompressed in several steps."""
+    body = json.dumps(request_of()).encode() + b" " * (10 << 20)
+
+    async def check(app: Application) -> None:
+        assert app.plane.settings.max_held == 2 << 30
+        room = app.plane.room
+        room.limit = 11 << 20
+        for sent, headers in (
+            (body, {}),
+            (gzip.compress(body), {"content-encoding": "gzip"}),
+            (gzip.compress(body, 0), {"content-encoding": "gzip"}),
+        ):
+            answer = await infer(app, sent, **headers)
+            assert answer.status == (503 if len(sent) > 1 << 20 and headers else 200)
+            assert room.held == 0
+        room.limit = 9 << 20
+        answer = await infer(app, gzip.compress(body), **{"content-encoding": "gzip"})
+        assert answer.status == 503
+        assert room.held == 0
+
+    serving(folder, check, max_body=1 << 30, load_at_start=0)
+
+
+def test_bodies_of_options_are_small(folder: Path) -> None:
+    async def check(app: Application) -> None:
+        for path in ("index", "models/dense/load"):
+            body = b'{"parameters": {}}' + b" " * (64 << 10)
+            answer = await ask(app, "POST", f"/v2/repository/{path}", body)
+            assert answer.status == 413
+
+    serving(folder, check, model_control=True, load_at_start=0)
+
+
+def test_large_bodies_do_not_hold_the_loop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What works on large requests and answers is called by other threads than the loop's."""
+    by_loop: list[str] = []
+    for module, name in (
+        (rows, "decode"), (rows, "encode"), (json_tensors, "decode"), (json_tensors, "encode"),
+        (gzip, "compress"),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, noted(getattr(module, name), by_loop))
+    x = np.zeros((30_000, 4), np.float32)
+    listed = json.dumps(x.tolist()).encode()
+    asked = json.dumps({"inputs": [tensor("x", x, "FP32")]}).encode()
+
+    async def check(app: Application) -> None:
+        for body in (listed, listed.replace(b"[0.0", b"[NaN", 1)[:-1] + b" ]", asked):
+            await infer(app, body, **{"accept-encoding": "gzip"})
+        assert by_loop == []
+
+    serving(folder, check)
+
+
 def test_bodies_that_do_not_come(folder: Path) -> None:
     async def check(app: Application) -> None:
         slow = await ask(
@@ -474,19 +529,45 @@ def test_bodies_that_do_not_come(folder: Path) -> None:
         )
         assert slow.status == 408
         assert slow.headers["connection"] == "close"
+        app.plane.draining = True
+        slow = await ask(
+            app, "POST", "/v2/models/dense/infer", [], {"content-length": "100"}, leave_after=9
+        )
+        assert slow.names.count("connection") == 1
+        large = await infer(app, b" " * 3000)
+        assert large.status == 413
+        app.plane.room.limit = 7
+        assert (await infer(app, request_of())).status == 503
+        found = (await ask(app, "GET", "/metrics")).body.decode()
+        for reason, count in (("request timeout", 2), ("too large", 1), ("overloaded", 1)):
+            assert f'reason="{reason}",version="1"}} {count}.0' in found
         assert app.plane.room.held == 0
 
-    serving(folder, check, body_timeout=0.01, load_at_start=0)
+    serving(folder, check, body_timeout=0.01, max_body=2000, load_at_start=0)
 
 
 def test_unserved_parts_say_so(folder: Path) -> None:
     async def check(app: Application) -> None:
         assert (await ask(app, "GET", "/v2/systemsharedmemory/status")).json == []
-        region = "/v2/systemsharedmemory/region/a/register"
-        assert (await ask(app, "POST", region, b"{}")).status == 501
+        region = "/v2/systemsharedmemory/region/a"
+        assert (await ask(app, "POST", f"{region}/register", b"{}")).status == 501
+        # As clients that clean up ask.
+        for path in (f"{region}/unregister", "/v2/cudasharedmemory/unregister"):
+            answer = await ask(app, "POST", path, b"{}")
+            assert (answer.status, answer.json) == (200, {})
         assert (await ask(app, "POST", "/v2/models/dense/generate", b"{}")).status == 501
 
     serving(folder, check)
+
+
+def test_repositories_have_no_names(folder: Path) -> None:
+    async def check(app: Application) -> None:
+        for path in ("index", "models/dense/load", "models/dense/unload"):
+            answer = await ask(app, "POST", f"/v2/repository/other/{path}", b"{}")
+            assert answer.status == 501
+            assert answer.error == "repository_name: expected none, got 'other'"
+
+    serving(folder, check, load_at_start=0)
 
 
 def test_control_is_off_unless_allowed(folder: Path) -> None:
@@ -550,8 +631,10 @@ def test_cross_origin(folder: Path) -> None:
         assert answer.headers["access-control-allow-origin"] == "https://a.example"
         other = await ask(app, "OPTIONS", path, headers={"origin": "https://b.example"})
         assert other.status == 403
-        answer = await infer(app, request_of(), origin="https://b.example")
-        assert "access-control-allow-origin" not in answer.headers
+        foreign = await infer(app, request_of(), origin="https://b.example")
+        assert "access-control-allow-origin" not in foreign.headers
+        for answer in (foreign, await infer(app, request_of()), other):
+            assert answer.headers["vary"] == "origin"
 
     serving(folder, check, cors=("https://a.example",))
 

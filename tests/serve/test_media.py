@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,10 @@ from naru.serve.http import Application
 W = (np.arange(4)[:, None] + np.arange(3)).astype(np.float32)
 
 
-def stream(*batches: pa.RecordBatch) -> bytes:
+def stream(*batches: pa.RecordBatch, compression: str | None = None) -> bytes:
     sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, batches[0].schema) as writer:
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, batches[0].schema, options=options) as writer:
         for batch in batches:
             writer.write_batch(batch)
     return sink.getvalue()
@@ -106,6 +110,124 @@ def test_what_does_not_fit(folder: Path) -> None:
             answer = await send(app, model, body)
             assert answer.status == 400
             assert message in answer.error
+
+    serving(folder, check)
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_compressed_batches(folder: Path, compression: str) -> None:
+    """They are taken, but not decompressed where that would take more than a body may."""
+    x = np.ones((20, 4), np.float32)
+    small = stream(pa.record_batch({"x": lists(x)}), compression=compression)
+    zeros = pa.array(np.zeros(1 << 20, np.float32))
+    words = pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array(["0" * (1 << 20)]))
+    bombs = [
+        stream(pa.record_batch({"x": column}), compression=compression) for column in (zeros, words)
+    ]
+    halves = [pa.record_batch({"x": zeros[: 1 << 13]})] * 3  # of which each would fit
+
+    async def check(app: Application) -> None:
+        found = read(await send(app, "dense", small))
+        assert found["y"].to_pylist() == (x @ W).tolist()
+        before = pa.total_allocated_bytes()
+        for body in (*bombs, stream(*halves, compression=compression)):
+            assert len(body) < app.plane.settings.max_body
+            assert (await send(app, "dense", body)).status == 413
+        app.room.limit = 1 << 14
+        assert (await send(app, "dense", stream(halves[0], compression=compression))).status == 503
+        assert pa.total_allocated_bytes() <= before
+        assert app.room.held == 0
+
+    serving(folder, check, max_body=1 << 16)
+
+
+def test_buffers_that_lie_upon_each_other(folder: Path) -> None:
+    ones = pa.array(np.ones(1000, np.float32))
+    body = stream(pa.record_batch({"a": ones, "b": ones, "c": ones}))
+    second = struct.pack("<qq", 4000, 4000)
+    assert second in body
+
+    async def check(app: Application) -> None:
+        for place in ((0, 9000), (4000, -1)):
+            answer = await send(app, "pair", body.replace(second, struct.pack("<qq", *place)))
+            assert answer.error == "the stream's buffers are not within their message"
+        none = pa.record_batch(dict[str, Any]())
+        assert "column 'a' is missing" in (await send(app, "pair", stream(none))).error
+
+    serving(folder, check)
+
+
+def test_rows_without_bytes(folder: Path) -> None:
+    nothing = pa.array([], pa.float32())
+    rows = pa.Array.from_buffers(pa.list_(pa.float32(), 0), 1 << 30, [None], children=[nothing])
+
+    async def check(app: Application) -> None:
+        answer = await send(app, "dense", stream(pa.record_batch({"c0": rows})))
+        assert answer.error == "record batch 0: column 'c0': expected FP32, got lists"
+
+    serving(folder, check)
+
+
+async def stream_out(
+    app: Application, model: str, body: bytes, see: Callable[[bytes], bool]
+) -> bool:
+    """Shows the answer's pieces as they come; the client goes where `see` says so. Did the stream
+    come to its end?"""
+    gone, messages = asyncio.Event(), [{"type": "http.request", "body": body}]
+    ended = False
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def take(message: Any) -> None:
+        nonlocal ended
+        ended = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if see(message.get("body", b"")):
+            gone.set()
+
+    path = f"/v2/models/{model}/infer"
+    headers = [(b"content-type", MEDIA.encode())]
+    await app({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, take)
+    return ended
+
+
+def test_a_stream_whose_later_batch_fails(folder: Path) -> None:
+    good, bad = (pa.record_batch({"word": pa.array([w])}) for w in ("1.5", "naru"))
+    nulls = pa.record_batch({"word": pa.array([None], pa.string())})
+
+    async def check(app: Application) -> None:
+        for count, batch in enumerate((bad, nulls)):
+            body, pieces, held = stream(good, good, batch, good), list[bytes](), set[int]()
+
+            def see(piece: bytes, pieces: list[bytes] = pieces, held: set[int] = held) -> bool:
+                pieces.append(piece)
+                held.add(app.room.held)
+                return False
+
+            assert not await stream_out(app, "parsed", body, see)
+            found = pa.ipc.open_stream(b"".join(pieces))
+            assert [found.read_next_batch()["y"].to_pylist() for _ in range(2)] == [[1.5]] * 2
+            assert held == {len(body)}  # as long as the stream goes on
+            assert app.room.held == 0
+            servable = app.plane.find("parsed", None)
+            assert servable is not None
+            assert servable.statistics.refused == {"invalid argument": count + 1}
+
+    serving(folder, check)
+
+
+def test_a_stream_whose_client_goes(folder: Path) -> None:
+    batch = pa.record_batch({"word": pa.array(["1.5"])})
+
+    async def check(app: Application) -> None:
+        servable = app.plane.find("parsed", None)
+        assert servable is not None
+        assert not await stream_out(app, "parsed", stream(*[batch] * 5), bool)
+        assert servable.statistics.runs == 1  # what nobody would have is not run
+        assert app.room.held == 0
 
     serving(folder, check)
 
