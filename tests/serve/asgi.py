@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
-    names: list[str]  # of the headers, as often as they come
+    names: Sequence[str] = ()  # of the headers, as often as they come
 
     @property
     def json(self) -> Any:
