@@ -14,6 +14,7 @@
 #   make bench-library     native libraries: calls from C, opening, many at once
 #   make bench-trees   tree ensembles against LightGBM, XGBoost, lleaves, tl2cgen and others
 #                    (half an hour; needs GCC), into bench/results/ and docs/
+#   make bench-serving  naru serve against MLServer, Triton and a bare server (three minutes)
 #   make bench-web   WebAssembly against ONNX Runtime Web, in Node and Chromium (ten minutes)
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
@@ -28,8 +29,8 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web serve-demo test test-slow test-clients onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
-  check clean clean-all qemu node gdb chromium languages openssl base64
+.PHONY: demo demo-web serve-demo test test-slow test-clients onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web bench-serving wheels \
+  check clean clean-all qemu node gdb chromium languages openssl base64 wrk
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -81,6 +82,17 @@ bench-library: $(VENV)/.installed-test
 
 bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 	$(BIN)/python bench/trees.py
+
+bench-serving: $(VENV)/.installed-bench .venv-triton/.installed .venv-mlserver/.installed wrk
+	$(BIN)/python bench/serving.py
+
+.venv-mlserver/.installed: bench/serving-requirements.txt
+	$(PYTHON) -m venv .venv-mlserver
+	.venv-mlserver/bin/python -m pip install --quiet -r bench/serving-requirements.txt
+	@touch $@
+
+wrk:
+	$(call debian,wrk:wrk)
 
 # Other engines of trees: lleaves needs an LLVM older than naru's.
 .venv-trees/.installed: bench/trees-requirements.txt
@@ -211,5 +223,5 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance .venv-trees .venv-clients .venv-triton .venv-perf .venv-schemathesis \
+	rm -rf $(VENV) .venv-conformance .venv-trees .venv-mlserver .venv-clients .venv-triton .venv-perf .venv-schemathesis \
 	  .venv-kserve

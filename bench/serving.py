@@ -157,8 +157,8 @@ HEADS = (
 
 
 HEAD = """The digit MLP (64-200-10) behind `naru serve`; behind the least that a Python server can
-do (`bench/serving_bare.py`: it parses the same JSON, multiplies, and checks nothing); in Triton 2.51
-with its Python backend; and in MLServer 1.7.1. One process each, asked by wrk on the same machine:
+do (`bench/serving_bare.py`: it parses the same JSON, multiplies, and checks nothing); in Triton
+2.51 with its Python backend; and in MLServer 1.7.1. One process each, asked by wrk on one machine:
 {cpu} ({target}, {cores} cores, {system}), {date}. `make bench-serving` measures anew.
 
 *naru's/its*: requests a second of naru with JSON by the other's in the same round, the median of

@@ -65,7 +65,8 @@ class Access:
         scheme, _, secret = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not secret:
             raise Refusal(UNAUTHENTICATED, "expected a header 'Authorization: Bearer <token>'")
-        digest = hashlib.sha256(secret.strip().encode()).digest()
+        # Bytes, as they came: HTTP's headers are read as Latin-1.
+        digest = hashlib.sha256(secret.strip().encode("latin-1", "replace")).digest()
         token = self._tokens.get(digest)
         if token is None:
             raise Refusal(UNAUTHENTICATED, "the token is not known")

@@ -140,7 +140,7 @@ def _read(pa: Any, body: bytes, servable: Servable) -> Any:
     while True:
         try:
             batch = reader.read_next_batch()
-            batch.validate()
+            batch.validate(full=True)  # offsets, and UTF-8: others would be read past their end
         except StopIteration:
             return
         except (pa.ArrowException, OSError) as error:

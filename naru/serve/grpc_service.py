@@ -22,7 +22,7 @@ from naru.serve.grpc_calls import Context, Door, Handler, Unary
 from naru.serve.grpc_infer import Inference
 from naru.serve.grpc_messages import METHODS, POOL, SERVICE, message, parse
 from naru.serve.grpc_tensors import values_of
-from naru.serve.refusals import INVALID, NOT_FOUND, UNSUPPORTED, Refusal
+from naru.serve.refusals import INVALID, NOT_FOUND, UNSUPPORTED, Refusal, joined
 from naru.serve.tls import read_pair
 
 _QUIET = 0.05  # seconds without a call, after which gRPC may shut down
@@ -303,5 +303,5 @@ def _values(parameters: Any, where: str) -> dict[str, Any]:
     problems: list[str] = []
     found = values_of(parameters, where, problems)
     if problems:
-        raise Refusal(INVALID, "; ".join(problems))
+        raise Refusal(INVALID, joined(problems))
     return found

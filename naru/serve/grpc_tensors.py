@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from naru.serve.classification import classify
 from naru.serve.datatypes import TEXT
-from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal
+from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal, joined
 from naru.serve.servable import Servable
 from naru.serve.signature import Signature, Tensor
 from naru.serve.tensors import (
@@ -34,6 +34,7 @@ from naru.serve.tensors import (
 )
 
 Array = NDArray[Any]
+_MOST_BYTES = (1 << 31) - (1 << 20)  # of a message of protocol buffers, with room for its head
 
 # datatype -> the field of InferTensorContents, and the dtype of its elements. FP16 and BF16 have
 # none.
@@ -85,7 +86,7 @@ def decode(request: Any, signature: Signature, most_inputs: int = 1024) -> Decod
             parameters = values_of(item.parameters, where, problems)
             add_wish(wishes, item.name, parameters, signature, True, problems)
     if problems:
-        raise Refusal(INVALID, "; ".join(problems))
+        raise Refusal(INVALID, joined(problems))
     return decoded
 
 
@@ -173,7 +174,11 @@ def _narrow(array: Array, tensor: Tensor, field: str) -> Array:
 
 
 def encode(response: Any, servable: Servable, decoded: Decoded, outputs: Sequence[Array]) -> None:
-    """Fills in a ModelInferResponse. Raises a Refusal for classes of what is no scores."""
+    """Fills in a ModelInferResponse. Raises a Refusal for classes of what is no scores, and for
+    more than a message can carry."""
+    size = sum(array.nbytes for array in outputs)
+    if size > _MOST_BYTES:
+        raise Refusal(INVALID, f"the answer has {size} bytes, a message carries {_MOST_BYTES}")
     response.model_name, response.model_version = servable.name, servable.version
     if decoded.id is not None:
         response.id = decoded.id

@@ -43,6 +43,7 @@ from naru.serve.refusals import (
     UNAVAILABLE,
     UNSUPPORTED,
     Refusal,
+    joined,
 )
 from naru.serve.servable import Request as Ask
 from naru.serve.servable import Servable
@@ -273,7 +274,7 @@ class Application:
         return json_response({"ready": ready}, 200 if ready else 503)
 
     async def _metrics_page(self, request: Request, _: Sequence[str]) -> Response:
-        text, media = self._metrics.text(request.text(b"accept"))
+        text, media = self._metrics.text(request.text(b"accept"), request.token)
         return Response(200, [(b"content-type", media.encode())], text)
 
     async def _openapi(self, request: Request, _: Sequence[str]) -> Response:
@@ -462,7 +463,7 @@ def _parameters(options: Mapping[str, Any]) -> Mapping[str, Any]:
     given: object = options.get("parameters") or {}
     checked = json_tensors.check_parameters(given, "parameters", problems)
     if problems:
-        raise Refusal(INVALID, "; ".join(problems))
+        raise Refusal(INVALID, joined(problems))
     return checked
 
 

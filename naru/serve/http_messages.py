@@ -129,7 +129,7 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
         parts.append(part)
         more = message.get("more_body", False)
     body = parts[0] if len(parts) == 1 else b"".join(parts)
-    encoding = request.headers.get(b"content-encoding", b"identity")
+    encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding == b"identity":
         return body
     return await _decompress(request, body, encoding.decode("latin-1"), limit, room)
@@ -190,7 +190,6 @@ async def _decompress(
 ) -> bytes:
     """A body without its Content-Encoding; there is room for it before it is there. Raises a
     Refusal."""
-    encoding = encoding.strip().lower()
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Refusal(
             UNKNOWN_MEDIA, f"Content-Encoding: expected gzip, deflate or identity, got {encoding}"

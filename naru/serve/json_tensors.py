@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from naru.serve.classification import classify
 from naru.serve.datatypes import TEXT
-from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal
+from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal, joined
 from naru.serve.signature import Signature, Tensor
 from naru.serve.tensors import (
     Decoded,
@@ -100,7 +100,7 @@ def decode(
     if request.get("outputs") not in (None, []):  # as all clients mean it: all of them
         decoded.wishes = _read_wishes(request["outputs"], signature, decoded.binary, problems)
     if problems:
-        raise Refusal(INVALID, "; ".join(problems))
+        raise Refusal(INVALID, joined(problems))
     return decoded
 
 
@@ -114,7 +114,10 @@ def parse(text: bytes) -> Any:
     if b"NaN" not in text and b"Infinity" not in text:
         raise Refusal(INVALID, f"the body is not JSON: {first}")
     try:
-        return json.loads(text, parse_float=_parse_float)
+        value = json.loads(text, parse_float=_parse_float)
+        if rb"\u" in text:  # half of a surrogate pair is JSON for this parser, but no text
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except (ValueError, RecursionError) as error:
         raise Refusal(INVALID, f"the body is not JSON: {error}") from None
 
@@ -200,7 +203,7 @@ def _binary_size(given: Mapping[str, Any], name: str) -> int | None:
         raise Refusal(UNSUPPORTED, f"input '{name}': shared memory is not supported")
     size = whole(checked, "binary_data_size", problems, where)
     if problems:
-        raise Refusal(INVALID, "; ".join(problems))
+        raise Refusal(INVALID, joined(problems))
     return size if "binary_data_size" in checked else None
 
 

@@ -75,9 +75,17 @@ def list_model(root: Path, name: str, defaults: ModelSettings) -> Listed | None:
         return list_models(root, defaults).get(name)
     if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
         return None
-    places = [root / name, root / f"{name}{BUNDLE}", root / f"{name}{ONNX}"]
-    models = [m for p in places if (m := _list_entry(p, defaults)) is not None and m.name == name]
+    try:
+        name.encode()
+        models = _models_of(root, name, defaults)
+    except (OSError, UnicodeError):  # no name of a file
+        return None
     return _two(name) if len(models) > 1 else models[0] if models else None
+
+
+def _models_of(root: Path, name: str, defaults: ModelSettings) -> list[Listed]:
+    places = [root / name, root / f"{name}{BUNDLE}", root / f"{name}{ONNX}"]
+    return [m for p in places if (m := _list_entry(p, defaults)) is not None and m.name == name]
 
 
 def _two(name: str) -> Listed:
@@ -90,6 +98,9 @@ def _list_entry(path: Path, defaults: ModelSettings) -> Listed | None:
     """What stands at one place of the folder, where it is a model."""
     if path.name.startswith("."):
         return None
+    readable = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+    if readable != path.name and (path.is_dir() or path.suffix in (BUNDLE, ONNX)):
+        return Listed(readable, {}, defaults, "its name is not UTF-8")
     if path.is_dir():
         try:
             return _list_folder(path, defaults)

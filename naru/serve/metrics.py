@@ -14,6 +14,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
+from naru.serve.access import EVERYBODY, Token
 from naru.serve.dataplane import DataPlane
 from naru.serve.repository import Slot
 from naru.serve.statistics import BORDERS, Statistics
@@ -37,13 +38,14 @@ _DURATIONS = {
 class _Collector:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
+        self.token = EVERYBODY  # who asks
 
     def collect(self) -> Iterator[Metric]:
         slots = [
             s
             for k in self._plane.repository.models()
             for s in k.slots.values()
-            if s.servable is not None or s.statistics.last_ms
+            if (s.servable is not None or s.statistics.last_ms) and self.token.may_see(s.name)
         ]
         for name, text, value in _COUNTERS:
             family = CounterMetricFamily(name, text, labels=_LABELS)
@@ -107,12 +109,15 @@ class Metrics:
 
     def __init__(self, plane: DataPlane) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(plane))  # pyright: ignore[reportArgumentType]
+        self._collector = _Collector(plane)
+        self._registry.register(self._collector)  # pyright: ignore[reportArgumentType]
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def text(self, accept: str) -> tuple[bytes, str]:
-        """The metrics, and the media type that suits an Accept header."""
+    def text(self, accept: str, token: Token) -> tuple[bytes, str]:
+        """The metrics of the models that a token is for, and the media type that suits an Accept
+        header."""
         encoder, media = choose_encoder(accept)
+        self._collector.token = token
         return encoder(self._registry), media

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from naru.errors import NaruError
 
 log = logging.getLogger("naru.serve")
+_MOST_PROBLEMS = 20  # that a message lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,13 @@ class Refusal(NaruError):
     def text(self) -> str:
         """The message for a client, in one line, with what to try."""
         return f"{self.message} (try: {self.hint})" if self.hint else self.message
+
+
+def joined(problems: Sequence[str]) -> str:
+    """Problems as one message, which does not grow with the request."""
+    more = len(problems) - _MOST_PROBLEMS
+    listed = "; ".join(problems[:_MOST_PROBLEMS])
+    return f"{listed}; and {more} more" if more > 0 else listed
 
 
 def as_refusal(error: Exception) -> Refusal:

@@ -56,6 +56,8 @@ def decode(body: bytes, signature: Signature, model: Model) -> Decoded:
     while isinstance(level, list):
         shape.append(len(cast("list[Any]", level)))
         level = cast("list[Any]", level)[0] if level else None
+    if len(shape) > len(tensor.shape):
+        raise Refusal(INVALID, f"the rows are nested {len(shape)} deep, the input is {tensor}")
     if len(shape) == len(tensor.shape) - 1:  # one row, without the list around it
         rows = [rows]
         shape.insert(0, 1)
@@ -108,8 +110,10 @@ def encode(servable: Servable, outputs: Outputs) -> bytes:
     json_tensors.check_finite(Decoded({}), servable.signature, outputs)
     for tensor, array in zip(servable.signature.outputs, outputs, strict=True):
         flat = json_tensors.to_json(array)
-        nested = array.tolist() if isinstance(flat, list) else flat.reshape(array.shape)
-        found[tensor.name] = nested
+        if isinstance(flat, list) or array.ndim == 0:  # orjson writes no scalars of numpy
+            found[tensor.name] = array.tolist()
+        else:
+            found[tensor.name] = flat.reshape(array.shape)
     answer = {
         "model_name": servable.name,
         "model_version": servable.version,

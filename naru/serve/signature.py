@@ -14,7 +14,7 @@ from naru.errors import nearest
 from naru.inputs import symbols_of
 from naru.runtime.model import Model, TensorInfo
 from naru.serve.datatypes import DATATYPES, numpy_dtype
-from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal
+from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal, joined
 
 Array = NDArray[Any]
 _LARGEST = 2**31 - 1  # size of a dim that nothing limits
@@ -89,7 +89,7 @@ class Signature:
                 low, high = self.ranges.get(str(dim), (0, _LARGEST))
                 fits = fits and low <= got <= high and sizes.setdefault(str(dim), got) == got
         if not fits and (problems := self._problems(arrays)):
-            raise Refusal(INVALID, "; ".join(problems))
+            raise Refusal(INVALID, joined(problems))
 
     def _problems(self, arrays: Mapping[str, Array]) -> list[str]:
         """Everything that is wrong with a request, in words; seldom asked."""

@@ -97,7 +97,15 @@ def read_shape(given: object, name: str) -> tuple[int, ...]:
     if isinstance(given, list):
         shape: tuple[Any, ...] = tuple(cast("list[Any]", given))
         whole = all(type(d) is int and 0 <= d < 1 << 62 for d in shape)
-        if whole and len(shape) <= _MOST_DIMS:
+        # An array without elements may have any dims but those that numpy cannot count.
+        if whole and 0 in shape and math.prod(max(1, d) for d in shape) >= _MOST_BYTES >> 4:
+            raise Refusal(INVALID, f"input '{name}': shape: {list(shape)} is too large")
+        if whole and len(shape) > _MOST_DIMS:
+            got = len(shape)
+            raise Refusal(
+                INVALID, f"input '{name}': shape: expected {_MOST_DIMS} dims at most, got {got}"
+            )
+        if whole:
             return shape
     got = short(cast(object, given))
     raise Refusal(INVALID, f"input '{name}': shape: expected a list of whole numbers, got {got}")

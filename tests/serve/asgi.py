@@ -63,7 +63,7 @@ async def ask(
 
     scope = {
         "type": "http", "method": method, "path": path, "query_string": query.encode(),
-        "headers": [(k.encode(), v.encode()) for k, v in given.items()],
+        "headers": [(k.encode(), v.encode("latin-1")) for k, v in given.items()],
     }  # fmt: skip
     await app(scope, receive, send)
     start = found[0]

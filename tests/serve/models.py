@@ -117,3 +117,11 @@ def rounds(path: Path) -> Path:
     body = helper.make_graph(nodes, "body", inside, outside)
     loop = helper.make_node("Loop", ["n", "", "x"], ["y"], body=body)
     return _save(helper.make_graph([loop], "rounds", [x, n], [y]), path)
+
+
+def total(path: Path) -> Path:
+    """sum = of all elements of x[n, 4], a scalar."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    y = helper.make_tensor_value_info("sum", TensorProto.FLOAT, [])
+    node = helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0)
+    return _save(helper.make_graph([node], "total", [x], [y]), path)

@@ -81,3 +81,30 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_tokens(path)
+
+
+def test_tokens_are_bytes(folder: Path, tmp_path: Path) -> None:
+    """sha256sum digests bytes; so does the server, whatever they stand for."""
+    secret = "t\u00f6ken".encode()
+    path = tmp_path / "t.toml"
+    path.write_text(f"[[token]]\nsha256 = '{hashlib.sha256(secret).hexdigest()}'\n")
+
+    async def check(app: Application) -> None:
+        headers = {"authorization": f"Bearer {secret.decode('latin-1')}"}
+        answer = await ask(app, "POST", "/v2/models/dense/infer", BODY, headers)
+        assert answer.status == 200
+
+    serving(folder, check, access=read_tokens(path), load_at_start=0)
+
+
+def test_metrics_of_ones_own_models(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    rights = "models = ['dense']\nrights = ['metrics']"
+    path.write_text(f"[[token]]\nsha256 = '{digest('m')}'\n{rights}\n")
+
+    async def check(app: Application) -> None:
+        found = await ask(app, "GET", "/metrics", headers={"authorization": "Bearer m"})
+        assert 'model="dense"' in found.body.decode()
+        assert 'model="pair"' not in found.body.decode()
+
+    serving(folder, check, access=read_tokens(path))

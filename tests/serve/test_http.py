@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from serve import models
 from serve.asgi import Answer, ask, tensor
 from serve.conftest import serving
 
@@ -544,3 +545,55 @@ def test_cross_origin(folder: Path) -> None:
         assert "access-control-allow-origin" not in answer.headers
 
     serving(folder, closed, load_at_start=0)
+
+
+# ---- what once was a fault of the server ----
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"\\ud800","inputs":[],"parameters":{"x":NaN}}',
+        b'{"inputs":[{"name":"word","shape":[1],"datatype":"BYTES","data":["NaN\\ud800"]}]}',
+        b"[" * 900 + b"1" + b"]" * 900,
+        b'{"inputs":[{"name":"word","shape":[0,2305843009213693952],"datatype":"BYTES","data":[]}]}',
+        b'{"inputs":[{"name":"word","shape":[%s1],"datatype":"BYTES","data":[""]}]}' % (b"1," * 32),
+    ],
+    ids=["half an id", "half a text", "deep rows", "nothing of a great size", "many dims"],
+)  # fmt: skip
+def test_odd_bodies_are_refused(folder: Path, body: bytes) -> None:
+    async def check(app: Application) -> None:
+        answer = await infer(app, body, "texts")
+        assert answer.status == 400, answer.body
+        assert answer.error
+
+    serving(folder, check, load_at_start=0)
+
+
+def test_rows_of_a_model_with_scalars(tmp_path: Path) -> None:
+    models.total(tmp_path / "total.onnx")
+
+    async def check(app: Application) -> None:
+        answer = await infer(app, b"[[1, 2, 3, 4]]", "total")
+        assert answer.json["outputs"] == {"sum": 10.0}
+
+    serving(tmp_path, check)
+
+
+def test_errors_do_not_grow_with_the_request(folder: Path) -> None:
+    async def check(app: Application) -> None:
+        wishes = [{"name": f"y{k}"} for k in range(50_000)]
+        answer = await infer(app, request_of(outputs=wishes))
+        assert answer.status == 400
+        assert answer.error.endswith("; and 49980 more")
+
+    serving(folder, check, load_at_start=0)
+
+
+def test_names_that_are_none(folder: Path) -> None:
+    async def check(app: Application) -> None:
+        for name in ("x" * 300, "\ud800", "a\0b"):
+            answer = await ask(app, "POST", f"/v2/repository/models/{name}/load", b"")
+            assert answer.status == 404
+
+    serving(folder, check, model_control=True, load_at_start=0)

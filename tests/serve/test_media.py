@@ -309,3 +309,21 @@ def test_rows_and_columns_of_a_pipeline(tmp_path: Path) -> None:
             assert message in answer.error
 
     serving(tmp_path, check)
+
+
+@pytest.mark.parametrize("offsets", [[0, 2_000_000_000, 4], [0, 3, 1], [0, -5, 4]])
+def test_texts_lie_within_their_column(folder: Path, offsets: list[int]) -> None:
+    """A record batch whose offsets lead elsewhere is read by nobody."""
+    places = pa.py_buffer(np.array(offsets, np.int32).tobytes())
+    batch = pa.record_batch({"word": pa.StringArray.from_buffers(2, places, pa.py_buffer(b"naru"))})
+    bad = pa.StringArray.from_buffers(
+        1, pa.py_buffer(np.array([0, 4], np.int32).tobytes()), pa.py_buffer(b"a\xff\xfeb")
+    )
+
+    async def check(app: Application) -> None:
+        for body in (stream(batch), stream(pa.record_batch({"word": bad}))):
+            answer = await send(app, "texts", body)
+            assert answer.status == 400
+            assert "record batch 0" in answer.error
+
+    serving(folder, check, load_at_start=0)

@@ -504,3 +504,17 @@ def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     found = list_models(tmp_path, DEFAULTS)
     assert found["m"].problem is None
     assert found["lost+found"].problem == "lost+found: the folder cannot be read: Permission denied"
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    bundle(tmp_path / "m.naru")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.naru")).write_bytes(b"")
+
+    async def check(app: Application) -> None:
+        assert await first(app) == 6
+        index = (await ask(app, "POST", "/v2/repository/index")).json
+        assert {i["name"]: i["state"] for i in index}["m"] == "READY"
+        assert [i["reason"] for i in index if i["state"] != "READY"] == ["its name is not UTF-8"]
+        assert (await ask(app, "GET", "/openapi.json")).status == 200
+
+    serving(tmp_path, check)
