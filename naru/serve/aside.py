@@ -23,4 +23,4 @@ async def aside(size: int, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.
 
 def count_bytes(arrays: Sequence[NDArray[Any]]) -> int:
     """The bytes of arrays; those of texts are not looked at, but each counts as eight."""
-    return sum(a.nbytes for a in arrays)
+    return sum([a.nbytes for a in arrays])

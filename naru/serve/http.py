@@ -52,6 +52,7 @@ from naru.serve.tensors import Decoded
 log = logging.getLogger("naru.serve")
 
 Handler = Callable[[Request, Sequence[str]], Awaitable[Response]]
+_HEALTH = "/v2/health/"
 _LENGTH = b"inference-header-content-length"
 _MOST_OPTIONS = 64 << 10  # bytes of a body that has no tensors
 
@@ -165,8 +166,7 @@ class Application:
         start = time.perf_counter() if logged else 0.0
         try:
             # Who asks whether the server lives must not be told that it is busy.
-            asks_health = request.path.startswith("/v2/health/")
-            if self.busy > self._settings.max_requests and not asks_health:
+            if self.busy > self._settings.max_requests and not request.path.startswith(_HEALTH):
                 raise Refusal(
                     OVERLOADED, f"{self.busy - 1} requests are being answered", retry_after=1
                 )

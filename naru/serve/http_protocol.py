@@ -50,10 +50,10 @@ class Protocol(HttpToolsProtocol):
                 self._wait()
 
     def _parse(self, data: bytes) -> None:
-        parser: Any = self.parser
         rest = memoryview(data)
         try:
             while rest:
+                parser: Any = self.parser
                 try:
                     parser.feed_data(rest)
                     return
@@ -62,7 +62,10 @@ class Protocol(HttpToolsProtocol):
                 if parser.get_method() == b"CONNECT":
                     self._refuse(400, "this server is no proxy")
                     return
-                parser.feed_data(self._head_without_upgrade(parser))
+                # Another parser: this one may have seen `connection: close`.
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(self._head_without_upgrade(parser))
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
 

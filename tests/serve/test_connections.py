@@ -153,6 +153,8 @@ def test_bodies_are_not_heads(folder: Path) -> None:
             answer = await reader.readuntil(b"}]}")
             assert answer.startswith(b"HTTP/1.1 200")
         writer.close()
+        last = (POST % len(BODY)).replace(b"host: a", b"connection: close, upgrade\r\nupgrade: h2c")
+        assert (await answer_to(server, last + BODY)).startswith(b"HTTP/1.1 200")
         # Many at once, none with a body; the last one is refused.
         get = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n" + upgrade + b"\r\n"
         found = await answer_to(server, get * 2000 + b"CONNECT a:443 HTTP/1.1\r\n\r\n")
