@@ -2,9 +2,11 @@
 #
 #   make demo        compile the digit models and run them
 #   make demo-web    a page on which you draw a digit, served on this machine
+#   make serve-demo  the digit models behind HTTP and gRPC
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
 #                    libraries from Rust, Go, Java, C#
+#   make test-clients  serving asked by the clients of Triton and KServe, and compared with a real Triton
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
@@ -12,6 +14,7 @@
 #   make bench-library     native libraries: calls from C, opening, many at once
 #   make bench-trees   tree ensembles against LightGBM, XGBoost, lleaves, tl2cgen and others
 #                    (half an hour; needs GCC), into bench/results/ and docs/
+#   make bench-serving  naru serve against MLServer, Triton and a bare server (three minutes)
 #   make bench-web   WebAssembly against ONNX Runtime Web, in Node and Chromium (ten minutes)
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes
@@ -26,21 +29,28 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web test test-slow onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web wheels \
-  check clean clean-all qemu node gdb chromium languages
+.PHONY: demo demo-web serve-demo test test-slow test-clients onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web bench-serving wheels \
+  check clean clean-all qemu node gdb chromium languages openssl base64 wrk
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m naru demo
 
+serve-demo: $(VENV)/.installed-serve
+	$(BIN)/python -m naru serve naru/demo --grpc-port 8081
+
 demo-web: $(VENV)/.installed
 	$(BIN)/python -m naru demo --web
 
 test: check node
-	$(PYTEST) -m "not slow" tests
+	$(PYTEST) -m "not slow and not clients" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages bench/web/node_modules/.installed
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed
 	$(PYTEST) -m slow tests
+
+test-clients: $(VENV)/.installed-test base64 .venv-clients/.installed .venv-triton/.installed \
+  .venv-perf/.installed .venv-schemathesis/.installed .venv-kserve/.installed
+	$(PYTEST) -m clients tests/serve
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
 SUITES := 1.17.0 1.21.0 1.23.2
@@ -73,10 +83,48 @@ bench-library: $(VENV)/.installed-test
 bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 	$(BIN)/python bench/trees.py
 
+bench-serving: $(VENV)/.installed-bench .venv-triton/.installed .venv-mlserver/.installed wrk
+	$(BIN)/python bench/serving.py
+
+.venv-mlserver/.installed: bench/serving-requirements.txt
+	$(PYTHON) -m venv .venv-mlserver
+	.venv-mlserver/bin/python -m pip install --quiet -r bench/serving-requirements.txt
+	@touch $@
+
+wrk:
+	$(call debian,wrk:wrk)
+
 # Other engines of trees: lleaves needs an LLVM older than naru's.
 .venv-trees/.installed: bench/trees-requirements.txt
 	$(PYTHON) -m venv .venv-trees
 	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
+	@touch $@
+
+# What `make test-clients` asks `naru serve` with: the clients of Triton and KServe, a real Triton, its load
+# generator, and requests drawn from a description.
+.venv-clients/.installed: tests/serve/clients-requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --quiet -r tests/serve/clients-requirements.txt
+	@touch $@
+
+.venv-kserve/.installed: tests/serve/kserve-requirements.txt
+	$(PYTHON) -m venv .venv-kserve
+	.venv-kserve/bin/python -m pip install --quiet -r tests/serve/kserve-requirements.txt
+	@touch $@
+
+.venv-triton/.installed: tests/serve/oracle-requirements.txt
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/python -m pip install --quiet -r tests/serve/oracle-requirements.txt
+	@touch $@
+
+.venv-perf/.installed: tests/serve/perf-requirements.txt | base64
+	$(PYTHON) -m venv .venv-perf
+	.venv-perf/bin/python -m pip install --quiet --no-deps -r tests/serve/perf-requirements.txt
+	@touch $@
+
+.venv-schemathesis/.installed: tests/serve/schemathesis-requirements.txt
+	$(PYTHON) -m venv .venv-schemathesis
+	.venv-schemathesis/bin/python -m pip install --quiet -r tests/serve/schemathesis-requirements.txt
 	@touch $@
 
 wheels: $(VENV)/.installed-test
@@ -103,6 +151,10 @@ $(VENV)/.installed-test: $(VENV)/.made $(SOURCES)
 	$(BIN)/python -m pip install --quiet -e '.[test,dev]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-serve: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e '.[serve,arrow,images]'
+	@touch $@
+
 $(VENV)/.installed-bench: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet -e '.[test,dev,bench]'
 	@touch $@
@@ -112,10 +164,12 @@ $(VENV)/.installed-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pip install --quiet -e '.[test,dev,cross,triton,browser]'
 	@touch $@
 
-# Debian packages, for whichever of the commands is missing: $(call debian,COMMAND:PACKAGE …).
+# Debian packages, for whichever of the commands or files is missing:
+# $(call debian,COMMAND:PACKAGE …).
 define debian
 @missing=; for pair in $(1); do \
-  command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+  command -v "$${pair%%:*}" >/dev/null || [ -e "$${pair%%:*}" ] || \
+    missing="$$missing $${pair##*:}"; \
 done; \
 if [ -z "$$missing" ]; then :; \
 elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -133,6 +187,10 @@ qemu:
 	$(call debian,qemu-aarch64:qemu-user \
 	  /usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1:libc6-arm64-cross)
 
+# A library that Triton's load generator wants.
+base64:
+	$(call debian,/usr/lib/x86_64-linux-gnu/libb64.so.0d:libb64-0d)
+
 # Packages for the web run in a browser, without a window.
 chromium:
 	$(call debian,chromium:chromium)
@@ -140,6 +198,10 @@ chromium:
 # A test stops in a kernel by its name.
 gdb:
 	$(call debian,gdb:gdb)
+
+# Certificates of the tests of TLS.
+openssl:
+	$(call debian,openssl:openssl)
 
 # The programs of docs/languages.md.
 languages:
@@ -161,4 +223,5 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance .venv-trees
+	rm -rf $(VENV) .venv-conformance .venv-trees .venv-mlserver .venv-clients .venv-triton .venv-perf .venv-schemathesis \
+	  .venv-kserve

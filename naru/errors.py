@@ -5,9 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LONGEST = 200  # of a name that may be mistyped: comparing takes time, and callers send megabytes
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """`did you mean 'batch'?` for a name that is nearly one of those known; else None."""
+    if len(name) > _LONGEST:
+        return None
     names = {k.lower(): k for k in known}
     found = difflib.get_close_matches(name.lower(), names, 1, 0.6)
     return f"did you mean '{names[found[0]]}'?" if found else None

@@ -6,7 +6,7 @@ import importlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,17 +85,19 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def _read_input(path: Path, spec: TensorInfo) -> Array:
-    return _read_image(path, spec) if path.suffix.lower() in _IMAGES else _read_array(path)
+    if path.suffix.lower() in _IMAGES:
+        return decode_image(path, spec, str(path))
+    return _read_array(path)
 
 
-def _read_image(path: Path, spec: TensorInfo) -> Array:
+def decode_image(file: Path | IO[bytes], spec: TensorInfo, where: str) -> Array:
     """The pixels of an image file as an input of uint8 [height, width], or with 3 or 4 channels,
-    takes them; turned upright where the camera says so."""
+    takes them; turned upright where the camera says so. Raises InputError, which names `where`."""
     channels = spec.shape[2] if len(spec.shape) == 3 else len(spec.shape) - 1
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels) if isinstance(channels, int) else None
     if spec.dtype != "uint8" or mode is None:
         raise InputError(
-            f"{path}: the input {spec} takes no pixels",
+            f"{where}: the input {spec} takes no pixels",
             hint="compile the model with --preprocess 'image(…)'",
         )
     try:
@@ -103,13 +105,13 @@ def _read_image(path: Path, spec: TensorInfo) -> Array:
         operations: Any = importlib.import_module("PIL.ImageOps")
     except ImportError:
         raise InputError(
-            f"{path}: Pillow reads images", hint="pip install 'naru[images]'"
+            f"{where}: Pillow reads images", hint="pip install 'naru[images]'"
         ) from None
     try:
-        with image.open(path) as found:
+        with image.open(file) as found:
             return np.asarray(operations.exif_transpose(found).convert(mode))
     except (OSError, ValueError, image.DecompressionBombError) as e:
-        raise InputError(f"{path}: cannot read it as an image: {e}") from None
+        raise InputError(f"{where}: cannot read it as an image: {e}") from None
 
 
 def _read_array(path: Path) -> Array:

@@ -29,8 +29,8 @@ def _level(low: int, high: int) -> Callable[[str], int]:
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def _bytes(text: str) -> int:
-    """`2G`, `512MiB`, `1000`: binary units."""
+def parse_bytes(text: str) -> int:
+    """`2G`, `512MiB`, `1000`: binary units. ValueError or KeyError for what is no size."""
     body = text.strip().upper().removesuffix("B").removesuffix("I")
     number = body.rstrip("KMGT")
     value = float(number) * _UNITS[body[len(number) :]]
@@ -85,7 +85,7 @@ class Knobs:
     cache_bytes: int = field(
         default=2 << 30,
         metadata=_about(
-            _bytes, "a size such as 512M or 2G", "size limit of the cache; 0 turns it off"
+            parse_bytes, "a size such as 512M or 2G", "size limit of the cache; 0 turns it off"
         ),
     )
     workers: int | None = field(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from serve.curl import answers_to_curl
 from zoo.build import text as zoo_text
 
 import naru
@@ -47,6 +48,7 @@ from naru.passes import hooks
 from naru.schedule.group import group_function
 from naru.schedule.prepare import prepare
 from naru.schedule.steps import read_schedule
+from naru.serve.settings import ModelSettings
 from naru.targets import get_target
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -277,6 +279,18 @@ def estimators_page(_: Path) -> Blocks:
     return {"estimators": "\n\n".join(found)}
 
 
+def serving_page(_: Path) -> Blocks:
+    """The answer to the page's wrong request, and the keys of a model's settings."""
+    answers = answers_to_curl(DOCS / "serving.md", FOLDER)
+    (refusal,) = [a for a in answers if a.status != 200]
+    keys = fields(ModelSettings)
+    width = max(len(f.name) for f in keys)
+    return {
+        "refusal": f"{refusal.status} {refusal.body.decode()}",
+        "settings": "\n".join(f"{f.name:{width}}  {f.metadata['help']}" for f in keys),
+    }
+
+
 PRINTERS: dict[str, Callable[[Path], Blocks]] = {
     "layout.md": dense_forms,
     "errors.md": error_texts,
@@ -285,6 +299,7 @@ PRINTERS: dict[str, Callable[[Path], Blocks]] = {
     "explain.md": foreign_explanation,
     "runtime.md": settings,
     "scikit-learn.md": estimators_page,
+    "serving.md": serving_page,
     "stages/1-frontend.md": frontend_page,
     "stages/2-graph-and-ops.md": ops_page,
     "stages/3-passes.md": passes_page,

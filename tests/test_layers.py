@@ -59,6 +59,7 @@ TOP = (
     "naru.options",
     "naru.pipeline",
     "naru.roofs",
+    "naru.serve",
     "naru.support",
     "naru.torch_backend",
     "naru.verify",

@@ -54,9 +54,9 @@ def read_record(path: Path) -> Json:
 
 
 def record_files(folder: Path) -> list[Path]:
-    """The records of models in a folder, by name. Those of operators, libraries, the web and trees
-    have forms of their own, and a word for it in their names."""
-    others = ("-operators-", "-library-", "-web-", "-trees-")
+    """The records of models in a folder, by name. Those of operators, libraries, the web, trees and
+    serving have forms of their own, and a word for it in their names."""
+    others = ("-operators-", "-library-", "-web-", "-trees-", "-serving-")
     return sorted(p for p in folder.glob("*.json") if not any(o in p.name for o in others))
 
 

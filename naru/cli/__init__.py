@@ -30,6 +30,7 @@ from naru.cli.ops import ops_command
 from naru.cli.printing import flush, output, warn
 from naru.cli.profile import profile_command
 from naru.cli.run import run_command
+from naru.cli.serve import serve_command
 from naru.cli.verify import verify_command
 from naru.errors import NaruWarning
 
@@ -44,6 +45,7 @@ VERBS = (
     bench_command,
     explain_command,
     profile_command,
+    serve_command,
     inspect_command,
     doctor_command,
     demo_command,

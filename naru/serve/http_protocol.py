@@ -1,0 +1,125 @@
+"""HTTP/1.1 as uvicorn reads it, with what it leaves out: limits of a request's head, errors in the
+form that the protocol's clients read, and requests that would rather speak another protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httptools
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MOST_HEAD = 64 << 10  # bytes of the request line and the headers
+_TOO_LONG = f"the head of the request is longer than {MOST_HEAD} bytes"
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `seconds`: from its begin, or that of a head, to the end of the head; the
+    connection is closed where it takes longer."""
+
+    def __init__(self, seconds: float, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+        self._heads = 0  # that were read to their end
+        self._in_head = True
+        self._length = 0  # bytes that came since the head began that is being read
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there."""
+        super().connection_made(transport)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        heads = self._heads
+        if self._in_head:
+            self._length += len(data)
+        self._unset_keepalive_if_required()
+        self._parse(data)
+        if self._in_head and self._heads == heads:
+            if self._length > MOST_HEAD:
+                self._refuse(431, _TOO_LONG)
+            elif self._timer is None:
+                self._wait()
+
+    def _parse(self, data: bytes) -> None:
+        rest = memoryview(data)
+        try:
+            while rest:
+                parser: Any = self.parser
+                try:
+                    parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = rest[upgrade.args[0] :]
+                if parser.get_method() == b"CONNECT":
+                    self._refuse(400, "this server is no proxy")
+                    return
+                # Another parser: this one may have seen `connection: close`.
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(self._head_without_upgrade(parser))
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _should_upgrade(self) -> bool:
+        """The parser drops the body of a request that asks for another protocol (Java's client
+        does, for HTTP/2). So nothing is begun for it until its head is parsed once more."""
+        return True
+
+    def _head_without_upgrade(self, parser: Any) -> bytes:
+        """The head that was read, asking for no other protocol, as a server may take it (RFC 9110,
+        7.8)."""
+        version = parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        length = self._length
+        self._heads += 1
+        self._length, self._in_head = 0, False
+        self._stop_waiting()
+        # What came may be more than the head, but not less.
+        if length > MOST_HEAD and self._head_length() > MOST_HEAD:
+            self._refuse(431, _TOO_LONG)
+            raise ValueError(_TOO_LONG)  # the parser stops
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """What comes next is another request."""
+        self._in_head = True
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What is not HTTP."""
+        self._refuse(400, msg)
+
+    def _head_length(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(self._seconds, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answers by itself, and closes the connection."""
+        self._stop_waiting()
+        if self.transport.is_closing():
+            return
+        body = orjson.dumps({"error": message})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        self.transport.close()

@@ -1,0 +1,163 @@
+"""Connections as they should not be: slow, vanishing, speaking something else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from serve.asgi import tensor
+
+from naru.serve.http_protocol import MOST_HEAD
+from naru.serve.server import Server
+from naru.serve.settings import ModelSettings, ServerSettings
+
+BODY = json.dumps({"inputs": [tensor("x", np.ones((1, 4), np.float32), "FP32")]}).encode()
+POST = b"POST /v2/models/dense/infer HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+
+
+def connected(
+    root: Path, test: Callable[[Server], Coroutine[Any, Any, None]], **settings: Any
+) -> None:
+    """Runs a coroutine beside a server in the same loop."""
+
+    async def run() -> None:
+        server = Server(ServerSettings(root=root, port=0, **settings))
+        ready = asyncio.Event()
+        running = asyncio.create_task(server.run(ready.set))
+        await asyncio.wait(
+            {running, asyncio.create_task(ready.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        try:
+            await asyncio.wait_for(test(server), 30)
+        finally:
+            server.stop()
+            await running
+
+    asyncio.run(run())
+
+
+async def answer_to(server: Server, *parts: bytes, pause: float = 0.0) -> bytes:
+    """All that comes back until the server ends the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    for part in parts:
+        writer.write(part)
+        await asyncio.sleep(pause)
+    found = await reader.read()
+    writer.close()
+    return found
+
+
+def test_what_is_no_http(folder: Path) -> None:
+    async def check(server: Server) -> None:
+        for garbage in (
+            b"\x16\x03\x01\x02\x00\x01\x00",
+            b"hello\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+        ):
+            found = await answer_to(server, garbage)
+            head, _, body = found.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400")
+            assert set(json.loads(body)) == {"error"}
+
+    connected(folder, check, load_at_start=0)
+
+
+def test_slow_heads_and_bodies(folder: Path) -> None:
+    async def check(server: Server) -> None:
+        assert await answer_to(server, b"") == b""  # says nothing
+        assert await answer_to(server, b"POST /v2", b"/models", b"/dense") == b""
+        found = await answer_to(server, POST % len(BODY), BODY[:9])
+        assert found.startswith(b"HTTP/1.1 408")
+        assert server.plane.room.held == 0
+        # A body in pieces that comes in time is answered.
+        close = POST.replace(b"host: a", b"connection: close")
+        found = await answer_to(server, close % len(BODY), BODY[:9], BODY[9:], pause=0.02)
+        assert found.startswith(b"HTTP/1.1 200")
+
+    connected(folder, check, load_at_start=0, head_timeout=0.3, body_timeout=0.3)
+
+
+def test_clients_that_go(folder: Path) -> None:
+    async def check(server: Server) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(POST % len(BODY) + BODY)
+        while not (servable := server.plane.find("dense", None)) or not len(servable.queue):
+            await asyncio.sleep(0.005)
+        writer.transport.abort()
+        while len(servable.queue):
+            await asyncio.sleep(0.005)
+        assert servable.statistics.refused == {"cancelled": 1}
+        assert servable.statistics.runs == 0  # nobody would have had the answer
+        assert server.plane.room.held == 0
+
+    waits = ModelSettings(max_delay_us=10_000_000)
+    connected(folder, check, load_at_start=0, model=waits, drain_limit=1.0)
+
+
+def test_as_many_requests_as_it_may_have(folder: Path) -> None:
+    async def check(server: Server) -> None:
+        held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+        for _, writer in held:
+            writer.write(POST % len(BODY))
+        while server.application.busy < 2:
+            await asyncio.sleep(0.005)
+        close = POST.replace(b"host: a", b"connection: close")
+        found = await answer_to(server, close % len(BODY), BODY)
+        assert found.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 1" in found
+        live = b"GET /v2/health/live HTTP/1.1\r\nconnection: close\r\n\r\n"
+        assert (await answer_to(server, live)).startswith(b"HTTP/1.1 200")
+        for reader, writer in held:
+            writer.write(BODY)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            writer.close()
+
+    connected(folder, check, load_at_start=0, max_requests=2)
+
+
+def test_heads_that_are_too_long(folder: Path) -> None:
+    get = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n"
+
+    async def check(server: Server) -> None:
+        for parts in (
+            (get + b"x: " + b"a" * MOST_HEAD + b"\r\n\r\n",),
+            (get + b"x: ", *[b"a" * (MOST_HEAD // 4)] * 5),  # without end
+        ):
+            found = await answer_to(server, *parts)
+            head, _, body = found.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 431")
+            assert b"content-type: application/json" in head
+            assert f"longer than {MOST_HEAD} bytes" in json.loads(body)["error"]
+
+    connected(folder, check, load_at_start=0)
+
+
+def test_bodies_are_not_heads(folder: Path) -> None:
+    """A request that is longer than a head may be, at once; one that would rather have HTTP/2, as
+    Java's client asks; and one after them on the same connection."""
+    body = BODY + b" " * (2 * MOST_HEAD)
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+
+    async def check(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        for more in (b"", upgrade, upgrade.upper(), b""):
+            head = (POST % len(body)).replace(b"host: a\r\n", b"host: a\r\n" + more)
+            middle = len(head) - len(more) // 2  # inside the word
+            for part in (head[:middle], head[middle:], body):
+                writer.write(part)
+                await asyncio.sleep(0.01)
+            answer = await reader.readuntil(b"}]}")
+            assert answer.startswith(b"HTTP/1.1 200")
+        writer.close()
+        last = (POST % len(BODY)).replace(b"host: a", b"connection: close, upgrade\r\nupgrade: h2c")
+        assert (await answer_to(server, last + BODY)).startswith(b"HTTP/1.1 200")
+        # Many at once, none with a body; the last one is refused.
+        get = b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n" + upgrade + b"\r\n"
+        found = await answer_to(server, get * 2000 + b"CONNECT a:443 HTTP/1.1\r\n\r\n")
+        assert b"HTTP/1.1 400" in found
+
+    connected(folder, check, load_at_start=0)

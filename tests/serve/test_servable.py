@@ -1,0 +1,80 @@
+"""What runs at once on the loop's thread, and what is put together."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from serve import models
+from serve.conftest import serving
+
+from naru.serve.http import Application
+from naru.serve.refusals import Refusal
+from naru.serve.servable import Request
+
+
+def begun(app: Application, model: str, **arrays: Any) -> Any:
+    """What a model answers at once, or a future."""
+    servable = app.plane.find(model, None)
+    assert servable is not None
+    return servable.begin(Request({n: np.asarray(a) for n, a in arrays.items()}))
+
+
+def test_small_models_answer_at_once(folder: Path) -> None:
+    x = np.ones((1, 4), np.float32)
+
+    async def check(app: Application) -> None:
+        assert begun(app, "dense", x=x)[0].tolist() == [[6, 10, 14]]
+        large = begun(app, "dense", x=np.ones((1_000_000, 4), np.float32))
+        assert isinstance(large, asyncio.Future)
+        # While something waits, nobody goes ahead of it.
+        behind = begun(app, "dense", x=x)
+        assert isinstance(behind, asyncio.Future)
+        assert (await behind)[0].tolist() == [[6, 10, 14]]
+        assert (await large)[0].shape == (1_000_000, 3)
+        # Texts have no size that would tell.
+        word = begun(app, "texts", word=np.array(["a"], object))
+        assert isinstance(word, asyncio.Future)
+        await word
+
+    serving(folder, check)
+
+
+def test_time_that_is_in_a_value(tmp_path: Path) -> None:
+    models.rounds(tmp_path / "rounds.onnx")
+
+    async def check(app: Application) -> None:
+        found = begun(app, "rounds", x=np.ones(1, np.float32), n=np.array(1))
+        assert isinstance(found, asyncio.Future)
+        assert (await found)[0].tolist() == pytest.approx([np.sin(1)])
+
+    serving(tmp_path, check)
+
+
+def test_rows_that_depend_on_each_other_stay_apart(folder: Path) -> None:
+    async def check(app: Application) -> None:
+        for name, together in (("dense", True), ("pair", True), ("normalised", False)):
+            servable = app.plane.find(name, None)
+            assert servable is not None
+            assert servable.batches is together, name
+        rows = [np.array([[k + 1.0, 1]], np.float32) for k in range(20)]
+        servable = app.plane.find("normalised", None)
+        assert servable is not None
+        found = await asyncio.gather(*(servable.infer(Request({"x": r})) for r in rows))
+        assert all(np.array_equal(f[0], [[1, 1]]) for f in found)
+
+    serving(folder, check, workers=1)
+
+
+def test_a_refusal_counts_once(folder: Path) -> None:
+    async def check(app: Application) -> None:
+        with pytest.raises(Refusal, match="expected 2 dims"):
+            begun(app, "dense", x=np.ones(4, np.float32))
+        servable = app.plane.find("dense", None)
+        assert servable is not None
+        assert servable.statistics.refused == {"invalid argument": 1}
+
+    serving(folder, check)
