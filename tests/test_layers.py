@@ -10,6 +10,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tools.build_wheels import runtime_files
@@ -74,6 +75,12 @@ COMPILER_ONLY = ("llvmlite", "onnx", "torch", "sklearn", "triton")
 MAY_BE_LAZY = ("naru", "naru.building", "naru.cli", "naru.compiler", "naru.__main__")
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """A file's syntax; several tests look at all files."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -130,7 +137,7 @@ def wrong_imports(files: dict[str, Path]) -> list[str]:
         if layer is None:
             problems.append(f"{place}: {module} belongs to no layer; add it to LAYERS")
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        tree = parsed(path)
         is_package = path.name == "__init__.py"
         for imported, line in imports_of(tree, module, is_package, known):
             problem = find_problem(module, layer, imported)
@@ -170,9 +177,7 @@ def test_layers_without_cycle_inside_the_first() -> None:
     graph = {
         module: {
             imported
-            for imported, _ in imports_of(
-                ast.parse(path.read_text(encoding="utf-8")), module, False, set(files)
-            )
+            for imported, _ in imports_of(parsed(path), module, False, set(files))
             if imported in LAYERS[0]
         }
         for module, path in files.items()
@@ -191,7 +196,7 @@ def test_imports_stand_at_the_top() -> None:
     for module, path in modules().items():
         if any(is_within(module, lazy) for lazy in MAY_BE_LAZY):
             continue
-        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for function in ast.walk(parsed(path)):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
                 continue
             problems += [
@@ -224,7 +229,7 @@ def test_what_the_slim_wheel_ships_is_closed() -> None:
     allowed = {*sys.stdlib_module_names, "numpy", "ml_dtypes", "PIL"}
     problems = []
     for module, path in shipped.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        tree = parsed(path)
         for imported, line in imports_of(tree, module, False, known):
             if imported not in known and imported.split(".")[0] not in allowed:
                 problems.append(f"{path.relative_to(ROOT)}:{line}: {imported} is not shipped")
@@ -240,7 +245,7 @@ def test_no_star_imports() -> None:
     problems = [
         f"{path.relative_to(ROOT)}:{node.lineno}: from {node.module} import *"
         for path in modules().values()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
     ]
     assert not problems, "\n" + "\n".join(problems)
@@ -251,7 +256,7 @@ def test_only_knobs_reads_the_environment() -> None:
     for module, path in modules().items():
         if module == "naru.knobs":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             reads = (
                 isinstance(node, ast.Attribute)
                 and isinstance(node.value, ast.Name)

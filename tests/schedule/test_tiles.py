@@ -190,7 +190,15 @@ def _fetched(body: tuple[Stmt, ...], values: dict[Var, int]) -> Iterator[int]:
                 yield from _fetched(s.body, {**values, s.var: i})
 
 
-@pytest.mark.parametrize(("m", "k"), [("23", 40), ("23", 41), ("50", 40), ("m", 40)])
+@pytest.mark.parametrize(
+    ("m", "k"),
+    [
+        ("23", 40),
+        ("23", 41),
+        pytest.param("50", 40, marks=pytest.mark.slow),
+        pytest.param("m", 40, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_next_panel_is_fetched_whole(name: str, m: str, k: int) -> None:
     target = replace(get_target(name), l2=5 * k * 16 * 4 - 1)
@@ -204,12 +212,14 @@ def test_the_next_panel_is_fetched_whole(name: str, m: str, k: int) -> None:
 
 
 @pytest.mark.usefixtures("short_parts")
-@pytest.mark.parametrize("m", ["23", "m"])
+@pytest.mark.parametrize("m", ["23", pytest.param("m", marks=pytest.mark.slow)])
 def test_panels_of_sums_in_parts(m: str) -> None:
     test_the_next_panel_is_fetched_whole("x86-64-avx2", m, 40)
 
 
-@pytest.mark.parametrize(("m", "l2"), [("23", 2**20), ("300", 2**12)])
+@pytest.mark.parametrize(
+    ("m", "l2"), [("23", 2**20), pytest.param("300", 2**12, marks=pytest.mark.slow)]
+)
 def test_what_is_at_hand_or_met_by_many_rows_is_not_fetched(m: str, l2: int) -> None:
     target = replace(get_target("x86-64-avx2"), l2=l2)
     schedule, _ = scheduled(PRODUCT.format(m=m, k=40, sizes=""), target)
