@@ -125,3 +125,15 @@ def total(path: Path) -> Path:
     y = helper.make_tensor_value_info("sum", TensorProto.FLOAT, [])
     node = helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0)
     return _save(helper.make_graph([node], "total", [x], [y]), path)
+
+
+def centred(path: Path, kind: int = TensorProto.FLOAT) -> Path:
+    """y[n] = x less the mean of x: equal rows give what each gives alone."""
+    x = helper.make_tensor_value_info("x", kind, ["n"])
+    y = helper.make_tensor_value_info("y", kind, ["n"])
+    axes = numpy_helper.from_array(np.array([0], np.int64), "axes")
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=1),
+        helper.make_node("Sub", ["x", "m"], ["y"]),
+    ]
+    return _save(helper.make_graph(nodes, "centred", [x], [y], [axes]), path)

@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 from serve import models
 from serve.conftest import serving
 
+from naru.artifact.bundle import Bundle, make_bundle
+from naru.artifact.golden import GoldenCase, pack_golden
+from naru.compiler import compile_bundle
+from naru.runtime.session import open_model
 from naru.serve.http import Application
 from naru.serve.refusals import Refusal
-from naru.serve.servable import Request
+from naru.serve.servable import Request, rows_are_independent
+from naru.serve.signature import Signature
 
 
 def begun(app: Application, model: str, **arrays: Any) -> Any:
@@ -67,6 +73,24 @@ def test_rows_that_depend_on_each_other_stay_apart(folder: Path) -> None:
         assert all(np.array_equal(f[0], [[1, 1]]) for f in found)
 
     serving(folder, check, workers=1)
+
+
+def one_row(bundle: Bundle) -> Bundle:
+    """A bundle whose golden vector is one row, as where a model was tried with one."""
+    (case,) = [c for c in bundle.golden() if c.entry == "main"]
+    ones = GoldenCase("main", (case.inputs[0][:1],), (np.zeros_like(case.outputs[0][:1]),))
+    sections = {name: bytes(bundle.section(name)) for name in bundle.sections}
+    manifest = {k: v for k, v in bundle.manifest.items() if k != "sections"}
+    return make_bundle(manifest, {**sections, "golden": pack_golden([ones])})
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.INT32], ids=["floats", "ints"])
+def test_equal_rows_show_nothing(tmp_path: Path, kind: int) -> None:
+    """A model that subtracts the mean of all rows gives for equal ones what it gives alone."""
+    bundle = compile_bundle(models.centred(tmp_path / "centred.onnx", kind))
+    for tried in (bundle, one_row(bundle)):
+        model = open_model(tried)
+        assert not rows_are_independent(model, Signature(model), tried)
 
 
 def test_a_refusal_counts_once(folder: Path) -> None:
