@@ -7,12 +7,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
 from naru.serve import arrow, images, json_tensors, rows
 from naru.serve.access import CONTROL, EVERYBODY, INFER, METRICS, Access, require
-from naru.serve.aside import aside, count_bytes
+from naru.serve.aside import ASIDE_FROM, aside, count_bytes
 from naru.serve.batching import Outputs
 from naru.serve.dataplane import DataPlane
 from naru.serve.http_messages import (
@@ -26,6 +26,7 @@ from naru.serve.http_messages import (
     compress,
     error_response,
     hold,
+    is_plain,
     json_response,
     not_allowed,
     read_body,
@@ -54,6 +55,8 @@ log = logging.getLogger("naru.serve")
 Handler = Callable[[Request, Sequence[str]], Awaitable[Response]]
 _HEALTH = "/v2/health/"
 _LENGTH = b"inference-header-content-length"
+_USUAL = (None, b"application/json")  # media types of what may be a request in JSON
+_SHORT = 256  # characters of a path that is worth remembering
 _MOST_OPTIONS = 64 << 10  # bytes of a body that has no tensors
 
 
@@ -147,19 +150,31 @@ class Application:
             return
         headers = dict(scope["headers"])
         request = Request(scope["method"], scope["path"], headers, receive, EVERYBODY)
+        await self.finish(request, self.answer(request), send)
+
+    async def answer(self, request: Request) -> Response:
+        """The answer to a request, which is to be `end`ed once that is sent."""
         self.busy += 1
+        response = await self._respond(request)
+        accepted = request.headers.get(b"accept-encoding")
+        if accepted is not None:
+            await compress(response, accepted)
+        self._finish_headers(request, response)
+        return response
+
+    async def finish(self, request: Request, answer: Awaitable[Response], send: Send) -> None:
+        """Sends an answer, and ends the request."""
         try:
-            response = await self._respond(request)
-            if b"accept-encoding" in headers:
-                await compress(response, headers[b"accept-encoding"])
-            self._finish_headers(request, response)
-            try:
-                await send_response(send, response)
-            except Refusal as refusal:  # too late to say so: the connection ends before its time
-                log.warning("a stream is broken off", extra={"reason": refusal.message})
+            await send_response(send, await answer)
+        except Refusal as refusal:  # too late to say so: the connection ends before its time
+            log.warning("a stream is broken off", extra={"reason": refusal.message})
         finally:
-            self.busy -= 1
-            self.room.give(request.held)
+            self.end(request)
+
+    def end(self, request: Request) -> None:
+        """The request is answered, or nobody waits for that any more."""
+        self.busy -= 1
+        self.room.give(request.held)
 
     async def _respond(self, request: Request) -> Response:
         logged = self._settings.log_requests
@@ -194,15 +209,15 @@ class Application:
         return response
 
     async def _dispatch(self, request: Request) -> Response:
-        path = request.path.strip("/").split("/")
         # The path that matters, without a search.
-        if len(path) == 4 and path[3] == "infer" and path[:2] == ["v2", "models"] and path[2]:
-            if request.method != "POST":
-                return not_allowed(("POST",), request.method)
-            if not self._access.is_open:
-                request.token = self._access.bearer(request.text(b"authorization"))
-                require(request.token, INFER, path[2])
-            return await self._infer(request, (path[2],))
+        if request.method == "POST" and len(request.path) <= _SHORT:
+            asked = _asked_model(request.path)
+            if asked is not None:
+                if not self._access.is_open:
+                    request.token = self._access.bearer(request.text(b"authorization"))
+                    require(request.token, INFER, asked[0])
+                return await self._infer(request, asked)
+        path = request.path.strip("/").split("/")
         for route in self._routes:
             found = route.match(path)
             if found is None:
@@ -228,7 +243,7 @@ class Application:
         if request.method == "HEAD":
             response.body = b""
         identity = request.headers.get(b"x-request-id")
-        if identity is not None and len(identity) <= 256 and identity.isascii():
+        if identity is not None and len(identity) <= 256 and is_plain(identity):
             headers.append((b"x-request-id", identity))
         if self._origins and request.headers.get(b"origin") in self._origins:
             headers += [
@@ -320,7 +335,8 @@ class Application:
             servable = await self.plane.get(name, version)
         try:
             body = await self._body(request, self._settings.max_body)
-            if _LENGTH not in request.headers:
+            headers = request.headers
+            if _LENGTH not in headers and headers.get(b"content-type") not in _USUAL:
                 media = request.media()
                 if media == arrow.MEDIA:
                     return await arrow.answer(request, servable, body, partial(self._hold, request))
@@ -350,13 +366,18 @@ class Application:
             json_length = int(length)
         elif rows.are_rows(body):
             return await self._infer_rows(request, servable, body)
-        signature, most = servable.signature, self._settings.max_inputs
-        decoded = await aside(len(body), json_tensors.decode, body, json_length, signature, most)
+        asked = body, json_length, servable.signature, self._settings.max_inputs
+        if len(body) < ASIDE_FROM:
+            decoded = json_tensors.decode(*asked)
+        else:
+            decoded = await asyncio.to_thread(json_tensors.decode, *asked)
         outputs = await self._ask(request, servable, decoded)
-        encoded = await aside(
-            count_bytes(outputs), json_tensors.encode,
-            servable.name, servable.version, decoded, signature, outputs, servable.labels,
-        )  # fmt: skip
+        name, version, labels = servable.name, servable.version, servable.labels
+        found = name, version, decoded, servable.signature, outputs, labels
+        if count_bytes(outputs) < ASIDE_FROM:
+            encoded = json_tensors.encode(*found)
+        else:
+            encoded = await asyncio.to_thread(json_tensors.encode, *found)
         if encoded.json_length is None:
             return Response(200, [JSON], encoded.body)
         return Response(
@@ -452,6 +473,18 @@ class Application:
 
     async def _unregister(self, request: Request, _: Sequence[str]) -> Response:
         return json_response({})  # nothing is registered, and clients that end ask all the same
+
+
+@lru_cache(1024)
+def _asked_model(path: str) -> tuple[str, ...] | None:
+    """The model, and its version where there is one, that a path asks."""
+    match path.strip("/").split("/"):
+        case ["v2", "models", str(name), "infer"] if name:
+            return (name,)
+        case ["v2", "models", str(name), "versions", str(version), "infer"] if name and version:
+            return name, version
+        case _:
+            return None
 
 
 def _model(found: Sequence[str]) -> tuple[str, str | None]:

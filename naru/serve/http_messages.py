@@ -9,6 +9,7 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Coroutine,
     Generator,
     Mapping,
     MutableMapping,
@@ -56,6 +57,7 @@ class Request:
     headers: Mapping[bytes, bytes]
     receive: Receive
     token: Token
+    body: bytes | None = None  # where all of it came with the head; it may be compressed
     held: int = 0  # bytes of the body in the room, until the request is answered
 
     def text(self, name: bytes) -> str:
@@ -75,6 +77,11 @@ class Response:
     headers: list[tuple[bytes, bytes]]
     body: bytes = b""
     chunks: AsyncIterator[bytes] | None = field(default=None)
+
+
+def is_plain(value: bytes) -> bool:
+    """May the value of a header of a request stand in an answer?"""
+    return value.isascii() and value.decode().isprintable()
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -113,8 +120,19 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
     declared = request.headers.get(b"content-length")
     if declared == b"0":
         return b""
-    if declared is not None and declared.isdigit() and int(declared) > limit:
-        raise _too_large(limit)
+    body = request.body
+    if body is None:
+        body = await _receive_body(request, limit, seconds, room)
+    else:
+        hold(request, room, len(body), 0, limit)
+    encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding == b"identity":
+        return body
+    return await _decompress(request, body, encoding.decode("latin-1"), limit, room)
+
+
+async def _receive_body(request: Request, limit: int, seconds: float, room: Room) -> bytes:
+    """The body as it comes. Raises a Refusal."""
     parts: list[bytes] = []
     more, until = True, 0.0
     while more:
@@ -128,11 +146,7 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
         hold(request, room, len(part), request.held, limit)
         parts.append(part)
         more = message.get("more_body", False)
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
-    encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding == b"identity":
-        return body
-    return await _decompress(request, body, encoding.decode("latin-1"), limit, room)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def hold(request: Request, room: Room, count: int, before: int, limit: int) -> None:
@@ -144,10 +158,12 @@ def hold(request: Request, room: Room, count: int, before: int, limit: int) -> N
     request.held += count
 
 
-class _Rest:
+class Rest:
     """The rest of an awaitable that has been begun and waits for something."""
 
-    def __init__(self, steps: Generator[Any, Any, Any], waits_for: Any) -> None:
+    def __init__(
+        self, steps: Generator[Any, Any, Any] | Coroutine[Any, Any, Any], waits_for: Any
+    ) -> None:
         self._steps, self._waits_for = steps, waits_for
 
     def __await__(self) -> Generator[Any, Any, Any]:
@@ -178,7 +194,7 @@ async def _receive(
         return done.value, until
     until = until or asyncio.get_running_loop().time() + seconds
     async with asyncio.timeout_at(until):
-        return await _Rest(steps, waits_for), until
+        return await Rest(steps, waits_for), until
 
 
 def _too_large(limit: int) -> Refusal:

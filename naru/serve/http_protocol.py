@@ -45,7 +45,7 @@ class Protocol(HttpToolsProtocol):
         self._parse(data)
         if self._in_head and self._heads == heads:
             if self._length > MOST_HEAD:
-                self._refuse(431, _TOO_LONG)
+                self.refuse(431, _TOO_LONG)
             elif self._timer is None:
                 self._wait()
 
@@ -60,7 +60,7 @@ class Protocol(HttpToolsProtocol):
                 except httptools.HttpParserUpgrade as upgrade:
                     rest = rest[upgrade.args[0] :]
                 if parser.get_method() == b"CONNECT":
-                    self._refuse(400, "this server is no proxy")
+                    self.refuse(400, "this server is no proxy")
                     return
                 # Another parser: this one may have seen `connection: close`.
                 self.parser = httptools.HttpRequestParser(self)
@@ -90,18 +90,31 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         # What came may be more than the head, but not less.
         if length > MOST_HEAD and self._head_length() > MOST_HEAD:
-            self._refuse(431, _TOO_LONG)
+            self.refuse(431, _TOO_LONG)
             raise ValueError(_TOO_LONG)  # the parser stops
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins to answer the request whose head was read."""
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
+        """The request is whole."""
+        self.next_head()
+        super().on_message_complete()
+
+    def next_head(self) -> None:
         """What comes next is another request."""
         self._in_head = True
-        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP."""
-        self._refuse(400, msg)
+        self.refuse(400, msg)
+
+    @property
+    def is_between_requests(self) -> bool:
+        """Has nothing come of a request since the end of the one before?"""
+        return self._in_head and not self._length
 
     def _head_length(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
@@ -114,7 +127,7 @@ class Protocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
-    def _refuse(self, status: int, message: str) -> None:
+    def refuse(self, status: int, message: str) -> None:
         """Answers by itself, and closes the connection."""
         self._stop_waiting()
         if self.transport.is_closing():

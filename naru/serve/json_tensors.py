@@ -14,6 +14,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -57,6 +58,8 @@ _ELEMENTS: dict[str, tuple[tuple[type, ...], str]] = {
     "V": ((float, int), "numbers"),  # bfloat16
     "O": ((str,), "texts"),
 }
+_SHORT_HEAD = 1 << 10  # bytes of a JSON that is worth remembering
+_TO_COME: Array = np.empty(0)  # stands for a tensor that is not read yet
 
 
 # ---- in ----
@@ -75,33 +78,79 @@ def decode(
             INVALID,
             f"Inference-Header-Content-Length is {json_length}, the body has {len(body)} bytes",
         )
-    text = body if json_length is None else body[:json_length]
-    value = parse(text)
-    if not isinstance(value, dict):
-        raise Refusal(INVALID, f"expected a JSON object, got {kind_of(value)}")
-    request = cast("dict[str, Any]", value)
-    decoded = Decoded({})
-    problems = _read_options(request, decoded)
-    inputs = request.get("inputs")
+    if json_length is None:
+        head = _read_head(body, signature, most_inputs)
+    elif json_length <= _SHORT_HEAD:
+        head = _short_head(body[:json_length], signature, most_inputs)
+    else:
+        head = _read_head(body[:json_length], signature, most_inputs)
+    return head.fill(body, len(body) if json_length is None else json_length)
+
+
+@dataclass(slots=True)
+class _Head:
+    """The JSON of a request: what it says, what is wrong with it, and which raw tensors follow."""
+
+    decoded: Decoded  # raw tensors have a place in its arrays
+    raws: list[tuple[Tensor, tuple[int, ...], int]]  # and the bytes that each has
+    problems: list[str]
+
+    def fill(self, body: bytes, at: int) -> Decoded:
+        """The request, with the raw tensors that begin there in the body. Raises a Refusal."""
+        decoded, problems = self.decoded, self.problems
+        if not self.raws and not problems and at == len(body):
+            return decoded
+        arrays, problems = decoded.arrays.copy(), problems.copy()
+        for tensor, shape, size in self.raws:
+            left = len(body) - at
+            if size > left:
+                problems.append(
+                    f"input '{tensor.name}': binary_data_size is {size}, {left} bytes are left"
+                )
+                break
+            try:
+                arrays[tensor.name] = from_bytes(body, at, size, tensor, shape)
+            except Refusal as refusal:
+                problems.append(refusal.message)
+            at += size
+        if not problems and at != len(body):
+            problems.append(f"{len(body) - at} bytes are left behind the last tensor")
+        if problems:
+            raise Refusal(INVALID, joined(problems))
+        options = decoded.id, decoded.priority, decoded.timeout_us, decoded.parameters
+        return Decoded(arrays, decoded.wishes, decoded.binary, *options)
+
+
+def _read_head(text: bytes, signature: Signature, most_inputs: int) -> _Head:
+    """Reads the JSON of a request. Raises a Refusal for what is no JSON object."""
+    request: Any = parse(text)
+    if not isinstance(request, dict):
+        raise Refusal(INVALID, f"expected a JSON object, got {kind_of(request)}")
+    request = cast("dict[str, Any]", request)
+    head = _Head(Decoded({}), [], [])
+    problems = head.problems
+    _read_options(request, head.decoded, problems)
+    inputs: Any = request.get("inputs")
     if not isinstance(inputs, list):
         problems.append(f"inputs: expected a list of tensors, got {kind_of(inputs)}")
     elif len(cast("list[Any]", inputs)) > most_inputs:
         problems.append(f"inputs: expected at most {most_inputs}, got {len(cast(Any, inputs))}")
     else:
-        at = len(text)
         bools = b"true" in text or b"false" in text
         for k, item in enumerate(cast("list[Any]", inputs)):
             try:
-                at = _read_input(item, k, body, at, signature, decoded.arrays, bools)
+                _read_input(item, k, signature, head, bools)
             except Refusal as refusal:
                 problems.append(refusal.message)
-        if not problems and at != len(body):
-            problems.append(f"{len(body) - at} bytes are left behind the last tensor")
-    if request.get("outputs") not in (None, []):  # as all clients mean it: all of them
-        decoded.wishes = _read_wishes(request["outputs"], signature, decoded.binary, problems)
-    if problems:
-        raise Refusal(INVALID, joined(problems))
-    return decoded
+    wishes = request.get("outputs")
+    if wishes not in (None, []):  # as all clients mean it: all of them
+        decoded = head.decoded
+        decoded.wishes = _read_wishes(wishes, signature, decoded.binary, problems)
+    return head
+
+
+# Whose tensors are raw sends the same JSON before them time and again.
+_short_head = lru_cache(1024)(_read_head)
 
 
 def parse(text: bytes) -> Any:
@@ -129,21 +178,17 @@ def _parse_float(text: str) -> float:
     return value
 
 
-def _read_options(request: Mapping[str, Any], decoded: Decoded) -> list[str]:
-    """Fills in id and parameters; what is wrong with them."""
-    problems: list[str] = []
+def _read_options(request: Mapping[str, Any], decoded: Decoded, problems: list[str]) -> None:
+    """Fills in id and parameters, and what is wrong with them."""
     identity = request.get("id")
     if identity is not None and not isinstance(identity, str):
         problems.append(f"id: expected a text, got {kind_of(identity)}")
     else:
         decoded.id = identity
     given = request.get("parameters")
-    if given is None:
-        return problems
-    parameters = check_parameters(given, "parameters", problems)
-    decoded.parameters = parameters
-    read_parameters(parameters, decoded, problems)
-    return problems
+    if given is not None:
+        decoded.parameters = check_parameters(given, "parameters", problems)
+        read_parameters(decoded.parameters, decoded, problems)
 
 
 def check_parameters(given: object, where: str, problems: list[str]) -> Mapping[str, Any]:
@@ -157,39 +202,27 @@ def check_parameters(given: object, where: str, problems: list[str]) -> Mapping[
     return cast("dict[str, Any]", given)
 
 
-def _read_input(
-    item: object,
-    k: int,
-    body: bytes,
-    at: int,
-    signature: Signature,
-    arrays: dict[str, Array],
-    bools: bool,
-) -> int:
-    """Adds an input to the arrays; where the next raw tensor begins. Raises a Refusal."""
+def _read_input(item: Any, k: int, signature: Signature, head: _Head, bools: bool) -> None:
+    """Adds an input. Raises a Refusal."""
     if not isinstance(item, dict):
         raise Refusal(INVALID, f"inputs[{k}]: expected an object, got {kind_of(item)}")
     given = cast("dict[str, Any]", item)
     name = given.get("name")
     if not isinstance(name, str):
         raise Refusal(INVALID, f"inputs[{k}].name: expected a text, got {kind_of(name)}")
-    size = _binary_size(given, name)
+    size = _binary_size(given, name) if "parameters" in given else None
+    arrays = head.decoded.arrays
     tensor = declared(name, given.get("datatype"), signature, arrays)
     shape = read_shape(given.get("shape"), name)
     if size is None:
         if "data" not in given:
             raise Refusal(INVALID, f"input '{name}': data is missing")
         arrays[name] = from_json(given["data"], tensor, shape, bools=bools)
-        return at
-    if "data" in given:
+    elif "data" in given:
         raise Refusal(INVALID, f"input '{name}': has both data and binary_data_size")
-    if size > len(body) - at:
-        raise Refusal(
-            INVALID,
-            f"input '{name}': binary_data_size is {size}, {len(body) - at} bytes are left",
-        )
-    arrays[name] = from_bytes(body, at, size, tensor, shape)
-    return at + size
+    else:
+        arrays[name] = _TO_COME
+        head.raws.append((tensor, shape, size))
 
 
 def _binary_size(given: Mapping[str, Any], name: str) -> int | None:

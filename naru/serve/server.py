@@ -26,7 +26,7 @@ from naru.serve.access import Access, read_tokens
 from naru.serve.dataplane import DataPlane
 from naru.serve.grpc_service import GrpcServer
 from naru.serve.http import Application
-from naru.serve.http_protocol import Protocol
+from naru.serve.http_short import ShortWay, Writer
 from naru.serve.settings import ServerSettings
 from naru.serve.tls import read_pair
 
@@ -122,9 +122,10 @@ class Server:
 
     def _config(self) -> uvicorn.Config:
         settings = self.settings
+        short = partial(ShortWay, self.application, Writer())
         return uvicorn.Config(
             self.application,
-            http=partial(Protocol, settings.head_timeout),  # pyright: ignore[reportArgumentType]
+            http=partial(short, settings.head_timeout),  # pyright: ignore[reportArgumentType]
             loop="none",
             lifespan="off",
             ws="none",

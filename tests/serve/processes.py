@@ -52,6 +52,16 @@ class Process:
             time.sleep(0.01)
         raise AssertionError("the server did not start:\n" + "\n".join(self.lines))
 
+    def line(self, part: str) -> str:
+        """The first line with something in it, once it has been written."""
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            for line in self.lines:
+                if part in line:
+                    return line
+            time.sleep(0.01)
+        raise AssertionError(f"no line with {part!r}:\n" + "\n".join(self.lines))
+
     def connect(self) -> http.client.HTTPConnection:
         """A connection, which is closed at the end."""
         made = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)

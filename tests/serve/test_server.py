@@ -36,7 +36,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_it_prints_can_be_tried(one: Path) -> None:
     with serving(one) as server:
-        curl = next(line for line in server.lines if "curl" in line)
+        curl = server.line("curl")
         body, url = curl.split("-d '")[1].split("' ")
         status, found = server.ask("POST", "/" + url.split("/", 3)[3], json.loads(body))
         assert (status, found["outputs"][0]["data"]) == (200, [0, 0, 0])
