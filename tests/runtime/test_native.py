@@ -497,6 +497,19 @@ def test_a_busy_pool_means_one_thread(two_threads: None) -> None:
     assert model(short) == 2
 
 
+def test_who_holds_the_pool_leaves_the_others_a_core(two_threads: None) -> None:
+    _native.set_threads(4)
+    model = busy(n=8)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(model, np.array([100_000_000]))
+        time.sleep(0.02)
+        second = pool.submit(model, np.array([600_000_000]))  # finds it held
+        assert (first.result(), second.done()) == (4, False)
+        assert model(np.array([1])) == 3
+        assert second.result() == 1
+        assert model(np.array([1])) == 4
+
+
 def test_many_callers_of_a_parallel_model(two_threads: None) -> None:
     model = spmd(2)
 

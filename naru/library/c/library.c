@@ -719,11 +719,7 @@ static void run_code(naru_context *ctx)
         model->options.parallel(model->options.pool, run_share, &all, want);
         return;
     }
-    int n = want > 1 ? naru_pool_enter(want) : 1;
-    if (n > 1)
-        naru_pool_run(run, &ctx->abi, n);
-    else
-        run(&ctx->abi, 0, 1);
+    naru_pool_run(run, &ctx->abi, want);
 }
 
 static naru_status run_failure(const naru_heap *heap, const int64_t *error)

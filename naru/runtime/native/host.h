@@ -87,11 +87,9 @@ NARU_HOST void naru_pool_stop(void);
 NARU_HOST void naru_pool_exit(void);
 NARU_HOST int naru_get_threads(void);
 NARU_HOST void naru_set_threads(int threads); /* 0: back to the default */
-/* How many threads may run now: up to `want`, or 1 when the pool is busy. When it returns more
- * than 1 the caller holds the pool and must call naru_pool_run exactly once. */
-NARU_HOST int naru_pool_enter(int want);
-/* Runs run(ctx, tid, n) for tid 0..n-1 (0 is the caller), then gives the pool back. */
-NARU_HOST void naru_pool_run(naru_run_fn run, naru_ctx *ctx, int n);
+/* Runs run(ctx, tid, n) for tid 0..n-1 (0 is the caller) and returns n: up to `want`, or 1 where the
+ * pool is busy, or other runs need the cores. */
+NARU_HOST int naru_pool_run(naru_run_fn run, naru_ctx *ctx, int want);
 NARU_HOST void naru_barrier(naru_ctx *ctx, int64_t tid, int64_t n);
 
 /* Where threads meet that are not the pool's. */

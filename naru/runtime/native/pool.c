@@ -4,7 +4,8 @@
  * workers it wants, runs its own share, and waits until all have finished. Workers spin for a while
  * after a job, because the next one usually comes soon, then sleep. One run holds the whole pool; a
  * run that finds it held goes on alone, so that every thread of a run is known to be live and the
- * generated code's barriers cannot deadlock.
+ * generated code's barriers cannot deadlock. Who holds it leaves each run beside it a core: callers
+ * that keep all cores busy then run one thread each, without barriers at which some wait for a core.
  */
 #include "host.h"
 
@@ -34,6 +35,7 @@ typedef struct {
 
 static struct {
     _Alignas(64) _Atomic int busy;
+    _Atomic int runs; /* under way, that could use several threads */
     _Alignas(64) _Atomic int pending; /* workers that have not finished the job */
     _Alignas(64) naru_meeting meeting;
     _Alignas(64) naru_run_fn run; /* the job; written before the tickets. NULL: go home */
@@ -200,11 +202,10 @@ NARU_HOST void naru_pool_exit(void)
 
 /* ---- runs ---- */
 
-NARU_HOST int naru_pool_enter(int want)
+/* Takes the pool for up to so many threads; 1: it does not hold it. */
+static int hold(int want)
 {
-    int limit = naru_get_threads();
-    want = want < limit ? want : limit;
-    if (want <= 1 || !own_pool() || atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))
+    if (want <= 1 || atomic_exchange_explicit(&pool.busy, 1, memory_order_acquire))
         return 1;
     while (pool.workers < want - 1 && add_worker())
         ;
@@ -214,7 +215,7 @@ NARU_HOST int naru_pool_enter(int want)
     return n;
 }
 
-NARU_HOST void naru_pool_run(naru_run_fn run, naru_ctx *ctx, int n)
+static void run_together(naru_run_fn run, naru_ctx *ctx, int n)
 {
     pool.run = run, pool.ctx = ctx, pool.n = n;
     atomic_store_explicit(&pool.pending, n - 1, memory_order_relaxed);
@@ -225,6 +226,23 @@ NARU_HOST void naru_pool_run(naru_run_fn run, naru_ctx *ctx, int n)
     while (atomic_load_explicit(&pool.pending, memory_order_acquire) != 0)
         wait_a_little(&spins);
     atomic_store_explicit(&pool.busy, 0, memory_order_release);
+}
+
+NARU_HOST int naru_pool_run(naru_run_fn run, naru_ctx *ctx, int want)
+{
+    int limit = naru_get_threads();
+    if (want <= 1 || limit <= 1 || !own_pool()) {
+        run(ctx, 0, 1);
+        return 1;
+    }
+    int left = limit - atomic_fetch_add_explicit(&pool.runs, 1, memory_order_relaxed);
+    int n = hold(want < left ? want : left);
+    if (n > 1)
+        run_together(run, ctx, n);
+    else
+        run(ctx, 0, 1);
+    atomic_fetch_sub_explicit(&pool.runs, 1, memory_order_relaxed);
+    return n;
 }
 
 NARU_HOST void naru_pool_stop(void)

@@ -204,11 +204,9 @@ double naru_probe_fork_join(int threads, int rounds)
     naru_ctx ctx = {0};
     int64_t best = INT64_MAX;
     for (int k = 0; k < rounds; k++) {
-        int n = naru_pool_enter(threads);
-        if (n < 2)
-            return 0;
         int64_t start = naru_now_ns();
-        naru_pool_run(nothing, &ctx, n);
+        if (naru_pool_run(nothing, &ctx, threads) < 2)
+            return 0;
         int64_t spent = naru_now_ns() - start;
         best = spent < best ? spent : best;
     }
@@ -228,11 +226,9 @@ double naru_probe_barrier(int threads, int rounds)
     naru_ctx ctx = {0};
     int64_t best = INT64_MAX;
     for (int k = 0; k < rounds; k++) {
-        int n = naru_pool_enter(threads);
-        if (n < 2)
-            return 0;
         int64_t start = naru_now_ns();
-        naru_pool_run(meet, &ctx, n);
+        if (naru_pool_run(meet, &ctx, threads) < 2)
+            return 0;
         int64_t spent = naru_now_ns() - start;
         best = spent < best ? spent : best;
     }

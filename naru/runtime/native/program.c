@@ -276,11 +276,7 @@ static void run_code(program *self, naru_context *ctx, const int64_t *plan)
         want = self->threads;
     ctx->look_at = 0;
     ctx->saved = plan[1] > RELEASE_GIL_NS ? PyEval_SaveThread() : NULL;
-    int n = want > 1 ? naru_pool_enter((int)want) : 1;
-    if (n > 1)
-        naru_pool_run(self->run, &ctx->abi, n);
-    else
-        self->run(&ctx->abi, 0, 1);
+    naru_pool_run(self->run, &ctx->abi, (int)want);
     if (ctx->saved) /* also if a loop gave the GIL away meanwhile */
         PyEval_RestoreThread(ctx->saved);
     ctx->saved = NULL;
