@@ -198,7 +198,7 @@ class Queue:
         self._settings, self._statistics, self._workers = settings, statistics, workers
         self._most_rows = min(most_rows, settings.max_batch)
         self._calls: list[Call] = []  # a heap
-        self._waiting = 0  # calls whose client still waits
+        self._waiting = self._elements = 0  # calls whose client still waits; of their inputs
         self._orders = 0
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None
@@ -214,19 +214,24 @@ class Queue:
 
     # ---- in ----
 
-    def add(self, call: Call, timeout_us: int) -> None:
-        """Takes a call; its future is answered later. Raises a Refusal where the queue is full."""
+    def check_room(self) -> None:
+        """Raises a Refusal where the queue is full."""
         if self._waiting >= self._settings.max_queue:
             raise Refusal(
                 OVERLOADED,
                 f"{self._waiting} requests wait for this model already",
                 retry_after=self.expected_wait(),
             )
+
+    def add(self, call: Call, timeout_us: int) -> None:
+        """Takes a call; its future is answered later. Raises a Refusal where the queue is full."""
+        self.check_room()
         self._orders += 1
         call.order = self._orders
         heapq.heappush(self._calls, call)
         call.waits = True
         self._waiting += 1
+        self._elements += call.elements
         call.future.add_done_callback(lambda _, c=call: self._given_up(c))
         timeout_us = timeout_us or self._settings.timeout_us
         loop = asyncio.get_running_loop()
@@ -237,8 +242,7 @@ class Queue:
 
     def expected_wait(self) -> float:
         """Seconds until what waits has been run, as far as one can tell."""
-        elements = sum(c.elements for c in self._calls if c.waits)
-        return self.ns_per_element * elements / 1e9 / max(1, self._workers.count)
+        return self.ns_per_element * self._elements / 1e9 / max(1, self._workers.count)
 
     def _offer(self) -> None:
         if self.ready:
@@ -266,8 +270,8 @@ class Queue:
             return
         if call.expiry is not None:  # the client chose how long it lives
             call.expiry.cancel()
-        call.waits, call.arrays = False, {}
-        self._waiting -= 1
+        call.arrays = {}
+        self._no_longer_waits(call)
         self._tell_if_idle()
         # What nobody waits for must not pile up behind what goes first.
         if len(self._calls) > 2 * self._waiting + 64:
@@ -292,11 +296,15 @@ class Queue:
                 return []
         batch = self._gather(heapq.heappop(self._calls))
         for call in batch:
-            call.waits = False
+            self._no_longer_waits(call)
             if call.expiry is not None:
                 call.expiry.cancel()
-        self._waiting -= len(batch)
         return batch
+
+    def _no_longer_waits(self, call: Call) -> None:
+        call.waits = False
+        self._waiting -= 1
+        self._elements -= call.elements
 
     def _drop_done(self) -> None:
         while self._calls and self._calls[0].future.done():

@@ -95,6 +95,7 @@ class Inference:
             if token is not EVERYBODY:
                 require(token, INFER, name)
             servable = self._plane.find(name, version) or await self._plane.get(name, version)
+            servable.queue.check_room()
             most = self._plane.settings.max_inputs
             if _is_long_work(request, size):
                 decoded = await asyncio.to_thread(decode, request, servable.signature, most)

@@ -334,6 +334,7 @@ class Application:
         if servable is None:
             servable = await self.plane.get(name, version)
         try:
+            servable.queue.check_room()  # before the body is read: where many come that costs most
             body = await self._body(request, self._settings.max_body)
             headers = request.headers
             if _LENGTH not in headers and headers.get(b"content-type") not in _USUAL:

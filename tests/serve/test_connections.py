@@ -161,3 +161,30 @@ def test_bodies_are_not_heads(folder: Path) -> None:
         assert b"HTTP/1.1 400" in found
 
     connected(folder, check, load_at_start=0)
+
+
+def test_a_full_queue_reads_no_bodies(folder: Path) -> None:
+    """Who is refused learns it before the body is sent, and may use the connection on."""
+    waits = ModelSettings(max_delay_us=10_000_000, max_queue=1)
+    long = BODY + b" " * (1 << 20)
+
+    async def check(server: Server) -> None:
+        servable = await server.plane.get("dense")
+        first = await asyncio.open_connection("127.0.0.1", server.port)
+        first[1].write(POST % len(BODY) + BODY)
+        while not len(servable.queue):
+            await asyncio.sleep(0.005)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(POST % len(long))
+        refused = await reader.readuntil(b"}")
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: " in refused
+        assert b"connection: close" not in refused
+        assert server.plane.room.held == len(BODY)
+        writer.write(long + b"GET /v2/health/live HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+        assert servable.statistics.refused == {"overloaded": 1}
+        for _, closed in (first, (reader, writer)):
+            closed.close()
+
+    connected(folder, check, load_at_start=0, model=waits, drain_limit=0.5)
