@@ -14,7 +14,7 @@
 #   make bench-library     native libraries: calls from C, opening, many at once
 #   make bench-trees   tree ensembles against LightGBM, XGBoost, lleaves, tl2cgen and others
 #                    (half an hour; needs GCC), into bench/results/ and docs/
-#   make bench-serving  naru serve against MLServer, Triton and a bare server (three minutes)
+#   make bench-serving  naru serve against MLServer, Triton and a bare server, and under load (nine minutes)
 #   make bench-web   WebAssembly against ONNX Runtime Web, in Node and Chromium (ten minutes)
 #   make wheels      build the wheels and source distributions into dist/
 #   make check       only lint, format, types, layers and sizes

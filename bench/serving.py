@@ -4,6 +4,8 @@ do.
     python bench/serving.py                  writes a record and docs/serving-speed.md
     python bench/serving.py --rounds 1       a look; writes nothing
 
+Then `naru serve` alone, under load (bench/serving_load.py).
+
 All serve the digit MLP (64-200-10) in one process each; wrk asks with JSON, and naru with raw
 tensors too, over 1 and over 16 connections. In a round each is asked in turn, so that a disturbance
 of the machine meets all; a ratio is naru's requests a second by the other's in the same round,
@@ -22,11 +24,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import serving_load
 import serving_rivals as rivals
 from cases import ROOT
 
@@ -36,7 +39,7 @@ from naru.cli.printing import make_table, print_table
 
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "serving-speed.md"
-SCHEMA = 1
+SCHEMA = 2  # 2: with `load`
 SERVERS: Mapping[str, Callable[[Path], Any]] = {
     "naru": rivals.naru, "bare": rivals.bare, "Triton": rivals.triton, "MLServer": rivals.mlserver,
 }  # fmt: skip
@@ -165,25 +168,63 @@ do (`bench/serving_bare.py`: it parses the same JSON, multiplies, and checks not
 {rounds} rounds of {seconds} s; above 1 naru is faster."""
 
 
+LOAD = """## Whole networks
+
+float32 images of 3 x 224 x 224 as raw tensors over {connections} connections, against calls of the
+same model in a Python process by as many threads as do best there; rounds in turn.
+
+{networks}
+
+## Latency at half load
+
+Requests at random times, half as many as the server answers at most; latencies from the time at
+which a request was to be sent.
+
+{latencies}
+
+## Overload
+
+JPEG images for MobileNetV2, {times} times more than it can look at, at random times over 1,024
+connections, from a process on the same two cores:
+
+{overload}
+"""
+
+
 def write_page(record: Record) -> None:
     """docs/serving-speed.md."""
-    machine = record["machine"]
-    lines = [
-        "# Speed of serving",
-        "",
-        "<!-- Written by `python bench/serving.py`. -->",
-        "",
-        HEAD.format(
-            **{k: machine[k] for k in ("cpu", "target", "cores", "system")},
-            **{k: record[k] for k in ("date", "rounds", "seconds")},
-        ),
-        "",
-        "| " + " | ".join(HEADS) + " |",
-        "| " + " | ".join(["---:", "---", "---", *["---:"] * 5]) + " |",
-        *("| " + " | ".join(row) + " |" for row in rows_of(record)),
-        "",
-    ]
-    PAGE.write_text("\n".join(lines), encoding="utf-8")
+    machine, load = record["machine"], record["load"]
+    head = HEAD.format(
+        **{k: machine[k] for k in ("cpu", "target", "cores", "system")},
+        **{k: record[k] for k in ("date", "rounds", "seconds")},
+    )
+    table = as_table(HEADS, rows_of(record), "r" + "ll" + "r" * 5)
+    rest = LOAD.format(
+        connections=serving_load.CONNECTIONS,
+        times=serving_load.OVERLOAD,
+        networks=as_table(serving_load.NETWORK_HEADS, serving_load.network_rows(load), "lrrrr"),
+        latencies=as_table(serving_load.HALF_HEADS, serving_load.half_rows(load), "lrrrr"),
+        overload="\n".join(f"- {line}" for line in serving_load.overload_lines(load)),
+    )
+    note = "<!-- Written by `python bench/serving.py`. -->"
+    text = f"# Speed of serving\n\n{note}\n\n{head}\n\n{table}\n\n{rest}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def as_table(heads: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> str:
+    """A table of Markdown; a side is `l` or `r`."""
+    rule = ["---" if side == "l" else "---:" for side in sides]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (heads, rule, *rows))
+
+
+def show(
+    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]
+) -> None:
+    """A table for people."""
+    table = make_table(title, heads, right=tuple(right))
+    for row in rows:
+        table.add_row(*row)
+    print_table(table)
 
 
 def main() -> int:
@@ -194,15 +235,20 @@ def main() -> int:
         print("wrk is missing: make bench-serving installs it", file=sys.stderr)
         return 1
     record = measure(rounds)
-    table = make_table("requests a second", HEADS, right=(0, 3, 4, 5, 6, 7))
-    for row in rows_of(record):
-        table.add_row(*row)
-    print_table(table)
+    seconds = serving_load.OVERLOAD_SECONDS if rounds == ROUNDS else 10
+    record["load"] = load = serving_load.measure(seconds)
+    show("requests a second", HEADS, rows_of(record), (0, 3, 4, 5, 6, 7))
+    numbers = (1, 2, 3, 4)
+    show("whole networks", serving_load.NETWORK_HEADS, serving_load.network_rows(load), numbers)
+    show("latency at half load", serving_load.HALF_HEADS, serving_load.half_rows(load), numbers)
+    print("\n".join(["overload", *serving_load.overload_lines(load)]))
     for name, aim in AIMS.items():
         own, its = record["found"]["naru.JSON.16"], record["found"][f"{name}.JSON.16"]
         ratio = statistics.median(a["rate"] / b["rate"] for a, b in zip(own, its, strict=True))
         if ratio < aim:
             print(f"missed: {ratio:.2f} times {name}, aim {aim}")
+    for line in serving_load.missed(load):
+        print(f"missed: {line}")
     if rounds == ROUNDS:
         machine = record["machine"]
         name = f"{record['date']}-serving-{machine['target']}-{machine['cores']}.json"
