@@ -53,6 +53,7 @@ from naru.passes.decompose import decompose
 from naru.passes.fold_batch_norm import fold_batch_norm
 from naru.passes.fold_constants import fold_constants
 from naru.passes.fuse import fuse
+from naru.passes.independent_rows import independent_rows
 from naru.passes.multiply_bytes import multiply_bytes
 from naru.passes.registry import PassFunction
 from naru.passes.registry import run as run_passes
@@ -196,7 +197,7 @@ def build_parts(
         case = make_golden(stages.graph, stages.program.requires) if tested else None
         golden = pack_golden([case] if case else [])
     tell("bundle", 0, 1)
-    g = stages.graph
+    g, rows = stages.graph, independent_rows(stages.fused)
     manifest = make_manifest(
         g,
         stages.program,
@@ -209,6 +210,7 @@ def build_parts(
             {n: o.type.rank for n, o in zip(g.output_names, g.outputs, strict=True)},
         ),
         golden=case,
+        rows=rows.name if rows else None,
     )
     program = stages.program
     del stages, g  # and with it the weights in the layout of the model file

@@ -43,6 +43,8 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     tensors?        [{dtype, shape, kind: "input" | "output" | "weight" | "value", name?}], likewise
     tolerance?      {rtol, atol}: how far a golden output may be off, as rms over the output:
                     rms(got - want) <= atol + rtol * rms(want)
+    rows?           the symbol that is the first dim of every input and output, where row r of each
+                    output is made of row r of the inputs alone (passes/independent_rows.py)
     columns?        {name of an input: [names of its columns]}, for tables (runtime/tables.py)
     sections        [{name, offset, size, digest}], written by write_bundle
 

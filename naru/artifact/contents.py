@@ -260,9 +260,10 @@ def make_manifest(
     source: Mapping[str, Any],
     outputs: Mapping[str, Mapping[str, Any]],
     golden: GoldenCase | None = None,
+    rows: str | None = None,
 ) -> dict[str, Any]:
     """See artifact/bundle.py for the schema. `outputs`: what else there is to say of one, by name;
-    that of main is enough."""
+    that of main is enough. `rows`: the symbol along which rows stay apart."""
     offsets = linked.offsets
     steps, tensors = step_records(g, program)
     interface: dict[str, Any] = {
@@ -301,6 +302,7 @@ def make_manifest(
         "steps": steps,
         "tensors": tensors,
         "tolerance": tolerance_of(golden),
+        **({"rows": rows} if rows else {}),
         **_columns(g.columns),
     }
 

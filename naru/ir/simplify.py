@@ -277,6 +277,8 @@ def mod(a: int | Expr, b: int | Expr) -> Expr:
 
 def within(e: Expr, size: Expr) -> bool:
     """Is 0 ≤ e < size certain?"""
+    if isinstance(e, Binary) and e.op == "mod" and e.b is size:  # positive, as in floordiv
+        return True
     return bounds(e)[0] >= 0 and bounds(sub(size, e))[0] > 0
 
 
@@ -388,7 +390,7 @@ def _atom_bounds(e: Expr) -> Interval:
             return lo // int(d.value), hi // int(d.value)
         case Binary(op="floordiv") if bounds(e.b)[0] > 0 and bounds(e.a)[0] >= 0:
             return 0, bounds(e.a)[1] // bounds(e.b)[0]
-        case Binary(op="mod") if bounds(e.b)[0] > 0:
+        case Binary(op="mod") if bounds(e.b)[0] >= 0:  # of 0 there is none
             return 0, min(bounds(e.b)[1] - 1, INF)
         case Binary(op="min" | "max" as op):
             (a, b), (c, d) = bounds(e.a), bounds(e.b)

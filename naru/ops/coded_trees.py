@@ -35,7 +35,7 @@ from naru.ops.coded_tables import (
 from naru.ops.kernel_text import by_hand, indent
 from naru.ops.operands import given, operand
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, apply, constant, register
-from naru.ops.tree_codes import BLOCK, ref_codes
+from naru.ops.tree_codes import BLOCK, BLOCKS, ref_codes
 from naru.ops.tree_coding import LOW
 from naru.ops.tree_samples import EVERY, random_ensemble, random_votes
 from naru.targets import Target
@@ -348,4 +348,4 @@ def _samples() -> Iterable[Sample]:
 
 
 register(Op("coded_trees", "opaque", infer_coded, ref_coded, opaque=opaque_coded, flops=_flops,
-            sparse=True, samples=_samples))  # fmt: skip
+            sparse=True, samples=_samples, rows=((BLOCKS,), (1,))))  # fmt: skip

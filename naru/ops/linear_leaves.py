@@ -156,4 +156,5 @@ def _samples() -> Iterable[Sample]:
 
 
 register(Op("linear_leaves", "opaque", infer_linear_leaves, ref_linear_leaves,
-            opaque=opaque_linear_leaves, flops=_flops, samples=_samples))  # fmt: skip
+            opaque=opaque_linear_leaves, flops=_flops, samples=_samples,
+            rows=((0, 1), (1,))))  # fmt: skip

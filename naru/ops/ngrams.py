@@ -109,4 +109,4 @@ def _samples() -> Iterable[Sample]:
 
 
 register(Op("ngram_counts", "opaque", infer_ngram_counts, ref_ngram_counts,
-            opaque=opaque_ngram_counts, samples=_samples))  # fmt: skip
+            opaque=opaque_ngram_counts, samples=_samples, rows=((0,), (0,))))  # fmt: skip

@@ -157,6 +157,7 @@ def _register(cell: Cell, samples: Callable[[], Iterable[Sample]]) -> None:
             opaque=lambda n, target: _opaque(cell, n, target),
             flops=_flops,
             samples=samples,
+            rows=((1, None, 0, 1, 1), (2, 1, 1)),
         )
     )
 

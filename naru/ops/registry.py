@@ -8,6 +8,8 @@ flops   its floating-point operations, where they are more than a few for each b
 sparse  does it read only a part of its operands, so that their size says nothing of its time
 expand  or: the node as a composition of other ops
 samples operands and attributes that the tests run, edge cases included
+rows    of an opaque op whose rows stay apart: the axis of each operand along which they lie, and of
+        each result; operands beyond that, and those of None, are the same for all rows
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from naru.targets import Target
 Attrs: TypeAlias = Mapping[str, Any]
 Types: TypeAlias = Sequence[TensorType | None]
 Arrays: TypeAlias = Sequence[np.ndarray | None]
+Place: TypeAlias = int | None  # an axis
+RowPlaces: TypeAlias = tuple[tuple[Place, ...], tuple[int, ...]]
 Infer: TypeAlias = Callable[[Types, Attrs], tuple[TensorType, ...]]
 Ref: TypeAlias = Callable[[Arrays, Attrs], tuple[np.ndarray, ...]]
 
@@ -113,6 +117,7 @@ class Op:
     expand: Expand | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
     work: int = 0  # so many of the last outputs are memory to work in; they mean nothing
+    rows: RowPlaces | None = None
 
 
 OPS: dict[str, Op] = {}

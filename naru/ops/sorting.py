@@ -214,7 +214,7 @@ def _top_k_samples() -> Iterable[Sample]:
 
 
 register(Op("top_k", "opaque", infer_top_k, ref_top_k, opaque=opaque_top_k,
-            samples=_top_k_samples))  # fmt: skip
+            samples=_top_k_samples, rows=((0,), (0, 0))))  # fmt: skip
 
 
 # --- unique ---------------------------------------------------------------------------------------

@@ -44,6 +44,9 @@ LEVELS = 5  # at most: that is enough for a million borders of a feature
 ROLES = ("x", "features", "levels", "starts", "ranks", "borders", "rows", "places", "lookup")
 
 
+BLOCKS = -1  # where rows lie in the result: not along one axis
+
+
 def blocks_of(rows: Expr) -> Expr:
     return floordiv(add(rows, BLOCK - 1), BLOCK)
 
@@ -134,4 +137,4 @@ def _samples() -> Iterable[Sample]:
 
 
 register(Op("tree_codes", "opaque", infer_codes, ref_codes, opaque=opaque_codes, flops=_flops,
-            sparse=True, samples=_samples))  # fmt: skip
+            sparse=True, samples=_samples, rows=((0,), (BLOCKS,))))  # fmt: skip

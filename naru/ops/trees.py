@@ -242,4 +242,4 @@ def _samples() -> Iterable[Sample]:
 
 
 register(Op("tree_ensemble", "opaque", infer_trees, ref_trees, opaque=opaque_trees, flops=_flops,
-            sparse=True, samples=_samples))  # fmt: skip
+            sparse=True, samples=_samples, rows=((0,), (1,))))  # fmt: skip

@@ -62,11 +62,7 @@ class Servable:
         self.digest = str(bundle.manifest["source"].get("sha256", ""))
         self.labels = self.model.labels
         took = _try_out(self.model, bundle)
-        self.batches = (
-            settings.batching
-            and self.signature.rows is not None
-            and rows_are_independent(self.model, self.signature, bundle)
-        )
+        self.batches = self._batches(bundle)
         most = self.signature.most_rows if self.batches else 0
         # Where requests are to wait for others, no one goes ahead.
         waits = self.batches and settings.max_delay_us
@@ -78,6 +74,15 @@ class Servable:
 
     def __repr__(self) -> str:
         return f"<servable {self.name}/{self.version}>"
+
+    def _batches(self, bundle: Bundle) -> bool:
+        """May requests be put together? Not where one could see anything of another."""
+        rows, wish = self.signature.rows, self.settings.batching
+        if rows is None or wish is False:
+            return False
+        if self.model.manifest.get("rows") == rows:
+            return True
+        return wish is True and rows_are_independent(self.model, self.signature, bundle)
 
     # ---- answers ----
 
@@ -180,8 +185,8 @@ def rows_are_independent(model: Model, signature: Signature, bundle: Bundle) -> 
     """Does each row of the outputs depend on the same row of the inputs alone, as far as the golden
     vector's rows show? They are run together, with others between them, and one by one.
 
-    This is a test, not a proof: a model that mixes rows only for rare values passes. The setting
-    `batching` says otherwise for good.
+    This is a test, not a proof, for models of which the compiler could not prove it: one that mixes
+    rows only for rare values passes. The setting `batching` says otherwise for good.
     """
     cases = [c for c in _cases(model, bundle) if c.inputs[0].ndim and c.inputs[0].shape[0]]
     if not cases:

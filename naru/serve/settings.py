@@ -29,8 +29,8 @@ def _about(fits: Callable[[object], bool], expected: str, help: str) -> dict[str
     return {"fits": fits, "expected": expected, "help": help}
 
 
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
+def _is_flag_or_proven(value: object) -> bool:
+    return isinstance(value, bool) or value == "proven"
 
 
 def _are_aliases(value: object) -> bool:
@@ -44,10 +44,12 @@ def _are_aliases(value: object) -> bool:
 class ModelSettings:
     """How one model is served. One field a key of `serve.toml`."""
 
-    batching: bool = field(
+    batching: bool | str = field(
         default=True,
         metadata=_about(
-            _is_flag, "true or false", "put requests together, where no row depends on another"
+            _is_flag_or_proven,
+            'true, false or "proven"',
+            "put requests together, where no row depends on another; proven: by the compiler",
         ),
     )
     max_batch: int = field(

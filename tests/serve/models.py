@@ -30,6 +30,16 @@ def dense(path: Path, scale: float = 1.0) -> Path:
     )
 
 
+def summed(path: Path) -> Path:
+    """y[batch, 4] = the sums so far of each row of x[batch, 4]: no row depends on another, but of
+    this kernel the compiler does not know that."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+    axis = numpy_helper.from_array(np.array(1, np.int64), "axis")
+    nodes = [helper.make_node("CumSum", ["x", "axis"], ["y"])]
+    return _save(helper.make_graph(nodes, "summed", [x], [y], [axis]), path)
+
+
 def pair(path: Path) -> Path:
     """total[n] = a[n] + b[n] (float32), and count[n] = c[n] + 1 (int64)."""
     one = numpy_helper.from_array(np.array(1, np.int64), "one")

@@ -75,6 +75,24 @@ def test_rows_that_depend_on_each_other_stay_apart(folder: Path) -> None:
     serving(folder, check, workers=1)
 
 
+@pytest.mark.parametrize(
+    ("wish", "together"),
+    [("true", (True, True)), ('"proven"', (True, False)), ("false", (False, False))],
+)
+def test_what_is_proven_and_what_is_tried(
+    tmp_path: Path, wish: str, together: tuple[bool, bool]
+) -> None:
+    for name, make in (("dense", models.dense), ("summed", models.summed)):
+        make(tmp_path / name / "model.onnx")
+        (tmp_path / name / "serve.toml").write_text(f"batching = {wish}\n")
+
+    async def check(app: Application) -> None:
+        found = [(await app.plane.get(name)).batches for name in ("dense", "summed")]
+        assert tuple(found) == together
+
+    serving(tmp_path, check)
+
+
 def one_row(bundle: Bundle) -> Bundle:
     """A bundle whose golden vector is one row, as where a model was tried with one."""
     (case,) = [c for c in bundle.golden() if c.entry == "main"]
