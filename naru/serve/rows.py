@@ -99,7 +99,7 @@ class _Table:
         if own is not None and isinstance(values[0], list):
             return _stacked(values, own)
         tensor = self._signature.inputs[0] if own is None else own  # or a column of the one matrix
-        text, null = tensor.datatype == TEXT, tensor.dtype.kind == "f"  # null is NaN
+        text, null = tensor.datatype == TEXT, tensor.dtype.kind in "fV"  # null is NaN
         for k, value in enumerate(values):
             if (
                 isinstance(value, str) is not text
