@@ -5,7 +5,7 @@
 #   make serve-demo  the digit models behind HTTP and gRPC
 #   make test        lint, types, layers, and the quick tests
 #   make test-slow   whole networks, other architectures (QEMU), WebAssembly (Node, Chromium), sanitizers,
-#                    libraries from Rust, Go, Java, C#
+#                    libraries from Rust, Go, Java, C#, and what test-clients runs
 #   make test-clients  serving asked by the clients of Triton and KServe, and compared with a real Triton
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
 #   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
@@ -45,11 +45,15 @@ demo-web: $(VENV)/.installed
 test: check node
 	$(PYTEST) -m "not slow and not clients" tests
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed
-	$(PYTEST) -m slow tests
+# What asks `naru serve`, each in an environment of its own: the clients of Triton and KServe, a real
+# Triton, its load generator, and requests drawn from a description.
+CLIENTS := $(patsubst %,.venv-%/.installed,clients kserve triton perf schemathesis)
 
-test-clients: $(VENV)/.installed-test base64 .venv-clients/.installed .venv-triton/.installed \
-  .venv-perf/.installed .venv-schemathesis/.installed .venv-kserve/.installed
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed \
+  $(CLIENTS)
+	$(PYTEST) -m "slow or clients" tests
+
+test-clients: $(VENV)/.installed-test $(CLIENTS)
 	$(PYTEST) -m clients tests/serve
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
@@ -86,46 +90,38 @@ bench-trees: $(VENV)/.installed-bench .venv-trees/.installed
 bench-serving: $(VENV)/.installed-bench .venv-triton/.installed .venv-mlserver/.installed wrk
 	$(BIN)/python bench/serving.py
 
+# $(call environment,OPTIONS): an environment of its own, with what the first prerequisite lists.
+# Nothing is compiled beforehand: most of it is never imported.
+define environment
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet --no-compile $(1) -r $<
+@touch $@
+endef
+
 .venv-mlserver/.installed: bench/serving-requirements.txt
-	$(PYTHON) -m venv .venv-mlserver
-	.venv-mlserver/bin/python -m pip install --quiet -r bench/serving-requirements.txt
-	@touch $@
+	$(call environment)
 
 wrk:
 	$(call debian,wrk:wrk)
 
 # Other engines of trees: lleaves needs an LLVM older than naru's.
 .venv-trees/.installed: bench/trees-requirements.txt
-	$(PYTHON) -m venv .venv-trees
-	.venv-trees/bin/python -m pip install --quiet -r bench/trees-requirements.txt
-	@touch $@
+	$(call environment)
 
-# What `make test-clients` asks `naru serve` with: the clients of Triton and KServe, a real Triton, its load
-# generator, and requests drawn from a description.
 .venv-clients/.installed: tests/serve/clients-requirements.txt
-	$(PYTHON) -m venv .venv-clients
-	.venv-clients/bin/python -m pip install --quiet -r tests/serve/clients-requirements.txt
-	@touch $@
+	$(call environment)
 
 .venv-kserve/.installed: tests/serve/kserve-requirements.txt
-	$(PYTHON) -m venv .venv-kserve
-	.venv-kserve/bin/python -m pip install --quiet -r tests/serve/kserve-requirements.txt
-	@touch $@
+	$(call environment)
 
 .venv-triton/.installed: tests/serve/oracle-requirements.txt
-	$(PYTHON) -m venv .venv-triton
-	.venv-triton/bin/python -m pip install --quiet -r tests/serve/oracle-requirements.txt
-	@touch $@
+	$(call environment)
 
 .venv-perf/.installed: tests/serve/perf-requirements.txt | base64
-	$(PYTHON) -m venv .venv-perf
-	.venv-perf/bin/python -m pip install --quiet --no-deps -r tests/serve/perf-requirements.txt
-	@touch $@
+	$(call environment,--no-deps)
 
 .venv-schemathesis/.installed: tests/serve/schemathesis-requirements.txt
-	$(PYTHON) -m venv .venv-schemathesis
-	.venv-schemathesis/bin/python -m pip install --quiet -r tests/serve/schemathesis-requirements.txt
-	@touch $@
+	$(call environment)
 
 wheels: $(VENV)/.installed-test
 	$(BIN)/python tools/build_wheels.py
@@ -223,5 +219,4 @@ clean:
 	  $(VENV)/.installed-slow
 
 clean-all: clean
-	rm -rf $(VENV) .venv-conformance .venv-trees .venv-mlserver .venv-clients .venv-triton .venv-perf .venv-schemathesis \
-	  .venv-kserve
+	rm -rf $(VENV) .venv-conformance .venv-trees .venv-mlserver $(CLIENTS:%/.installed=%)

@@ -8,16 +8,19 @@ import shutil
 import socket
 import subprocess
 import sys
-import sysconfig
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 from cases import ROOT
 from onnx import numpy_helper
+
+sys.path.insert(0, str(ROOT / "tests"))  # Triton is started as the tests start it
+
+from serve.triton import PythonModel, tritonserver
 
 PATIENCE = 60.0  # seconds for a server to be ready
 MODEL = "digits_mlp"
@@ -57,14 +60,6 @@ class TritonPythonModel:
         y = np.maximum(x @ w["w1"] + w["b1"], 0) @ w["w2"] + w["b2"]
         return backend.InferenceResponse([backend.Tensor("logits", y)])
 """
-_TRITON_CONFIG = f'''
-name: "{MODEL}"
-backend: "python"
-max_batch_size: 64
-input [{{ name: "image" data_type: TYPE_FP32 dims: [64] }}]
-output [{{ name: "logits" data_type: TYPE_FP32 dims: [10] }}]
-instance_group [{{ kind: KIND_CPU count: 1 }}]
-'''
 
 
 def write_weights(folder: Path) -> None:
@@ -88,15 +83,13 @@ def running(
     command: Sequence[str | Path],
     port: int,
     folder: Path,
-    environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """A server, once it answers on its port; the address. It is ended afterwards."""
     log = folder / "log"
     with log.open("wb") as written:
         process = subprocess.Popen(
-            list(map(str, command)), cwd=folder, stdout=written, stderr=subprocess.STDOUT,
-            env=None if environment is None else dict(environment),
-        )  # fmt: skip
+            list(map(str, command)), cwd=folder, stdout=written, stderr=subprocess.STDOUT
+        )
     try:
         _wait(process, port, log)
         yield f"http://127.0.0.1:{port}"
@@ -177,29 +170,11 @@ def mlserver(folder: Path) -> Iterator[str]:
 def triton(folder: Path) -> Iterator[str]:
     """Triton's own server with its Python backend, out of the package nvidia-pytriton."""
     write_weights(folder)
-    python = ROOT / ".venv-triton" / "bin" / "python"
-    ask = "import sys, sysconfig; print('%d.%d' % sys.version_info[:2])"
-    ask += "; print(sysconfig.get_path('purelib'))"
-    done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True)
-    version, packages = done.stdout.split()
-    server = Path(packages) / "pytriton" / "tritonserver"
-    home = folder / "models" / MODEL
-    (home / "1").mkdir(parents=True)
-    (home / "1" / "model.py").write_text(_TRITON.format(weights=folder / "weights.npz"))
-    (home / "config.pbtxt").write_text(_TRITON_CONFIG)
-    backend = folder / "backends" / "python"
-    shutil.copytree(server / "backends" / "python", backend)
-    shutil.copy(server / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
-    port = free_port()
-    command = [
-        server / "bin" / "tritonserver", f"--model-repository={folder / 'models'}",
-        f"--backend-directory={backend.parent}", "--allow-gpu-metrics=false",
-        "--allow-metrics=false", "--allow-grpc=false", "--http-address=127.0.0.1",
-        f"--http-port={port}", "--exit-timeout-secs=2",
-    ]  # fmt: skip
-    libraries = f"{Path(packages) / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}"
-    environment = {
-        "PATH": f"{python.parent}:/usr/bin:/bin", "LD_LIBRARY_PATH": libraries, "LANG": "C.UTF-8",
-    }  # fmt: skip
-    with running(command, port, folder, environment) as url:
-        yield url
+    model = PythonModel(
+        _TRITON.format(weights=folder / "weights.npz"),
+        {"image": "FP32 64"},
+        {"logits": "FP32 10"},
+        most_rows=64,
+    )
+    with tritonserver(folder, {MODEL: model}) as (address, _):
+        yield f"http://{address}"

@@ -137,6 +137,23 @@ def total(path: Path) -> Path:
     return _save(helper.make_graph([node], "total", [x], [y]), path)
 
 
+def squared(path: Path) -> Path:
+    """y = x * x, both scalars."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [])
+    node = helper.make_node("Mul", ["x", "x"], ["y"])
+    return _save(helper.make_graph([node], "squared", [x], [y]), path)
+
+
+def scaled(path: Path) -> Path:
+    """y[n, 2] = x[n, 2] * by[n, 1]."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    by = helper.make_tensor_value_info("by", TensorProto.FLOAT, ["n", 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])
+    node = helper.make_node("Mul", ["x", "by"], ["y"])
+    return _save(helper.make_graph([node], "scaled", [x, by], [y]), path)
+
+
 def centred(path: Path, kind: int = TensorProto.FLOAT) -> Path:
     """y[n] = x less the mean of x: equal rows give what each gives alone."""
     x = helper.make_tensor_value_info("x", kind, ["n"])

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from serve.servers import PERF
+from serve.environments import PERF
 
 
 def run_through(protocol: str, address: str, load: Sequence[str], folder: Path) -> None:

@@ -18,8 +18,8 @@ NOT_THE_CLIENTS = (501, 503)
 @pytest.mark.clients
 def test_the_same_bytes_to_triton(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     with (
-        triton_server(tmp_path / "triton") as triton,
-        naru_server(tmp_path / "models", "--allow-model-control") as naru,
+        triton_server(tmp_path / "triton") as (triton, _),
+        naru_server(tmp_path / "models", "--allow-model-control") as (naru, _),
     ):
         answers = {name: (send(naru, asked), send(triton, asked)) for name, asked in CASES.items()}
     for name, (ours, _) in answers.items():

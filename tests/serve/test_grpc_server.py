@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from serve.calls import DENSE, Client, Gate, W, X, array_of, calling, dense, request_of
+from serve.servers import naru_server
 
 from naru.errors import InputError
 from naru.serve import grpc_health
 from naru.serve.access import Access, Token
 from naru.serve.dataplane import DataPlane
-from naru.serve.grpc_messages import METHODS, SERVICE
+from naru.serve.grpc_messages import METHODS, SERVICE, message
 from naru.serve.grpc_service import GrpcServer
 from naru.serve.server import Server
 from naru.serve.settings import ServerSettings
@@ -288,6 +290,27 @@ def test_certificates_that_are_none(folder: Path, tmp_path: Path) -> None:
         Server(settings).bind()
     with pytest.raises(InputError, match="cannot be used together"):
         asyncio.run(GrpcServer(DataPlane(settings), Access()).start())
+
+
+@pytest.mark.slow
+def test_a_certificate_is_for_calls_too(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+            "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate,
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    options = ("--certificate", str(certificate), "--key", str(key))
+    with naru_server(tmp_path / "models", *options) as (_, address):
+        trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+        with grpc.secure_channel(address, trusted) as channel:
+            live = channel.unary_unary(f"/{SERVICE}/ServerLive")(b"")
+            assert message("ServerLiveResponse").FromString(live).live
+        with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError):
+            channel.unary_unary(f"/{SERVICE}/ServerLive")(b"")
 
 
 def test_server_of_both_protocols(folder: Path) -> None:

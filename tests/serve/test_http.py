@@ -572,10 +572,94 @@ def test_odd_bodies_are_refused(folder: Path, body: bytes) -> None:
 
 def test_rows_of_a_model_with_scalars(tmp_path: Path) -> None:
     models.total(tmp_path / "total.onnx")
+    models.squared(tmp_path / "squared.onnx")
+    models.rounds(tmp_path / "rounds.onnx")
 
     async def check(app: Application) -> None:
         answer = await infer(app, b"[[1, 2, 3, 4]]", "total")
         assert answer.json["outputs"] == {"sum": 10.0}
+        for body in (b"[3]", b'[{"x": 3}]'):
+            assert (await infer(app, body, "squared")).json["outputs"] == {"y": 9.0}
+        for body in (b"[3, 4]", b'[{"x": 3}, {"x": 4}]'):
+            error = (await infer(app, body, "squared")).error
+            assert error == "input x: FP32[] is a scalar: expected 1 row, got 2"
+        for body in (b"[[3]]", b'[{"x": [3]}]'):
+            assert "nested" in (await infer(app, body, "squared")).error
+        for x in (b"0.5", b"[0.5]"):  # a row, or the whole of x[1]
+            answer = await infer(app, b'[{"x": %s, "n": 0}]' % x, "rounds")
+            assert answer.json["outputs"] == {"y": [0.5]}
+
+    serving(tmp_path, check)
+
+
+MATRIX = "the input is x: FP32[-1, 4]"
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ('[{"x": [0, 1, 2, 3]}]', [[14.0, 20.0, 26.0]]),
+        ('[{"x": [0, 1, 2, 3]}, {"x": [0, 0, 0, 1]}]', [[14.0, 20.0, 26.0], [3.0, 4.0, 5.0]]),
+        ('[{"x": [[0, 1, 2, 3], [0, 0, 0, 1]]}]', [[14.0, 20.0, 26.0], [3.0, 4.0, 5.0]]),
+        ('[{"p": 0, "q": 1, "r": 2, "s": 3}]', [[14.0, 20.0, 26.0]]),
+        ('[{"x": [[[0, 1, 2, 3]]]}]', f"row 0: 'x' is nested 3 deep, {MATRIX}"),
+        ('[{"x": [[0, 1, 2, 3]]}, {"x": [[0, 0, 0, 1]]}]',
+         f"row 0: 'x' is nested 2 deep, {MATRIX}"),
+        ('[{"x": [0, 1, 2]}]', "input 'x': expected shape [-1, 4], got [1, 3]"),
+        ('[{"x": [0, 1, 2, "3"]}]', "input 'x': data[3]: expected numbers for FP32, got '3'"),
+        ('[{"x": [0, 1, 2, 3]}, {"x": [0, 1, 2]}]', "input 'x': data: expected lists of 4"),
+        ('[{"x": [0, 1, 2, 3]}, {"x": 5}]', "input 'x': data: lists and elements are mixed"),
+        ('[{"x": 5}]', "input 'x': expected shape [-1, 4], got [1, 1]"),
+        ('[{"x": 5}, {"x": [0, 1, 2, 3]}]', "row 1: 'x': expected a number, got a list"),
+        ('[{"p": 0, "q": [1], "r": 2, "s": 3}]', "row 0: 'q': expected a number, got a list"),
+        ('[{"p": 0, "q": {}, "r": 2, "s": 3}]', "row 0: 'q': expected a number, got an object"),
+        ('[{"p": 0, "q": "1", "r": 2, "s": 3}]', "row 0: 'q': expected a number, got a text"),
+    ],
+)  # fmt: skip
+def test_rows_by_name_of_a_matrix(folder: Path, rows: str, wanted: object) -> None:
+    async def check(app: Application) -> None:
+        answer = await infer(app, rows.encode())
+        if isinstance(wanted, str):
+            assert answer.status == 400
+            assert answer.error.startswith(wanted)
+        else:
+            assert answer.json["outputs"] == {"y": wanted}
+
+    serving(folder, check)
+
+
+def test_rows_by_name_of_several_inputs(tmp_path: Path) -> None:
+    models.kinds(tmp_path / "kinds.onnx")
+    models.texts(tmp_path / "texts.onnx")
+    models.scaled(tmp_path / "scaled.onnx")
+
+    async def check(app: Application) -> None:
+        names = [i["name"] for i in (await ask(app, "GET", "/v2/models/kinds")).json["inputs"]]
+        row = {name: name == "BOOL" for name in names} | {"FP32": None, "BF16": None, "INT8": 2.0}
+        answer = await infer(app, json.dumps([row]).encode(), "kinds")
+        assert "has NaN or infinity in it" in answer.error
+        for name, value, message in (
+            ("INT8", None, "row 0: 'INT8': expected a number, got nothing"),
+            ("INT8", 2.5, "column 'INT8': expected int8, got 2.5"),
+            ("INT8", 300, "column 'INT8': expected int8, got 300"),
+            ("INT8", [300], "input 'INT8': data[0]: 300 is out of the range of INT8"),
+        ):
+            answer = await infer(app, json.dumps([row | {name: value}]).encode(), "kinds")
+            assert answer.status == 400
+            assert answer.error.startswith(message)
+        row |= {"FP32": 1.5, "BF16": 0}
+        found = (await infer(app, json.dumps([row]).encode(), "kinds")).json["outputs"]
+        assert {n: v for n, (v,) in found.items() if v} == {"y_BOOL": 1, "y_FP32": 1.5, "y_INT8": 2}
+        answer = await infer(app, b'[{"word": "a"}, {"word": "b"}]', "texts")
+        assert answer.json["outputs"] == {"shout": ["A", "B"]}
+        for word, got in ((b"5", "a number"), (b"null", "nothing"), (b"true", "a bool")):
+            answer = await infer(app, b'[{"word": "a"}, {"word": %s}]' % word, "texts")
+            assert answer.error == f"row 1: 'word': expected a text, got {got}"
+        # A matrix beside a column, with and without a list around its one value.
+        answer = await infer(app, b'[{"x": [1, 2], "by": 2}, {"x": [3, 4], "by": 3}]', "scaled")
+        assert answer.json["outputs"] == {"y": [[2.0, 4.0], [9.0, 12.0]]}
+        answer = await infer(app, b'[{"x": [1, 2], "by": [2]}]', "scaled")
+        assert answer.json["outputs"] == {"y": [[2.0, 4.0]]}
 
     serving(tmp_path, check)
 

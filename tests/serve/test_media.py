@@ -301,7 +301,7 @@ def test_rows_and_columns_of_a_pipeline(tmp_path: Path) -> None:
         assert np.allclose(found["probabilities"].to_pylist(), want)
         for row, message in (
             ('[{"rooms": 3, "cty": "Oslo"}]', "column 'city' is missing"),
-            ('[{"rooms": "x", "city": "Oslo"}]', "column 'rooms': expected numbers"),
+            ('[{"rooms": "x", "city": "Oslo"}]', "row 0: 'rooms': expected a number, got a text"),
             ('[{"rooms": 3, "city": "Paris"}]', "the category 'Paris'"),
         ):
             answer = await ask(app, "POST", path, row.encode())

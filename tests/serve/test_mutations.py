@@ -67,7 +67,7 @@ def test_mutated_requests(tmp_path: Path) -> None:
     rng = random.Random(2)
     requests = list({**VALID, **BROKEN, **FRAMES}.values())
     answered = 0
-    with naru_server(tmp_path / "models") as address:
+    with naru_server(tmp_path / "models") as (address, _):
         for _ in range(2000):
             asked = mutate(rng.choice(requests)[:2000], rng)
             answer = send(address, asked, half=True)

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from serve.asgi import ask
 from serve.conftest import serving
-from serve.servers import SCHEMATHESIS, naru_server, python_of
+from serve.environments import SCHEMATHESIS, python_of
+from serve.servers import naru_server
 
 from naru.serve.access import METRICS, Access, Token
 from naru.serve.http import Application
@@ -69,7 +70,7 @@ def test_names_of_models_are_for_those_let_in(access: Access, named: bool, folde
 def test_the_description_is_true(run: str, tmp_path: Path) -> None:
     options, checks = RUNS[run]
     python = python_of(SCHEMATHESIS)
-    with naru_server(tmp_path / "models", "--allow-model-control") as address:
+    with naru_server(tmp_path / "models", "--allow-model-control") as (address, _):
         done = subprocess.run(
             [
                 python.parent / "schemathesis", "run", f"http://{address}/openapi.json", *options,
