@@ -9,6 +9,7 @@ import onnx.parser
 import pytest
 
 from models.catalog import MODELS
+from naru.artifact.bundle import Bundle
 from naru.compiler import compile_bundle
 from naru.frontend.source import read_model
 from naru.passes.independent_rows import independent_rows
@@ -168,10 +169,6 @@ def make(case: tuple[str, str, str]) -> onnx.ModelProto:
     return onnx.parser.parse_model(text)
 
 
-def rows_of(model: onnx.ModelProto) -> str | None:
-    return compile_bundle(model).manifest.get("rows")
-
-
 def arrays(model: onnx.ModelProto, rows: int) -> dict[str, np.ndarray[Any, Any]]:
     """Values for the inputs; other dims than the first that have a name are 5."""
     rng = np.random.default_rng(rows)
@@ -186,9 +183,9 @@ def arrays(model: onnx.ModelProto, rows: int) -> dict[str, np.ndarray[Any, Any]]
     return found
 
 
-def depends(model: onnx.ModelProto) -> bool:
+def depends(model: onnx.ModelProto, bundle: Bundle) -> bool:
     """Does what a row gives change with the rows beside it, their number, or its place?"""
-    run = open_model(compile_bundle(model))
+    run = open_model(bundle)
     given = arrays(model, 6)
 
     def outputs(rows: list[int]) -> list[np.ndarray[Any, Any]]:
@@ -208,15 +205,17 @@ def depends(model: onnx.ModelProto) -> bool:
 @pytest.mark.parametrize("name", APART)
 def test_rows_that_stay_apart(name: str) -> None:
     model = make(APART[name])
-    assert not depends(model)
-    assert rows_of(model) == "N"
+    bundle = compile_bundle(model)
+    assert not depends(model, bundle)
+    assert bundle.manifest["rows"] == "N"
 
 
 @pytest.mark.parametrize("name", MIXED)
 def test_rows_that_do_not(name: str) -> None:
     model = make(MIXED[name])
-    assert depends(model)
-    assert rows_of(model) is None
+    bundle = compile_bundle(model)
+    assert depends(model, bundle)
+    assert "rows" not in bundle.manifest
 
 
 @pytest.mark.parametrize(
@@ -229,7 +228,8 @@ def test_rows_that_do_not(name: str) -> None:
     ],
 )
 def test_where_there_are_no_rows(inputs: str, outputs: str) -> None:
-    assert rows_of(make((inputs, outputs, "y = Abs(x)"))) is None
+    model = make((inputs, outputs, "y = Abs(x)"))
+    assert independent_rows(read_model(model.SerializeToString())) is None
 
 
 @pytest.mark.parametrize(
