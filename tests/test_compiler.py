@@ -190,7 +190,7 @@ def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with path.open("wb") as file:
             real(file, *parts)
 
+    monkeypatch.setattr(compiler, "write_bundle", write)
     with knobs.scope(cache_dir=tmp_path), pytest.warns(CacheWarning, match="No space left"):
-        monkeypatch.setattr(compiler, "write_bundle", write)
         made = compiler.compile_bundle(MODEL)
     assert made.data == compiler.compile_bundle(MODEL, cache=False).data

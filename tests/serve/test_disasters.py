@@ -1,0 +1,495 @@
+"""What goes wrong around a server: it is killed, the disk is full, files are damaged or half
+written, clients are slow or gone, it is told to end while everybody asks. Clients see answers and
+refusals, and nothing half-loaded answers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import queue
+import signal
+import ssl
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from serve import models
+from serve.asgi import tensor
+from serve.calls import W, array_of, dense
+from serve.calls import X as ROWS
+from serve.processes import PATIENCE, Process, serving
+
+import naru
+from naru.serve.grpc_messages import SERVICE, message
+
+X = np.ones((1, 4), np.float32)
+BODY = json.dumps({"inputs": [tensor("x", X, "FP32")]})
+INFER = "/v2/models/dense/infer"
+Y = [6, 10, 14]  # what `models.dense` gives for X
+Z = ROWS @ W  # and for the rows of `dense()`
+
+# naru, which hangs where a bundle is whole but not yet in its place, once there is a file HANG.
+HANGS = """
+import os, time
+real, sign = os.fsync, os.environ["HANG"]
+def fsync(file):
+    if os.path.exists(sign):
+        print("hangs", flush=True)
+        time.sleep(1000)
+    real(file)
+os.fsync = fsync
+from naru.cli import main
+main()
+"""
+# naru, with a cache on a disk that is full.
+FULL = """
+import io, os
+real, cache = io.open, os.environ["NARU_CACHE_DIR"]
+def opened(file, mode="r", *args, **more):
+    if str(file).startswith(cache) and set(mode) & set("wx"):
+        return real("/dev/full", "wb")
+    return real(file, mode, *args, **more)
+io.open = opened
+from naru.cli import main
+main()
+"""
+# naru, where no file may be longer than a page, be it in memory.
+SHORT = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+from naru.cli import main
+main()
+"""
+# naru, with a log on a disk that is full.
+MUTE = """
+import os
+os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+from naru.cli import main
+main()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of models with one, `dense`."""
+    models.dense(tmp_path / "models" / "dense.onnx")
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where the servers of a test keep what they compile."""
+    return tmp_path / "cache"
+
+
+def environment(cache: Path) -> dict[str, str]:
+    return {"NARU_CACHE_DIR": str(cache)}
+
+
+def replace(path: Path, scale: float) -> None:
+    """Puts another `models.dense` in the place of a file, as a careful user does."""
+    models.dense(path.with_suffix(".part"), scale).replace(path)
+
+
+def first_row(server: Process, model: str = "dense") -> list[float]:
+    """The answer for X."""
+    status, found = server.ask("POST", f"/v2/models/{model}/infer", json.loads(BODY))
+    assert status == 200, found
+    return found["outputs"][0]["data"]
+
+
+def until_it_answers(server: Process, scale: float) -> None:
+    """Until the `models.dense` of this scale answers."""
+    until = time.monotonic() + PATIENCE
+    while first_row(server) != [scale * y for y in Y]:
+        assert time.monotonic() < until, "\n".join(server.lines)
+        time.sleep(0.02)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def left_behind(cache: Path) -> list[Path]:
+    """Files of a cache that are no entries."""
+    return [p for p in cache.rglob("*") if p.is_file() and "tmp-" in p.name]
+
+
+# ---- killed ----
+
+
+@pytest.mark.slow
+def test_killed_while_it_writes(folder: Path, cache: Path) -> None:
+    """Nobody takes for good what was not yet in its place; it is cleared away, later."""
+    sign = folder.parent / "hang"
+    hangs = {**environment(cache), "HANG": str(sign)}
+    sign.touch()
+    server = Process(folder, program=HANGS, environment=hangs)
+    try:
+        server.line("hangs")
+        server.kill()
+    finally:
+        server.close()
+    first = left_behind(cache)
+    assert first
+    sign.unlink()
+    with serving(folder, program=HANGS, environment=hangs) as server:
+        assert first_row(server) == Y
+        # The same while it reloads; until then the old one answers.
+        sign.touch()
+        replace(folder / "dense.onnx", 2.0)
+        server.process.send_signal(signal.SIGHUP)
+        server.line("hangs")
+        assert first_row(server) == Y
+        server.kill()
+    assert list(contents(folder)) == ["dense.onnx"]
+    left = left_behind(cache)
+    assert {*first} < {*left}  # for an hour: others may still be writing
+    for path in left:
+        os.utime(path, (0, time.time() - 7200))
+    with serving(folder, environment=environment(cache)) as server:
+        assert first_row(server) == [2 * y for y in Y]
+    assert left_behind(cache) == []
+
+
+@pytest.mark.slow
+def test_killed_at_any_time(folder: Path, cache: Path) -> None:
+    """What lies in the folder when it begins again is what answers."""
+    random = np.random.default_rng(0)
+    for k in range(4):
+        with serving(folder, environment=environment(cache)) as server:
+            assert first_row(server) == [(k + 1) * y for y in Y]
+            replace(folder / "dense.onnx", k + 2)
+            server.process.send_signal(signal.SIGHUP)
+            time.sleep(random.uniform(0, 0.2))
+            server.kill()
+    assert list(contents(folder)) == ["dense.onnx"]
+
+
+# ---- files that are damaged ----
+
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda data: b"",
+    lambda data: data[:1],
+    lambda data: data[: len(data) // 2],
+    lambda data: data[:-1],
+    lambda data: data + b"more",
+    lambda data: bytes(len(data)),
+    *(lambda data, k=k: _flipped(data, k * len(data) // 8) for k in (0, 3, 5, 7)),
+]
+
+
+def _flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.slow
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, cache: Path) -> None:
+    """Bundles and objects of it: each is found out, and is afterwards as it was."""
+    count = len(DAMAGES)
+    for k in range(count):
+        models.dense(tmp_path / "models" / f"m{k}.onnx", k + 1)
+    with serving(tmp_path / "models", environment=environment(cache)):
+        pass
+    before = contents(cache)
+    bundles = sorted(n for n in before if n.endswith(".own"))
+    assert len(bundles) == count
+    for names in (bundles, sorted({*before} - {*bundles})):
+        for name, damage in zip(names, itertools.cycle(DAMAGES)):
+            (cache / name).write_bytes(damage(before[name]))
+    with serving(tmp_path / "models", environment=environment(cache)) as server:
+        for k in range(count):
+            assert first_row(server, f"m{k}") == [(k + 1) * y for y in Y]
+    assert contents(cache) == before
+
+
+# ---- full disks ----
+
+
+@pytest.mark.slow
+def test_a_cache_on_a_full_disk(folder: Path, cache: Path) -> None:
+    """Models are served without it, also those that come later; the log says so, once."""
+    with serving(folder, program=FULL, environment=environment(cache)) as server:
+        assert first_row(server) == Y
+        replace(folder / "dense.onnx", 2.0)
+        server.process.send_signal(signal.SIGHUP)
+        until_it_answers(server, 2.0)
+        told = [line for line in server.lines if "No space left on device" in line]
+        assert len(told) == 1
+        assert "NARU_CACHE_DIR names another folder" in told[0]
+        assert "Traceback" not in "".join(server.lines)
+    assert contents(cache) == {}
+
+
+@pytest.mark.slow
+def test_no_room_for_a_model_at_all(folder: Path, cache: Path) -> None:
+    """It is refused, and clients are told why; others go on."""
+    naru.compile(models.pair(folder.parent / "pair.onnx")).save(folder / "pair.naru")
+    with serving(folder, program=SHORT, environment=environment(cache)) as server:
+        status, found = server.ask("POST", INFER, json.loads(BODY))
+        assert status == 503
+        assert found["error"] == (
+            "version 1 of the model 'dense' does not load: the bundle cannot be written: "
+            "File too large"
+        )
+        assert server.ask("GET", "/v2/models/pair")[0] == 200
+        (told,) = [line for line in server.lines if '"a model does not load"' in line]
+        assert "File too large" in told
+        assert "Traceback" not in "".join(server.lines)
+    assert left_behind(cache) == []
+    with serving(folder, environment=environment(cache)) as server:
+        assert first_row(server) == Y
+
+
+@pytest.mark.slow
+def test_a_log_on_a_full_disk(folder: Path) -> None:
+    with serving(folder, "--log-requests", program=MUTE) as server:
+        connection = server.connect()
+        for _ in range(100):
+            connection.request("POST", INFER, BODY)
+            answer = connection.getresponse()
+            assert answer.status == 200
+            answer.read()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+
+
+# ---- replaced under load ----
+
+
+class Load:
+    """Clients that ask all the time, each over a connection that it keeps; what they were answered
+    that they should not have been is in `wrong`."""
+
+    def __init__(self, server: Process, clients: int, rows: int) -> None:
+        self.wrong: list[Any] = []
+        self.answers: Counter[float] = Counter()  # by the scale of the model
+        array = np.ones((rows, 4), np.float32)
+        self._body = json.dumps({"inputs": [tensor("x", array, "FP32")]})
+        self._server, self._rows, self._done = server, rows, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        connection = self._server.connect()
+        try:
+            while not self._done.is_set():
+                connection.request("POST", INFER, self._body)
+                answer = connection.getresponse()
+                self._look(answer.status, json.loads(answer.read()))
+        except Exception as error:
+            self.wrong.append(error)
+
+    def _look(self, status: int, found: Any) -> None:
+        data = found["outputs"][0]["data"] if status == 200 else []
+        scale = data[0] / Y[0] if data else 0.0
+        if data != [scale * y for y in Y] * self._rows:
+            self.wrong.append((status, found))
+        self.answers[scale] += 1
+
+
+@pytest.mark.slow
+def test_models_are_replaced_while_everybody_asks(folder: Path) -> None:
+    """By renaming, and by writing over them, which leaves half of one there for a moment; between
+    them lies what is no model. Each answer is of one of those that were whole."""
+    path = folder / "dense.onnx"
+    with serving(folder, "--poll", "0.01") as server, Load(server, 4, 3) as load:
+        for k in range(2, 14):
+            if k % 3 == 0:
+                whole = path.read_bytes()
+                path.write_bytes(_flipped(whole, 0) if k % 2 else whole[: len(whole) // 2])
+                until = time.monotonic() + PATIENCE
+                while (
+                    "does not serve"
+                    not in server.ask("POST", "/v2/repository/index")[1][0]["reason"]
+                ):
+                    assert time.monotonic() < until
+                    time.sleep(0.01)
+            if k % 2:
+                replace(path, k)
+            else:
+                new = models.dense(folder.parent / "new", k).read_bytes()
+                with path.open("wb") as file:
+                    for part in (new[:50], new[50:100], new[100:]):
+                        file.write(part)
+                        file.flush()
+                        time.sleep(0.03)
+            until_it_answers(server, k)
+        log = [json.loads(line) for line in server.lines if line.startswith("{")]
+    assert load.wrong == []
+    assert load.answers.keys() <= {float(k) for k in range(1, 14)}
+    assert {e["event"] for e in log if e["level"] == "error"} == {"a model does not load"}
+
+
+@pytest.mark.slow
+def test_two_servers_at_once(tmp_path: Path, cache: Path) -> None:
+    """On one folder, with one cache, which they fill at the same moment."""
+    count = 6
+    for k in range(count):
+        models.dense(tmp_path / "models" / f"m{k}.onnx", k + 1)
+    servers = [Process(tmp_path / "models", environment=environment(cache)) for _ in range(2)]
+    try:
+        for server in servers:
+            server.wait_until_ready()
+            for k in range(count):
+                assert first_row(server, f"m{k}") == [(k + 1) * y for y in Y]
+            assert not any('"error"' in line or "warning" in line for line in server.lines)
+    finally:
+        for server in servers:
+            server.close()
+    assert left_behind(cache) == []
+    assert len([n for n in contents(cache) if n.endswith(".own")]) == count
+
+
+# ---- the end under load ----
+
+
+def certified(folder: Path) -> tuple[Path, Path]:
+    """A certificate for the loopback, and its key."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost",
+            "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate,
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+class Crowd:
+    """Clients of both protocols, over TLS, that ask until the server is gone. Each request has a
+    name of its own, which the server's log has too: `told` is the status that its client saw."""
+
+    def __init__(self, server: Process, certificate: Path) -> None:
+        self.told: dict[str, str] = {}
+        self.wrong: list[Any] = []
+        self._server, self._certificate = server, certificate
+        self._names = itertools.count()
+        trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
+        self._channel = grpc.secure_channel(f"127.0.0.1:{server.grpc_port}", trusted)
+        kinds = [self._over_http] * 6 + [self._by_calls] * 3 + [self._by_streams] * 3
+        self._threads = [threading.Thread(target=self._guard, args=(kind,)) for kind in kinds]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Until the last of them has noticed that the server is gone."""
+        for thread in self._threads:
+            thread.join(PATIENCE)
+        self.wrong += [thread for thread in self._threads if thread.is_alive()]
+        self._channel.close()
+
+    def _guard(self, kind: Callable[[], None]) -> None:
+        try:
+            kind()
+        except Exception as error:
+            self.wrong.append(error)
+
+    def _name(self) -> str:
+        return f"r{next(self._names)}"
+
+    def _over_http(self) -> None:
+        context = ssl.create_default_context(cafile=self._certificate)
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", self._server.port, timeout=PATIENCE, context=context
+        )
+        with contextlib.closing(connection):
+            while True:
+                try:
+                    if connection.sock is None:
+                        connection.connect()
+                except OSError:
+                    return  # it takes no more connections
+                name = self._name()
+                try:
+                    connection.request("POST", INFER, BODY, {"X-Request-Id": name})
+                    answer = connection.getresponse()
+                except OSError:  # nothing of an answer has come
+                    connection.close()
+                    continue
+                found = json.loads(answer.read())
+                self.told[name] = str(answer.status)
+                if answer.status == 200:
+                    assert found["outputs"][0]["data"] == Y
+                else:
+                    assert (answer.status, answer.getheader("retry-after")) == (503, "1")
+                    assert found == {"error": "the server is stopping"}
+
+    def _by_calls(self) -> None:
+        call = self._channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        asked = dense().SerializeToString()
+        while True:
+            name = self._name()
+            try:
+                found = call(asked, metadata=(("x-request-id", name),), timeout=PATIENCE)
+            except grpc.RpcError as error:
+                self._ended(name, error)
+                return
+            self.told[name] = "OK"
+            assert np.array_equal(array_of(message("ModelInferResponse").FromString(found)), Z)
+
+    def _by_streams(self) -> None:
+        call = self._channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
+        asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        name, count = self._name(), itertools.count()
+        answers = call(iter(asked.get, None), metadata=(("x-request-id", name),), timeout=PATIENCE)
+        try:
+            for k in range(8):  # so many are on their way at any time
+                asked.put(dense(id=str(k)).SerializeToString())
+            for data in answers:
+                found = message("ModelStreamInferResponse").FromString(data)
+                assert found.error_message in ("", "the server is stopping")
+                k = next(count)
+                assert found.infer_response.id == str(k)
+                if not found.error_message:
+                    assert np.array_equal(array_of(found.infer_response), Z)
+                asked.put(dense(id=str(k + 8)).SerializeToString())
+        except grpc.RpcError as error:
+            self._ended(name, error)
+
+    def _ended(self, name: str, error: Any) -> None:
+        self.told[name] = error.code().name
+        assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", ["0", "0.5"])
+def test_told_to_end_while_everybody_asks(folder: Path, delay: str) -> None:
+    """What the server took is answered: what its log says of a request is what the client saw."""
+    certificate, key = certified(folder.parent)
+    options = ("--certificate", certificate, "--key", key, "--grpc-port", "0", "--log-requests")
+    with serving(folder, *options, "--max-delay", "5000", "--drain-delay", delay) as server:
+        crowd = Crowd(server, certificate)
+        time.sleep(1)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        crowd.wait()
+    assert crowd.wrong == []
+    log = [json.loads(line) for line in server.lines if line.startswith("{")]
+    logged = {e["id"]: str(e["status"]) for e in log if e["event"] == "request"}
+    assert set(logged.values()) <= {"200", "503", "OK", "UNAVAILABLE"}
+    assert len([s for s in logged.values() if s == "200"]) > 100
+    assert len([s for s in logged.values() if s == "OK"]) > 100
+    assert {n: crowd.told.get(n) for n in logged} == logged
