@@ -16,7 +16,8 @@ _TOO_LONG = f"the head of the request is longer than {MOST_HEAD} bytes"
 
 class Protocol(HttpToolsProtocol):
     """One connection. `seconds`: from its begin, or that of a head, to the end of the head; the
-    connection is closed where it takes longer."""
+    connection is closed where it takes longer. It is broken off where the client takes nothing of
+    what it is sent for so long."""
 
     def __init__(self, seconds: float, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -25,6 +26,7 @@ class Protocol(HttpToolsProtocol):
         self._heads = 0  # that were read to their end
         self._in_head = True
         self._length = 0  # bytes that came since the head began that is being read
+        self._taking: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
@@ -34,6 +36,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._stop_waiting()
+        self._stop_looking()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -136,3 +139,30 @@ class Protocol(HttpToolsProtocol):
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self.transport.close()
+
+    # ---- clients that do not read ----
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than is good: whoever answers waits too."""
+        super().pause_writing()
+        self._stop_looking()
+        self._taking = self.loop.call_later(self._seconds, self._look, None)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        self._stop_looking()
+        super().resume_writing()
+
+    def _look(self, before: int | None) -> None:
+        """Breaks the connection off where as much waits as did `before`: an answer that nobody
+        reads would hold its request for good."""
+        left = self.transport.get_write_buffer_size()
+        if left == before:
+            self.transport.abort()
+        else:
+            self._taking = self.loop.call_later(self._seconds, self._look, left)
+
+    def _stop_looking(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None

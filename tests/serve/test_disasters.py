@@ -621,3 +621,61 @@ def test_streams_whose_answers_nobody_reads(folder: Path, end: str) -> None:
         await is_answered(server)
 
     connected(folder, check, grpc_port=0, drain_limit=1.0)
+
+
+def test_streams_whose_answers_nobody_reads_for_long(folder: Path) -> None:
+    """What they hold is given to others, though the client stays."""
+    asked = request_of("dense", ("x", np.ones((500, 4), np.float32), "FP32")).SerializeToString()
+
+    async def check(server: Server) -> None:
+        server.plane.room.limit = 4 * len(asked)
+        wires = [await Wire.connect(server, "ModelStreamInfer", 0) for _ in range(8)]
+        for wire in wires:
+            for _ in range(7):
+                wire.message(asked)
+        await until(lambda: server.plane.room.held + len(asked) > server.plane.room.limit)
+        await until(lambda: server.plane.room.held == 0)
+        await is_answered(server)
+        for wire in wires:
+            wire.writer.transport.abort()
+        await until(lambda: is_idle(server))
+
+    connected(folder, check, grpc_port=0, body_timeout=0.3, drain_limit=1.0)
+
+
+GET = b"GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n"
+MANY = 1000  # more than the system keeps on the way
+
+
+def test_answers_that_nobody_reads(folder: Path) -> None:
+    async def check(server: Server) -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+        writer.write(GET * MANY)
+        await until(lambda: server.application.busy > 0)
+        held = server.application.busy
+        await asyncio.sleep(0.1)
+        assert server.application.busy == held == 1  # the rest is not even read
+        await until(lambda: server.application.busy == 0)
+        http_server = server._http
+        assert http_server is not None
+        await until(lambda: not http_server.server_state.connections)
+        writer.transport.abort()
+
+    connected(folder, check, head_timeout=0.3, drain_limit=1.0)
+
+
+@pytest.mark.slow
+def test_answers_that_are_read_slowly(folder: Path) -> None:
+    """Whoever takes a little at a time gets all."""
+
+    async def check(server: Server) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(GET * MANY + GET.replace(b"host: a", b"connection: close"))
+        found = bytearray()  # a line may come in two pieces
+        while data := await reader.read(1 << 18):
+            found += data
+            await asyncio.sleep(0.02)
+        assert found.count(b"HTTP/1.1 200") == MANY + 1
+        writer.close()
+
+    connected(folder, check, head_timeout=1.0, drain_limit=1.0)
