@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import grpc.aio
+
 from naru.serve.access import EVERYBODY, INFER, Token, require
 from naru.serve.aside import ASIDE_FROM, aside, count_bytes
 from naru.serve.batching import Outputs
@@ -21,7 +23,7 @@ from naru.serve.grpc_messages import (
     parse,
 )
 from naru.serve.grpc_tensors import decode, encode
-from naru.serve.refusals import EXPIRED, TOO_SLOW, UNAVAILABLE, Refusal
+from naru.serve.refusals import EXPIRED, UNAVAILABLE, Refusal
 from naru.serve.servable import Request, Servable
 from naru.serve.settings import ServerSettings
 from naru.serve.tensors import Decoded
@@ -170,7 +172,7 @@ class _Stream:
         self._answered = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._task: asyncio.Task[Any] | None = None  # which writes
-        self._taken, self._is_writing, self._is_stuck = 0, False, False
+        self._taken, self._is_writing = 0, False
 
     def stop(self) -> None:
         """Reads no more."""
@@ -178,8 +180,7 @@ class _Stream:
             self._reader.cancel()
 
     async def run(self, requests: AsyncIterator[bytes]) -> None:
-        """Answers until the client has no more requests, or this is to stop. Raises a Refusal where
-        the client does not take its answers."""
+        """Answers until the client has no more requests, or this is to stop."""
         self._reader = asyncio.create_task(self._read(requests))
         self._reader.add_done_callback(self._no_more)
         self._task = asyncio.current_task()
@@ -189,16 +190,11 @@ class _Stream:
                 identity, size, asked = item
                 told = await self._tell(identity, asked)
                 self._is_writing = True
-                await self._context.write(told)
+                await self._write(told)
                 self._is_writing = False
                 self._taken += 1
                 self._held, self._ahead = self._held - size, self._ahead - 1
                 self._answered.set()
-        except asyncio.CancelledError:
-            if not self._is_stuck:
-                raise
-            text = f"the answers were not taken within {self._seconds:g} s"
-            raise Refusal(TOO_SLOW, text) from None
         finally:
             self._looking.cancel()
             self._reader.cancel()
@@ -207,15 +203,23 @@ class _Stream:
                 if item is not None and isinstance(item[2], _Asked):
                     self._inference.drop(item[2])
 
+    async def _write(self, told: bytes) -> None:
+        try:
+            await self._context.write(told)
+        except grpc.aio.InternalError:  # the client is gone, and gRPC is about to say so
+            raise asyncio.CancelledError from None
+
     def _look_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._looking = loop.call_later(self._seconds, self._look, self._taken)
+        loop, writes = asyncio.get_running_loop(), self._taken if self._is_writing else -1
+        self._looking = loop.call_later(self._seconds, self._look, writes)
 
     def _look(self, before: int) -> None:
-        """Ends the stream where it still writes what it wrote `before`: answers that nobody reads
+        """Ends the stream where it still writes the answer that it wrote `before`: those that nobody reads
         would hold the requests after them for good. (A time-out for each would cost more.)"""
         if self._is_writing and self._taken == before and self._task is not None:
-            self._is_stuck = self._task.cancel()
+            reason = f"an answer was not taken within {self._seconds:g} s"
+            log.warning("a stream is broken off", extra={"reason": reason})
+            self._task.cancel()  # what is being written stands in the way of a status
         else:
             self._look_later()
 

@@ -4,6 +4,7 @@ form that the protocol's clients read, and requests that would rather speak anot
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 import httptools
@@ -27,6 +28,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = True
         self._length = 0  # bytes that came since the head began that is being read
         self._taking: asyncio.TimerHandle | None = None
+        self._begun: deque[Any] = deque()  # requests, the first of which is being answered
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
@@ -37,6 +39,10 @@ class Protocol(HttpToolsProtocol):
         """It is gone."""
         self._stop_waiting()
         self._stop_looking()
+        for cycle in self._begun:  # of several, uvicorn tells only the last
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -100,6 +106,9 @@ class Protocol(HttpToolsProtocol):
     def begin(self) -> None:
         """Begins to answer the request whose head was read."""
         super().on_headers_complete()
+        while self._begun and self._begun[0].response_complete:
+            self._begun.popleft()
+        self._begun.append(self.cycle)
 
     def on_message_complete(self) -> None:
         """The request is whole."""

@@ -35,6 +35,7 @@ from serve.test_connections import connected
 import naru
 from naru.serve.grpc_messages import SERVICE, message
 from naru.serve.server import Server
+from naru.serve.settings import ModelSettings
 
 X = np.ones((1, 4), np.float32)
 BODY = json.dumps({"inputs": [tensor("x", X, "FP32")]})
@@ -599,8 +600,11 @@ def test_half_messages(folder: Path, method: str, part: float, end: str) -> None
 
 
 @pytest.mark.parametrize("end", ["cancels", "is gone"])
-def test_streams_whose_answers_nobody_reads(folder: Path, end: str) -> None:
-    """The server reads no further than so many requests, and forgets them with the client."""
+def test_streams_whose_answers_nobody_reads(
+    folder: Path, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server reads no further than so many requests, and forgets them with the client, which is
+    no fault of its own that the log should have."""
     asked = request_of("dense", ("x", np.ones((500, 4), np.float32), "FP32")).SerializeToString()
 
     async def check(server: Server) -> None:
@@ -619,11 +623,15 @@ def test_streams_whose_answers_nobody_reads(folder: Path, end: str) -> None:
         for wire in wires:
             wire.writer.transport.abort()
         await is_answered(server)
+        assert "unexpectedly" not in caplog.text
+        assert "Traceback" not in caplog.text
 
     connected(folder, check, grpc_port=0, drain_limit=1.0)
 
 
-def test_streams_whose_answers_nobody_reads_for_long(folder: Path) -> None:
+def test_streams_whose_answers_nobody_reads_for_long(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """What they hold is given to others, though the client stays."""
     asked = request_of("dense", ("x", np.ones((500, 4), np.float32), "FP32")).SerializeToString()
 
@@ -634,11 +642,13 @@ def test_streams_whose_answers_nobody_reads_for_long(folder: Path) -> None:
             for _ in range(7):
                 wire.message(asked)
         await until(lambda: server.plane.room.held + len(asked) > server.plane.room.limit)
-        await until(lambda: server.plane.room.held == 0)
+        await until(lambda: is_idle(server))
         await is_answered(server)
         for wire in wires:
             wire.writer.transport.abort()
-        await until(lambda: is_idle(server))
+        broken = [r for r in caplog.records if r.getMessage() == "a stream is broken off"]
+        assert len(broken) == len(wires)
+        assert "Traceback" not in caplog.text
 
     connected(folder, check, grpc_port=0, body_timeout=0.3, drain_limit=1.0)
 
@@ -647,7 +657,7 @@ GET = b"GET /openapi.json HTTP/1.1\r\nhost: a\r\n\r\n"
 MANY = 1000  # more than the system keeps on the way
 
 
-def test_answers_that_nobody_reads(folder: Path) -> None:
+def test_answers_that_nobody_reads(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def check(server: Server) -> None:
         _, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
         writer.write(GET * MANY)
@@ -660,8 +670,28 @@ def test_answers_that_nobody_reads(folder: Path) -> None:
         assert http_server is not None
         await until(lambda: not http_server.server_state.connections)
         writer.transport.abort()
+        assert "Exception in ASGI" not in caplog.text
 
     connected(folder, check, head_timeout=0.3, drain_limit=1.0)
+
+
+def test_clients_that_go_with_several_requests_on_their_way(folder: Path) -> None:
+    """Over one connection: none of them is run any more, nor does the log have a trace."""
+    post = f"POST {INFER} HTTP/1.1\r\nhost: a\r\ncontent-length: {len(BODY)}\r\n\r\n{BODY}"
+
+    async def check(server: Server) -> None:
+        servable = server.plane.find("dense", None)
+        assert servable is not None
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(3 * post.encode())
+        await until(lambda: len(servable.queue) == 1)
+        writer.transport.abort()
+        await until(lambda: not len(servable.queue) and is_idle(server))
+        assert servable.statistics.refused == {"cancelled": 1}
+        assert servable.statistics.runs == 0
+
+    waits = ModelSettings(max_delay_us=10_000_000)
+    connected(folder, check, grpc_port=0, model=waits, drain_limit=1.0)
 
 
 @pytest.mark.slow
