@@ -214,8 +214,8 @@ class _Stream:
         self._looking = loop.call_later(self._seconds, self._look, writes)
 
     def _look(self, before: int) -> None:
-        """Ends the stream where it still writes the answer that it wrote `before`: those that nobody reads
-        would hold the requests after them for good. (A time-out for each would cost more.)"""
+        """Ends the stream where it still writes the answer that it wrote `before`: one that nobody
+        reads would hold the requests after it for good. (A time-out for each would cost more.)"""
         if self._is_writing and self._taken == before and self._task is not None:
             reason = f"an answer was not taken within {self._seconds:g} s"
             log.warning("a stream is broken off", extra={"reason": reason})
