@@ -105,7 +105,10 @@ class Protocol(HttpToolsProtocol):
 
     def begin(self) -> None:
         """Begins to answer the request whose head was read."""
+        before: Any = self.cycle
         super().on_headers_complete()
+        if self.cycle is before:  # the head is to be parsed once more
+            return
         while self._begun and self._begun[0].response_complete:
             self._begun.popleft()
         self._begun.append(self.cycle)
