@@ -486,7 +486,8 @@ class Crowd:
 
     def _ended(self, name: str, error: Any) -> None:
         self.told[name] = error.code().name
-        assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+        # gRPC itself cancels what comes at the very end, which the server has not taken.
+        assert error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED), error
 
 
 @pytest.mark.slow
