@@ -25,7 +25,7 @@ from naru.artifact.bundle import (
     write_bundle,
 )
 from naru.artifact.cache import Cache, compiler_version, make_key, open_cache
-from naru.errors import InputError, NaruError
+from naru.errors import BundleError, InputError, NaruError
 from naru.frontend.reading import Reading
 from naru.options import Options, Progress
 from naru.processing import NOTHING, Declared, Labels, Processing, read_processing
@@ -112,7 +112,7 @@ def compile_bundle(
         raise InputError(f"name: expected a text, got {type(name).__name__}")
     options = Options(choose_target(target), precision, processing)
     store = open_cache() if cache else None
-    start = time.time()
+    start, before = time.time(), _identity(source)
     digest = _digest(source) if store else None
     if store and digest:
         files = _side_files(store, source, digest)
@@ -127,10 +127,10 @@ def compile_bundle(
         with one_at_a_time:
             parts = build_parts(source, options, name, store, on_progress, digest=digest)
         files = parts[0]["source"].get("files", {})
-        if store and digest and not _touched_since(start, source, files):
+        if store and digest and not _touched_since(start, before, source, files):
             if files:
                 store.put(_files_key(digest), json.dumps(list(files)).encode())
-            with suppress(NaruError):  # a full disk, say: then the bundle stays in memory
+            with suppress(NaruError):  # evicted meanwhile, say: then the bundle stays in memory
                 key = _bundle_key(source, digest, files, options, name)
                 path = _store_bundle(store, key, parts)
                 if path is not None:
@@ -146,7 +146,16 @@ def compile_bundle(
 def _store_bundle(store: Cache, key: str, parts: BundleParts) -> Path | None:
     """Writes a bundle straight to the cache; None when that is too small or cannot be written."""
     size = sum(len(memoryview(s)) for s in parts[1].values())
-    return store.put_made(key, size, lambda path: write_bundle(path, *parts))
+
+    def write(path: Path) -> None:
+        try:
+            write_bundle(path, *parts)
+        except BundleError as error:
+            if isinstance(error.__cause__, OSError):  # which the cache warns of
+                raise error.__cause__ from None
+            raise
+
+    return store.put_made(key, size, write)
 
 
 def choose_target(target: str | Target | None) -> Target:
@@ -220,11 +229,26 @@ def _files_key(digest: str) -> str:
     return make_key("side files", digest)
 
 
-def _touched_since(start: float, source: Source, files: Iterable[str]) -> bool:
-    """Whether a file of the model was written after `start`, or is gone: then what its digest says
-    and what was read may differ."""
+def _identity(source: Source) -> tuple[int, ...]:
+    """What tells a model's file from one that is put in its place, however old that is."""
+    if not isinstance(source, str | os.PathLike):
+        return ()
+    try:
+        status = os.stat(source)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _touched_since(
+    start: float, before: tuple[int, ...], source: Source, files: Iterable[str]
+) -> bool:
+    """Whether a file of the model was written after `start`, or is gone, or the model's own is not
+    the one that was there `before`: then what its digest says and what was read may differ."""
     if not isinstance(source, str | os.PathLike):
         return False
+    if _identity(source) != before:
+        return True
     paths = [Path(source), *(Path(source).parent / f for f in files)]
     try:
         return any(start < p.stat().st_mtime <= time.time() for p in paths)

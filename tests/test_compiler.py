@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import naru
 from naru import compiler, knobs, pipeline
+from naru.artifact.cache import CacheWarning
 from naru.demo import FOLDER
 from naru.errors import InputError, ModelError, NaruError
 
@@ -154,3 +155,42 @@ def test_threads_may_compile_at_once(tmp_path: Path) -> None:
 def test_unknown_precision_is_refused() -> None:
     with pytest.raises(NaruError, match="expected one of fp32, strict"):
         naru.compile(MODEL, precision="fp8")
+
+
+def test_a_model_put_in_its_place_meanwhile_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By renaming another that is older: no clock says so."""
+    path = save_with_side_file(tmp_path / "a", np.ones((16, 16), np.float32))
+    other = path.with_name("other")
+    model = onnx.load(path, load_external_data=False)
+    model.producer_name = "other"
+    onnx.save(model, other)
+    os.utime(other, (0, 0))
+    real = pipeline.build_parts
+
+    def build(*args: Any, **options: Any) -> Any:
+        other.replace(path)
+        return real(*args, **options)
+
+    with knobs.scope(cache_dir=tmp_path / "cache"):
+        monkeypatch.setattr(pipeline, "build_parts", build)
+        compiler.compile_bundle(path)
+        monkeypatch.undo()
+        assert not any((tmp_path / "cache").rglob("*.own"))
+        compiler.compile_bundle(path)
+        assert any((tmp_path / "cache").rglob("*.own"))
+
+
+def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = compiler.write_bundle
+
+    def write(path: Path, *parts: Any) -> None:
+        path.symlink_to("/dev/full")  # where the file is opened before it is written
+        with path.open("wb") as file:
+            real(file, *parts)
+
+    monkeypatch.setattr(compiler, "write_bundle", write)
+    with knobs.scope(cache_dir=tmp_path), pytest.warns(CacheWarning, match="No space left"):
+        made = compiler.compile_bundle(MODEL)
+    assert made.data == compiler.compile_bundle(MODEL, cache=False).data

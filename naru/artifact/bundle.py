@@ -179,10 +179,14 @@ def pack_bundle(manifest: Mapping[str, Any], sections: Mapping[str, Bytes]) -> b
 
 
 def make_bundle(manifest: Mapping[str, Any], sections: Mapping[str, Bytes]) -> Bundle:
-    """A bundle that has no file: written to anonymous memory and read back like any other."""
-    with _memory_file() as file:
-        write_bundle(file, manifest, sections)
-        return read_bundle(file, verify=False)
+    """A bundle that has no file: written to anonymous memory and read back like any other. Raises
+    BundleError also where there is no room for it."""
+    try:
+        with _memory_file() as file:
+            write_bundle(file, manifest, sections)
+            return read_bundle(file, verify=False)
+    except OSError as error:  # while the file is closed, whose rest is written then
+        raise BundleError(f"the bundle cannot be written: {error.strerror or error}") from error
 
 
 def _memory_file() -> IO[bytes]:

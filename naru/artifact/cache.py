@@ -193,7 +193,8 @@ class Cache:
                     status = file.stat()
                 except OSError:
                     continue
-                if not file.name.startswith(_TEMPORARY):
+                # A bundle is written to a hidden file beside the temporary one.
+                if not file.name.lstrip(".").startswith(_TEMPORARY):
                     yield _Entry(status.st_mtime, status.st_size, file.path)
                 elif time.time() - status.st_mtime > _STALE_SECONDS:
                     self._drop(Path(file.path))

@@ -37,6 +37,11 @@ class Door:
         self._running: set[asyncio.Task[Any]] = set()
         self._is_cut = False
 
+    async def answer_all(self, seconds: float) -> None:
+        """Waits until what is being answered now is, or for so many seconds."""
+        if self._running:
+            await asyncio.wait(list(self._running), timeout=seconds)
+
     def token(self, context: Context) -> Token:
         """Who calls. Raises a Refusal."""
         if self._access.is_open:

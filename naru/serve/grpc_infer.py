@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import grpc.aio
+
 from naru.serve.access import EVERYBODY, INFER, Token, require
 from naru.serve.aside import ASIDE_FROM, aside, count_bytes
 from naru.serve.batching import Outputs
@@ -23,6 +25,7 @@ from naru.serve.grpc_messages import (
 from naru.serve.grpc_tensors import decode, encode
 from naru.serve.refusals import EXPIRED, UNAVAILABLE, Refusal
 from naru.serve.servable import Request, Servable
+from naru.serve.settings import ServerSettings
 from naru.serve.tensors import Decoded
 
 log = logging.getLogger("naru.serve")
@@ -66,7 +69,7 @@ class Inference:
 
     async def stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """ModelStreamInfer. Raises a Refusal once the server is to end."""
-        stream = _Stream(self, self._door.token(context), context, self._plane.settings.max_body)
+        stream = _Stream(self, self._door.token(context), context, self._plane.settings)
         await compress(context)
         self._streams.add(stream)
         try:
@@ -157,17 +160,20 @@ def _patience(decoded: Decoded, servable: Servable, seconds: float | None) -> in
 
 class _Stream:
     """One stream: requests go to their models as they come, answers go out in the same order. What
-    goes wrong with a request is its answer, and the stream goes on."""
+    goes wrong with a request is its answer, and the stream goes on. It is over where the client
+    does not take an answer in the time that a body may take."""
 
     def __init__(
-        self, inference: Inference, token: Token, context: Context, most_bytes: int
+        self, inference: Inference, token: Token, context: Context, settings: ServerSettings
     ) -> None:
         self._inference, self._token, self._context = inference, token, context
-        self._most_bytes = most_bytes
+        self._most_bytes, self._seconds = settings.max_body, settings.body_timeout
         self._pending: asyncio.Queue[tuple[str, int, _Asked | Refusal] | None] = asyncio.Queue()
         self._held = self._ahead = 0  # bytes and requests that are read and not answered
         self._answered = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[Any] | None = None  # which writes
+        self._taken, self._is_writing = 0, False
 
     def stop(self) -> None:
         """Reads no more."""
@@ -178,18 +184,45 @@ class _Stream:
         """Answers until the client has no more requests, or this is to stop."""
         self._reader = asyncio.create_task(self._read(requests))
         self._reader.add_done_callback(self._no_more)
+        self._task = asyncio.current_task()
+        self._look_later()
         try:
             while (item := await self._pending.get()) is not None:
                 identity, size, asked = item
-                await self._context.write(await self._tell(identity, asked))
+                told = await self._tell(identity, asked)
+                self._is_writing = True
+                await self._write(told)
+                self._is_writing = False
+                self._taken += 1
                 self._held, self._ahead = self._held - size, self._ahead - 1
                 self._answered.set()
         finally:
+            self._looking.cancel()
             self._reader.cancel()
             while not self._pending.empty():
                 item = self._pending.get_nowait()
                 if item is not None and isinstance(item[2], _Asked):
                     self._inference.drop(item[2])
+
+    async def _write(self, told: bytes) -> None:
+        try:
+            await self._context.write(told)
+        except grpc.aio.InternalError:  # the client is gone, and gRPC is about to say so
+            raise asyncio.CancelledError from None
+
+    def _look_later(self) -> None:
+        loop, writes = asyncio.get_running_loop(), self._taken if self._is_writing else -1
+        self._looking = loop.call_later(self._seconds, self._look, writes)
+
+    def _look(self, before: int) -> None:
+        """Ends the stream where it still writes the answer that it wrote `before`: one that nobody
+        reads would hold the requests after it for good. (A time-out for each would cost more.)"""
+        if self._is_writing and self._taken == before and self._task is not None:
+            reason = f"an answer was not taken within {self._seconds:g} s"
+            log.warning("a stream is broken off", extra={"reason": reason})
+            self._task.cancel()  # what is being written stands in the way of a status
+        else:
+            self._look_later()
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
         async for data in requests:

@@ -91,7 +91,8 @@ class GrpcServer:
         self._inference.stop()
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        await self._linger(min(seconds, _LINGER))
+        await self._door.answer_all(seconds)  # and then their clients may ask again
+        await self._linger(min(max(0.0, until - loop.time()), _LINGER))
         if self._server is not None:
             await self._server.stop(max(0.0, until - loop.time()))
 

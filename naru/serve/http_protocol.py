@@ -4,6 +4,7 @@ form that the protocol's clients read, and requests that would rather speak anot
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 import httptools
@@ -16,7 +17,8 @@ _TOO_LONG = f"the head of the request is longer than {MOST_HEAD} bytes"
 
 class Protocol(HttpToolsProtocol):
     """One connection. `seconds`: from its begin, or that of a head, to the end of the head; the
-    connection is closed where it takes longer."""
+    connection is closed where it takes longer. It is broken off where the client takes nothing of
+    what it is sent for so long."""
 
     def __init__(self, seconds: float, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -25,6 +27,8 @@ class Protocol(HttpToolsProtocol):
         self._heads = 0  # that were read to their end
         self._in_head = True
         self._length = 0  # bytes that came since the head began that is being read
+        self._taking: asyncio.TimerHandle | None = None
+        self._begun: deque[Any] = deque()  # requests, the first of which is being answered
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
@@ -34,6 +38,11 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._stop_waiting()
+        self._stop_looking()
+        for cycle in self._begun:  # of several, uvicorn tells only the last
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -96,7 +105,13 @@ class Protocol(HttpToolsProtocol):
 
     def begin(self) -> None:
         """Begins to answer the request whose head was read."""
+        before: Any = self.cycle
         super().on_headers_complete()
+        if self.cycle is before:  # the head is to be parsed once more
+            return
+        while self._begun and self._begun[0].response_complete:
+            self._begun.popleft()
+        self._begun.append(self.cycle)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -136,3 +151,30 @@ class Protocol(HttpToolsProtocol):
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self.transport.close()
+
+    # ---- clients that do not read ----
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than is good: whoever answers waits too."""
+        super().pause_writing()
+        self._stop_looking()
+        self._taking = self.loop.call_later(self._seconds, self._look, None)
+
+    def resume_writing(self) -> None:
+        """The client has taken most of it."""
+        self._stop_looking()
+        super().resume_writing()
+
+    def _look(self, before: int | None) -> None:
+        """Breaks the connection off where as much waits as did `before`: an answer that nobody
+        reads would hold its request for good."""
+        left = self.transport.get_write_buffer_size()
+        if left == before:
+            self.transport.abort()
+        else:
+            self._taking = self.loop.call_later(self._seconds, self._look, left)
+
+    def _stop_looking(self) -> None:
+        if self._taking is not None:
+            self._taking.cancel()
+            self._taking = None

@@ -111,13 +111,15 @@ def test_larger_than_the_cache_is_not_stored(tmp_path: Path) -> None:
 def test_stale_temporary_files_are_removed(store: Cache) -> None:
     path = store.put(make_key("object", "x"), b"code")
     assert path is not None
-    stale, fresh = path.with_name("tmp-1-a"), path.with_name("tmp-1-b")
-    stale.write_bytes(b"")
-    fresh.write_bytes(b"")
-    os.utime(stale, (0.0, time.time() - 7200))
+    stale = [path.with_name(name) for name in ("tmp-1-a", ".tmp-1-a.1.b.tmp")]
+    fresh = [path.with_name(name) for name in ("tmp-1-b", ".tmp-1-b.1.b.tmp")]
+    for each in stale + fresh:
+        each.write_bytes(b"")
+    for each in stale:
+        os.utime(each, (0.0, time.time() - 7200))
     assert store.usage().entries == 1
-    assert not stale.exists()
-    assert fresh.exists()
+    assert not any(each.exists() for each in stale)
+    assert all(each.exists() for each in fresh)
 
 
 def test_clear(store: Cache) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,24 @@ PATIENCE = 60.0  # seconds until it must be ready
 
 
 class Process:
-    """A running server; what it writes is kept in `lines`."""
+    """A running server; what it writes is kept in `lines`. `program`: Python that is run in place
+    of naru's command, and ends with it; `environment`: what it has besides ours."""
 
-    def __init__(self, *arguments: str | Path) -> None:
-        command = [sys.executable, "-m", "naru", "serve", *map(str, arguments), "--port", "0"]
+    def __init__(
+        self,
+        *arguments: str | Path,
+        program: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        begin = ["-m", "naru"] if program is None else ["-c", program]
+        command = [sys.executable, *begin, "serve", *map(str, arguments), "--port", "0"]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         self.lines: list[str] = []
         self._connections: list[http.client.HTTPConnection] = []
@@ -54,7 +67,7 @@ class Process:
 
     def line(self, part: str) -> str:
         """The first line with something in it, once it has been written."""
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             for line in self.lines:
                 if part in line:
@@ -77,6 +90,11 @@ class Process:
             return answer.status, json.loads(answer.read() or b"null")
         finally:
             connection.close()
+
+    def kill(self) -> None:
+        """Ends the server as a crash does: with `kill -9`."""
+        self.process.kill()
+        self.wait()
 
     def close(self) -> None:
         """Ends the server, by force if need be."""
@@ -101,9 +119,13 @@ class Process:
 
 
 @contextmanager
-def serving(*arguments: str | Path) -> Generator[Process]:
+def serving(
+    *arguments: str | Path,
+    program: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Generator[Process]:
     """A server that is ready; it is ended afterwards."""
-    server = Process(*arguments)
+    server = Process(*arguments, program=program, environment=environment)
     try:
         server.wait_until_ready()
         yield server

@@ -168,3 +168,22 @@ def test_calls_that_come_too_late_are_told(folder: Path, monkeypatch: pytest.Mon
         stopping.cancel()
 
     calling(folder, check, load_at_start=0)
+
+
+def test_calls_that_come_while_the_last_are_answered_are_told(folder: Path) -> None:
+    """However long that takes: gRPC does not shut down, and cancel them, before that."""
+
+    async def check(client: Client) -> None:
+        gate = Gate(client, "dense")
+        first = asyncio.create_task(client.ask("ModelInfer", dense()))
+        await gate.until_reached()
+        client.plane.stopped = True
+        stopping = asyncio.create_task(client.server.stop(60))
+        await asyncio.sleep(4 * grpc_service._QUIET)
+        refused = await client.refused("ModelInfer", dense())
+        assert refused == ("UNAVAILABLE", "the server is stopping")
+        gate.open()
+        assert np.array_equal(array_of(await first), X @ W)
+        await stopping
+
+    calling(folder, check, workers=1)
