@@ -141,9 +141,10 @@ def _read(pa: Any, body: bytes, servable: Servable) -> Any:
         try:
             batch = reader.read_next_batch()
             batch.validate(full=True)  # offsets, and UTF-8: others would be read past their end
+            _ = batch.schema.names  # which nobody looked at yet
         except StopIteration:
             return
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise Refusal(INVALID, f"record batch {number}: {error}") from None
         try:
             yield batch.num_rows, _inputs(pa, batch, servable)
@@ -217,7 +218,13 @@ def _column(pa: Any, column: Any, tensor: Tensor, name: str | None = None) -> Ar
             raise Refusal(
                 INVALID, f"column '{name}': expected {tensor.datatype}, got {column.type}"
             )
-        found = found.astype(want)
+        try:
+            with np.errstate(over="raise"):  # no infinities of numbers
+                found = found.astype(want)
+        except FloatingPointError:
+            raise Refusal(
+                INVALID, f"column '{name}': a number is out of the range of {tensor.datatype}"
+            ) from None
     # A column for an input [n, 1] needs no list around each element.
     if len(shape) == len(tensor.dims) - 1 and tensor.dims[-1] == 1:
         shape.append(1)

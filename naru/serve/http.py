@@ -394,6 +394,8 @@ class Application:
         return await self._answer_rows(request, servable, decoded)
 
     async def _infer_image(self, request: Request, servable: Servable, body: bytes) -> Response:
+        size = await asyncio.to_thread(images.unpacked_size, body)
+        hold(request, self.room, size, 0, self.room.limit)
         pixels = await asyncio.to_thread(images.decode, body, servable.signature)
         return await self._answer_rows(request, servable, Decoded(pixels))
 

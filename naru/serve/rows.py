@@ -92,10 +92,11 @@ def _from_objects(rows: Sequence[Any], model: Model, signature: Signature) -> di
             differ = ", ".join(sorted(names ^ set(cast("dict[str, Any]", row))))
             raise Refusal(INVALID, f"row {k}: has other names than row 0: {differ}")
     try:
-        found = tables.take(_Table(rows), model.inputs, tables.columns_of(model.manifest))
+        with np.errstate(over="raise"):  # no infinities of numbers
+            found = tables.take(_Table(rows), model.inputs, tables.columns_of(model.manifest))
     except InputError as error:
         raise Refusal(INVALID, error.message, hint=error.hint) from None
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise Refusal(INVALID, f"the rows hold what no input takes: {error}") from None
     for tensor in signature.inputs:  # a column for an input [n, 1] needs no list around each value
         array = found[tensor.name]
