@@ -179,6 +179,8 @@ def _inputs(pa: Any, batch: Any, servable: Servable) -> dict[str, Array]:
         known = tables.columns_of(servable.model.manifest).get(tensor.name)
         if known is not None and (missing := [n for n in known if n not in names]):
             raise Refusal(INVALID, f"column '{missing[0]}' is missing, found {', '.join(names)}")
+        if not names:
+            raise Refusal(INVALID, "expected at least one column, found none")
         columns = [batch.column(names.index(n)) for n in known or names]
         flat = Tensor("", tensor.datatype, tensor.dtype, (-1,))
         arrays = [_column(pa, c, flat, n) for c, n in zip(columns, known or names, strict=True)]

@@ -4,6 +4,7 @@ form that the protocol's clients read, and requests that would rather speak anot
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import httptools
@@ -12,6 +13,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MOST_HEAD = 64 << 10  # bytes of the request line and the headers
 _TOO_LONG = f"the head of the request is longer than {MOST_HEAD} bytes"
+
+log = logging.getLogger("naru.serve")
+
+
+class _TooLong(Exception):
+    """The head of a request is."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -66,7 +73,18 @@ class Protocol(HttpToolsProtocol):
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self.parser.feed_data(self._head_without_upgrade(parser))
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            self._cannot_read(error)
+
+    def _cannot_read(self, error: Exception) -> None:
+        """Tells of what is not HTTP; and of a mistake of ours, which the parser hands on like that
+        from what it calls."""
+        cause = error.__context__
+        told = (httptools.HttpParserError, UnicodeDecodeError, _TooLong)
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, told):
+            log.error("a request failed unexpectedly", exc_info=cause or error)
+            self.refuse(500, "the server failed to answer; its log says why")
+        else:
             self.send_400_response("Invalid HTTP request received.")
 
     def _should_upgrade(self) -> bool:
@@ -91,7 +109,7 @@ class Protocol(HttpToolsProtocol):
         # What came may be more than the head, but not less.
         if length > MOST_HEAD and self._head_length() > MOST_HEAD:
             self.refuse(431, _TOO_LONG)
-            raise ValueError(_TOO_LONG)  # the parser stops
+            raise _TooLong  # the parser stops
         self.begin()
 
     def begin(self) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from serve.asgi import tensor
 
 from naru.serve.http_protocol import MOST_HEAD
+from naru.serve.http_short import Writer
 from naru.serve.server import Server
 from naru.serve.settings import ModelSettings, ServerSettings
 
@@ -62,6 +64,27 @@ def test_what_is_no_http(folder: Path) -> None:
             head, _, body = found.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 400")
             assert set(json.loads(body)) == {"error"}
+
+    connected(folder, check, load_at_start=0)
+
+
+def test_mistakes_of_ours_are_none_of_the_client(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The parser calls the server, and tells both of them in the same way."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("not as it should be")
+
+    monkeypatch.setattr(Writer, "write", fail)
+
+    async def check(server: Server) -> None:
+        found = await answer_to(server, b"GET /v2 HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 500")
+        assert "not as it should be" in caplog.text
+        for path in (b"/\xff", b"http://", b"?"):  # which only what is called finds wrong
+            found = await answer_to(server, b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path)
+            assert found.startswith(b"HTTP/1.1 400")
 
     connected(folder, check, load_at_start=0)
 

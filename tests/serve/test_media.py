@@ -97,6 +97,7 @@ def test_what_does_not_fit(folder: Path) -> None:
         ("dense", stream(pa.record_batch({"x": lists(x[:, :3])})), "expected dim 1 to be 4"),
         ("dense", stream(pa.record_batch({"x": pa.array([None, None], pa.float32())})), "nulls"),
         ("dense", stream(pa.record_batch({"x": pa.array(["a", "b"])})), "FP32, got string"),
+        ("dense", stream(pa.record_batch([], pa.schema([]))), "expected at least one column"),
         ("pair", stream(pa.record_batch({"a": pa.array([1.0])})), "column 'b' is missing"),
         (
             "pair",
