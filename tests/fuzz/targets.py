@@ -29,7 +29,7 @@ from naru.runtime.model import TensorInfo
 from naru.runtime.native_model import NativeModel
 from tests import zoo
 
-from . import boosting_mutations, bundle_mutations, byte_mutations, onnx_mutations
+from . import boosting_mutations, bundle_mutations, byte_mutations, onnx_mutations, serving
 from .boosters import check_lightgbm, check_xgboost, lightgbm_files, xgboost_files
 from .graphs import check_graph, make_graph
 from .operators import NAMES, check_case, check_nth, make_case
@@ -254,6 +254,10 @@ TARGETS = {
     ),
     "bundle_bytes": Target(_case(bundles, byte_mutations.damage, "bundle_bytes"), check_damage),
     "bundle": Target(_case(bundles, bundle_mutations.mutate, "bundle"), check_bundle),
+    # A server, asked by HTTP and gRPC.
+    "serve_http": Target(serving.make_conversation, serving.check_conversation),
+    "serve_bytes": Target(serving.make_bytes, serving.check_bytes),
+    "serve_grpc": Target(serving.make_call, serving.check_call),
     # Results compared: numpy's meaning, compiled code, ONNX Runtime.
     "operators": Target(lambda n: b"", lambda _, n: check_nth(n)),
     "graphs": Target(
