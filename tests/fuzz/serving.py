@@ -469,3 +469,11 @@ def _check_response(data: bytes, v: int) -> None:
     assert response.id == f"good-{v}"
     found = np.frombuffer(response.raw_output_contents[0], "<f4")
     assert found.tolist() == right_answer(v)
+
+
+# target -> how its cases are made, and checked
+CASES = {
+    "serve_http": (make_conversation, check_conversation),
+    "serve_bytes": (make_bytes, check_bytes),
+    "serve_grpc": (make_call, check_call),
+}

@@ -22,7 +22,7 @@ from . import byte_mutations
 ARROW = "application/vnd.apache.arrow.stream"
 LENGTH = "Inference-Header-Content-Length"
 # model -> its inputs: name, datatype, dims (0: any size, the same for all)
-MODELS: dict[str, tuple[tuple[str, str, tuple[int, ...]], ...]] = {
+MODELS: dict[str, Sequence[tuple[str, str, tuple[int, ...]]]] = {
     "dense": (("x", "FP32", (0, 4)),),
     "pair": (("a", "FP32", (0,)), ("b", "FP32", (0,)), ("c", "INT64", (0,))),
     "texts": (("word", "BYTES", (0,)),),
@@ -305,7 +305,7 @@ def _draw_rows(model: str, rng: Random) -> Any:
         else:
             _, datatype, dims = inputs[0]
             count = math.prod(d or 1 for d in dims)
-            row = nested([element(datatype, rng) for _ in range(count)], (1, *dims[1:]))
+            row = nested([element(datatype, rng) for _ in range(count)], [1, *dims[1:]])
             row = row[0] if len(row) == 1 else row
         rows.append(one_of(rng, row, *ODD))
     return rows

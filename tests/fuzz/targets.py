@@ -5,6 +5,7 @@ A case is (target, number) and nothing else: the same on every machine and in ev
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import tempfile
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from naru.runtime.model import TensorInfo
 from naru.runtime.native_model import NativeModel
 from tests import zoo
 
-from . import boosting_mutations, bundle_mutations, byte_mutations, onnx_mutations, serving
+from . import boosting_mutations, bundle_mutations, byte_mutations, onnx_mutations
 from .boosters import check_lightgbm, check_xgboost, lightgbm_files, xgboost_files
 from .graphs import check_graph, make_graph
 from .operators import NAMES, check_case, check_nth, make_case
@@ -229,6 +231,15 @@ def misbehave(_data: bytes, n: int) -> str:
     return "never seen" if n == 2 and bytearray(1 << 40) else "fine"
 
 
+def _served(name: str) -> Target:
+    """A server's libraries are loaded only where one is asked."""
+
+    def case() -> Any:
+        return importlib.import_module("tests.fuzz.serving").CASES[name]
+
+    return Target(lambda n: case()[0](n), lambda data, n: case()[1](data, n))
+
+
 def _operator(name: str) -> Target:
     return Target(
         lambda n: make_case(*_split(name), n).model.SerializeToString(),
@@ -255,9 +266,7 @@ TARGETS = {
     "bundle_bytes": Target(_case(bundles, byte_mutations.damage, "bundle_bytes"), check_damage),
     "bundle": Target(_case(bundles, bundle_mutations.mutate, "bundle"), check_bundle),
     # A server, asked by HTTP and gRPC.
-    "serve_http": Target(serving.make_conversation, serving.check_conversation),
-    "serve_bytes": Target(serving.make_bytes, serving.check_bytes),
-    "serve_grpc": Target(serving.make_call, serving.check_call),
+    **{name: _served(name) for name in ("serve_http", "serve_bytes", "serve_grpc")},
     # Results compared: numpy's meaning, compiled code, ONNX Runtime.
     "operators": Target(lambda n: b"", lambda _, n: check_nth(n)),
     "graphs": Target(
