@@ -74,6 +74,7 @@ class ShortWay(Protocol):
         self._application, self._writer = application, writer
         self._is_short = False  # the request that is being read
         self._answered = 0  # in a row
+        self._is_last = False  # the answer that was given to the writer
         self._head: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []  # of its body
         self._late: asyncio.TimerHandle | None = None
@@ -125,7 +126,7 @@ class ShortWay(Protocol):
         self.next_head()
         self._is_short = False
         self._stop_being_patient()
-        if not self.transport.is_closing():
+        if not self._has_ended():
             self._answer()
 
     # ---- the answer ----
@@ -167,10 +168,15 @@ class ShortWay(Protocol):
         elif not keeps:
             content.append(b"connection: close\r\n")
         content += (b"\r\n", response.body)
+        self._is_last = not keeps
         self._writer.write(self.transport, b"".join(content), not keeps)
         self.server_state.total_requests += 1
         if self._idle is None:
             self._idle = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
+
+    def _has_ended(self) -> bool:
+        """Was the last answer of the connection given, also if it is not written yet?"""
+        return self._is_last or super()._has_ended()
 
     def _end_if_idle(self) -> None:
         """Closes the connection where nothing came for long. (A timer for each answer, as uvicorn
