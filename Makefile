@@ -8,7 +8,8 @@
 #                    libraries from Rust, Go, Java, C#, and what test-clients runs
 #   make test-clients  serving asked by the clients of Triton and KServe, and compared with a real Triton
 #   make onnx-conformance  the tests of the ONNX standard, and the list of those that fail
-#   make fuzz        operators and graphs drawn at random, against ONNX Runtime (hours)
+#   make fuzz        operators and graphs drawn at random, against ONNX Runtime, and requests drawn
+#                    at random, at a server (hours)
 #   make bench       measure against ONNX Runtime and OpenVINO (half an hour), into bench/results/
 #   make bench-operators   single operators against ONNX Runtime (five minutes), into docs/ too
 #   make bench-library     native libraries: calls from C, opening, many at once

@@ -110,7 +110,10 @@ def decode_image(file: Path | IO[bytes], spec: TensorInfo, where: str) -> Array:
     try:
         with image.open(file) as found:
             return np.asarray(operations.exif_transpose(found).convert(mode))
-    except (OSError, ValueError, image.DecompressionBombError) as e:
+    except image.UnidentifiedImageError:  # its text is where the file lies in memory
+        raise InputError(f"{where}: cannot read it as an image: the format is not known") from None
+    # Pillow says SyntaxError of a chunk that is none.
+    except (OSError, ValueError, SyntaxError, image.DecompressionBombError) as e:
         raise InputError(f"{where}: cannot read it as an image: {e}") from None
 
 

@@ -141,9 +141,10 @@ def _read(pa: Any, body: bytes, servable: Servable) -> Any:
         try:
             batch = reader.read_next_batch()
             batch.validate(full=True)  # offsets, and UTF-8: others would be read past their end
+            _ = batch.schema.names  # which nobody looked at yet
         except StopIteration:
             return
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise Refusal(INVALID, f"record batch {number}: {error}") from None
         try:
             yield batch.num_rows, _inputs(pa, batch, servable)
@@ -178,6 +179,8 @@ def _inputs(pa: Any, batch: Any, servable: Servable) -> dict[str, Array]:
         known = tables.columns_of(servable.model.manifest).get(tensor.name)
         if known is not None and (missing := [n for n in known if n not in names]):
             raise Refusal(INVALID, f"column '{missing[0]}' is missing, found {', '.join(names)}")
+        if not names:
+            raise Refusal(INVALID, "expected at least one column, found none")
         columns = [batch.column(names.index(n)) for n in known or names]
         flat = Tensor("", tensor.datatype, tensor.dtype, (-1,))
         arrays = [_column(pa, c, flat, n) for c, n in zip(columns, known or names, strict=True)]
@@ -217,7 +220,13 @@ def _column(pa: Any, column: Any, tensor: Tensor, name: str | None = None) -> Ar
             raise Refusal(
                 INVALID, f"column '{name}': expected {tensor.datatype}, got {column.type}"
             )
-        found = found.astype(want)
+        try:
+            with np.errstate(over="raise"):  # no infinities of numbers
+                found = found.astype(want)
+        except FloatingPointError:
+            raise Refusal(
+                INVALID, f"column '{name}': a number is out of the range of {tensor.datatype}"
+            ) from None
     # A column for an input [n, 1] needs no list around each element.
     if len(shape) == len(tensor.dims) - 1 and tensor.dims[-1] == 1:
         shape.append(1)

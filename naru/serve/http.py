@@ -368,7 +368,7 @@ class Application:
         elif rows.are_rows(body):
             return await self._infer_rows(request, servable, body)
         asked = body, json_length, servable.signature, self._settings.max_inputs
-        if len(body) < ASIDE_FROM:
+        if json_tensors.work_of(len(body), json_length, servable.signature) < ASIDE_FROM:
             decoded = json_tensors.decode(*asked)
         else:
             decoded = await asyncio.to_thread(json_tensors.decode, *asked)
@@ -395,6 +395,8 @@ class Application:
         return await self._answer_rows(request, servable, decoded)
 
     async def _infer_image(self, request: Request, servable: Servable, body: bytes) -> Response:
+        size = await asyncio.to_thread(images.unpacked_size, body)
+        hold(request, self.room, size, 0, self.room.limit)
         pixels = await asyncio.to_thread(images.decode, body, servable.signature)
         return await self._answer_rows(request, servable, Decoded(pixels))
 

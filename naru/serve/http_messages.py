@@ -57,7 +57,7 @@ class Request:
     headers: Mapping[bytes, bytes]
     receive: Receive
     token: Token
-    body: bytes | None = None  # where all of it came with the head; it may be compressed
+    parts: Sequence[bytes] | None = None  # of the body, where all of it is there
     held: int = 0  # bytes of the body in the room, until the request is answered
 
     def text(self, name: bytes) -> str:
@@ -120,19 +120,22 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
     declared = request.headers.get(b"content-length")
     if declared == b"0":
         return b""
-    body = request.body
-    if body is None:
-        body = await _receive_body(request, limit, seconds, room)
+    if request.parts is None:
+        parts = await _receive_body(request, limit, seconds, room)
     else:
-        hold(request, room, len(body), 0, limit)
+        parts = request.parts
+        hold(request, room, sum(map(len, parts)), 0, limit)
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
     encoding = request.headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding == b"identity":
         return body
     return await _decompress(request, body, encoding.decode("latin-1"), limit, room)
 
 
-async def _receive_body(request: Request, limit: int, seconds: float, room: Room) -> bytes:
-    """The body as it comes. Raises a Refusal."""
+async def _receive_body(
+    request: Request, limit: int, seconds: float, room: Room
+) -> Sequence[bytes]:
+    """The body as it comes, in parts. Raises a Refusal."""
     parts: list[bytes] = []
     more, until = True, 0.0
     while more:
@@ -146,7 +149,7 @@ async def _receive_body(request: Request, limit: int, seconds: float, room: Room
         hold(request, room, len(part), request.held, limit)
         parts.append(part)
         more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return parts
 
 
 def hold(request: Request, room: Room, count: int, before: int, limit: int) -> None:

@@ -4,6 +4,7 @@ form that the protocol's clients read, and requests that would rather speak anot
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from typing import Any
 
@@ -13,6 +14,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 MOST_HEAD = 64 << 10  # bytes of the request line and the headers
 _TOO_LONG = f"the head of the request is longer than {MOST_HEAD} bytes"
+
+log = logging.getLogger("naru.serve")
+
+
+class _Stop(Exception):
+    """The parser is to stop."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -29,6 +36,7 @@ class Protocol(HttpToolsProtocol):
         self._length = 0  # bytes that came since the head began that is being read
         self._taking: asyncio.TimerHandle | None = None
         self._begun: deque[Any] = deque()  # requests, the first of which is being answered
+        self._refusal: tuple[int, str] | None = None  # that is told once all before is answered
 
     def connection_made(self, transport: Any) -> None:
         """A client is there."""
@@ -39,14 +47,13 @@ class Protocol(HttpToolsProtocol):
         """It is gone."""
         self._stop_waiting()
         self._stop_looking()
-        for cycle in self._begun:  # of several, uvicorn tells only the last
-            if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+        self._give_up()  # of several, uvicorn tells only the last
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
+        if self._refusal is not None or self._has_ended():
+            return
         heads = self._heads
         if self._in_head:
             self._length += len(data)
@@ -75,7 +82,18 @@ class Protocol(HttpToolsProtocol):
                 self.parser = httptools.HttpRequestParser(self)
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self.parser.feed_data(self._head_without_upgrade(parser))
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            self._cannot_read(error)
+
+    def _cannot_read(self, error: Exception) -> None:
+        """Tells of what is not HTTP; and of a mistake of ours, which the parser hands on like that
+        from what it calls."""
+        cause = error.__context__
+        told = (httptools.HttpParserError, UnicodeDecodeError, _Stop)
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, told):
+            log.error("a request failed unexpectedly", exc_info=cause or error)
+            self.refuse(500, "the server failed to answer; its log says why")
+        else:
             self.send_400_response("Invalid HTTP request received.")
 
     def _should_upgrade(self) -> bool:
@@ -93,6 +111,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        if self._has_ended():
+            raise _Stop  # what comes after the last answer is not run (RFC 9112, 9.6)
         length = self._length
         self._heads += 1
         self._length, self._in_head = 0, False
@@ -100,8 +120,12 @@ class Protocol(HttpToolsProtocol):
         # What came may be more than the head, but not less.
         if length > MOST_HEAD and self._head_length() > MOST_HEAD:
             self.refuse(431, _TOO_LONG)
-            raise ValueError(_TOO_LONG)  # the parser stops
+            raise _Stop
         self.begin()
+
+    def _has_ended(self) -> bool:
+        """Was the last answer of the connection given?"""
+        return self.transport.is_closing()
 
     def begin(self) -> None:
         """Begins to answer the request whose head was read."""
@@ -112,6 +136,9 @@ class Protocol(HttpToolsProtocol):
         while self._begun and self._begun[0].response_complete:
             self._begun.popleft()
         self._begun.append(self.cycle)
+
+    def _unanswered(self) -> list[Any]:
+        return [c for c in self._begun if not c.response_complete]
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -143,14 +170,35 @@ class Protocol(HttpToolsProtocol):
             self._timer = None
 
     def refuse(self, status: int, message: str) -> None:
-        """Answers by itself, and closes the connection."""
+        """Answers by itself, after what came before, and closes the connection."""
         self._stop_waiting()
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal is not None:
+            return
+        if not all(c.more_body for c in self._unanswered()):
+            self._refusal = status, message
             return
         body = orjson.dumps({"error": message})
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
         self.transport.write(STATUS_LINE[status] + head % len(body) + body)
         self.transport.close()
+        self._give_up()
+
+    def on_response_complete(self) -> None:
+        """A request that took the usual way is answered."""
+        super().on_response_complete()
+        if self._refusal is not None:
+            refusal, self._refusal = self._refusal, None
+            self.refuse(*refusal)
+
+    def eof_received(self) -> None:
+        """The client sends no more, and is taken to be gone."""
+        self._give_up()
+
+    def _give_up(self) -> None:
+        """Nobody waits for answers any more: what is closed must not be written to."""
+        for cycle in self._unanswered():
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     # ---- clients that do not read ----
 

@@ -1,4 +1,4 @@
-"""A short way for small requests, from the parser to the application and back.
+"""A short way for requests that come quickly, from the parser to the application and back.
 
 Once such a request is whole, the application's coroutine is begun in place. Mostly it never waits,
 and its answer is written at once: without a task and without ASGI's messages, which take longer
@@ -22,6 +22,7 @@ from naru.serve.aside import ASIDE_FROM
 from naru.serve.http import Application
 from naru.serve.http_messages import CLOSE, Receive, Request, Response, Rest, Scope, Send
 from naru.serve.http_protocol import Protocol
+from naru.serve.refusals import Refusal
 
 log = logging.getLogger("naru.serve")
 
@@ -60,13 +61,15 @@ class Writer:
 
 
 def _write(transport: asyncio.Transport, data: bytes, closes: bool) -> None:
+    if transport.is_closing():
+        return
     transport.write(data)
     if closes:
         transport.close()
 
 
 class ShortWay(Protocol):
-    """One connection, whose small requests are answered by `application` itself, through `writer`,
+    """One connection, whose requests are answered by `application` itself, through `writer`,
     which the connections of a server share."""
 
     def __init__(self, application: Application, writer: Writer, *args: Any, **kwargs: Any) -> None:
@@ -74,8 +77,10 @@ class ShortWay(Protocol):
         self._application, self._writer = application, writer
         self._is_short = False  # the request that is being read
         self._answered = 0  # in a row
+        self._is_last = False  # the answer that was given to the writer
         self._head: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []  # of its body
+        self._held = 0  # bytes in the room, for the rest of it
         self._late: asyncio.TimerHandle | None = None
         self._heard = 0.0  # loop time when bytes came last
         self._idle: asyncio.TimerHandle | None = None
@@ -98,17 +103,33 @@ class ShortWay(Protocol):
             super().begin()
 
     def _fits(self) -> bool:
-        """Is the request a small one, and nothing before it still to be answered?"""
+        """May the request be read here, and is nothing before it still to be answered?"""
         if not self._is_answered():
             return False
         if self.flow.write_paused or self._answered >= _MOST_AT_ONCE:
             return False
         if self.expect_100_continue or self.parser.should_upgrade():
             return False
-        head = self._head
-        return int(head.get(b"content-length", 0)) <= ASIDE_FROM and (
-            b"transfer-encoding" not in head
-        )
+        if b"transfer-encoding" in self._head:
+            return False
+        length = int(self._head.get(b"content-length", 0))
+        return length <= ASIDE_FROM or self._take_room(length)
+
+    def _take_room(self, length: int) -> bool:
+        """Holds room for a long body while it comes; where there is none, uvicorn reads it, which
+        lets the client wait."""
+        if length > self._application.plane.settings.max_body:
+            return False
+        try:
+            self._application.room.take(length)
+        except Refusal:
+            return False
+        self._held = length
+        return True
+
+    def _give_room(self) -> None:
+        self._application.room.give(self._held)
+        self._held = 0
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -125,7 +146,9 @@ class ShortWay(Protocol):
         self.next_head()
         self._is_short = False
         self._stop_being_patient()
-        if not self.transport.is_closing():
+        if self._held:
+            self._give_room()
+        if not self._has_ended():
             self._answer()
 
     # ---- the answer ----
@@ -135,9 +158,8 @@ class ShortWay(Protocol):
         path = httptools.parse_url(self.url).path.decode("ascii")
         if "%" in path:
             path = urllib.parse.unquote(path)
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         method = self.parser.get_method().decode("ascii")
-        request = Request(method, path, self._head, _nothing, EVERYBODY, body)
+        request = Request(method, path, self._head, _nothing, EVERYBODY, self._parts)
         steps = self._application.answer(request)
         try:
             waits_for = steps.send(None)
@@ -167,10 +189,15 @@ class ShortWay(Protocol):
         elif not keeps:
             content.append(b"connection: close\r\n")
         content += (b"\r\n", response.body)
+        self._is_last = not keeps
         self._writer.write(self.transport, b"".join(content), not keeps)
         self.server_state.total_requests += 1
         if self._idle is None:
             self._idle = self.loop.call_later(self.timeout_keep_alive, self._end_if_idle)
+
+    def _has_ended(self) -> bool:
+        """Was the last answer of the connection given, also if it is not written yet?"""
+        return self._is_last or super()._has_ended()
 
     def _end_if_idle(self) -> None:
         """Closes the connection where nothing came for long. (A timer for each answer, as uvicorn
@@ -216,6 +243,7 @@ class ShortWay(Protocol):
         if not self._is_short or self.transport.is_closing():
             return
         self._is_short = False
+        self._give_room()
         super().begin()
         for part in self._parts:
             super().on_body(part)
@@ -242,6 +270,7 @@ class ShortWay(Protocol):
         if self._idle is not None:
             self._idle.cancel()
         self._is_short = False
+        self._give_room()
         super().connection_lost(exc)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from typing import Any
 
@@ -14,6 +15,19 @@ from naru.serve.refusals import INVALID, Refusal
 from naru.serve.signature import Signature
 
 MEDIA = ("image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif")
+
+_PIXEL = 8  # bytes that one takes while an image is decoded: 4, and those of a copy
+
+
+def unpacked_size(body: bytes) -> int:
+    """Bytes that decoding an image will take, read from its head: a few bytes may say that there
+    are millions of pixels. What has no head that can be read is left to `decode`."""
+    try:
+        image: Any = importlib.import_module("PIL.Image")
+        with image.open(io.BytesIO(body)) as found:
+            return found.width * found.height * _PIXEL
+    except Exception:  # as much as Pillow finds wrong with it
+        return 0
 
 
 def decode(body: bytes, signature: Signature) -> dict[str, NDArray[Any]]:

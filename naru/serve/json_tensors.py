@@ -59,6 +59,7 @@ _ELEMENTS: dict[str, tuple[tuple[type, ...], str]] = {
     "O": ((str,), "texts"),
 }
 _SHORT_HEAD = 1 << 10  # bytes of a JSON that is worth remembering
+_RAW = 16  # raw bytes that take as long to copy as one of JSON to parse
 _TO_COME: Array = np.empty(0)  # stands for a tensor that is not read yet
 
 
@@ -85,6 +86,13 @@ def decode(
     else:
         head = _read_head(body[:json_length], signature, most_inputs)
     return head.fill(body, len(body) if json_length is None else json_length)
+
+
+def work_of(size: int, json_length: int | None, signature: Signature) -> int:
+    """Bytes of a body that take as long to decode as JSON: raw numbers are copied at most."""
+    if json_length is None or signature.has_texts:
+        return size
+    return json_length + (size - json_length) // _RAW
 
 
 @dataclass(slots=True)

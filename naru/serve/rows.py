@@ -141,10 +141,11 @@ def _from_objects(rows: Sequence[Any], model: Model, signature: Signature) -> di
         # Its elements by its own name, where a number or text would be one of its columns.
         return {only.name: _fitted(table[only.name], only)}
     try:
-        found = tables.take(table, model.inputs, tables.columns_of(model.manifest))
+        with np.errstate(over="raise"):  # no infinities of numbers
+            found = tables.take(table, model.inputs, tables.columns_of(model.manifest))
     except InputError as error:
         raise Refusal(INVALID, error.message, hint=error.hint) from None
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise Refusal(INVALID, f"the rows hold what no input takes: {error}") from None
     return {t.name: _fitted(found[t.name], t) for t in signature.inputs}
 

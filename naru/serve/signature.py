@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from naru.errors import nearest
 from naru.inputs import symbols_of
 from naru.runtime.model import Model, TensorInfo
-from naru.serve.datatypes import DATATYPES, numpy_dtype
+from naru.serve.datatypes import DATATYPES, TEXT, numpy_dtype
 from naru.serve.refusals import INVALID, UNSUPPORTED, Refusal, joined
 
 Array = NDArray[Any]
@@ -60,6 +60,7 @@ class Signature:
         self.several = len(model.outputs) > 1
         self.input = {t.name: t for t in self.inputs}
         self.output = {t.name: t for t in self.outputs}
+        self.has_texts = any(t.datatype == TEXT for t in self.inputs)
         self.required = sum(not t.optional for t in self.inputs)
         self.ranges = {s.name: (s.lo, s.hi) for s in symbols_of(model.manifest)}
         self.rows = _rows_symbol(self.inputs, self.outputs) if not self.left_out else None

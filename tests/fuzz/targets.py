@@ -5,6 +5,7 @@ A case is (target, number) and nothing else: the same on every machine and in ev
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import tempfile
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -229,6 +231,15 @@ def misbehave(_data: bytes, n: int) -> str:
     return "never seen" if n == 2 and bytearray(1 << 40) else "fine"
 
 
+def _served(name: str) -> Target:
+    """A server's libraries are loaded only where one is asked."""
+
+    def case() -> Any:
+        return importlib.import_module("tests.fuzz.serving").CASES[name]
+
+    return Target(lambda n: case()[0](n), lambda data, n: case()[1](data, n))
+
+
 def _operator(name: str) -> Target:
     return Target(
         lambda n: make_case(*_split(name), n).model.SerializeToString(),
@@ -254,6 +265,8 @@ TARGETS = {
     ),
     "bundle_bytes": Target(_case(bundles, byte_mutations.damage, "bundle_bytes"), check_damage),
     "bundle": Target(_case(bundles, bundle_mutations.mutate, "bundle"), check_bundle),
+    # A server, asked by HTTP and gRPC.
+    **{name: _served(name) for name in ("serve_http", "serve_bytes", "serve_grpc")},
     # Results compared: numpy's meaning, compiled code, ONNX Runtime.
     "operators": Target(lambda n: b"", lambda _, n: check_nth(n)),
     "graphs": Target(

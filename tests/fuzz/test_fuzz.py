@@ -1,4 +1,5 @@
-"""Files made to hurt: whatever they hold, the answer is a NaruError or a result, and soon.
+"""Files and requests made to hurt: whatever they hold, the answer is a NaruError (over a network, a
+refusal) or a result, and soon.
 
 A worker process that crashes, hangs or runs out of memory is a failure like an exception. Files
 that once made one lie in `corpus/`, named after what was wrong, and are read again here.
@@ -19,6 +20,8 @@ from .targets import check_bundle, check_compiled, check_model
 # Numbers of cases. What a number stands for changes with the zoo, hence the corpus.
 QUICK = {"onnx_bytes": 1000, "onnx": 3000, "bundle_bytes": 1000, "bundle": 3000,
          "lightgbm": 600, "xgboost": 600, "xgboost_ubjson": 600}  # fmt: skip
+# Conversations with a server, streams of bytes, and calls of gRPC.
+SERVING = {"serve_http": 2500, "serve_bytes": 2000, "serve_grpc": 2000}
 CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
 
 
@@ -39,6 +42,12 @@ def test_damaged_files_are_read_or_refused(target: str) -> None:
 @pytest.mark.parametrize("target", QUICK)
 def test_many_more_damaged_files(target: str) -> None:
     check(target, QUICK[target], 12 * QUICK[target])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", SERVING)
+def test_requests_that_are_not_as_they_should_be(target: str) -> None:
+    check(target, 0, SERVING[target])
 
 
 OPERATOR_CASES = 5  # of each operator

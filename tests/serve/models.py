@@ -164,3 +164,11 @@ def centred(path: Path, kind: int = TensorProto.FLOAT) -> Path:
         helper.make_node("Sub", ["x", "m"], ["y"]),
     ]
     return _save(helper.make_graph(nodes, "centred", [x], [y], [axes]), path)
+
+
+def noisy(path: Path) -> Path:
+    """y[n, 4] = numbers at random, of an optional seed."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    node = helper.make_node("RandomUniformLike", ["x"], ["y"])
+    return _save(helper.make_graph([node], "noisy", [x], [y]), path)

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from serve.asgi import tensor
 
+from naru.serve.http_messages import Request, Response
 from naru.serve.http_protocol import MOST_HEAD
+from naru.serve.http_short import Writer
 from naru.serve.server import Server
 from naru.serve.settings import ModelSettings, ServerSettings
 
 BODY = json.dumps({"inputs": [tensor("x", np.ones((1, 4), np.float32), "FP32")]}).encode()
 POST = b"POST /v2/models/dense/infer HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n"
+
+CHUNKED = POST.replace(b"content-length: %d", b"transfer-encoding: chunked")
+CHUNKED += b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
 
 
 def connected(
@@ -62,6 +69,27 @@ def test_what_is_no_http(folder: Path) -> None:
             head, _, body = found.partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 400")
             assert set(json.loads(body)) == {"error"}
+
+    connected(folder, check, load_at_start=0)
+
+
+def test_mistakes_of_ours_are_none_of_the_client(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The parser calls the server, and tells both of them in the same way."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("not as it should be")
+
+    monkeypatch.setattr(Writer, "write", fail)
+
+    async def check(server: Server) -> None:
+        found = await answer_to(server, b"GET /v2 HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 500")
+        assert "not as it should be" in caplog.text
+        for path in (b"/\xff", b"http://", b"?"):  # which only what is called finds wrong
+            found = await answer_to(server, b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path)
+            assert found.startswith(b"HTTP/1.1 400")
 
     connected(folder, check, load_at_start=0)
 
@@ -188,3 +216,55 @@ def test_a_full_queue_reads_no_bodies(folder: Path) -> None:
             closed.close()
 
     connected(folder, check, load_at_start=0, model=waits, drain_limit=0.5)
+
+
+def test_what_comes_before_garbage_is_answered(folder: Path) -> None:
+    """In one packet: a request that takes the usual way, one behind it, and what is not HTTP."""
+    chunks = (
+        b"POST /v2/models/dense/infer HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    chunks += b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+    async def check(server: Server) -> None:
+        for before in (chunks, chunks * 3, chunks + POST % len(BODY) + BODY):
+            found = await answer_to(server, before + b"GET / HTTP/9.9\r\n\r\n")
+            count = before.count(b"POST")
+            assert found.count(b"HTTP/1.1 200") == count
+            assert found.count(b"HTTP/1.1 ") == count + 1
+            assert found.rindex(b"HTTP/1.1 400") > found.rindex(b"HTTP/1.1 200")
+        # The body of the last one is broken: that one has no other answer.
+        found = await answer_to(server, chunks * 2 + chunks.replace(b"\r\n0\r\n", b"zz"))
+        assert [found.count(b"HTTP/1.1 %d" % n) for n in (200, 400)] == [2, 1]
+        assert server.application.busy == 0
+        assert server.plane.room.held == 0
+
+    connected(folder, check, load_at_start=0)
+
+
+def test_what_comes_after_the_last_answer_is_not_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = gzip.compress(bytes(1 << 20))
+    head = b"POST /v2/models/dense/infer HTTP/1.1\r\nhost: a\r\ncontent-encoding: gzip\r\n"
+    head += b"content-length: %d\r\n\r\n"
+
+    async def check(server: Server) -> None:
+        asked: list[str] = []
+        answer = server.application.answer
+
+        def count(request: Request) -> Coroutine[Any, Any, Response]:
+            asked.append(request.path)
+            return answer(request)
+
+        monkeypatch.setattr(server.application, "answer", count)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write((POST % len(BODY) + BODY) * 3)  # after many, answers are written a bit later
+        for _ in range(3):
+            await reader.readuntil(b"}]}")
+        writer.write(head % len(bomb) + bomb + CHUNKED)
+        assert (await reader.read()).startswith(b"HTTP/1.1 413")
+        writer.close()
+        await asyncio.sleep(0)
+        assert len(asked) == 4
+
+    connected(folder, check, load_at_start=0, max_body=1 << 16)

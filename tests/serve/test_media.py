@@ -97,6 +97,7 @@ def test_what_does_not_fit(folder: Path) -> None:
         ("dense", stream(pa.record_batch({"x": lists(x[:, :3])})), "expected dim 1 to be 4"),
         ("dense", stream(pa.record_batch({"x": pa.array([None, None], pa.float32())})), "nulls"),
         ("dense", stream(pa.record_batch({"x": pa.array(["a", "b"])})), "FP32, got string"),
+        ("dense", stream(pa.record_batch([], pa.schema([]))), "expected at least one column"),
         ("pair", stream(pa.record_batch({"a": pa.array([1.0])})), "column 'b' is missing"),
         (
             "pair",
@@ -268,6 +269,45 @@ def test_images(pixels: Path, kind: str) -> None:
     serving(pixels, check)
 
 
+def test_damaged_images(pixels: Path) -> None:
+    """What Pillow says of them is told, and neither where they lie in memory nor a 500."""
+    file = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(file, "png")
+    png = file.getvalue()
+    at = png.index(b"IDAT") + 4
+
+    async def check(app: Application) -> None:
+        for body, message in (
+            (b"\x89PNG", "the body: cannot read it as an image: the format is not known"),
+            (png[: at + 2] + png[at + 9 :], "the body: cannot read it as an image"),
+            (png[: at - 5] + b"\x01" + png[at - 4 :], "broken PNG file"),  # a chunk of one byte
+        ):
+            headers = {"content-type": "image/png"}
+            answer = await ask(app, "POST", "/v2/models/mean/infer", body, headers)
+            assert answer.status == 400
+            assert message in answer.error
+            assert "0x" not in answer.error
+        assert app.room.held == 0
+
+    serving(pixels, check)
+
+
+def test_a_small_file_of_a_huge_image(pixels: Path) -> None:
+    """There must be room for the pixels before they are there."""
+    file = io.BytesIO()
+    Image.new("RGB", (20, 10)).save(file, "gif")
+    gif = bytearray(file.getvalue())
+    gif[6:10] = struct.pack("<HH", 9000, 9000)
+
+    async def check(app: Application) -> None:
+        headers = {"content-type": "image/gif"}
+        answer = await ask(app, "POST", "/v2/models/mean/infer", bytes(gif), headers)
+        assert answer.status == 413
+        assert app.room.held == 0
+
+    serving(pixels, check)
+
+
 def test_an_image_for_a_model_without_pixels(folder: Path) -> None:
     async def check(app: Application) -> None:
         headers = {"content-type": "image/png"}
@@ -309,6 +349,33 @@ def test_rows_and_columns_of_a_pipeline(tmp_path: Path) -> None:
             assert message in answer.error
 
     serving(tmp_path, check)
+
+
+def test_numbers_beyond_the_datatype(folder: Path) -> None:
+    """They are refused as they are in tensors, and do not become infinities."""
+    column = pa.record_batch({f"c{k}": pa.array([1e39]) for k in range(4)})
+    rows = b'[{"c0": 1e39, "c1": 0, "c2": 0, "c3": 0}]'
+
+    async def check(app: Application) -> None:
+        answer = await send(app, "dense", stream(column))
+        assert answer.status == 400
+        assert "column 'c0': a number is out of the range of FP32" in answer.error
+        answer = await ask(app, "POST", "/v2/models/dense/infer", rows)
+        assert answer.status == 400
+        assert "overflow" in answer.error
+
+    serving(folder, check)
+
+
+def test_names_of_columns_are_utf8(folder: Path) -> None:
+    body = stream(pa.record_batch({"word": ["naru"]})).replace(b"word", b"w\xffrd")
+
+    async def check(app: Application) -> None:
+        answer = await send(app, "texts", body)
+        assert answer.status == 400
+        assert "record batch 0: 'utf-8'" in answer.error
+
+    serving(folder, check)
 
 
 @pytest.mark.parametrize("offsets", [[0, 2_000_000_000, 4], [0, 3, 1], [0, -5, 4]])
