@@ -6,7 +6,7 @@
 average, at random distances (a Poisson process, `seed`), over `connections` kept connections. What
 comes back is written as JSON: how many answers of each status, their latencies from the time at
 which a request was to be sent (so that a server which stalls cannot hide it), and how busy this
-process was.
+process was. `spin`: it waits busily, on the core `core`, to be in time by microseconds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import random
 import re
 import sys
@@ -130,6 +131,8 @@ class Load:
 
 async def run(given: dict[str, Any]) -> dict[str, Any]:
     """The load that is described; see above."""
+    if "core" in given:
+        os.sched_setaffinity(0, {given["core"]})
     load = Load(Path(given["request"]).read_bytes())
     await load.connect(given["port"], given.get("connections", 64))
     chance = random.Random(given.get("seed", 0))
@@ -140,7 +143,8 @@ async def run(given: dict[str, Any]) -> dict[str, Any]:
     while due < end:
         now = time.perf_counter()
         if due > now:
-            await asyncio.sleep(due - now)
+            # Timers are a millisecond coarse.
+            await asyncio.sleep(0 if given.get("spin") else due - now)
         else:
             # What is due by now goes out together; then the answers have their turn.
             while due <= now and due < end:

@@ -135,16 +135,19 @@ def naru(folder: Path) -> Iterator[str]:
         yield url
 
 
+def bare_command(port: int) -> list[str | Path]:
+    return [
+        sys.executable, "-m", "uvicorn", "serving_bare:app", "--app-dir", ROOT / "bench",
+        "--port", str(port), "--loop", "uvloop", "--http", "httptools", "--no-access-log",
+    ]  # fmt: skip
+
+
 @contextlib.contextmanager
 def bare(folder: Path) -> Iterator[str]:
     """serving_bare.py under the same HTTP server as naru's."""
     write_weights(folder)
     port = free_port()
-    command = [
-        sys.executable, "-m", "uvicorn", "serving_bare:app", "--app-dir", ROOT / "bench",
-        "--port", port, "--loop", "uvloop", "--http", "httptools", "--no-access-log",
-    ]  # fmt: skip
-    with running(command, port, folder) as url:
+    with running(bare_command(port), port, folder) as url:
         yield url
 
 

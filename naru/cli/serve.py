@@ -46,7 +46,7 @@ class _Bytes(click.ParamType[int]):
     "--workers",
     type=click.IntRange(0, 1024),
     default=0,
-    help="Runs at once. Default: the usable cores.",
+    help="Runs at once. Default: one more than the usable cores.",
 )
 @click.option(
     "--max-batch",

@@ -12,8 +12,9 @@ import asyncio
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from naru.errors import RunError
+from naru.runtime import _native
 from naru.serve.refusals import (
     CANCELLED,
     EXPIRED,
@@ -88,15 +90,16 @@ class Run:
     """A batch, as a worker thread does it."""
 
     def __init__(
-        self, call: Callable[[Mapping[str, Array]], Outputs], batch: Sequence[Call]
+        self, call: Callable[[Mapping[str, Array]], Outputs], batch: Sequence[Call], threads: int
     ) -> None:
-        self._call, self._batch = call, batch
+        self._call, self._batch, self._threads = call, batch, threads
 
     def __call__(self) -> Ran:
         """Never raises: what goes wrong is a result. Where a batch of several fails, each is run
         alone, so that one request's values cannot spoil another's answer."""
         ran = Ran([], now())
         batch = self._batch
+        _native.limit_caller(self._threads)
         try:
             arrays = batch[0].arrays if len(batch) == 1 else _put_together(batch)
             ran.taken = now()
@@ -135,11 +138,15 @@ def _cut(outputs: Outputs, batch: Sequence[Call]) -> list[Outputs]:
 
 
 class Workers:
-    """Threads that run batches, and the queues that have some for them, in turn."""
+    """Threads that run batches, and the queues that have some for them, in turn.
+
+    A run that is alone may use all cores; where others run or wait each has its share of them, with
+    which they get more done together: no thread waits for another that has no core."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._free = count
+        self._share = max(1, _native.usable_cores() // count)
         self._turn: deque[Queue] = deque()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="naru-serve")
 
@@ -162,7 +169,9 @@ class Workers:
                 continue
             self._free -= 1
             queue.running += 1
-            ran = asyncio.get_running_loop().run_in_executor(self._pool, Run(queue.call, batch))
+            crowded = self._free < self.count - 1 or queue.ready or self._turn
+            run = Run(queue.call, batch, self._share if crowded else 0)
+            ran = asyncio.get_running_loop().run_in_executor(self._pool, run)
             ran.add_done_callback(lambda done, q=queue, b=batch: self._finish(q, b, done))
             if queue.ready:
                 self.offer(queue)
@@ -199,6 +208,7 @@ class Queue:
         self._most_rows = min(most_rows, settings.max_batch)
         self._calls: list[Call] = []  # a heap
         self._waiting = self._elements = 0  # calls whose client still waits; of their inputs
+        self._coming = 0  # requests whose long bodies are being decoded
         self._orders = 0
         self._timer: asyncio.TimerHandle | None = None
         self._idle: asyncio.Event | None = None
@@ -216,12 +226,23 @@ class Queue:
 
     def check_room(self) -> None:
         """Raises a Refusal where the queue is full."""
-        if self._waiting >= self._settings.max_queue:
+        if self._waiting + self._coming >= self._settings.max_queue:
             raise Refusal(
                 OVERLOADED,
                 f"{self._waiting} requests wait for this model already",
                 retry_after=self.expected_wait(),
             )
+
+    @contextmanager
+    def coming(self) -> Generator[None]:
+        """Keeps a place for a request while it is decoded: work that is refused afterwards would be
+        lost. Raises a Refusal where the queue is full."""
+        self.check_room()
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     def add(self, call: Call, timeout_us: int) -> None:
         """Takes a call; its future is answered later. Raises a Refusal where the queue is full."""

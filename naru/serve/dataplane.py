@@ -36,7 +36,8 @@ class DataPlane:
 
     def __init__(self, settings: ServerSettings) -> None:
         self.settings = settings
-        self.workers = Workers(settings.workers or _native.usable_cores())
+        # One more than cores: one run begins while the answer of another is on its way.
+        self.workers = Workers(settings.workers or _native.usable_cores() + 1)
         self.tracing = Tracing()
         self.repository = Repository(settings.root, settings, self.workers, self.tracing)
         self.room = Room(settings.max_held)

@@ -371,7 +371,8 @@ class Application:
         if json_tensors.work_of(len(body), json_length, servable.signature) < ASIDE_FROM:
             decoded = json_tensors.decode(*asked)
         else:
-            decoded = await asyncio.to_thread(json_tensors.decode, *asked)
+            with servable.queue.coming():
+                decoded = await asyncio.to_thread(json_tensors.decode, *asked)
         outputs = await self._ask(request, servable, decoded)
         name, version, labels = servable.name, servable.version, servable.labels
         found = name, version, decoded, servable.signature, outputs, labels
@@ -395,9 +396,10 @@ class Application:
         return await self._answer_rows(request, servable, decoded)
 
     async def _infer_image(self, request: Request, servable: Servable, body: bytes) -> Response:
-        size = await asyncio.to_thread(images.unpacked_size, body)
-        hold(request, self.room, size, 0, self.room.limit)
-        pixels = await asyncio.to_thread(images.decode, body, servable.signature)
+        with servable.queue.coming():
+            size = await asyncio.to_thread(images.unpacked_size, body)
+            hold(request, self.room, size, 0, self.room.limit)
+            pixels = await asyncio.to_thread(images.decode, body, servable.signature)
         return await self._answer_rows(request, servable, Decoded(pixels))
 
     async def _answer_rows(

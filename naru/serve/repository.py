@@ -31,7 +31,8 @@ from naru.serve.tracing import Tracing
 log = logging.getLogger("naru.serve")
 
 _LOADERS = 4
-_SETTLE_AFTER = 64  # models that are loaded
+_SETTLE_AFTER = 1.0  # seconds
+_MOST_DROPPED = 64  # models, or as many as are loaded, until their rings are looked for
 
 
 class Slot:
@@ -134,7 +135,8 @@ class Repository:
         self._closed = False
         self._uses = 0
         self.held = 0  # bytes of loaded models
-        self._unsettled = 0  # models loaded since the collector was told
+        self._settling: asyncio.TimerHandle | None = None
+        self._dropped = 0  # models, since rings of what they left were looked for
         for listed in list_models(root, settings.model).values():
             self._adopt(listed)
 
@@ -257,7 +259,7 @@ class Repository:
         self._uses += 1
         slot.used = self._uses
         self.held += servable.size
-        self._settle()
+        self._settle_soon()
         log.info(
             "loaded",
             extra={
@@ -299,17 +301,26 @@ class Repository:
         servable, slot.servable = slot.servable, None
         if servable is not None:
             self.held -= servable.size
-            gc.unfreeze()
+            self._dropped += 1
         return servable
 
+    def _settle_soon(self) -> None:
+        if self._settling is None:
+            self._settling = asyncio.get_running_loop().call_later(_SETTLE_AFTER, self._settle)
+
     def _settle(self) -> None:
-        """Takes what is loaded out of the sight of the garbage collector, until something is
-        dropped: looking through 10,000 models takes it half a second, in which nobody is answered.
+        """Takes what is loaded out of the sight of the garbage collector: looking through one model
+        takes it 30 ms now and then, and 10,000 of them half a second, in which nobody is answered.
         """
-        self._unsettled += 1
-        if self._unsettled >= _SETTLE_AFTER:
-            self._unsettled = 0
-            gc.freeze()
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
+        # What was dropped is gone, but for rings of references, if it left any.
+        if self._dropped > max(_MOST_DROPPED, sum(len(k.loaded) for k in self._known.values())):
+            self._dropped = 0
+            gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     # ---- changes ----
 
@@ -429,10 +440,13 @@ class Repository:
             for found in await asyncio.gather(*tasks, return_exceptions=True):
                 if isinstance(found, BaseException) and not isinstance(found, Refusal):
                     raise found
+        self._settle()
 
     async def close(self) -> None:
         """Takes all out of service; returns when all that was taken is answered."""
         self._closed = True
+        if self._settling is not None:
+            self._settling.cancel()
         self._loaders.shutdown(wait=False, cancel_futures=True)
         slots = [s for k in self._known.values() for s in k.slots.values()]
         dropped = [self._drop(slot) for slot in slots]

@@ -26,6 +26,7 @@ Array = NDArray[Any]
 # A run that takes no longer is not worth another thread: handing it over and back costs about that.
 INLINE_NS = 150_000.0
 _TOO_LONG_NS = 20 * INLINE_NS
+_ASIDE = 100  # times as long as such a run took, others run aside
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class Servable:
         # Where requests are to wait for others, no one goes ahead.
         waits = self.batches and settings.max_delay_us
         self._inline_ns = 0.0 if waits or not _goes_by_sizes(bundle, self.signature) else INLINE_NS
+        self._aside_until = 0
         self._run = _runner(self.model, self.signature)
         self.queue = Queue(self._run, settings, statistics, workers, most)
         if took is not None:
@@ -109,7 +111,8 @@ class Servable:
     def _begin(self, request: Request, start: int) -> Outputs | asyncio.Future[Outputs]:
         arrays, queue = request.arrays, self.queue
         rows, elements = self._rows(arrays), count_elements(arrays)
-        if queue.is_idle and 0 < queue.ns_per_element * elements < self._inline_ns:
+        quick = 0 < queue.ns_per_element * elements < self._inline_ns
+        if quick and queue.is_idle and start >= self._aside_until:
             return self._at_once(arrays, rows, elements, start)
         alike = None
         if self.batches:  # the order of names is the client's
@@ -128,8 +131,10 @@ class Servable:
         ran = now()
         self.statistics.run(rows, 0, ran - began, 0)
         self.queue.learn(elements, ran - began)
-        if ran - began > _TOO_LONG_NS:  # what it takes does not go by its sizes: others run aside
-            self._inline_ns = 0.0
+        if ran - began > _TOO_LONG_NS:
+            # A core was not to be had, or what a run takes does not go by its sizes: either way,
+            # those who wait for the loop must not wait for this model more often.
+            self._aside_until = ran + _ASIDE * (ran - began)
         self.statistics.answered(start, began, began, ran, ran, ran)
         return outputs
 

@@ -142,7 +142,7 @@ class ServerSettings:
     port: int = 8080
     grpc_port: int | None = None
     model: ModelSettings = field(default_factory=ModelSettings)
-    workers: int = 0  # threads that run models; 0: the usable cores
+    workers: int = 0  # threads that run models; 0: one more than there are usable cores
     max_body: int = 64 << 20  # bytes of a request, after decompression
     max_inputs: int = 1024  # tensors of a request
     max_requests: int = 4096  # that are being answered

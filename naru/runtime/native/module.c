@@ -83,6 +83,18 @@ static PyObject *set_threads(PyObject *module, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+static PyObject *limit_caller(PyObject *module, PyObject *arg)
+{
+    (void)module;
+    long threads = PyLong_AsLong(arg);
+    if (threads == -1 && PyErr_Occurred())
+        return NULL;
+    if (threads < 0)
+        return PyErr_Format(PyExc_ValueError, "threads must be at least 0, got %ld", threads);
+    naru_limit_caller(threads > 1 << 20 ? 1 << 20 : (int)threads);
+    Py_RETURN_NONE;
+}
+
 static PyObject *set_loop_limit(PyObject *module, PyObject *arg)
 {
     (void)module;
@@ -188,6 +200,7 @@ static PyMethodDef functions[] = {
     {"usable_cores", usable_cores, METH_NOARGS, "Physical cores this process may use."},
     {"memory_limit", memory_limit, METH_NOARGS, "Bytes of physical memory and swap."},
     {"get_threads", get_threads, METH_NOARGS, "The most threads that one run uses."},
+    {"limit_caller", limit_caller, METH_O, "The same for runs that this thread calls; 0: no limit."},
     {"set_threads", set_threads, METH_O, "Sets it for this process; None: the usable cores."},
     {"set_loop_limit", set_loop_limit, METH_O, "The most rounds of a loop in this process; 0: any."},
     {"announce_symbols", announce_symbols, METH_O,

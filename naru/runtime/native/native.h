@@ -37,6 +37,8 @@ int naru_context_grow(naru_context *ctx, int64_t bytes);
 /* host.next_round: looks for signals, and at the limit. */
 int64_t naru_next_round(naru_ctx *ctx, int64_t round);
 void naru_set_loop_limit(int64_t rounds); /* of every loop from now on; 0: none */
+/* The most threads that runs called by this thread use; 0: no limit of its own. */
+void naru_limit_caller(int threads);
 
 /* ---- image.c: a bundle in memory ---- */
 

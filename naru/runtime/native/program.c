@@ -269,11 +269,17 @@ static PyObject *take_result(program *self, naru_context *ctx)
 
 /* ---- a run ---- */
 
+static _Thread_local int callers_limit; /* 0: none */
+
+void naru_limit_caller(int threads) { callers_limit = threads; }
+
 static void run_code(program *self, naru_context *ctx, const int64_t *plan)
 {
     int64_t want = plan[2] < 1 ? 1 : plan[2] > 1024 ? 1024 : plan[2];
     if (self->threads && want > self->threads)
         want = self->threads;
+    if (callers_limit && want > callers_limit)
+        want = callers_limit;
     ctx->look_at = 0;
     ctx->saved = plan[1] > RELEASE_GIL_NS ? PyEval_SaveThread() : NULL;
     naru_pool_run(self->run, &ctx->abi, (int)want);
