@@ -486,6 +486,20 @@ def test_limits_of_plan_model_and_process(two_threads: None) -> None:
             _native.set_threads(bad)
 
 
+def test_a_thread_may_limit_its_own_runs(two_threads: None) -> None:
+    model, x = busy(n=8), np.array([1000])
+    try:
+        _native.limit_caller(1)
+        assert model(x) == 1
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(model, x).result() == 2
+    finally:
+        _native.limit_caller(0)
+    assert model(x) == 2
+    with pytest.raises(ValueError, match="at least 0"):
+        _native.limit_caller(-1)
+
+
 def test_a_busy_pool_means_one_thread(two_threads: None) -> None:
     model = busy(n=2)
     long, short = np.array([80_000_000]), np.array([1000])

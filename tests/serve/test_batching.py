@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from naru.errors import RunError
+from naru.serve import batching
 from naru.serve.batching import Call, Queue, Workers, now
 from naru.serve.refusals import Refusal
 from naru.serve.settings import ModelSettings
@@ -75,6 +76,44 @@ def test_what_comes_together_is_run_together() -> None:
         assert (stats["inference_count"], stats["execution_count"]) == (4, 1)
         assert stats["batch_stats"][0]["batch_size"] == 4
         assert stats["inference_stats"]["success"]["count"] == 3
+
+    run(check)
+
+
+def test_runs_share_the_cores_where_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(batching._native, "limit_caller", limits.append)
+    monkeypatch.setattr(batching._native, "usable_cores", lambda: 4)
+
+    async def check() -> None:
+        bench = Bench(workers=2, max_batch=1)
+        await bench.call(1)
+        assert limits == [0]  # alone: all cores
+        bench.model.gate = threading.Event()
+        three = [bench.call(k) for k in range(3)]
+        await asyncio.sleep(0.01)
+        bench.model.gate.set()
+        await asyncio.gather(*three)
+        assert sorted(limits[1:3]) == [2, 2]
+
+    run(check)
+
+
+def test_a_place_is_kept_while_a_request_is_decoded() -> None:
+    async def check() -> None:
+        bench = Bench(max_queue=2)
+        bench.model.gate = threading.Event()
+        running = bench.call(1)
+        await asyncio.sleep(0.01)
+        with bench.queue.coming():
+            waiting = bench.call(2)
+            with pytest.raises(Refusal, match="1 requests wait"):
+                bench.call(3)
+            with pytest.raises(Refusal), bench.queue.coming():
+                pass
+        last = bench.call(4)
+        bench.model.gate.set()
+        assert [result(f) for f in await asyncio.gather(running, waiting, last)] == [[2], [4], [8]]
 
     run(check)
 

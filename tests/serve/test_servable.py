@@ -16,6 +16,7 @@ from naru.artifact.bundle import Bundle, make_bundle
 from naru.artifact.golden import GoldenCase, pack_golden
 from naru.compiler import compile_bundle
 from naru.runtime.session import open_model
+from naru.serve import servable as servable_module
 from naru.serve.http import Application
 from naru.serve.refusals import Refusal
 from naru.serve.servable import Request, rows_are_independent
@@ -45,6 +46,36 @@ def test_small_models_answer_at_once(folder: Path) -> None:
         word = begun(app, "texts", word=np.array(["a"], object))
         assert isinstance(word, asyncio.Future)
         await word
+
+    serving(folder, check)
+
+
+def test_after_a_run_that_took_long_others_run_aside(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.ones((1, 4), np.float32)
+
+    async def check(app: Application) -> None:
+        servable = app.plane.find("dense", None)
+        assert servable is not None
+        took = [20_000_000, 0, 0]  # ns, of the first three runs
+        clock = [0]
+        usual = servable._run
+
+        def slow(arrays: Any) -> Any:
+            clock[0] += took.pop(0) if took else 0
+            return usual(arrays)
+
+        monkeypatch.setattr(servable, "_run", slow)
+        monkeypatch.setattr(servable_module, "now", lambda: clock[0])
+        monkeypatch.setattr(servable.queue, "learn", lambda *_: None)
+        assert not isinstance(begun(app, "dense", x=x), asyncio.Future)
+        clock[0] += 99 * 20_000_000
+        aside = begun(app, "dense", x=x)
+        assert isinstance(aside, asyncio.Future)
+        await aside
+        clock[0] += 20_000_000
+        assert not isinstance(begun(app, "dense", x=x), asyncio.Future)  # not for good
 
     serving(folder, check)
 
