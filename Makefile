@@ -30,7 +30,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web serve-demo test test-slow test-clients onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web bench-serving wheels \
+.PHONY: demo demo-web serve-demo test test-slow test-clients clients onnx-conformance fuzz bench bench-operators bench-library bench-trees bench-web bench-serving wheels \
   check clean clean-all qemu node gdb chromium languages openssl base64 wrk
 .DELETE_ON_ERROR:
 
@@ -50,12 +50,15 @@ test: check node
 # Triton, its load generator, and requests drawn from a description.
 CLIENTS := $(patsubst %,.venv-%/.installed,clients kserve triton perf schemathesis)
 
-test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed \
-  $(CLIENTS)
+test-slow: $(VENV)/.installed-slow qemu node gdb chromium languages openssl bench/web/node_modules/.installed clients
 	$(PYTEST) -m "slow or clients" tests
 
-test-clients: $(VENV)/.installed-test $(CLIENTS)
+test-clients: $(VENV)/.installed-test clients
 	$(PYTEST) -m clients tests/serve
+
+# Several at a time: they mostly wait for what they fetch.
+clients: base64
+	@$(MAKE) --no-print-directory -j3 $(CLIENTS)
 
 # The newest, and older ones in environments of their own (below .venv-conformance).
 SUITES := 1.17.0 1.21.0 1.23.2
