@@ -68,6 +68,8 @@ class Load:
     def __init__(self, request: bytes) -> None:
         self.request = request
         self.latencies: dict[int, list[float]] = {}
+        self.end = 0.0
+        self.in_time = 0  # answers of 200 before the end
         self.unclean: Counter[str] = Counter()  # refusals that are not as they should be
         self.broken = 0  # connections that ended while an answer was due
         self.sent = self.open = 0
@@ -75,8 +77,9 @@ class Load:
         self._due: deque[float] = deque()
 
     def answered(self, by: Connection, head: bytes, body: bytes, due: float) -> None:
-        status = int(head[9:12])
-        self.latencies.setdefault(status, []).append(time.perf_counter() - due)
+        status, now = int(head[9:12]), time.perf_counter()
+        self.latencies.setdefault(status, []).append(now - due)
+        self.in_time += status == 200 and now <= self.end
         if status != 200:
             self._look_at(status, head, body)
         if self._due:
@@ -140,6 +143,7 @@ async def run(given: dict[str, Any]) -> dict[str, Any]:
     gc.disable()
     start, used = time.perf_counter(), time.process_time()
     due, end = start, start + given["seconds"]
+    load.end = end
     while due < end:
         now = time.perf_counter()
         if due > now:
@@ -160,8 +164,9 @@ async def run(given: dict[str, Any]) -> dict[str, Any]:
     left = load.outstanding
     load.close()
     return {
-        "seconds": given["seconds"], "sent": load.sent, "unanswered": left, "broken": load.broken,
-        "unclean": {k: v for k, v in load.unclean.items() if v}, "busy": busy, "status": statuses,
+        "seconds": given["seconds"], "took": took, "sent": load.sent, "in_time": load.in_time,
+        "unanswered": left, "broken": load.broken, "busy": busy, "status": statuses,
+        "unclean": {k: v for k, v in load.unclean.items() if v},
     }  # fmt: skip
 
 

@@ -187,7 +187,7 @@ and the clients are kept on a core each; the bare server shows what this machine
 ## Overload
 
 JPEG images for MobileNetV2, {times} times more than it can look at, at random times over 1,024
-connections, from a process on the same two cores:
+connections, from a process on the same {cores} cores:
 
 {overload}
 """

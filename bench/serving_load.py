@@ -328,7 +328,7 @@ def measure_overload(server: Server, asks: Mapping[str, Ask], work: Path, second
     again = by_server(server, asks[JPEG], work, CONNECTIONS, 3 * ROUND_SECONDS)
     return {
         "most": most, "again": again, "before": before, "largest": max(residents),
-        "after": server.resident, "server_busy": used / seconds, **found,
+        "after": server.resident, "server_busy": used / found["took"], **found,
     }  # fmt: skip
 
 
@@ -400,7 +400,7 @@ def overload_lines(record: Record) -> list[str]:
     found = record["overload"]
     good = found["status"].get("200", {"count": 0, "p50": 0.0, "p99": 0.0})
     refused = found["status"].get("503", {"count": 0, "p50": 0.0, "p99": 0.0})
-    rate = good["count"] / found["seconds"]
+    rate = found["in_time"] / found["seconds"]
     unclean = found["broken"] + found["unanswered"] + sum(found["unclean"].values())
     return [
         f"sent {found['sent'] / found['seconds']:,.0f}/s for {found['seconds']:.0f} s; alone it "
@@ -429,7 +429,7 @@ def missed(record: Record) -> list[str]:
         if float(row[-1]) > SPREAD and row[0] != HALF_NAMES[BARE]
     ]
     found = record["overload"]
-    good = found["status"].get("200", {"count": 0})["count"] / found["seconds"] / found["most"]
+    good = found["in_time"] / found["seconds"] / found["most"]
     if good < GOODPUT:
         lines.append(f"overload: {100 * good:.0f}% of what it can do, aim {100 * GOODPUT:.0f}%")
     return lines

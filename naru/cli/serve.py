@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,24 @@ if TYPE_CHECKING:
 FOLDER = click.Path(exists=True, path_type=Path)
 
 
+class _Seconds(click.FloatRange):
+    """A number of at least 0, which NaN and infinity are not."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value!r}: expected a number of seconds", param, ctx)
+        return found
+
+
 class _Bytes(click.ParamType[int]):
     name = "size"
+
+    def __init__(self, least: int = 0) -> None:
+        self._least = least
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         from naru.knobs import parse_bytes
@@ -26,9 +43,13 @@ class _Bytes(click.ParamType[int]):
         if isinstance(value, int):
             return value
         try:
-            return parse_bytes(value)
-        except (ValueError, KeyError):
-            self.fail(f"{value!r}: expected a size such as 512M or 2G", param, ctx)
+            found = parse_bytes(value)
+        except (ValueError, KeyError, OverflowError):
+            found = -1
+        if found < self._least:
+            least = f" of at least {self._least}" if self._least else ""
+            self.fail(f"{value!r}: expected a size such as 512M or 2G{least}", param, ctx)
+        return found
 
 
 @click.command("serve")
@@ -71,7 +92,7 @@ class _Bytes(click.ParamType[int]):
     help="Requests that may wait for a model; others are refused with 503.",
 )
 @click.option("--no-batching", is_flag=True, help="Run each request by itself.")
-@click.option("--max-body", type=_Bytes(), default=64 << 20, help="Of a request. Default: 64M.")
+@click.option("--max-body", type=_Bytes(1024), default=64 << 20, help="Of a request. Default: 64M.")
 @click.option(
     "--memory",
     type=_Bytes(),
@@ -89,7 +110,7 @@ class _Bytes(click.ParamType[int]):
 @click.option("--allow-model-control", is_flag=True, help="Let clients load and unload models.")
 @click.option(
     "--poll",
-    type=click.FloatRange(0),
+    type=_Seconds(),
     default=0.0,
     metavar="SECONDS",
     help="Look for changed files so often. SIGHUP does it once.",
@@ -106,14 +127,14 @@ class _Bytes(click.ParamType[int]):
 )
 @click.option(
     "--drain-delay",
-    type=click.FloatRange(0),
+    type=_Seconds(),
     default=0.0,
     metavar="SECONDS",
     help="After SIGTERM: not ready, but answering, for so long.",
 )
 @click.option(
     "--drain-limit",
-    type=click.FloatRange(0),
+    type=_Seconds(),
     default=30.0,
     show_default=True,
     metavar="SECONDS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -43,6 +44,7 @@ class Trees:
     base: Sequence[float] = (0.0,)
     average: int = 1
     leaves: Leaves | None = None
+    names: tuple[str, ...] = ()  # of the features, where they have some
 
     @property
     def dtype(self) -> np.dtype:
@@ -69,6 +71,7 @@ class Linear:
     weights: Array
     bias: Array
     output: Output
+    names: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -101,6 +104,15 @@ def check_names(names: int, features: int) -> None:
         raise ModelError(f"feature_names: expected {features} names, found {names}")
 
 
+DEFAULT_NAME = re.compile(r"Column_\d+|f\d+")  # what the libraries call a feature without a name
+
+
+def known_names(names: Sequence[str]) -> tuple[str, ...]:
+    """What the features are called, where the file says it; else nothing."""
+    own = len(set(names)) == len(names) and not all(map(DEFAULT_NAME.fullmatch, names))
+    return tuple(names) if own else ()
+
+
 Forest: TypeAlias = Trees | Linear  # what a model's file says, whatever is in it
 
 
@@ -113,7 +125,10 @@ def forest_graph(f: Forest, name: str, source: str) -> Graph:
     nodes = [n for n in toposort(made) if n is not x and n.op != "constant"]
     notes = dict.fromkeys(nodes, source)
     graph_name = identifier(name, "model")
-    return Graph(graph_name, (x,), (made,), ("prediction",), notes, {source: source})
+    columns = {"features": f.names} if f.names else {}
+    return Graph(
+        graph_name, (x,), (made,), ("prediction",), notes, {source: source}, columns=columns
+    )
 
 
 def forest_output(f: Forest, x: Node) -> Node:

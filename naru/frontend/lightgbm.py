@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from naru.errors import ModelError, UnsupportedError
-from naru.frontend.forest import Output, Trees, check_names, check_sizes
+from naru.frontend.forest import Output, Trees, check_names, check_sizes, known_names
 from naru.frontend.lightgbm_trees import read_table, read_trees, split_fields, whole
 from naru.frontend.records import reading_numbers
 from naru.ir.graph import Node
@@ -52,7 +52,8 @@ def read_lightgbm(data: bytes) -> Trees:
     last = whole(header, "max_feature_idx", 0, _HEADER)
     check_sizes(("num_tree_per_iteration", count), ("max_feature_idx", last))
     features = last + 1
-    check_names(len(header.get("feature_names", b"").split()), features)
+    names = header.get("feature_names", b"").decode().split()
+    check_names(len(names), features)
     if not texts:
         raise ModelError("expected at least one tree, found none")
     output = _output(header.get("objective", b"").decode(), count)
@@ -64,7 +65,8 @@ def read_lightgbm(data: bytes) -> Trees:
     rounds = len(texts) // count if "average_output" in header else 1
     with reading_numbers():
         nodes, votes, leaves = read_trees(read_table(texts), count, features)
-    return Trees(nodes, votes, count, features, output, average=rounds, leaves=leaves)
+    known = known_names(names)
+    return Trees(nodes, votes, count, features, output, average=rounds, leaves=leaves, names=known)
 
 
 def _split(data: bytes) -> tuple[bytes, list[bytes], bytes]:

@@ -10,11 +10,20 @@ import math
 import re
 import warnings
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
 from naru.errors import ModelError, NaruWarning, UnsupportedError
-from naru.frontend.forest import Forest, Linear, Output, Trees, check_names, check_sizes
+from naru.frontend.forest import (
+    Forest,
+    Linear,
+    Output,
+    Trees,
+    check_names,
+    check_sizes,
+    known_names,
+)
 from naru.frontend.json_numbers import read_json
 from naru.frontend.records import Record, is_object, reading_numbers
 from naru.frontend.ubjson import read_ubjson
@@ -88,7 +97,7 @@ def _forest(learner: Record, booster: Record, output: Output, margin: Margin) ->
     )
     base = _base(learner, count, margin)
     _tell_of_best(learner, model, count)
-    return Trees(nodes, votes, count, features, output, base)
+    return Trees(nodes, votes, count, features, output, base, names=_names(learner))
 
 
 def _tell_of_best(learner: Record, model: Record, count: int) -> None:
@@ -119,7 +128,7 @@ def _linear(learner: Record, booster: Record, output: Output, margin: Margin) ->
     weights = booster.part("model").numbers("weights", rows * count).astype(np.float32)
     matrix = weights.reshape(rows, count)
     base = np.float32(_base(learner, count, margin)[0])
-    return Linear(matrix[:-1], matrix[-1] + base, output)
+    return Linear(matrix[:-1], matrix[-1] + base, output, _names(learner))
 
 
 BOOSTERS: dict[str, Callable[[Record, Record, Output, Margin], Forest]] = {
@@ -127,6 +136,11 @@ BOOSTERS: dict[str, Callable[[Record, Record, Output, Margin], Forest]] = {
     "dart": _forest,
     "gblinear": _linear,
 }
+
+
+def _names(learner: Record) -> tuple[str, ...]:
+    found = learner.value.get("feature_names")
+    return known_names(list(map(str, cast("list[object]", found)))) if found else ()
 
 
 def _sizes(learner: Record) -> tuple[int, int]:

@@ -26,11 +26,12 @@ from naru.ir.expr import (
     walk,
     with_children,
 )
-from naru.ir.graph import Graph, Node, toposort
+from naru.ir.graph import Graph, Node, defined_symbols, toposort
 from naru.ir.simplify import (
     ONE,
     ZERO,
     add,
+    bounds,
     floordiv,
     free_of,
     known,
@@ -87,10 +88,22 @@ def independent_rows(g: Graph) -> Var | None:
     """The symbol that is the first dim of every input and output, and stands nowhere else, where
     the rows along it stay apart; None where there is none, or that cannot be shown."""
     symbol = shared_symbol(g)
-    if symbol is None:
+    if symbol is None or _has_own_sizes(g, {*g.symbols}):
         return None
     found = _results(g, [Rows(0)] * len(g.inputs), symbol)
     return symbol if all(state == Rows(0) for state in found) else None
+
+
+def _has_own_sizes(g: Graph, given: set[Var]) -> bool:
+    """Are there sizes that the values decide? All rows may have a part in such a one."""
+    for n in toposort(*g.outputs):
+        sizes = free_vars(*(d for t in n.types for d in t.shape))
+        body = n.attr("body")
+        if not given.issuperset(sizes) or defined_symbols(n):
+            return True
+        if isinstance(body, Graph) and _has_own_sizes(body, given):
+            return True
+    return False
 
 
 def shared_symbol(g: Graph) -> Var | None:
@@ -277,6 +290,9 @@ def _inside(e: Read, state: Known, row: Var | None) -> list[Expr] | None:
 
 # ---- arithmetic ----
 
+# Numbers of a dtype are below, and not below the negative. (Bounds are not told beyond 2**62.)
+_MOST = {"i32": 1 << 31, "i64": 1 << 62, "index": 1 << 62}
+
 
 def _tidy(
     e: Expr, values: Mapping[Var, Expr], states: States, symbol: Var, below: Collection[Var]
@@ -318,19 +334,26 @@ def _simpler(e: Expr, states: States, symbol: Var, below: Collection[Var]) -> Ex
 
 
 def _as_index(e: Expr) -> Expr | None:
-    """Integer arithmetic over dims as an index expression; None for anything else."""
+    """Integer arithmetic over dims as an index expression, where it cannot wrap; None for anything
+    else."""
+    found: Expr | None = None
     match e:
         case Const() if not isinstance(e.value, float):
-            return Const(int(e.value))
-        case Cast() if e.dtype in ("i32", "i64", "index") and e.x.dtype != "bool":
-            return _as_index(e.x)
+            found = Const(int(e.value))
+        case Cast() if e.x.dtype != "bool":
+            found = _as_index(e.x)
         case Var() | Binary() if e.dtype == "index":
             return e
         case Binary(op="add" | "sub" | "mul" | "min" | "max"):
             a, b = _as_index(e.a), _as_index(e.b)
-            return None if a is None or b is None else normal(Binary(e.op, a, b))
+            found = None if a is None or b is None else normal(Binary(e.op, a, b))
         case Select():
             a, b = _as_index(e.a), _as_index(e.b)
-            return None if a is None or b is None else normal(Select(e.cond, a, b))
+            found = None if a is None or b is None else normal(Select(e.cond, a, b))
         case _:
-            return None
+            pass
+    most = _MOST.get(e.dtype)
+    if found is None or most is None:
+        return None
+    low, high = bounds(found)
+    return found if -most <= low and high < most else None

@@ -9,6 +9,7 @@ gives one by its name, is one.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -54,6 +55,10 @@ def take(table: Any, inputs: Sequence[TensorInfo], columns: Columns) -> dict[str
         _refuse_twice(there, names)
         return {matrix: _matrix(table, list(there.values()), inputs[0])}
     wanted = columns[matrix] if matrix is not None else tuple(i.name for i in inputs)
+    for c in names:  # LightGBM writes names with spaces so
+        spaceless = re.sub(r"\s", "_", str(c))
+        if spaceless in wanted:
+            there.setdefault(spaceless, c)
     missing = [name for name in wanted if name not in there]
     if missing:
         listed = ", ".join(f"'{name}'" for name in missing)

@@ -167,6 +167,9 @@ async def _next(batches: Any, servable: Servable) -> tuple[int, Outputs] | None:
 def _inputs(pa: Any, batch: Any, servable: Servable) -> dict[str, Array]:
     """The inputs of a model in the columns of a record batch."""
     signature, names = servable.signature, list(batch.schema.names)
+    twice = [n for k, n in enumerate(names) if n in names[:k]]
+    if twice:
+        raise Refusal(INVALID, f"there are two columns '{twice[0]}'")
     required = [t for t in signature.inputs if not t.optional]
     if all(t.name in names for t in required):
         return {
@@ -205,11 +208,7 @@ def _column(pa: Any, column: Any, tensor: Tensor, name: str | None = None) -> Ar
         raise Refusal(INVALID, f"column '{name}' has nulls, for which tensors have no value")
     want = tensor.dtype
     if want.kind == "O":
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            raise Refusal(INVALID, f"column '{name}': expected texts, got {column.type}")
-        texts = np.empty(len(column), object)
-        texts[:] = column.to_pylist()
-        return texts.reshape(shape)
+        return _texts(pa, column, name).reshape(shape)
     if not (pa.types.is_primitive(column.type) and not pa.types.is_temporal(column.type)):
         raise Refusal(INVALID, f"column '{name}': expected {tensor.datatype}, got {column.type}")
     found = np.asarray(column.to_numpy(zero_copy_only=False))
@@ -231,6 +230,29 @@ def _column(pa: Any, column: Any, tensor: Tensor, name: str | None = None) -> Ar
     if len(shape) == len(tensor.dims) - 1 and tensor.dims[-1] == 1:
         shape.append(1)
     return found.reshape(shape)
+
+
+def _texts(pa: Any, column: Any, name: str) -> Array:
+    """A column of texts, or of categories, whose texts are shared by the rows that have them."""
+    kind = column.type
+    if not pa.types.is_dictionary(kind):
+        return _objects(pa, column, kind, name)
+    words = column.dictionary
+    if words.null_count:
+        raise Refusal(INVALID, f"column '{name}' has nulls, for which tensors have no value")
+    return _objects(pa, words, words.type, name)[column.indices.to_numpy(zero_copy_only=False)]
+
+
+def _objects(pa: Any, column: Any, kind: Any, name: str) -> Array:
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise Refusal(
+            INVALID,
+            f"column '{name}': expected texts (string, large_string, or a dictionary of them), "
+            f"got {kind}",
+        )
+    texts = np.empty(len(column), object)
+    texts[:] = column.to_pylist()
+    return texts
 
 
 # ---- out ----

@@ -45,6 +45,7 @@ _T = TypeVar("_T")
 JSON = (b"content-type", b"application/json")
 CLOSE = (b"connection", b"close")
 COMPRESS_FROM = 1 << 10  # bytes; less is not worth it
+_MOST_PASSED = 1 << 30  # bytes of a body that is refused
 _STEP = 8 << 20  # bytes to which a body is decompressed before more room is taken
 
 
@@ -96,7 +97,7 @@ def error_response(refusal: Refusal) -> Response:
         headers.append((b"retry-after", str(refusal.retry_after).encode()))
     if refusal.kind is UNAUTHENTICATED:
         headers.append((b"www-authenticate", b"Bearer"))
-    if refusal.kind is TOO_SLOW or refusal.kind is TOO_LARGE:
+    if refusal.kind is TOO_SLOW or refusal.closes:
         headers.append(CLOSE)  # the rest of the body is not read
     text = orjson.dumps({"error": refusal.text.encode("utf-8", "replace").decode()})
     return Response(refusal.kind.http, headers, text)
@@ -120,6 +121,9 @@ async def read_body(request: Request, limit: int, seconds: float, room: Room) ->
     declared = request.headers.get(b"content-length")
     if declared == b"0":
         return b""
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        # What is not too much is let pass, so that a client which sends first reads this too.
+        raise _too_large(limit, closes=int(declared) > _MOST_PASSED)
     if request.parts is None:
         parts = await _receive_body(request, limit, seconds, room)
     else:
@@ -200,8 +204,10 @@ async def _receive(
         return await Rest(steps, waits_for), until
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(TOO_LARGE, f"the body is larger than {limit} bytes, the most here")
+def _too_large(limit: int, *, closes: bool = True) -> Refusal:
+    refusal = Refusal(TOO_LARGE, f"the body is larger than {limit} bytes, the most here")
+    refusal.closes = closes
+    return refusal
 
 
 async def _decompress(

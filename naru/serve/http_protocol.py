@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import httptools
 import orjson
@@ -64,6 +64,16 @@ class Protocol(HttpToolsProtocol):
                 self.refuse(431, _TOO_LONG)
             elif self._timer is None:
                 self._wait()
+        elif self._discards() and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _discards(self) -> bool:
+        """Is what comes the rest of a request that has its answer already?"""
+        cycle: Any = self.cycle
+        answered = cycle is not None and cycle.response_complete
+        return answered and not self._in_head and not self.transport.is_closing()
 
     def _parse(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -117,6 +127,8 @@ class Protocol(HttpToolsProtocol):
         self._heads += 1
         self._length, self._in_head = 0, False
         self._stop_waiting()
+        if self.url[:1] != b"/" and not cast("bytes | None", httptools.parse_url(self.url).path):
+            self.url = b"/"  # http://host (RFC 9112, 3.2.2)
         # What came may be more than the head, but not less.
         if length > MOST_HEAD and self._head_length() > MOST_HEAD:
             self.refuse(431, _TOO_LONG)

@@ -1,4 +1,4 @@
-"""A short way for requests that come quickly, from the parser to the application and back.
+"""A short way for small requests, from the parser to the application and back.
 
 Once such a request is whole, the application's coroutine is begun in place. Mostly it never waits,
 and its answer is written at once: without a task and without ASGI's messages, which take longer
@@ -22,12 +22,11 @@ from naru.serve.aside import ASIDE_FROM
 from naru.serve.http import Application
 from naru.serve.http_messages import CLOSE, Receive, Request, Response, Rest, Scope, Send
 from naru.serve.http_protocol import Protocol
-from naru.serve.refusals import Refusal
 
 log = logging.getLogger("naru.serve")
 
 _MOST_AT_ONCE = 8  # requests that one connection may send ahead and have answered in a row
-_PATIENCE = 1.0  # seconds that the body of a request may be behind its head
+_PATIENCE = 0.2  # seconds that the body of a request may be behind its head
 
 
 class Writer:
@@ -57,7 +56,10 @@ class Writer:
         """Writes what waits for that."""
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            _write(*one)
+            try:
+                _write(*one)
+            except Exception:  # the others have nothing to do with it
+                log.exception("an answer could not be written")
 
 
 def _write(transport: asyncio.Transport, data: bytes, closes: bool) -> None:
@@ -69,7 +71,7 @@ def _write(transport: asyncio.Transport, data: bytes, closes: bool) -> None:
 
 
 class ShortWay(Protocol):
-    """One connection, whose requests are answered by `application` itself, through `writer`,
+    """One connection, whose small requests are answered by `application` itself, through `writer`,
     which the connections of a server share."""
 
     def __init__(self, application: Application, writer: Writer, *args: Any, **kwargs: Any) -> None:
@@ -80,7 +82,6 @@ class ShortWay(Protocol):
         self._is_last = False  # the answer that was given to the writer
         self._head: dict[bytes, bytes] = {}
         self._parts: list[bytes] = []  # of its body
-        self._held = 0  # bytes in the room, for the rest of it
         self._late: asyncio.TimerHandle | None = None
         self._heard = 0.0  # loop time when bytes came last
         self._idle: asyncio.TimerHandle | None = None
@@ -91,7 +92,7 @@ class ShortWay(Protocol):
         self._heard = self.loop.time()
         super().data_received(data)
         if self._is_short and self._late is None:
-            self._late = self.loop.call_later(_PATIENCE, self._leave)
+            self._late = self.loop.call_later(_PATIENCE, self.leave)
 
     def begin(self) -> None:
         """Decides which way the request goes."""
@@ -103,33 +104,18 @@ class ShortWay(Protocol):
             super().begin()
 
     def _fits(self) -> bool:
-        """May the request be read here, and is nothing before it still to be answered?"""
+        """Is the request a small one, and nothing before it still to be answered?"""
         if not self._is_answered():
             return False
         if self.flow.write_paused or self._answered >= _MOST_AT_ONCE:
             return False
         if self.expect_100_continue or self.parser.should_upgrade():
             return False
-        if b"transfer-encoding" in self._head:
-            return False
         length = int(self._head.get(b"content-length", 0))
-        return length <= ASIDE_FROM or self._take_room(length)
+        return length <= ASIDE_FROM and b"transfer-encoding" not in self._head
 
-    def _take_room(self, length: int) -> bool:
-        """Holds room for a long body while it comes; where there is none, uvicorn reads it, which
-        lets the client wait."""
-        if length > self._application.plane.settings.max_body:
-            return False
-        try:
-            self._application.room.take(length)
-        except Refusal:
-            return False
-        self._held = length
-        return True
-
-    def _give_room(self) -> None:
-        self._application.room.give(self._held)
-        self._held = 0
+    def _discards(self) -> bool:
+        return not self._is_short and super()._discards()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -146,8 +132,6 @@ class ShortWay(Protocol):
         self.next_head()
         self._is_short = False
         self._stop_being_patient()
-        if self._held:
-            self._give_room()
         if not self._has_ended():
             self._answer()
 
@@ -155,11 +139,12 @@ class ShortWay(Protocol):
 
     def _answer(self) -> None:
         self._answered += 1
+        parts, self._parts = self._parts, []
         path = httptools.parse_url(self.url).path.decode("ascii")
         if "%" in path:
             path = urllib.parse.unquote(path)
         method = self.parser.get_method().decode("ascii")
-        request = Request(method, path, self._head, _nothing, EVERYBODY, self._parts)
+        request = Request(method, path, self._head, _nothing, EVERYBODY, parts)
         steps = self._application.answer(request)
         try:
             waits_for = steps.send(None)
@@ -235,17 +220,15 @@ class ShortWay(Protocol):
         self.cycle.more_body = False
         request.receive = cast(Receive, self.cycle.receive)
 
-    # ---- the usual way after all ----
-
-    def _leave(self) -> None:
-        """The rest of the body is late."""
+    def leave(self) -> None:
+        """The usual way after all: the rest of the body is late, or the server is to end."""
         self._stop_being_patient()
         if not self._is_short or self.transport.is_closing():
             return
         self._is_short = False
-        self._give_room()
         super().begin()
-        for part in self._parts:
+        parts, self._parts = self._parts, []
+        for part in parts:
             super().on_body(part)
 
     def _stop_being_patient(self) -> None:
@@ -255,7 +238,7 @@ class ShortWay(Protocol):
 
     def shutdown(self) -> None:
         """The server ends: what has begun to come is still answered."""
-        self._leave()
+        self.leave()
         self._writer.flush()
         super().shutdown()
 
@@ -270,7 +253,6 @@ class ShortWay(Protocol):
         if self._idle is not None:
             self._idle.cancel()
         self._is_short = False
-        self._give_room()
         super().connection_lost(exc)
 
 

@@ -157,8 +157,13 @@ def _read_head(text: bytes, signature: Signature, most_inputs: int) -> _Head:
     return head
 
 
-# Whose tensors are raw sends the same JSON before them time and again.
-_short_head = lru_cache(1024)(_read_head)
+@lru_cache(1024)
+def _short_head(text: bytes, signature: Signature, most_inputs: int) -> _Head:
+    """The same: whose tensors are raw sends the same JSON before them time and again."""
+    head = _read_head(text, signature, most_inputs)
+    for array in head.decoded.arrays.values():
+        array.flags.writeable = False  # others may get it
+    return head
 
 
 def parse(text: bytes) -> Any:

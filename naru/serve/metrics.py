@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
-    CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
@@ -20,6 +19,7 @@ from naru.serve.repository import Slot
 from naru.serve.statistics import BORDERS, Statistics
 
 _LABELS = ("model", "version")
+_AS_TRITON = "unknown"  # counters of this library get another name, with `_total` behind it
 # name, help, value
 _COUNTERS: tuple[tuple[str, str, Callable[[Statistics], float]], ...] = (
     ("nv_inference_request_success", "Requests that were answered.", lambda s: s.answers),
@@ -48,15 +48,16 @@ class _Collector:
             if (s.servable is not None or s.statistics.last_ms) and self.token.may_see(s.name)
         ]
         for name, text, value in _COUNTERS:
-            family = CounterMetricFamily(name, text, labels=_LABELS)
+            family = Metric(name, text, _AS_TRITON)
             for slot in slots:
-                family.add_metric([slot.name, slot.version], value(slot.statistics))
+                family.add_sample(name, _labels(slot), value(slot.statistics))
             yield family
         for name, (part, text) in _DURATIONS.items():
-            family = CounterMetricFamily(f"nv_inference_{name}_duration_us", text, labels=_LABELS)
+            name = f"nv_inference_{name}_duration_us"
+            family = Metric(name, text, _AS_TRITON)
             for slot in slots:
                 ns: int = getattr(slot.statistics, f"{part}_ns")
-                family.add_metric([slot.name, slot.version], ns / 1000)
+                family.add_sample(name, _labels(slot), ns / 1000)
             yield family
         yield _failures(slots)
         yield _latencies(slots)
@@ -77,13 +78,16 @@ class _Collector:
         yield ready
 
 
+def _labels(slot: Slot) -> dict[str, str]:
+    return {"model": slot.name, "version": slot.version}
+
+
 def _failures(slots: list[Slot]) -> Metric:
-    family = CounterMetricFamily(
-        "nv_inference_request_failure", "Requests that were refused.", labels=(*_LABELS, "reason")
-    )
+    name = "nv_inference_request_failure"
+    family = Metric(name, "Requests that were refused.", _AS_TRITON)
     for slot in slots:
         for reason, count in slot.statistics.refused.items():
-            family.add_metric([slot.name, slot.version, reason], count)
+            family.add_sample(name, {**_labels(slot), "reason": reason}, count)
     return family
 
 

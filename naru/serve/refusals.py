@@ -48,6 +48,7 @@ class Refusal(NaruError):
         super().__init__(message, hint=hint)
         self.kind = kind
         self.counted = False  # stands in a model's statistics
+        self.closes = False  # the connection: the rest of the request is not read
         self.retry_after = None if retry_after is None else max(1, math.ceil(retry_after))
 
     @property

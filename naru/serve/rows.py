@@ -140,9 +140,16 @@ def _from_objects(rows: Sequence[Any], model: Model, signature: Signature) -> di
     if only is not None and isinstance(rows[0].get(only.name), list):
         # Its elements by its own name, where a number or text would be one of its columns.
         return {only.name: _fitted(table[only.name], only)}
+    columns = tables.columns_of(model.manifest)
+    matrix = only is not None and len(only.dims) == 2 and only.name not in columns
+    if only is not None and matrix and set(rows[0]) != {only.name}:
+        raise Refusal(
+            INVALID,
+            f"the model does not say what the columns of '{only.name}' are called: a row is a list",
+        )
     try:
         with np.errstate(over="raise"):  # no infinities of numbers
-            found = tables.take(table, model.inputs, tables.columns_of(model.manifest))
+            found = tables.take(table, model.inputs, columns)
     except InputError as error:
         raise Refusal(INVALID, error.message, hint=error.hint) from None
     except (TypeError, ValueError, ArithmeticError) as error:

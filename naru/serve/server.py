@@ -17,10 +17,11 @@ import socket
 import sys
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import uvicorn
 
+from naru import knobs
 from naru.errors import InputError
 from naru.serve.access import Access, read_tokens
 from naru.serve.dataplane import DataPlane
@@ -32,6 +33,7 @@ from naru.serve.tls import read_pair
 
 log = logging.getLogger("naru.serve")
 
+_MOST_ROUNDS = 10_000_000  # of a loop of a model: clients may choose how long it goes on
 _REFUSING = 1.0  # seconds in which clients that are cut off are told so, at most
 _CLOSING = 2.0  # seconds that runs may take whose clients are gone
 
@@ -92,7 +94,12 @@ class Server:
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
-            await self._start_grpc()
+            try:
+                await self._start_grpc()
+            except BaseException:
+                self._http.should_exit = True
+                await asyncio.wait({serving})
+                raise
             starting = asyncio.create_task(self.plane.repository.start())
             await asyncio.wait({starting, *ends}, return_when=asyncio.FIRST_COMPLETED)
             if starting.done():
@@ -178,6 +185,11 @@ class Server:
         # Before the start is over nobody counts on this server.
         if plane.started and not serving.done():
             await asyncio.wait({hurrying}, timeout=settings.drain_delay)
+        if self._http is not None:
+            for connection in cast("list[object]", list(self._http.server_state.connections)):
+                if isinstance(connection, ShortWay):
+                    connection.leave()  # what has begun to come is asked of its model now
+            await asyncio.sleep(0)
         plane.stopped = True
         if self._http is not None:
             self._http.should_exit = True
@@ -223,7 +235,8 @@ def serve(settings: ServerSettings, told: Callable[[Server], object] = lambda _:
     is answered, else 1. Raises InputError for what cannot be served at all."""
     server = Server(settings)
     server.bind()
-    with asyncio.Runner(loop_factory=_uvloop()) as runner:
+    limit = knobs.current().loop_limit or _MOST_ROUNDS
+    with knobs.scope(loop_limit=limit), asyncio.Runner(loop_factory=_uvloop()) as runner:
         whole = runner.run(server.run(lambda: told(server)))
         # Python would wait for threads that still compile or run a model.
         logging.shutdown()

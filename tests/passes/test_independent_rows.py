@@ -143,6 +143,31 @@ MIXED = {
         "float[N, S] x", "float[N, S] y",
         f"{POSITIONS} e = Cast<to = 1>(f) y = Add(x, e)",
     ),
+    "how many are not zero": (
+        "float[N, 4] x", "float[N, 4] y",
+        "z = NonZero(x) s = Shape<start = 1, end = 2>(z) f = Cast<to = 1>(s) y = Add(x, f)",
+    ),
+    "a range as long as the greatest": (
+        "float[N, 4] x", "float[N, 4] y",
+        "c = Constant<value_float = 900.0>() v = Mul(x, c)"
+        " m = ReduceMax<keepdims = 0>(v) i = Cast<to = 7>(m) o = Constant<value_int = 0>()"
+        " u = Constant<value_int = 1>() j = Add(i, u) r = Range(o, j, u) s = Shape(r)"
+        " f = Cast<to = 1>(s) y = Add(x, f)",
+    ),
+    "numbers that wrap": (
+        "float[N, 4] x", "float[N, 4] y",
+        "h = Shape<start = 0, end = 1>(x) o = Constant<value_int = 0>()"
+        " u = Constant<value_int = 1>() q = Squeeze(h) r = Range(o, q, u) i = Cast<to = 6>(r)"
+        " k = Constant<value = int32[1] {65536}>() a = Mul(i, k) b = Mul(a, k) m = Min(i, b)"
+        " y = Gather<axis = 0>(x, m)",
+    ),
+    "a cast that wraps": (
+        "float[N, 4] x", "float[N, 4] y",
+        "h = Shape<start = 0, end = 1>(x) o = Constant<value_int = 0>()"
+        " u = Constant<value_int = 1>() q = Squeeze(h) r = Range(o, q, u)"
+        " k = Constant<value_int = 4294967296>() a = Mul(r, k) b = Cast<to = 6>(a)"
+        " c = Cast<to = 7>(b) d = Sub(c, a) m = Add(d, r) y = Gather<axis = 0>(x, m)",
+    ),
     "how many there are": (
         "float[N, 4] x", "float[N, 4] y",
         "h = Shape<start = 0, end = 1>(x) f = Cast<to = 1>(h) y = Div(x, f)",

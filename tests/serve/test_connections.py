@@ -191,6 +191,41 @@ def test_bodies_are_not_heads(folder: Path) -> None:
     connected(folder, check, load_at_start=0)
 
 
+def test_bodies_that_are_too_large(folder: Path) -> None:
+    """They are refused by their head; what is not too much is let pass, so that who sends first and
+    reads then reads that too."""
+
+    async def check(server: Server) -> None:
+        for more in (b"", b"expect: 100-continue\r\n"):
+            head = (POST % (99 << 30)).replace(b"host: a\r\n", b"host: a\r\n" + more)
+            found = await answer_to(server, head)
+            assert found.startswith(b"HTTP/1.1 413")
+            assert b"connection: close" in found
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(POST % (4 << 20) + bytes(4 << 20))
+        refused = await reader.readuntil(b"}")
+        assert refused.startswith(b"HTTP/1.1 413")
+        assert b"connection: close" not in refused
+        writer.write(b"GET /v2 HTTP/1.1\r\nhost: a\r\n\r\n")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200")
+        # Whose rest does not come is not waited for.
+        writer.write(POST % (4 << 20) + b"{")
+        assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 413")
+        assert await reader.read() == b""
+        writer.close()
+
+    connected(folder, check, load_at_start=0, max_body=1 << 20, head_timeout=1)
+
+
+def test_an_address_without_a_path(folder: Path) -> None:
+    async def check(server: Server) -> None:
+        found = await answer_to(server, b"GET http://a HTTP/1.1\r\nconnection: close\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 200")
+        assert b"text/html" in found
+
+    connected(folder, check, load_at_start=0)
+
+
 def test_a_full_queue_reads_no_bodies(folder: Path) -> None:
     """Who is refused learns it before the body is sent, and may use the connection on."""
     waits = ModelSettings(max_delay_us=10_000_000, max_queue=1)

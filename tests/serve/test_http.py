@@ -237,7 +237,7 @@ def test_statistics_count_alike(folder: Path) -> None:
         assert set(counts.values()) == {3}
         assert found["inference_count"] == 6
         text = (await ask(app, "GET", "/metrics")).body.decode()
-        assert 'nv_inference_count_total{model="dense",version="1"} 6.0' in text
+        assert 'nv_inference_count{model="dense",version="1"} 6.0' in text
 
     serving(folder, check)
 
@@ -595,13 +595,17 @@ def test_rows_of_a_model_with_scalars(tmp_path: Path) -> None:
 MATRIX = "the input is x: FP32[-1, 4]"
 
 
+UNNAMED = "the model does not say what the columns of 'x' are called: a row is a list"
+
+
 @pytest.mark.parametrize(
     ("rows", "wanted"),
     [
         ('[{"x": [0, 1, 2, 3]}]', [[14.0, 20.0, 26.0]]),
         ('[{"x": [0, 1, 2, 3]}, {"x": [0, 0, 0, 1]}]', [[14.0, 20.0, 26.0], [3.0, 4.0, 5.0]]),
         ('[{"x": [[0, 1, 2, 3], [0, 0, 0, 1]]}]', [[14.0, 20.0, 26.0], [3.0, 4.0, 5.0]]),
-        ('[{"p": 0, "q": 1, "r": 2, "s": 3}]', [[14.0, 20.0, 26.0]]),
+        ('[{"p": 0, "q": 1, "r": 2, "s": 3}]', UNNAMED),
+        ('[{"x": 0, "q": 1, "r": 2, "s": 3}]', UNNAMED),
         ('[{"x": [[[0, 1, 2, 3]]]}]', f"row 0: 'x' is nested 3 deep, {MATRIX}"),
         ('[{"x": [[0, 1, 2, 3]]}, {"x": [[0, 0, 0, 1]]}]',
          f"row 0: 'x' is nested 2 deep, {MATRIX}"),
@@ -611,9 +615,6 @@ MATRIX = "the input is x: FP32[-1, 4]"
         ('[{"x": [0, 1, 2, 3]}, {"x": 5}]', "input 'x': data: lists and elements are mixed"),
         ('[{"x": 5}]', "input 'x': expected shape [-1, 4], got [1, 1]"),
         ('[{"x": 5}, {"x": [0, 1, 2, 3]}]', "row 1: 'x': expected a number, got a list"),
-        ('[{"p": 0, "q": [1], "r": 2, "s": 3}]', "row 0: 'q': expected a number, got a list"),
-        ('[{"p": 0, "q": {}, "r": 2, "s": 3}]', "row 0: 'q': expected a number, got an object"),
-        ('[{"p": 0, "q": "1", "r": 2, "s": 3}]', "row 0: 'q': expected a number, got a text"),
     ],
 )  # fmt: skip
 def test_rows_by_name_of_a_matrix(folder: Path, rows: str, wanted: object) -> None:

@@ -354,15 +354,34 @@ def test_rows_and_columns_of_a_pipeline(tmp_path: Path) -> None:
 def test_numbers_beyond_the_datatype(folder: Path) -> None:
     """They are refused as they are in tensors, and do not become infinities."""
     column = pa.record_batch({f"c{k}": pa.array([1e39]) for k in range(4)})
-    rows = b'[{"c0": 1e39, "c1": 0, "c2": 0, "c3": 0}]'
+    rows = b'[{"a": 1e39, "b": 0, "c": 0}]'
 
     async def check(app: Application) -> None:
         answer = await send(app, "dense", stream(column))
         assert answer.status == 400
         assert "column 'c0': a number is out of the range of FP32" in answer.error
-        answer = await ask(app, "POST", "/v2/models/dense/infer", rows)
+        answer = await ask(app, "POST", "/v2/models/pair/infer", rows)
         assert answer.status == 400
         assert "overflow" in answer.error
+
+    serving(folder, check)
+
+
+def test_categories_are_texts(folder: Path) -> None:
+    """As dataframes have them: rows share their texts."""
+    words = pa.array(["b", "a", "b"]).dictionary_encode()
+    nulls = pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array(["a", None]))
+
+    async def check(app: Application) -> None:
+        plain = await send(app, "texts", stream(pa.record_batch({"word": ["b", "a", "b"]})))
+        answer = await send(app, "texts", stream(pa.record_batch({"word": words})))
+        assert (answer.status, plain.status) == (200, 200)
+        assert answer.body == plain.body
+        answer = await send(app, "texts", stream(pa.record_batch({"word": nulls})))
+        assert "column 'word' has nulls" in answer.error
+        twice = pa.RecordBatch.from_arrays([pa.array(["a"])] * 2, ["word", "word"])
+        answer = await send(app, "texts", stream(twice))
+        assert "there are two columns 'word'" in answer.error
 
     serving(folder, check)
 

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from serve import models
 from serve.asgi import tensor
 from serve.processes import ROOT, Process, serving
 
+from naru.cli.serve import serve_command
 from naru.serve.server import Server
 from naru.serve.settings import ServerSettings
 
@@ -50,6 +52,38 @@ def test_what_it_prints_can_be_tried(one: Path) -> None:
         assert server.wait() == 0  # also with a connection open
         log = [json.loads(line) for line in server.lines if line.startswith("{")]
         assert [e["event"] for e in log] == ["loaded", "draining", "ended"]
+
+
+def test_loops_have_an_end(tmp_path: Path) -> None:
+    models.rounds(tmp_path / "rounds.onnx")
+    x, n = tensor("x", np.ones(1, np.float32), "FP32"), tensor("n", np.array(10**9), "INT64")
+    with serving(tmp_path) as server:
+        status, found = server.ask("POST", "/v2/models/rounds/infer", {"inputs": [x, n]})
+        assert status == 400
+        assert "NARU_LOOP_LIMIT" in found["error"]
+
+
+def test_a_port_of_grpc_that_is_taken(one: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "naru", "serve", str(one), "--port", "0"]
+        done = subprocess.run(
+            [*command, "--grpc-port", str(port)], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [("--drain-limit", "nan"), ("--poll", "inf"), ("--max-body", "0")]
+)
+def test_options_that_mean_nothing(one: Path, options: tuple[str, str]) -> None:
+    found = CliRunner().invoke(serve_command, [str(one), *options])
+    assert found.exit_code == 2
+    assert options[0] in found.output
 
 
 def test_it_ends_when_all_is_answered(one: Path) -> None:
