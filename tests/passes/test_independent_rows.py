@@ -147,10 +147,10 @@ MIXED = {
         "float[N, 4] x", "float[N, 4] y",
         "z = NonZero(x) s = Shape<start = 1, end = 2>(z) f = Cast<to = 1>(s) y = Add(x, f)",
     ),
-    "a range as long as the greatest": (
+    "a range as long as the least": (
         "float[N, 4] x", "float[N, 4] y",
         "c = Constant<value_float = 900.0>() v = Mul(x, c)"
-        " m = ReduceMax<keepdims = 0>(v) i = Cast<to = 7>(m) o = Constant<value_int = 0>()"
+        " m = ReduceMin<keepdims = 0>(v) i = Cast<to = 7>(m) o = Constant<value_int = 0>()"
         " u = Constant<value_int = 1>() j = Add(i, u) r = Range(o, j, u) s = Shape(r)"
         " f = Cast<to = 1>(s) y = Add(x, f)",
     ),
