@@ -140,7 +140,9 @@ BOOSTERS: dict[str, Callable[[Record, Record, Output, Margin], Forest]] = {
 
 def _names(learner: Record) -> tuple[str, ...]:
     found = learner.value.get("feature_names")
-    return known_names(list(map(str, cast("list[object]", found)))) if found else ()
+    if not isinstance(found, list):
+        return ()
+    return known_names(list(map(str, cast("list[object]", found))))
 
 
 def _sizes(learner: Record) -> tuple[int, int]:
