@@ -21,9 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ import numpy as np
 import serving_rivals as rivals
 from cases import ROOT
 from PIL import Image
+from serving_rivals import Server
 
 import naru
 from models.catalog import MODELS
@@ -54,36 +53,12 @@ HALF_SECONDS = 5
 Record = dict[str, Any]
 
 
-@dataclass
-class Server:
-    """A running server."""
-
-    port: int
-    process: subprocess.Popen[bytes]
-
-    def pin(self, cores: set[int]) -> None:
-        """Keeps the thread that speaks with clients on some cores."""
-        os.sched_setaffinity(self.process.pid, cores)
-
-    @property
-    def resident(self) -> int:
-        """Bytes of memory that it has."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(text.split("VmRSS:")[1].split()[0])
-
-    @property
-    def busy(self) -> float:
-        """Seconds of processors that it has used."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / 100
-
-
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[Server]:
     """`naru serve` of a folder's models, once it is ready."""
     port = rivals.free_port()
     command = [sys.executable, "-m", "naru", "serve", str(folder), "--port", str(port)]
-    with started(command, port, folder.parent, "/v2/health/ready") as server:
+    with rivals.running(command, port, folder.parent) as server:
         yield server
 
 
@@ -92,34 +67,8 @@ def bare(folder: Path) -> Iterator[Server]:
     """The least that a server can do, in a folder of its own."""
     rivals.write_weights(folder)
     port = rivals.free_port()
-    with started(rivals.bare_command(port), port, folder, "/") as server:
+    with rivals.running(rivals.bare_command(port), port, folder) as server:
         yield server
-
-
-@contextlib.contextmanager
-def started(command: Sequence[str | Path], port: int, folder: Path, path: str) -> Iterator[Server]:
-    """A server, once it answers."""
-    log = folder / "log"
-    with log.open("wb") as written:
-        process = subprocess.Popen(
-            list(map(str, command)), cwd=folder, stdout=written, stderr=subprocess.STDOUT
-        )
-    try:
-        until = time.monotonic() + rivals.PATIENCE
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5)
-                break
-            except urllib.error.HTTPError:  # it speaks
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError(log.read_text(errors="replace")[-3000:]) from None
-            time.sleep(0.05)
-        yield Server(port, process)
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def make_models(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +80,37 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def pin(self, cores: set[int]) -> None:
+        """Keeps the thread that speaks with clients on some cores."""
+        os.sched_setaffinity(self.process.pid, cores)
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it has."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(text.split("VmRSS:")[1].split()[0])
+
+    @property
+    def busy(self) -> float:
+        """Seconds of processors that it has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def running(
-    command: Sequence[str | Path],
-    port: int,
-    folder: Path,
-) -> Iterator[str]:
-    """A server, once it answers on its port; the address. It is ended afterwards."""
+def running(command: Sequence[str | Path], port: int, folder: Path) -> Iterator[Server]:
+    """A server, once it answers for the digit MLP on its port. It is ended afterwards."""
     log = folder / "log"
     with log.open("wb") as written:
         process = subprocess.Popen(
@@ -92,7 +118,7 @@ def running(
         )
     try:
         _wait(process, port, log)
-        yield f"http://127.0.0.1:{port}"
+        yield Server(port, process)
     finally:
         process.terminate()
         try:
@@ -131,8 +157,8 @@ def naru(folder: Path) -> Iterator[str]:
     shutil.copy(DEMO, folder / "models")
     port = free_port()
     command = [sys.executable, "-m", "naru", "serve", "models", "--port", port]
-    with running(command, port, folder) as url:
-        yield url
+    with running(command, port, folder) as server:
+        yield server.url
 
 
 def bare_command(port: int) -> list[str | Path]:
@@ -147,8 +173,8 @@ def bare(folder: Path) -> Iterator[str]:
     """serving_bare.py under the same HTTP server as naru's."""
     write_weights(folder)
     port = free_port()
-    with running(bare_command(port), port, folder) as url:
-        yield url
+    with running(bare_command(port), port, folder) as server:
+        yield server.url
 
 
 @contextlib.contextmanager
@@ -165,8 +191,8 @@ def mlserver(folder: Path) -> Iterator[str]:
     about = {"name": MODEL, "implementation": "digits.Digits"}
     (folder / "model-settings.json").write_text(json.dumps(about))
     command = [ROOT / ".venv-mlserver" / "bin" / "mlserver", "start", "."]
-    with running(command, port, folder) as url:
-        yield url
+    with running(command, port, folder) as server:
+        yield server.url
 
 
 @contextlib.contextmanager
