@@ -13,7 +13,6 @@ import os
 import queue
 import signal
 import ssl
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -29,6 +28,7 @@ from serve import models
 from serve.asgi import tensor
 from serve.calls import W, array_of, dense, request_of
 from serve.calls import X as ROWS
+from serve.certificates import certified
 from serve.processes import PATIENCE, Process, serving
 from serve.test_connections import connected
 
@@ -370,20 +370,6 @@ def test_two_servers_at_once(tmp_path: Path, cache: Path) -> None:
 
 
 # ---- the end under load ----
-
-
-def certified(folder: Path) -> tuple[Path, Path]:
-    """A certificate for the loopback, and its key."""
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-            "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate,
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return certificate, key
 
 
 class Crowd:

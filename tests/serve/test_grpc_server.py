@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from serve.calls import DENSE, Client, Gate, W, X, array_of, calling, dense, request_of
+from serve.certificates import certified
 from serve.servers import naru_server
 
 from naru.errors import InputError
@@ -294,15 +294,7 @@ def test_certificates_that_are_none(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_certificate_is_for_calls_too(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-            "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
-            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate,
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    certificate, key = certified(tmp_path)
     options = ("--certificate", str(certificate), "--key", str(key))
     with naru_server(tmp_path / "models", *options) as (_, address):
         trusted = grpc.ssl_channel_credentials(certificate.read_bytes())
