@@ -141,7 +141,7 @@ def _unit(layer: Layer, t: Tile, target: Target) -> list[str]:
         f"result: f32[{t.queries + t.rows}, {width}] @ stack @ 64",
         f"top: f32[{t.queries + t.rows}] @ stack @ 64",
         f"total: f32[{t.queries + t.rows}, {PANEL}] @ stack @ 64",
-        f"for i in range({t.queries + t.rows}):",
+        f"for i in range(count + {t.rows}):",
         "    top[i] = -inf",
         f"    total[i, 0:{PANEL}] = splat(0.0, {PANEL})",
         f"    for c in range({width // PANEL}):",

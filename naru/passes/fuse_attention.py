@@ -27,6 +27,7 @@ from naru.passes.simplify_algebra import operand
 
 SWAPPED = (0, 2, 1, 3)  # tokens and heads
 LARGEST_HEAD = 256
+FEWEST_QUERIES = 16  # of all heads that share one of keys: packing keys must be worth it
 MOST_STEPS = 8  # between the product and the softmax
 
 
@@ -197,7 +198,7 @@ def _decides(seen: Node | None, s: Scores) -> bool:
 
 def _made(n: Node, p: Node, s: Scores, v: Node, guard: str) -> Node | None:
     """The op in the place of n; `p` are its probabilities, [batch, heads, s, t]."""
-    batch, heads, _, keys = p.type.shape
+    batch, heads, queries, keys = p.type.shape
     q, k = operand(s.product, 0), operand(s.product, 1)
     if q.op == "reshape" and q.type.shape[:3] != p.type.shape[:3]:
         q = operand(q)  # heads that share keys, in rows
@@ -207,6 +208,8 @@ def _made(n: Node, p: Node, s: Scores, v: Node, guard: str) -> Node | None:
     widths = [known(x.node.type.shape[3]) or 0 for x in views]
     count, counts = known(heads), [x.count for x in views]
     if not count or counts[0] != count or counts[1] != counts[2] or count % max(counts[1], 1):
+        return None
+    if (known(queries) or FEWEST_QUERIES) * (count // counts[1]) < FEWEST_QUERIES:
         return None
     if min(widths) < 1 or max(widths) > LARGEST_HEAD or widths[0] != widths[1]:
         return None
