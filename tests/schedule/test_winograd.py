@@ -110,7 +110,7 @@ def test_border(target: str) -> None:
 
 
 def test_many_tiles_pass_in_blocks() -> None:
-    tf, func = kernel(CONV.format(batch=1, n=16, m=2, h=26, w=26), "avx2")
+    tf, func = kernel(CONV.format(batch=1, n=16, m=2, h=34, w=34), "avx2")
     assert "for t_o in parallel(" in naru.ir.text.print_func(func)
     check_kernel(tf, func, {})
 
