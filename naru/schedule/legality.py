@@ -212,7 +212,7 @@ def _take_prefetch(nest: Nest, step: Prefetch) -> None:
     if root(step.loop) not in nest.reductions:
         raise ScheduleError(f"{step}: {step.loop!r} is no loop of a reduction")
     found = [r for r in reads(nest.stage.value) if r.tensor.name == step.operand]
-    if len(found) != 1 or len(found[0].index) < 3:
+    if len(found) != 1 or not 0 < step.dims < len(found[0].index) - 1:
         raise ScheduleError(f"{step}: expected the stage to read panels of {step.operand!r}, once")
     if not set(step.rows) <= {a.var.name for a in nest.stage.axes}:
         raise ScheduleError(f"{step}: expected axes of the stage for the rows, found {step.rows}")

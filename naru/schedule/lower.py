@@ -81,7 +81,7 @@ class Local:
 Body = Callable[[Env], list[Stmt]]
 WHOLE = "*"  # in an axis map: all of the axis is needed
 LINE = 64  # bytes that a hint fetches
-STACK_LIMIT = 2**20  # bytes of one stage's tile; a thread has a few MiB of stack
+STACK_LIMIT = 2**20 + 2**18  # bytes of one stage's tile; a thread has a few MiB of stack
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,11 @@ class Lowering:
         """A part of what later tiles read of an operand in panels."""
         read = next(r for r in reads(nest.stage.value) if r.tensor.name == step.operand)
         at = self.substitution(nest, env)
-        panel, *places, _ = (substitute(i, at) for i in read.index)
-        dims = read.tensor.shape[1:-1]
+        index, shape = [substitute(i, at) for i in read.index], read.tensor.shape
+        places, dims = index[step.dims : -1], shape[step.dims : -1]
+        panel: Expr = Const(0)
+        for i, size in zip(index[: step.dims], shape[: step.dims], strict=True):
+            panel = add(mul(panel, size), i)
         row, rows, tile = Const(0), Const(1), Const(1)
         for name in step.rows:
             row = add(mul(row, nest.axes[name].extent), self.place(nest, name, env))
@@ -307,10 +310,10 @@ class Lowering:
             done, rounds = floordiv(done, steps), ceildiv(rounds, steps)
         # Evenly: so many elements by this tile's begin, and so many an iteration: several lines
         # where that is known to be more than one (of rows that are not known, one).
-        size = mul(step.panels, prod(read.tensor.shape[1:]))
+        size = mul(step.panels, prod(shape[step.dims :]))
         begin, pace = floordiv(mul(row, size), rows), ceildiv(mul(size, tile), mul(rows, rounds))
         buffer, width = self.buffers[read.tensor], DTYPES[read.tensor.dtype].bytes
-        panel = mul(add(panel, step.ahead), prod(read.tensor.shape[1:]))
+        panel = mul(add(panel, step.ahead), prod(shape[step.dims :]))
         at = mul(add(panel, begin, mul(done, pace)), width)
         count = max(1, -(-(known(pace) or 1) * width // LINE))
         return [Invoke("prefetch", (Ref(buffer, add(at, k * LINE)),)) for k in range(count)]

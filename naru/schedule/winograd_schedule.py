@@ -13,16 +13,22 @@ from dataclasses import dataclass
 
 from naru.errors import ScheduleError
 from naru.ir.simplify import known
-from naru.ir.tensor import Stage, TensorFunction
+from naru.ir.tensor import Stage, TensorFunction, reads
 from naru.schedule.analysis import lane_sizes, share, whole_and_rest
 from naru.schedule.contraction import sum_loops, tile_steps
 from naru.schedule.cook_toom import TAPS
-from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Unroll, Vectorize
+from naru.schedule.steps import ComputeAt, Order, Prefetch, Schedule, Split, Step, Unroll, Vectorize
 from naru.schedule.tiles import Tile, choose_tile, tile_cost
 from naru.schedule.winograd import winograd
 from naru.targets import Target
 
-FILLED = 0.6  # of L2, by V
+PANEL = 16  # filters that lie side by side
+FILLED, SPILLED = 0.6, 2.4  # times L2: what V takes; at most, of the stack too
+# Times L2: so many weights are read once if all tiles can pass in one block; so many are far away.
+MANY, FAR = 8, 32
+# What blocks of two sizes cost beside those of one: code twice, and nothing for threads to share.
+UNEQUAL = 1.03
+BEGINNING = 1.0  # cycles for a channel and panel: filters come from beyond L2 again
 
 
 @dataclass(frozen=True)
@@ -33,35 +39,47 @@ class Products:
     tile: Tile
 
     def rows(self, count: int) -> tuple[int, ...]:
-        """The heights of register tiles in the blocks: whole ones, and one of what the last block
-        leaves."""
-        last = count % self.block or self.block
-        rest = last % self.tile.rows
-        return (self.tile.rows, rest) if rest else (self.tile.rows,)
+        """The heights of register tiles in the blocks: whole ones, and one of what they leave."""
+        rests = {n % self.tile.rows for n in (self.block, count % self.block)} - {0}
+        return (self.tile.rows, *rests)
 
 
 def choose_products(
     m: int, count: int, channels: int, filters: int, target: Target, lanes: int
 ) -> Products:
-    """Blocks whose V fills most of L2, and register tiles that fill them best."""
+    """Blocks whose V stays in L2, of equal size if that costs little, and the register tiles that
+    fill them best. Blocks are larger, and V comes from beyond L2, where that spares reading many
+    weights again."""
     vectors = choose_tile(count, filters, target, lanes, k=channels).vectors
-    most = (target.registers - vectors - 1) // vectors
-    each = (m + TAPS - 1) ** 2 * (channels + 16) * 4
-    room = max(1, int(target.l2 * FILLED) // each)
+    places = (m + TAPS - 1) ** 2
+    each, weights = places * (channels + PANEL) * 4, places * channels * filters * 4
+    once = weights > target.l2 * MANY and count * each <= target.l2 * SPILLED
+    part = SPILLED if once or weights > target.l2 * FAR else FILLED
+    room = min(count, max(1, int(target.l2 * part) // each))
     best, chosen = float("inf"), Products(1, Tile(1, vectors))
-    for rows in range(min(most, count), 0, -1):
-        block = min(count, max(rows, room // rows * rows))
-        made = Products(block, Tile(rows, vectors))
-        blocks, last = divmod(count, block)
-        cost = blocks * _rows_cost(block, rows, vectors) + _rows_cost(last, rows, vectors)
-        if cost < best * 0.999:
-            best, chosen = cost, made
+    most = (target.registers - vectors - 1) // vectors
+    for block in range(room, (room - 1) // 2, -1):
+        for rows in range(min(most, block), 0, -1):
+            made = Products(block, Tile(rows, vectors))
+            if len(made.rows(count)) > 2:
+                continue
+            cost = _cost(made, count) * (1 if count % block == 0 else UNEQUAL)
+            if cost < best * 0.999:
+                best, chosen = cost, made
     return chosen
 
 
-def _rows_cost(count: int, rows: int, vectors: int) -> float:
-    whole, rest = divmod(count, rows)
-    return whole * tile_cost(rows, vectors) + (tile_cost(rest, vectors) if rest else 0.0)
+def _cost(products: Products, count: int) -> float:
+    """Cycles of all products for one channel and panel, and what it takes to begin each block."""
+    blocks, last = divmod(count, products.block)
+    total = blocks * _rows_cost(products.block, products.tile) + _rows_cost(last, products.tile)
+    return total + BEGINNING * -(-count // products.block)
+
+
+def _rows_cost(count: int, tile: Tile) -> float:
+    whole, rest = divmod(count, tile.rows)
+    cost = whole * tile_cost(tile.rows, tile.vectors)
+    return cost + (tile_cost(rest, tile.vectors) if rest else 0.0)
 
 
 def schedule_winograd(
@@ -90,20 +108,26 @@ def schedule_winograd(
     ]
     steps += share(out, [*lead, "t.o", "n.o"], steps)
     steps += [ComputeAt("V", "out", "t.o"), ComputeAt("D", "V", "c.o")]
-    steps += [
-        ComputeAt("M", "out", "n.o"),
-        ComputeAt(name, "M", "t.o"),
-        ComputeAt("Z", "out", "n.i.o"),
-    ]
     steps += _transform("V", "c", lanes, (*lead, "t", "c.o", "u", "v", "c.i"), "uv")
     steps += _transform("D", "c", lanes, (*lead, "t", "c.o", "j", "u", "c.i"), "ju")
-    steps += _transform("Z", "n", lanes, (*lead, "t", "n.o", "v", "r", "n.i"), "vr")
-    steps += [Split("M", "t", products.rows(count)), Unroll("M", "t.i"), Unroll("M", "n.o")]
+    steps += [ComputeAt("M", "out", "n.o"), Split("M", "t", products.rows(count))]
     kept = (*lead, "u", "v", "t.o", "t.i", "n.o", "n.i")
-    steps[-1:] = _transform("M", "n", lanes, kept, ("n.o",))
+    steps += _transform("M", "n", lanes, kept, ("t.i", "n.o"))
+    steps.append(ComputeAt(name, "M", "t.o"))
     loops, unrolled = sum_loops(sums, target, product=True, short=False)
     steps += tile_steps(sums, "n", ["t"], lanes, loops, unrolled)
+    if products.block == count and width == PANEL:
+        steps.append(_fetch_ahead(tf, sums, loops))
+    steps.append(ComputeAt("Z", "out", "n.i.o"))
+    steps += _transform("Z", "n", lanes, (*lead, "t", "n.o", "v", "r", "n.i"), "vr")
     return tf, Schedule(tuple(steps), (f"winograd {name}",))
+
+
+def _fetch_ahead(tf: TensorFunction, sums: Stage, loops: Sequence[str]) -> Step:
+    """While all rows meet one matrix of filters, the next one comes."""
+    operand = next(r.tensor for r in reads(sums.value) if r.tensor in tf.inputs)
+    loop = loops[-2] if loops[-1].endswith(".i") else loops[-1]
+    return Prefetch(sums.tensor.name, loop, operand.name, ("t",), 1, 1, dims=3)
 
 
 def _transform(
