@@ -112,10 +112,10 @@ def test_border(target: str) -> None:
 
 def test_many_tiles_pass_in_blocks() -> None:
     tf, func = kernel(CONV.format(batch=1, n=16, m=2, h=34, w=34), "avx2")
-    blocks = [
-        a.buffer for a in statements(func.body) if isinstance(a, Alloc) and a.buffer.name == "V"
-    ]
-    assert [known(b.shape[2]) for b in blocks] == [150, 139]
+    made = [a.buffer for a in statements(func.body) if isinstance(a, Alloc)]
+    blocks = [known(b.shape[2]) or 0 for b in made if b.name == "V"]
+    assert len(blocks) == 2
+    assert sum(blocks) == 17 * 17
     check_kernel(tf, func, {})
 
 
