@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -74,6 +75,16 @@ GRAPHS = {
         APART[0] + ", bool[B, 1, S, T] m", APART[1], "x = Where(m, s, least)"
     ),
     "joined": Written(*JOINED),
+    "causal": Written(
+        JOINED[0] + ", bool[B, 1, 1, S] m",
+        JOINED[1],
+        "i = Constant<value_int = 0>() u = Constant<value_int = 1>()"
+        " n = Shape<start = 1, end = 2>(q) n0 = Squeeze(n) r = Range(i, n0, u) a3 = Constant<value_ints = [0, 1, 2]>()"
+        " a2 = Constant<value_ints = [1]>() keys = Unsqueeze(r, a3) rows = Unsqueeze(r, a2)"
+        " near = LessOrEqual(keys, rows) seen = And(near, m) bias = Where(seen, zero, inf)"
+        " x = Add(s, bias)",
+        GUARD,
+    ),
     "as heads": Written(
         "float[B, 2, S, 16] q, float[B, 2, T, 16] k, float[B, 2, T, 16] v",
         "q4 = Identity(q) k4 = Transpose<perm = [0, 1, 3, 2]>(k) v4 = Identity(v)",
@@ -110,14 +121,15 @@ def test_graphs_as_exporters_write_them(name: str) -> None:
     graph = read_onnx(model.SerializeToString())
     fused = run(pipeline.PASSES[: pipeline.PASSES.index(pipeline.fuse_attention) + 1], graph)
     ops = [n.op for n in toposort(*fused.outputs)]
-    assert ops.count("attention") == 1
+    (attention,) = (n for n in toposort(*fused.outputs) if n.op == "attention")
+    assert bool(attention.attr("causal")) == (name == "causal")
     assert not {"softmax", "matmul", "transpose", "slice"} & set(ops)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     bundle = built(graph)
     one, two = (open_model(bundle, threads=n) for n in (1, 2))
     for sizes in SIZES:
         feed = feeds(model, *sizes)
-        (want,) = session.run(None, feed)
+        want = np.asarray(session.run(None, feed)[0])
         got = np.asarray(one(feed))
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6, err_msg=str(sizes))
         np.testing.assert_array_equal(np.asarray(two(feed)), got)
@@ -138,9 +150,12 @@ def test_error_is_that_of_single_floats(keys: int) -> None:
         make_input(name, TensorType("f32", tuple(map(index, shape))))
         for name, shape in zip("qkv", shapes, strict=True)
     ]
-    attrs = {"heads": (2, 2), "first": (0, 0, 0), "axes": (2, 2, 2, 2), "scale": 0.125, "cap": 0.0,
-             "fill": -np.inf, "causal": (), "guard": "none"}  # fmt: skip
-    model = opened(Graph("g", tuple(inputs), (apply("attention", *inputs, None, **attrs),), ("y",)))
+    attrs: dict[str, Any] = {
+        "heads": (2, 2), "first": (0, 0, 0), "axes": (2, 2, 2, 2), "scale": 0.125, "cap": 0.0,
+        "fill": -np.inf, "causal": (), "guard": "none",
+    }  # fmt: skip
+    y = apply("attention", *inputs, None, **attrs)
+    model = open_model(built(Graph("g", tuple(inputs), (y,), ("y",))))
     rng = np.random.default_rng(1)
     q, k, v = (rng.normal(size=s).astype(np.float32) * 2 for s in shapes)
     want = exact(q, k, v, np.float64)

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from naru.ir.expr import free_vars
 from naru.ir.graph import Graph, Node
 from naru.ir.simplify import ONE, known, mul
 from naru.ops.operands import ints, sizes
 from naru.ops.registry import Attrs, apply, constant
+from naru.passes.causality import HIDDEN, Causality, causality
 from naru.passes.fold_batch_norm import count_readers
 from naru.passes.registry import graph_pass
 from naru.passes.rewrite import rewrite
@@ -226,10 +228,14 @@ def _made(n: Node, p: Node, s: Scores, v: Node, guard: str) -> Node | None:
         "axes": (*(x.axis for x in views), 1),
         "scale": s.scale * views[0].scale * views[1].scale,
         "cap": s.cap,
-        "causal": (),
         "fill": s.fill,
         "guard": guard,
+        "causal": (),
     }
+    near = _near(mask, s, views)
+    if near is not None:
+        attrs = {**attrs, "causal": (near.offset,)}
+        mask = None if near.alone else mask
     y = apply("attention", *(x.node for x in views), mask, **attrs)
     # (A scale of the values is one of the results.)
     if views[2].scale != 1.0:
@@ -249,6 +255,19 @@ def _mask(s: Scores, p: Node) -> Node | None:
     if not fits or shape[3] is not p.type.shape[3]:
         return None
     return mask if mask.type.rank == 4 else apply("reshape", mask, shape=shape)
+
+
+def _near(mask: Node | None, s: Scores, views: Sequence[View]) -> Causality | None:
+    """What the mask says of keys behind a query, where such keys have no part in the result."""
+    near = None if mask is None else causality(mask)
+    if near is None:
+        return None
+    sizes_known = free_vars(*(d for x in views for d in x.node.type.shape))
+    if not set(free_vars(near.offset)) <= set(sizes_known):
+        return None
+    # Of what is finite, all is hidden alike where a query sees nothing.
+    sees = near.alone and s.fill <= HIDDEN and (known(near.offset) or 0) >= 0
+    return near if s.fill == -math.inf or sees else None
 
 
 def _view(n: Node, perm: tuple[int, ...]) -> View:
