@@ -79,8 +79,9 @@ GRAPHS = {
         JOINED[0] + ", bool[B, 1, 1, S] m",
         JOINED[1],
         "i = Constant<value_int = 0>() u = Constant<value_int = 1>()"
-        " n = Shape<start = 1, end = 2>(q) n0 = Squeeze(n) r = Range(i, n0, u) a3 = Constant<value_ints = [0, 1, 2]>()"
-        " a2 = Constant<value_ints = [1]>() keys = Unsqueeze(r, a3) rows = Unsqueeze(r, a2)"
+        " n = Shape<start = 1, end = 2>(q) n0 = Squeeze(n) r = Range(i, n0, u)"
+        " a3 = Constant<value_ints = [0, 1, 2]>() a2 = Constant<value_ints = [1]>()"
+        " keys = Unsqueeze(r, a3) rows = Unsqueeze(r, a2)"
         " near = LessOrEqual(keys, rows) seen = And(near, m) bias = Where(seen, zero, inf)"
         " x = Add(s, bias)",
         GUARD,
@@ -91,7 +92,7 @@ GRAPHS = {
         end="y = Identity(o)", result="float[B, 2, S, 16] y",
     ),
 }  # fmt: skip
-SIZES = ((1, 7, 19), (2, 40, 40), (1, QUERIES + 9, KEYS + 21))
+SIZES = ((2, 3, 300), (1, 7, 19), (2, 40, 40), (1, QUERIES + 9, KEYS + 21))
 
 
 def feeds(model: onnx.ModelProto, batch: int, queries: int, keys: int) -> dict[str, Array]:

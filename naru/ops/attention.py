@@ -262,6 +262,8 @@ def _samples() -> Iterable[Sample]:
     yield _sample(19, 19, 4, heads=(2, 2), causal=(0,))
     yield _sample(9, 4, 4, causal=(-3,), guard="empty")
     yield _sample(4, 300, 2, causal=(290,), cap=1.5)
+    yield _sample(1, 270, 16, batch=2, heads=(4, 2), axes=(2, 1, 1, 2), columns=80)
+    yield _sample(2, 21, 32, heads=(2, 1), causal=(17,), mask=random(1, 2, 2, 21))
     yield from _masked_samples()
 
 

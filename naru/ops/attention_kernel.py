@@ -22,6 +22,8 @@ PANEL = 16  # keys, or columns of values, that lie together
 KEYS = 256  # of a block: packed with their values they stay in L2, a tile's scores in L1
 QUERIES = 192  # of a unit, at most: what packing costs is shared by as many
 STACK = 2**18  # bytes that packed keys and values may take
+FEW = 4  # queries for which keys are not packed
+TOGETHER = 4  # panels of results that are summed at a time for one of these
 UNROLL = 4  # terms of a sum that one round of its loop adds
 LEAST = -88.0  # exp of less is zero
 MAGIC = 12583039.0  # 1.5 · 2^23 + 127: what is added to it is rounded to an integer
@@ -80,6 +82,11 @@ class Layer:
         return self.keys is None or self.keys >= PANEL
 
     @property
+    def few(self) -> int:
+        """So many queries meet keys and values where they lie, one by one."""
+        return few_queries(self.k.size, self.v.size)
+
+    @property
     def columns(self) -> int:
         """Columns of values in whole panels."""
         return -(-self.v.size // PANEL) * PANEL
@@ -95,6 +102,11 @@ class Tile:
     lanes: int
     keys: int
     queries: int
+
+
+def few_queries(size: int, columns: int) -> int:
+    """For how many queries keys and values of these sizes are not packed."""
+    return 0 if size % PANEL or columns % PANEL else FEW
 
 
 def tile_of(layer: Layer, target: Target) -> Tile:
@@ -130,14 +142,25 @@ def kernel_body(layer: Layer, target: Target) -> list[str]:
 
 def _unit(layer: Layer, t: Tile, target: Target) -> list[str]:
     """A block of queries, all keys."""
-    width = layer.columns
+    width, few = layer.columns, layer.few
+    buffers = [
+        f"turned: f32[{t.keys // PANEL}, {layer.k.size}, {PANEL}] @ stack @ 64",
+        f"packed: f32[{width // PANEL}, {t.keys}, {PANEL}] @ stack @ 64",
+    ]
+    many = [*_pack(layer, t), *_tiles(layer, t, target)]
+    one = _single_queries(layer, t, target) if few else []
+    if layer.rows is not None:
+        body = one if layer.rows <= few else many
+    elif few:
+        body = [f"if ROWS <= {few}:", *indent(one), "else:", *indent(many)]
+    else:
+        body = many
     return [
         f"b: index = unit // parts // {layer.kv_heads}",
         f"h: index = unit // parts % {layer.kv_heads}",
         f"first: index = unit % parts * {t.queries}",
         f"count: index = min({t.queries}, ROWS - first)",
-        f"turned: f32[{t.keys // PANEL}, {layer.k.size}, {PANEL}] @ stack @ 64",
-        f"packed: f32[{width // PANEL}, {t.keys}, {PANEL}] @ stack @ 64",
+        *(buffers if layer.rows is None or layer.rows > few else []),
         f"result: f32[{t.queries + t.rows}, {width}] @ stack @ 64",
         f"top: f32[{t.queries + t.rows}] @ stack @ 64",
         f"total: f32[{t.queries + t.rows}, {PANEL}] @ stack @ 64",
@@ -150,8 +173,8 @@ def _unit(layer: Layer, t: Tile, target: Target) -> list[str]:
         f"for block in range((last + {t.keys - 1}) // {t.keys}):",
         f"    start: index = block * {t.keys}",
         f"    n: index = min({t.keys}, last - start)",
-        *indent(_pack(layer, t)),
-        *indent(_tiles(layer, t, target)),
+        *indent(_places(layer)),
+        *indent(body),
         *_write(layer),
     ]
 
@@ -164,6 +187,16 @@ def _last_key(layer: Layer) -> list[str]:
     return [f"last: index = max(min(T, {query} + 1 + OFFSET), 0)"]
 
 
+def _places(layer: Layer) -> list[str]:
+    """Where the block's keys and values are."""
+    return [
+        f"krow: index = {layer.k.row('h')} + start",
+        f"kcolumn: index = {layer.k.column('h')}",
+        f"vrow: index = {layer.v.row('h')} + start",
+        f"vcolumn: index = {layer.v.column('h')}",
+    ]
+
+
 # --- packing --------------------------------------------------------------------------------------
 
 
@@ -172,7 +205,7 @@ def _pack(layer: Layer, t: Tile) -> list[str]:
     them: what is not a number may not meet a probability of zero."""
     size, n = layer.k.size, t.lanes
     whole = size // n * n
-    lines = [f"krow: index = {layer.k.row('h')} + start", f"kcolumn: index = {layer.k.column('h')}"]
+    lines: list[str] = []
     one = f"turned[p, d, j] = k[krow + p * {PANEL} + j, kcolumn + d]"
     if layer.has_panels:
         lines.append(f"for p in range(n // {PANEL}):")
@@ -195,11 +228,7 @@ def _pack(layer: Layer, t: Tile) -> list[str]:
 
 def _pack_values(layer: Layer, t: Tile) -> list[str]:
     whole, rest = divmod(layer.v.size, PANEL)
-    lines = [
-        f"vrow: index = {layer.v.row('h')} + start",
-        f"vcolumn: index = {layer.v.column('h')}",
-        "for j in range(n):",
-    ]
+    lines = ["for j in range(n):"]
     if whole:
         lines += [
             f"    for c in range({whole}):",
@@ -268,34 +297,64 @@ def _query(layer: Layer, row: str) -> list[str]:
 
 def _tile(layer: Layer, t: Tile, rows: int, target: Target) -> list[str]:
     """`rows` queries from `at` on: what they get of the block's keys."""
+    return [
+        *_start(layer, t, rows),
+        *_scores(layer, t, rows, target),
+        *_softmax(layer, t, rows, target),
+        *_values(layer, t, rows, target),
+    ]
+
+
+def _start(layer: Layer, t: Tile, rows: int) -> list[str]:
+    """Queries, scaled, in `query`, and room for what is made of them."""
     size, step = layer.q.size, PANEL * t.panels
     whole = size // PANEL
     lines = [
         *_live(layer, rows),
         f"rounds: index = (live + {step - 1}) // {step}",
         f"query: f32[{rows}, {size}] @ stack @ 64",
+        f"score: f32[{rows}, {t.keys}] @ stack @ 64",
+        f"factor: f32[{PANEL}] @ stack @ 64",
         f"for i in range({rows}):",
         *indent(_query(layer, "at + i")),
         f"    qrow: index = {layer.q.row('head')} + s",
         f"    qcolumn: index = {layer.q.column('head')}",
     ]
-    for d in range(whole):
-        at = f"{d * PANEL}:{d * PANEL + PANEL}"
-        wide = f"qcolumn + {d * PANEL}:qcolumn + {d * PANEL + PANEL}"
-        lines.append(f"    query[i, {at}] = q[qrow, {wide}] * {layer.scale!r}")
+    for d in range(0, whole * PANEL, PANEL):
+        wide = f"q[qrow, qcolumn + {d}:qcolumn + {d + PANEL}]"
+        lines.append(f"    query[i, {d}:{d + PANEL}] = {wide} * {layer.scale!r}")
     if size % PANEL:
         lines += [
             f"    for d in range({whole * PANEL}, {size}):",
             f"        query[i, d] = q[qrow, qcolumn + d] * {layer.scale!r}",
         ]
-    return [
-        *lines,
-        f"score: f32[{rows}, {t.keys}] @ stack @ 64",
-        f"factor: f32[{PANEL}] @ stack @ 64",
-        *_scores(layer, t, rows, target),
-        *_softmax(layer, t, rows, target),
-        *_values(layer, t, rows, target),
+    return lines
+
+
+def _single_queries(layer: Layer, t: Tile, target: Target) -> list[str]:
+    """Queries one by one, each with keys and values as they lie: what is read is read once."""
+    size = layer.k.size
+    dot = [f"dot{size}: f32[{PANEL}] = splat(0.0, {PANEL})"]
+    for d in reversed(range(0, size, PANEL)):
+        key = f"k[krow + j, kcolumn + {d}:kcolumn + {d + PANEL}]"
+        add = multiply_add(target, f"query[0, {d}:{d + PANEL}]", key, f"dot{d + PANEL}")
+        dot.append(f"dot{d}: f32[{PANEL}] = {add}")
+    lines = [
+        *_start(layer, t, 1),
+        "for j in range(live):",
+        *indent([*dot, "score[0, j] = reduce_add(dot0)"]),
+        *_softmax(layer, t, 1, target),
     ]
+    for first in range(0, layer.columns, TOGETHER * PANEL):
+        panels = min(TOGETHER, (layer.columns - first) // PANEL)
+        place = f"result[at, {first} + w * {PANEL}:{first} + w * {PANEL} + {PANEL}]"
+        column = f"vcolumn + {first} + w * {PANEL}"
+        value = f"v[vrow + j, {column}:{column} + {PANEL}]"
+        add = multiply_add(target, "score[0, j]", value, "{sums}")
+        start = f"{place} * factor[0]"
+        body = _sum(1, panels, start, add, place, ["for j in range(live):"])
+        lines += [line.replace("sums", f"sums{first}") for line in body]
+    return ["for tile in range(count):", "    at: index = tile", *indent(lines)]
 
 
 def _live(layer: Layer, rows: int) -> list[str]:

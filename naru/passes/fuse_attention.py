@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from naru.ir.expr import free_vars
 from naru.ir.graph import Graph, Node
 from naru.ir.simplify import ONE, known, mul
+from naru.ops.attention_kernel import few_queries
 from naru.ops.operands import ints, sizes
 from naru.ops.registry import Attrs, apply, constant
 from naru.passes.causality import HIDDEN, Causality, causality
@@ -211,7 +212,9 @@ def _made(n: Node, p: Node, s: Scores, v: Node, guard: str) -> Node | None:
     count, counts = known(heads), [x.count for x in views]
     if not count or counts[0] != count or counts[1] != counts[2] or count % max(counts[1], 1):
         return None
-    if (known(queries) or FEWEST_QUERIES) * (count // counts[1]) < FEWEST_QUERIES:
+    rows = known(mul(count // counts[1], queries))
+    # (Of so many, kernels of one size do better.)
+    if rows is not None and few_queries(*widths[1:]) // 2 < rows < FEWEST_QUERIES:
         return None
     if min(widths) < 1 or max(widths) > LARGEST_HEAD or widths[0] != widths[1]:
         return None
