@@ -272,7 +272,7 @@ REFUSED = [
         COLUMNS,
         "all of 'i' is needed there, inside of its loop",
     ),
-    ("compute_at('R', 'y', '')", LARGE, "takes 1200000 bytes of stack, expected at most 1048576"),
+    ("compute_at('R', 'y', '')", LARGE, "takes 1200000 bytes of stack, expected at most 1310720"),
     ("", REDUCED_RESULT, "stage 'y' is a result and a reduction\n  try: rewrites.end_plainly"),
     ("", READ_RESULT, "stage 'y' is a result, and 'z' reads it"),
     # Rfactor.
