@@ -194,7 +194,11 @@ def _panels(layer: Layer, s: Sum, rows: int, target: Target) -> list[str]:
     lines: list[str] = []
     for count, some, first in ((whole, together, 0), (rest, 1, whole * together)):
         if count:
-            lines += [f"for p in range({count}):", f"    first: index = {first} + p * {some}"]
+            lines += [
+                f"for p in range({count}):",
+                f"    at: index = select(now == 0, p, {count - 1} - p)",
+                f"    first: index = {first} + at * {some}",
+            ]
             lines += indent(_some_panels(layer, s, rows, gates, some, target))
     return lines
 
