@@ -81,11 +81,12 @@ class Layer:
 
     @property
     def shares_steps(self) -> bool:
-        """Do threads share the steps of a tile that is alone? The result is where they find each
-        other's part of the state, and behind a row's length it does not hold the state."""
+        """Do threads share the steps of a tile that is alone? Two directions do well without, side
+        by side. The result is where threads find each other's part of the state, and behind a row's
+        length it does not hold the state."""
         gates = sum(len(s.gates) for s in self.sums)
         weights = gates * self.hidden * self.width * DTYPES[self.dtype].bytes
-        return weights >= LONG_STEP and not self.lengths
+        return weights >= LONG_STEP and len(self.reverse) == 1 and not self.lengths
 
 
 def indent(lines: Sequence[str], depth: int = 1) -> list[str]:
@@ -136,8 +137,8 @@ def _known_batch(layer: Layer, batch: int, most: int, target: Target) -> list[st
     rows, larger = divmod(batch, count)
     tiles = len(layer.reverse) * count if batch else 0
     if count == 1 and tiles and layer.shares_steps:
-        alone = [f"for d in range({tiles}):", "    row: index = 0"]
-        return [*_own_panels(layer, rows, target), *alone, *indent(_shared(layer, rows, target))]
+        alone = ["d: index = 0", "row: index = 0"]
+        return [*alone, *_own_panels(layer, rows, target), *_shared(layer, rows, target)]
     lines = [
         f"for tile in {'parallel' if tiles > 1 else 'range'}({tiles}):",
         f"    d: index = tile // {count}",
