@@ -235,7 +235,7 @@ REFUSED = [
     ("parallel('R', 'j')", PRODUCT + AT, "each thread computes the stage for itself"),
     # Where a stage is computed.
     ("", PRODUCT, "stage 'R' is placed nowhere\n  try: add a compute_at step"),
-    ("compute_at('R', 'q', 'i')", PRODUCT, "'q' is neither the stage of a result nor a reduction"),
+    ("compute_at('R', 'q', 'i')", PRODUCT, "'q' is no other stage"),
     (
         "compute_at('S', 'y', 'i'); compute_at('M', 'S', 'i')",
         SOFTMAX,
