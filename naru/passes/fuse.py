@@ -95,6 +95,14 @@ def has_short_lines(n: Node) -> bool:
     return dense and width is not None and width < SHORT_LINE
 
 
+def splits_rows(n: Node, p: Node) -> bool:
+    """Is p a transpose, read as the left operand of the product n, but for which all rows would be
+    one axis? Tiles then run across them, also where one of the axes is short."""
+    right = n.inputs[1]
+    rows_alone = right is not None and right.type.rank == 2 and n.type.rank > 2
+    return rows_alone and p.op == "transpose" and keeps_lanes(p)
+
+
 def shared_reason(p: Node) -> str:
     """Why a group ends at a node with several readers."""
     return f"ends at {p.op}: its value is needed by others too"
@@ -240,7 +248,7 @@ class _Fusion:
         """May operand k of n, being lazy index work, be read through its index map?"""
         kind = OPS[n.op].kind
         if kind == "contraction":
-            return n.op == "matmul" and (k == 0 or keeps_lanes(p))
+            return n.op == "matmul" and (not splits_rows(n, p) if k == 0 else keeps_lanes(p))
         return kind == "elementwise" and keeps_lanes(p) and n.type.layout is None
 
     def rebuild(self) -> Graph:
