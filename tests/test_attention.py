@@ -112,6 +112,11 @@ def feeds(model: onnx.ModelProto, batch: int, queries: int, keys: int) -> dict[s
     return made
 
 
+def fused(graph: Graph) -> Graph:
+    """What the passes up to the one of attention make of a graph."""
+    return run(pipeline.PASSES[: pipeline.PASSES.index(pipeline.fuse_attention) + 1], graph)
+
+
 def built(graph: Graph) -> Bundle:
     return pipeline.build(graph, Options(get_target("host")), tested=False)
 
@@ -120,11 +125,10 @@ def built(graph: Graph) -> Bundle:
 def test_graphs_as_exporters_write_them(name: str) -> None:
     model = GRAPHS[name].model()
     graph = read_onnx(model.SerializeToString())
-    fused = run(pipeline.PASSES[: pipeline.PASSES.index(pipeline.fuse_attention) + 1], graph)
-    ops = [n.op for n in toposort(*fused.outputs)]
-    (attention,) = (n for n in toposort(*fused.outputs) if n.op == "attention")
+    nodes = toposort(*fused(graph).outputs)
+    (attention,) = (n for n in nodes if n.op == "attention")
     assert bool(attention.attr("causal")) == (name == "causal")
-    assert not {"softmax", "matmul", "transpose", "slice"} & set(ops)
+    assert not {"softmax", "matmul", "transpose", "slice"} & {n.op for n in nodes}
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     bundle = built(graph)
     one, two = (open_model(bundle, threads=n) for n in (1, 2))
@@ -134,6 +138,50 @@ def test_graphs_as_exporters_write_them(name: str) -> None:
         got = np.asarray(one(feed))
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6, err_msg=str(sizes))
         np.testing.assert_array_equal(np.asarray(two(feed)), got)
+
+
+QUERY, KEY, VALUE = "float[B, S, 64] q", "float[B, T, 64] k", "float[B, T, 64] v"
+OPERATORS = {
+    "standard": (
+        f"{QUERY}, float[B, T, 32] k, float[B, T, 32] v",
+        "y = Attention<q_num_heads = 4, kv_num_heads = 2, is_causal = 1, softcap = 3.0>(q, k, v)",
+    ),
+    "standard, with a mask": (
+        f"{QUERY}, {KEY}, {VALUE}, bool[S, T] m",
+        "y = Attention<q_num_heads = 4, kv_num_heads = 4>(q, k, v, m)",
+    ),
+    "standard, with a past": (
+        "float[B, 4, S, 16] q, float[B, 2, S, 16] k, float[B, 2, S, 16] v,"
+        " float[B, 2, P, 16] a, float[B, 2, P, 16] b",
+        "y, c, d = Attention<is_causal = 1>(q, k, v, , a, b)",
+    ),
+    "several heads": (
+        f"{QUERY}, {KEY}, {VALUE}, float[192] b, int32[B, T] m",
+        "y = com.microsoft.MultiHeadAttention<num_heads = 4>(q, k, v, b, m)",
+    ),
+    "with its projection": (
+        f"{QUERY}, float[64, 192] w, float[192] b",
+        "y = com.microsoft.Attention<num_heads = 4, unidirectional = 1>(q, w, b)",
+    ),
+    "grouped queries": (
+        f"{QUERY}, float[B, S, 32] k, float[B, S, 32] v, float[B, 2, P, 16] a,"
+        " float[B, 2, P, 16] b, int32[B] n, int32[1] t",
+        "y, c, d = com.microsoft.GroupQueryAttention<num_heads = 4, kv_num_heads = 2>"
+        "(q, k, v, a, b, n, t)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_become_one_too(name: str) -> None:
+    inputs, node = OPERATORS[name]
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>'
+        f" g ({inputs}) => (float y) {{ {node} }}"
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    ops = [n.op for n in toposort(*fused(read_onnx(model.SerializeToString())).outputs)]
+    assert (ops.count("attention"), ops.count("softmax")) == (1, 0)
 
 
 def exact(q: Array, k: Array, v: Array, dtype: type) -> Array:

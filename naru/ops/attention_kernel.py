@@ -21,7 +21,7 @@ from naru.targets import Target
 PANEL = 16  # keys, or columns of values, that lie together
 KEYS = 256  # of a block: packed with their values they stay in L2, a tile's scores in L1
 QUERIES = 192  # of a unit, at most: what packing costs is shared by as many
-STACK = 2**18  # bytes that packed keys and values may take
+STACK = 2**17  # bytes that packed keys and values may take, and results
 FEW = 4  # queries for which keys are not packed
 TOGETHER = 4  # panels of results that are summed at a time for one of these
 UNROLL = 4  # terms of a sum that one round of its loop adds
@@ -119,9 +119,10 @@ def tile_of(layer: Layer, target: Target) -> Tile:
     keys = KEYS
     while keys > 2 * PANEL and keys * (layer.k.size + layer.columns) * 4 > STACK:
         keys //= 2
-    queries = -(-QUERIES // rows) * rows
+    most = min(QUERIES, STACK // (layer.columns * 4))
+    queries = -(-most // rows) * rows
     if layer.rows is not None:
-        parts = max(1, -(-layer.rows // QUERIES))
+        parts = max(1, -(-layer.rows // most))
         queries = -(-max(1, -(-layer.rows // parts)) // rows) * rows
     if layer.keys is not None:
         keys = max(PANEL * panels, min(keys, -(-layer.keys // (PANEL * panels)) * PANEL * panels))
