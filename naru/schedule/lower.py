@@ -34,6 +34,7 @@ from naru.ir.simplify import (
     free_of,
     known,
     minimum,
+    mod,
     mul,
     prod,
     sub,
@@ -289,6 +290,8 @@ class Lowering:
         for name in step.rows:
             row = add(mul(row, nest.axes[name].extent), self.place(nest, name, env))
             rows, tile = mul(rows, nest.axes[name].extent), mul(tile, env.extent[name])
+        if step.block:
+            row, rows = mod(row, step.block), Const(step.block)
         done, rounds = Const(0), prod(dims)
         for i, size in zip(places, dims, strict=True):
             done = add(mul(done, size), i)

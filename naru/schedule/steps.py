@@ -97,7 +97,8 @@ class Tensorize:
 class Prefetch:
     """Each iteration of `loop`, one of a reduction, fetches a part of what later tiles will read of
     an operand that lies in panels [panel, k…, column]: when all rows (those of the axes `rows`)
-    have met the `panels` of this tile, as many have been fetched, `ahead` panels further on."""
+    have met the `panels` of this tile, as many have been fetched, `ahead` panels further on. Where
+    rows pass in blocks, it is the `block` of them that meets a panel."""
 
     stage: str
     loop: str
@@ -105,6 +106,7 @@ class Prefetch:
     rows: tuple[str, ...]
     panels: int
     ahead: int
+    block: int = 0
 
 
 Step: TypeAlias = (
