@@ -250,7 +250,13 @@ def write_texts(
             inside = part / f"{name}.{target.name}"
             inside.mkdir()
             options = Options(target, precision, processing)
-            stages = lower(model, options.arithmetic, name, processing=processing)
+            stages = lower(
+                model,
+                options.arithmetic,
+                name,
+                processing=processing,
+                precision=options.precision,
+            )
             for module, text in stages.modules:
                 file = inside / f"{module}{TEXTS[emit]}"
                 file.write_text(text_of(text, target), encoding="utf-8")

@@ -56,6 +56,7 @@ from naru.passes.fuse import fuse
 from naru.passes.independent_rows import independent_rows
 from naru.passes.multiply_bytes import multiply_bytes
 from naru.passes.registry import PassFunction
+from naru.passes.registry import Step as PassStep
 from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
 from naru.processing import NOTHING, Processing, describe_outputs
@@ -78,9 +79,13 @@ PASSES = (
 ENTRIES = ("naru_run", "naru_profile", "naru_plan")
 
 
-def passes_for(target: Target) -> tuple[PassFunction, ...]:
-    """PASSES, and before them what only some targets ask for."""
-    return (multiply_bytes, *PASSES) if target.multiplies_bytes else PASSES
+def passes_for(target: Target, precision: str = "fp32") -> tuple[PassFunction | PassStep, ...]:
+    """PASSES, before them what only some targets ask for, and with what only class fp32 allows: not
+    on targets whose bundles travel with each page, where weights count more than time."""
+    found: list[PassFunction | PassStep] = [*PASSES]
+    if precision == "fp32" and not target.is_recompiled:
+        found[PASSES.index(choose_layout)] = PassStep("choose_layout", {"tiles": True})
+    return (multiply_bytes, *found) if target.multiplies_bytes else tuple(found)
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,7 @@ def lower(
     name: str | None = None,
     on_progress: Progress = tell_nobody,
     processing: Processing = NOTHING,
+    precision: str = "fp32",
 ) -> Stages:
     """A model (or the graph of one) through all its forms, up to the text that LLVM gets."""
     folder = knobs.current().dump
@@ -115,7 +121,7 @@ def lower(
     show(3, lambda: print_graph(graph))
     on_progress("passes", 0, 1)
     with stage("passes"):
-        fused = run_passes(passes_for(target), graph, _on_pass())
+        fused = run_passes(passes_for(target, precision), graph, _on_pass())
     show(3, lambda: print_graph(fused))
     on_progress("schedules", 0, 1)
     with stage("schedule"):
@@ -178,7 +184,9 @@ def build_parts(
             raise InputError("what is done before and after is for models without texts")
         return _host_parts(source, source, options, store, tell, tested=tested, digest=digest)
     try:
-        stages = lower(source, options.arithmetic, name, tell, options.processing)
+        stages = lower(
+            source, options.arithmetic, name, tell, options.processing, options.precision
+        )
     except UnsupportedError:
         plan = _plan_of(source, options, name)
         if plan is None:

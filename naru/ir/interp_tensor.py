@@ -117,7 +117,8 @@ def _run_stage(
     kind = DTYPES[s.tensor.dtype].numpy
     if s.combine is None:
         result = np.asarray(_evaluate(s.value, values, tensors), kind)
-        return np.broadcast_to(result, (1, *shape))[0].copy()
+        result = np.broadcast_to(result, (1, *shape))[0]
+        return _placed(s, result, values, symbols) if s.place else result.copy()
     over = _shape([a.extent for a in s.reduction], symbols)
     total = int(np.prod(over, dtype=np.int64))
     step = max(1, CHUNK // max(1, int(np.prod(shape, dtype=np.int64))))
@@ -133,6 +134,24 @@ def _run_stage(
         part[0] = COMBINE[s.combine](acc, part[0])
         acc = COMBINE[s.combine].accumulate(part, axis=0, dtype=kind)[-1]
     return np.asarray(acc, kind)
+
+
+def _placed(
+    s: Stage, result: np.ndarray, values: Mapping[Expr, Any], symbols: Mapping[Var, int]
+) -> np.ndarray:
+    """The elements of a stage where they lie in its tensor; an IRError if there are gaps."""
+    shape = _shape(s.tensor.shape, symbols)
+    index = [np.broadcast_to(_evaluate(i, values, {}), (1, *result.shape))[0] for i in s.place]
+    inside = np.ones(result.shape, bool)
+    for i, n in zip(index, shape, strict=True):
+        inside &= (i >= 0) & (i < n)
+    at = tuple(i[inside] for i in index)
+    out, filled = np.zeros(shape, result.dtype), np.zeros(shape, np.int64)
+    np.add.at(filled, at, 1)
+    if not (filled == 1).all():
+        raise IRError([f"{s.tensor.name}: an element is not computed exactly once"])
+    out[at] = result[inside]
+    return out
 
 
 def _evaluate(root: Expr, given: Mapping[Any, Any], tensors: Mapping[Tensor, np.ndarray]) -> Any:

@@ -44,7 +44,9 @@ class Axis:
 class Stage:
     """tensor[axes] = combine over reduction axes of value, starting at `init` (a Const).
 
-    Without `combine`, `reduction` is empty and the value is stored as it is."""
+    Without `combine`, `reduction` is empty and the value is stored as it is. `place`: where an
+    element lies in the tensor, if that is not at the axes (a result made tile by tile): each
+    element of the tensor once, and what lies outside of the tensor nowhere."""
 
     tensor: Tensor
     axes: tuple[Axis, ...]
@@ -52,6 +54,7 @@ class Stage:
     reduction: tuple[Axis, ...] = ()
     combine: str | None = None
     init: Expr | None = None
+    place: tuple[Expr, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.combine is None) != (not self.reduction) or (
@@ -60,10 +63,14 @@ class Stage:
             raise IRError(
                 [f"stage {self.tensor.name}: combine {self.combine!r} and reduction disagree"]
             )
-        if len(self.axes) != len(self.tensor.shape):
+        at = self.place or self.axes
+        if len(at) != len(self.tensor.shape):
+            what = "places" if self.place else "axes"
             raise IRError(
-                [f"stage {self.tensor.name}: {len(self.axes)} axes, rank {len(self.tensor.shape)}"]
+                [f"stage {self.tensor.name}: {len(at)} {what}, rank {len(self.tensor.shape)}"]
             )
+        if self.place and self.combine is not None:
+            raise IRError([f"stage {self.tensor.name}: a reduction lies at its axes"])
         if self.value.dtype != self.tensor.dtype:
             raise IRError(
                 [

@@ -13,12 +13,13 @@
         c: f32[10] = loop(None, b, body=body, carried=1)  # None: an optional operand left out
         return {"logits": a, "classes": q}
 
-A layout is `@ (order)`, with blocks `@ (0, 1) @ block(1, 16)`. Attributes: `(1, 2)` is a tuple,
-`[n, 4]` a tuple of index expressions, `index(4)` one expression, `data("…")` contents, `type(…)` a
-type. An op or attribute that is a word of Python has a `_` behind it. Symbols are known by name, in
-the whole text; those with bounds other than 0..2^31-1 are listed behind the `*`. A parameter whose
-name is no Python name has its true name as default. What a graph noted as a node's name is used to
-print it; what the text calls a node is noted when it is read.
+A layout is `@ (order)`, with blocks `@ (0, 1) @ block(1, 16)`, of filters for tiles with one more
+`@ winograd(4)`. Attributes: `(1, 2)` is a tuple, `[n, 4]` a tuple of index expressions, `index(4)`
+one expression, `data("…")` contents, `type(…)` a type. An op or attribute that is a word of Python
+has a `_` behind it. Symbols are known by name, in the whole text; those with bounds other than
+0..2^31-1 are listed behind the `*`. A parameter whose name is no Python name has its true name as
+default. What a graph noted as a node's name is used to print it; what the text calls a node is
+noted when it is read.
 """
 
 from __future__ import annotations
@@ -87,27 +88,31 @@ Infer: TypeAlias = Callable[
 
 
 def layout_text(layout: Layout | None) -> str:
-    """` @ (1, 0) @ block(1, 16)`; nothing for row-major."""
+    """` @ (1, 0) @ block(1, 16) @ winograd(4)`; nothing for row-major."""
     if layout is None:
         return ""
     block = f" @ block({layout.block[0]}, {layout.block[1]})" if layout.block else ""
-    return f" @ {tuple(layout.order)}{block}"
+    form = f" @ winograd({layout.winograd})" if layout.winograd else ""
+    return f" @ {tuple(layout.order)}{block}{form}"
 
 
 def read_layout(r: ExprReader, node: ast.expr) -> tuple[ast.expr, Layout | None]:
     """The reverse: what stands before the layout, and the layout."""
     order: tuple[int, ...] | None = None
     block: tuple[int, int] | None = None
+    winograd = 0
     while isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
         part, node = node.right, node.left
-        if isinstance(part, ast.Tuple):
-            order = tuple(map(r.integer, part.elts))
-        elif isinstance(part, ast.Call) and len(part.args) == 2:
-            axis, size = map(r.integer, part.args)
-            block = axis, size
-        else:
-            r.fail(part, "expected @ (order) @ block(axis, size)")
-    return node, None if order is None else Layout(order, block)
+        match part:
+            case ast.Tuple():
+                order = tuple(map(r.integer, part.elts))
+            case ast.Call(func=ast.Name(id="block"), args=[axis, size]):
+                block = r.integer(axis), r.integer(size)
+            case ast.Call(func=ast.Name(id="winograd"), args=[tile]):
+                winograd = r.integer(tile)
+            case _:
+                r.fail(part, "expected @ (order) @ block(axis, size) @ winograd(tile)")
+    return node, None if order is None else Layout(order, block, winograd)
 
 
 class GraphPrinter:

@@ -4,6 +4,7 @@
         C[i: m, j: n]: f32 = add[r: k](A[i, r] * B[r, j])        # a reduction over r < k
         D[i: m, j: n]: f32 = max(C[i, j] + bias[j], 0.0)
         E[()]: f32 @ (0, 1) = min[r: n](bias[r], init=0.0)       # a layout; where it starts from
+        F[t: 4, i: 4][4 * t + i]: f32[14] = D[0, t]     # lies at a place, in a tensor f32[14]
         return C, D
 
 The combinations are add, mul, min, max, and_, or_. The dtype of a stage may be left out where its
@@ -87,7 +88,11 @@ class TensorPrinter:
             axes = self._axes(s.axes) or "()"
             reduction = self._axes(s.reduction)
             value = self.exprs.text(s.value, s.tensor.dtype)
-            head = f"{name}[{axes}]: {s.tensor.dtype}{layout_text(s.tensor.layout)} = "
+            kind = s.tensor.dtype
+            if s.place:
+                axes = f"{axes}][{', '.join(self.exprs.text(i, 'index') for i in s.place)}"
+                kind = f"{kind}[{self.exprs.dims(s.tensor.shape)}]"
+            head = f"{name}[{axes}]: {kind}{layout_text(s.tensor.layout)} = "
             if s.combine is None:
                 return head + value
             if s.init is not None:
@@ -205,24 +210,31 @@ class TensorReader:
 
     def _stage(self, s: ast.AnnAssign | ast.Assign) -> Stage:
         target = s.targets[0] if isinstance(s, ast.Assign) else s.target
+        at: list[ast.expr] = []
+        if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Subscript):
+            at, target = subscripts(target), target.value
         if not isinstance(target, ast.Subscript) or not isinstance(target.value, ast.Name):
             self.fail(target, "expected C[i: m, j: n]")
-        dtype, layout = None, None
+        dtype, layout, dims = None, None, None
         if isinstance(s, ast.AnnAssign):
             plain, layout = read_layout(self.exprs, s.annotation)
-            dtype = self.exprs.dtype(plain)
+            dtype, dims = self.exprs.typed(plain) if at else (self.exprs.dtype(plain), None)
+        if at and dims is None:
+            self.fail(target, "expected the shape of what lies at places: C[i: m][2 * i]: f32[n]")
         if s.value is None:
             self.fail(s, "expected C[i: m, j: n] = value")
         before = set(self.scope)
         axes = self._axes(subscripts(target))
         reduction, combine, value, init = self._value(s.value, dtype)
+        place = tuple(canonical(self.exprs.scalar(i, "index")) for i in at)
         # Symbols stay known; axes end with the stage.
         gone = {a.var.name for a in (*axes, *reduction)}
         self.scope = {k: v for k, v in self.scope.items() if k in before or k not in gone}
         name = target.value.id
-        tensor = Tensor(name, dtype or value.dtype, tuple(a.extent for a in axes), layout)
+        shape = tuple(a.extent for a in axes) if dims is None else tuple(map(self._dim, dims))
+        tensor = Tensor(name, dtype or value.dtype, shape, layout)
         self._bind(target, name, tensor)
-        return Stage(tensor, axes, value, reduction, combine, init)
+        return Stage(tensor, axes, value, reduction, combine, init, place)
 
     def _value(
         self, node: ast.expr, dtype: str | None

@@ -56,6 +56,8 @@ def _layout(t: TensorType) -> Problems:
     block = t.layout.block
     if block is not None and not (0 <= block[0] < t.rank and block[1] > 0):
         yield f"block {block}: expected an axis of the tensor and a positive size"
+    if t.layout.winograd and (t.rank != 4 or [known(d) for d in t.shape[2:]] != [3, 3]):
+        yield "a Winograd form: expected filters [O, C, 3, 3]"
 
 
 def _value(t: TensorType) -> Problems:

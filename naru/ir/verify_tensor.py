@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from naru.errors import IRError
-from naru.ir.expr import Call, Const, Lanes, Load, Reduce, Splat, Var, walk
+from naru.ir.expr import Call, Const, Lanes, Load, Read, Reduce, Splat, Var, walk
 from naru.ir.simplify import Interval, known
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.ir.text_loop import read_func
@@ -30,6 +30,8 @@ def _axes(s: Stage) -> tuple[Axis, ...]:
 
 
 def _own_shape(s: Stage, before: Before) -> Problems:
+    if s.place:
+        return
     for d, (a, n) in enumerate(zip(s.axes, s.tensor.shape, strict=True)):
         if a.extent is not n:
             yield f"axis {d} does not run over dim {d} of {s.tensor.name}"
@@ -49,6 +51,15 @@ def _own_axes(s: Stage, before: Before) -> Problems:
         for e in walk(a.extent):
             if e in seen:
                 yield f"the extent of axis {a.var.name} depends on an axis"
+
+
+def _place(s: Stage, before: Before) -> Problems:
+    own = {a.var for a in s.axes}
+    for d, i in enumerate(s.place):
+        yield from index_problem(f"place {d}", i)
+        for e in walk(i):
+            if isinstance(e, Read) or (isinstance(e, Var) and e not in own):
+                yield f"place {d} is no function of the stage's axes"
 
 
 def _once(s: Stage, before: Before) -> Problems:
@@ -95,6 +106,7 @@ def _init(s: Stage, before: Before) -> Problems:
 STAGE_CHECKS: tuple[Callable[[Stage, Before], Problems], ...] = (
     _own_shape,
     _own_axes,
+    _place,
     _once,
     _values,
     _reads,

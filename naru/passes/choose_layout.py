@@ -14,6 +14,7 @@ from naru.ops.operands import ints
 from naru.ops.registry import OPS
 from naru.ops.shape import aligned_groups
 from naru.passes.registry import graph_pass
+from naru.passes.winograd_tile import winograd_tile
 
 PANEL = 16  # columns of a packed weight panel, the same on every target
 # Operators whose result lies as their operand does.
@@ -26,8 +27,9 @@ def channels_last(rank: int) -> Layout:
     return Layout((0, *range(2, rank), 1))
 
 
-def weight_layout(n: Node, operand: int) -> Layout | None:
-    """The packed form in which a kernel wants a constant operand; None: as it is."""
+def weight_layout(n: Node, operand: int, *, tiles: bool = False) -> Layout | None:
+    """The packed form in which a kernel wants a constant operand; None: as it is. `tiles`: filters
+    may be in the form for tiles (winograd_tile.py)."""
     w = n.inputs[operand]
     if w is None or operand != 1:
         return None
@@ -39,7 +41,8 @@ def weight_layout(n: Node, operand: int) -> Layout | None:
         # A panel holds filters of one group, or whole groups.
         own = filters // group if isinstance(group, int) and filters else 0
         if group == 1 or (own > 1 and (own % PANEL == 0 or PANEL % own == 0)):
-            return Layout((0, *range(2, rank), 1), (0, PANEL))
+            m = winograd_tile(n) if tiles else 0
+            return Layout((0, *range(2, rank), 1), (0, PANEL), m)
         return Layout((*range(2, rank), 1, 0))
     return None
 
@@ -183,8 +186,10 @@ def _moves_channels_only(n: Node, x: Node) -> bool:
 
 
 @graph_pass
-def choose_layout(g: Graph) -> Graph:
-    """Gives every tensor its layout. Runs last before fusion, which keeps types as they are."""
+def choose_layout(g: Graph, *, tiles: bool = False) -> Graph:
+    """Gives every tensor its layout. Runs last before fusion, which keeps types as they are.
+
+    `tiles`: convolutions may be computed tile by tile, with other roundings than sums have."""
     done: dict[Node, Node] = {}
     readers = users(g)
     alone: set[Node] = set()  # what one node reads
@@ -195,7 +200,7 @@ def choose_layout(g: Graph) -> Graph:
         elif n.op == "transpose" and inputs[0] is not None:
             done[n] = _transpose(n, inputs[0], list(readers[n]), done)
         else:
-            done[n] = _with_layout(n, inputs)
+            done[n] = _with_layout(n, inputs, tiles=tiles)
             if OPS[n.op].kind == "elementwise":
                 done[n] = _before_view(done[n], inputs, alone) or done[n]
         if len(readers[n]) == 1 and n not in g.outputs:
@@ -205,16 +210,18 @@ def choose_layout(g: Graph) -> Graph:
     return g.with_outputs(outputs, notes)
 
 
-def _with_layout(n: Node, inputs: list[Node | None]) -> Node:
+def _with_layout(n: Node, inputs: list[Node | None], *, tiles: bool) -> Node:
     if n.op in ("input", "constant"):
         return n
     kind = OPS[n.op].kind
     if kind in ("view", "control", "opaque"):
         inputs = [None if x is None else row_major(x) for x in inputs]
-        attrs = tuple((k, choose_layout(v) if isinstance(v, Graph) else v) for k, v in n.attrs)
+        attrs = tuple(
+            (k, choose_layout(v, tiles=tiles) if isinstance(v, Graph) else v) for k, v in n.attrs
+        )
         return Node(n.op, tuple(inputs), attrs, n.types)
     for k, x in enumerate(inputs):
-        layout = weight_layout(n, k)
+        layout = weight_layout(n, k, tiles=tiles)
         if layout is not None and x is not None and x.op == "constant":
             inputs[k] = Node(x.op, x.inputs, x.attrs, (_laid(x.type, layout),))
     if not wants_channels_last(n, inputs):

@@ -94,6 +94,12 @@ def has_short_lines(n: Node) -> bool:
     return dense and width is not None and width < SHORT_LINE
 
 
+def is_tiled(n: Node) -> bool:
+    """Is it a convolution made tile by tile, whose pixels lie where it puts them?"""
+    layout = n.inputs[1].type.layout if n.op == "conv" and n.inputs[1] is not None else None
+    return layout is not None and layout.winograd > 0
+
+
 def shared_reason(p: Node) -> str:
     """Why a group ends at a node with several readers."""
     return f"ends at {p.op}: its value is needed by others too"
@@ -134,7 +140,7 @@ class _Fusion:
     def follow(self, n: Node, p: Node | None) -> bool:
         """Joins n to the group whose root it alone reads."""
         found = self.producer(n, p)
-        if found is None or found.anchor != "contraction":
+        if found is None or found.anchor != "contraction" or any(map(is_tiled, found.nodes)):
             return False
         found.nodes.add(n)
         found.root = n

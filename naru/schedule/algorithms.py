@@ -14,6 +14,7 @@ from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.schedule.analysis import SLOW_OPS
 from naru.schedule.rewrites import join_last_dims, map_reads
 from naru.schedule.split_sums import split_sum
+from naru.schedule.winograd import winograd
 
 
 def copy_operand(tf: TensorFunction, stage: Stage, tensor: Tensor, name: str) -> TensorFunction:
@@ -126,13 +127,15 @@ OF_STAGE: dict[str, Callable[[TensorFunction, Stage], Sequence[Any] | None]] = {
     "parts": split_sum,
     "terms": keep_terms,
     "lines": cross_lines,
+    "winograd": winograd,
 }
 
 
 def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunction:
     """The rewrites that a schedule's first line names, of a prepared function: "direct" is none,
     "copy A" is `copy_operand`, "join B" is `join_dims`, "parts R" is `split_sum`, "terms R" is
-    `keep_terms`, "lines R" is `cross_lines`. ScheduleError names what is not known."""
+    `keep_terms`, "lines R" is `cross_lines`, "winograd R" is
+    `winograd`. ScheduleError names what is not known."""
     for line in algorithm:
         word, _, name = line.partition(" ")
         if line == "direct":

@@ -118,13 +118,13 @@ def schedule_contraction(
     if split is not None:
         tf, sums, parts = split
         passes = [a.var.name for a in sums.reduction]
-        steps += _tile_steps(sums, lane, rows, lanes, passes, [])
+        steps += tile_steps(sums, lane, rows, lanes, passes, [])
         steps.append(ComputeAt(parts.tensor.name, sums.tensor.name, passes[-1]))
         algorithm.append(f"parts {stage.tensor.name}")
     inner = stage if split is None else split[2]
     short = unrolls(inner, tile_places(out, stage, plan, tile, lanes), target)
-    loops, unrolled = _sum_loops(inner, plan, target, short=short)
-    steps += _tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=tile.is_wide)
+    loops, unrolled = sum_loops(inner, target, product=plan.product, short=short)
+    steps += tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=tile.is_wide)
     if is_worth_fetching(out, stage, plan, tile, blocks, target):
         loop = loops[-2] if loops[-1].endswith(".i") else loops[-1]
         panels = -(-tile.vectors * lanes // VIRTUAL_LANES)
@@ -133,7 +133,8 @@ def schedule_contraction(
         names = tuple(x for x in counted if x is not None)
         operand = lane_operand(out, stage, plan).tensor.name
         block = _rows_in_block(out, plan, tile, blocks) or 0
-        steps.append(Prefetch(inner.tensor.name, loop, operand, names, panels, ahead, block))
+        fetched = Prefetch(inner.tensor.name, loop, operand, names, panels, ahead, block=block)
+        steps.append(fetched)
     if not algorithm or algorithm[0].startswith("parts"):
         algorithm.insert(0, "direct")
     return tf, Schedule(tuple(steps), tuple(algorithm))
@@ -232,7 +233,7 @@ def _tile_axes(out: Stage, stage: Stage, plan: Contraction, tile: Tile) -> tuple
     return str(stage_axis(stage, out, plan.n)), rows
 
 
-def _tile_steps(
+def tile_steps(
     stage: Stage,
     lane: str,
     rows: list[str],
@@ -254,8 +255,8 @@ def _tile_steps(
     return [*steps, *unrolled, Order(inner, order)]
 
 
-def _sum_loops(
-    stage: Stage, plan: Contraction, target: Target, *, short: bool
+def sum_loops(
+    stage: Stage, target: Target, *, product: bool, short: bool
 ) -> tuple[list[str], list[Step]]:
     """The reduction's loops, and the steps that unroll the last: a `short` one, or a part of it."""
     inner = stage.tensor.name
@@ -263,7 +264,7 @@ def _sum_loops(
     last = known(stage.reduction[-1].extent)
     if short:
         return loops, [Unroll(inner, loops[-1])]
-    if last is None or last <= UNROLL_LIMIT or not plan.product or target.is_recompiled:
+    if last is None or last <= UNROLL_LIMIT or not product or target.is_recompiled:
         return loops, []
     # Two steps of k a round: a taken branch every dozen cycles costs the front end one of them.
     k = loops.pop()

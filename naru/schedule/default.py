@@ -12,6 +12,8 @@ from naru.schedule.analysis import lanes_of
 from naru.schedule.contraction import find_contraction, schedule_contraction
 from naru.schedule.rows import row_steps, schedule_terms, turn_steps
 from naru.schedule.steps import Schedule
+from naru.schedule.winograd import find_winograd
+from naru.schedule.winograd_schedule import schedule_winograd
 from naru.targets import Target
 
 
@@ -23,6 +25,9 @@ def default_schedule(
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     reductions = [s for s in tf.stages if s.combine is not None]
     lanes = lanes_of(tf, target)
+    tiled = find_winograd(tf)
+    if tiled is not None:
+        return schedule_winograd(tf, tiled, target, lanes)
     if len(reductions) == 1:
         plan = find_contraction(out, reductions[0], lanes)
         if plan is not None:

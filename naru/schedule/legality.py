@@ -212,7 +212,7 @@ def _take_prefetch(nest: Nest, step: Prefetch) -> None:
     if root(step.loop) not in nest.reductions:
         raise ScheduleError(f"{step}: {step.loop!r} is no loop of a reduction")
     found = [r for r in reads(nest.stage.value) if r.tensor.name == step.operand]
-    if len(found) != 1 or len(found[0].index) < 3:
+    if len(found) != 1 or not 0 < step.dims < len(found[0].index) - 1:
         raise ScheduleError(f"{step}: expected the stage to read panels of {step.operand!r}, once")
     if not set(step.rows) <= {a.var.name for a in nest.stage.axes}:
         raise ScheduleError(f"{step}: expected axes of the stage for the rows, found {step.rows}")
@@ -247,12 +247,9 @@ def _check_place(nest: Nest, nests: Mapping[str, Nest], results: set[str]) -> No
         raise ScheduleError(f"stage {nest.name!r} is placed nowhere", hint="add a compute_at step")
     name, loop = nest.at
     place = f"compute_at({nest.name!r}, {name!r}, {loop!r})"
-    reductions = {n.name for n in nests.values() if n.stage.combine is not None and n is not nest}
-    if name not in results | reductions:
-        raise ScheduleError(
-            f"{place}: {name!r} is neither the stage of a result nor a reduction",
-            hint=f"one of {sorted(results | reductions)}",
-        )
+    others = {n.name for n in nests.values() if n is not nest}
+    if name not in others:
+        raise ScheduleError(f"{place}: {name!r} is no other stage", hint=f"one of {sorted(others)}")
     consumer = nests[name]
     if consumer.rfactor is not None or consumer.tensorize is not None:
         raise ScheduleError(f"{place}: its loops are those of an rfactor or a tensorize step")

@@ -23,27 +23,34 @@ from naru.ir.expr import (
     Reduce,
     Splat,
     Var,
+    children,
     free_vars,
+    walk,
+    with_children,
 )
 from naru.ir.loop import Alloc, Buffer, For, Func, If, Invoke, Ref, Stmt, Store
 from naru.ir.simplify import (
+    TRUE,
     add,
     bounds,
     ceildiv,
+    compare,
     floordiv,
     free_of,
     known,
+    logical_and,
     minimum,
     mod,
     mul,
     prod,
     sub,
     substitute,
+    within,
 )
 from naru.ir.tensor import Tensor, TensorFunction, identity, reads
 from naru.ir.text_expr import print_expr
 from naru.schedule.legality import Nest, read_steps, root
-from naru.schedule.rewrites import map_reads
+from naru.schedule.rewrites import map_reads, physical_shape
 from naru.schedule.steps import Prefetch, Rfactor, Schedule, Split, Tensorize
 from naru.schedule.tensorize import Loops, get_instruction, match_product
 from naru.schedule.vector import Grid, Lane, contiguous_base, join, vectorize
@@ -75,7 +82,7 @@ class Local:
 Body = Callable[[Env], list[Stmt]]
 WHOLE = "*"  # in an axis map: all of the axis is needed
 LINE = 64  # bytes that a hint fetches
-STACK_LIMIT = 2**20  # bytes of one stage's tile; a thread has a few MiB of stack
+STACK_LIMIT = 2**20 + 2**18  # bytes of one stage's tile; a thread has a few MiB of stack
 
 
 @dataclass(frozen=True)
@@ -248,7 +255,8 @@ class Lowering:
         return vectorize(self.scalar_value(e, at), lane)
 
     def scalar_value(self, e: Expr, at: dict[Var, Expr]) -> Expr:
-        """A stage's expression at a place, its reads turned into loads."""
+        """A stage's expression at a place, its reads turned into loads. Where multiply-adds round
+        twice, those of stages do too."""
 
         def load(r: Read) -> Expr:
             local = self.locals.get(r.tensor)
@@ -257,7 +265,8 @@ class Lowering:
             index = tuple(sub(i, o) for i, o in zip(r.index, local.origin, strict=True))
             return Load(local.buffer, index or (Const(0),))
 
-        return map_reads(substitute(e, at), load)
+        made = map_reads(substitute(e, at), load)
+        return made if self.fma else _rounded_twice(made)
 
     def store(
         self,
@@ -284,8 +293,11 @@ class Lowering:
         """A part of what later tiles read of an operand in panels."""
         read = next(r for r in reads(nest.stage.value) if r.tensor.name == step.operand)
         at = self.substitution(nest, env)
-        panel, *places, _ = (substitute(i, at) for i in read.index)
-        dims = read.tensor.shape[1:-1]
+        index, shape = [substitute(i, at) for i in read.index], read.tensor.shape
+        places, dims = index[step.dims : -1], shape[step.dims : -1]
+        panel: Expr = Const(0)
+        for i, size in zip(index[: step.dims], shape[: step.dims], strict=True):
+            panel = add(mul(panel, size), i)
         row, rows, tile = Const(0), Const(1), Const(1)
         for name in step.rows:
             row = add(mul(row, nest.axes[name].extent), self.place(nest, name, env))
@@ -301,10 +313,10 @@ class Lowering:
             done, rounds = floordiv(done, steps), ceildiv(rounds, steps)
         # Evenly: so many elements by this tile's begin, and so many an iteration: several lines
         # where that is known to be more than one (of rows that are not known, one).
-        size = mul(step.panels, prod(read.tensor.shape[1:]))
+        size = mul(step.panels, prod(shape[step.dims :]))
         begin, pace = floordiv(mul(row, size), rows), ceildiv(mul(size, tile), mul(rows, rounds))
         buffer, width = self.buffers[read.tensor], DTYPES[read.tensor.dtype].bytes
-        panel = mul(add(panel, step.ahead), prod(read.tensor.shape[1:]))
+        panel = mul(add(panel, step.ahead), prod(shape[step.dims :]))
         at = mul(add(panel, begin, mul(done, pace)), width)
         count = max(1, -(-(known(pace) or 1) * width // LINE))
         return [Invoke("prefetch", (Ref(buffer, add(at, k * LINE)),)) for k in range(count)]
@@ -316,11 +328,18 @@ class Lowering:
         value = self.value(nest.stage.value, at, env.lane)
         index = tuple(at[a.var] for a in nest.stage.axes) or (Const(0),)
         buffer = self.buffers[nest.stage.tensor]
+        guard: Expr = TRUE
+        if nest.stage.place:
+            index = tuple(substitute(i, at) for i in nest.stage.place)
+            for i, n in zip(index, nest.stage.tensor.shape, strict=True):
+                if env.lane is None or free_of(i, *env.lane.variables):
+                    guard = logical_and(guard, TRUE if within(i, n) else compare("lt", i, n))
         if not buffer.shape:
             index = ()
         if self.origin:
             index = tuple(add(i, o) for i, o in zip(index, self.origin, strict=True))
-        return [self.store(buffer, index, value, env.lane, inside=bool(self.origin))]
+        stored = self.store(buffer, index, value, env.lane, inside=bool(self.origin))
+        return [stored] if guard is TRUE else [If(guard, (stored,))]
 
     def compute_attached(self, nest: Nest, loop: str, env: Env) -> list[Stmt]:
         """The stages that are placed in a loop that has just been opened."""
@@ -424,7 +443,8 @@ class Lowering:
             index = tuple(self.position(nest, a.var.name, e) for a in stage.axes)
             return [self.store(buffer, index, value, e.lane)]
 
-        return self.open_loops(nest, nest.order, env, fill)
+        before = self.compute_attached(nest, "", env)
+        return [*before, *self.open_loops(nest, nest.order, env, fill)]
 
     def check_closed(self, nest: Nest, consumer: Nest, axis: str, env: Env) -> None:
         """A round of an open loop must not fill again what an earlier one has finished."""
@@ -580,13 +600,25 @@ class Lowering:
         return Binary(op, old, value)
 
 
+def _rounded_twice(e: Expr) -> Expr:
+    """e with a product and a sum for each multiply-add."""
+    if not any(isinstance(x, Call) and x.fn == "fma" for x in walk(e)):
+        return e
+    done: dict[Expr, Expr] = {}
+    for x in walk(e):
+        new = with_children(x, tuple(done[c] for c in children(x)))
+        if isinstance(new, Call) and new.fn == "fma":
+            new = Binary("add", Binary("mul", new.args[0], new.args[1]), new.args[2])
+        done[x] = new
+    return done[e]
+
+
 def _one_axis(i: Expr, names: Mapping[Var, str], outer: Mapping[str, str]) -> str:
-    """The consumer's axis that an index is; WHOLE of one that is computed of such as are needed
-    whole; else ""."""
+    """The consumer's axis that an index is; WHOLE of a constant, or of one that is computed of such
+    as are needed whole; else ""."""
     if isinstance(i, Var):
         return outer[names[i]] if i in names else ""
-    whole = all(v in names and outer[names[v]] == WHOLE for v in free_vars(i))
-    return WHOLE if whole and not isinstance(i, Const) else ""
+    return WHOLE if all(v in names and outer[names[v]] == WHOLE for v in free_vars(i)) else ""
 
 
 def _skewed(extent: Expr, dtype: str) -> Expr:
@@ -640,5 +672,8 @@ def lower(
 
 def signature(tf: TensorFunction, name: str) -> Func:
     """A kernel's parameters, without a body."""
-    buffers = [Buffer(t.name, t.dtype, t.shape) for t in (*tf.inputs, *tf.outputs)]
+    buffers = [
+        Buffer(t.name, t.dtype, physical_shape(t.shape, t.layout))
+        for t in (*tf.inputs, *tf.outputs)
+    ]
     return Func(name, (*buffers, *tf.symbols()), ())

@@ -25,6 +25,7 @@ from naru.ir.simplify import (
     substitute,
 )
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
+from naru.schedule.cook_toom import TAPS
 
 T = TypeVar("T")
 ReadMap = Callable[[Read], Expr]
@@ -90,6 +91,8 @@ def physical_shape(shape: tuple[Expr, ...], layout: Layout | None) -> tuple[Expr
     """The row-major shape in memory of a tensor of this logical shape."""
     if layout is None:
         return shape
+    if layout.winograd:
+        shape = (*shape[:-2], *(Const(layout.winograd + TAPS - 1),) * 2)
     if layout.block is None:
         return tuple(shape[a] for a in layout.order)
     axis, size = layout.block
@@ -109,14 +112,14 @@ def physical_index(index: tuple[Expr, ...], layout: Layout | None) -> tuple[Expr
 
 
 def use_layouts(tf: TensorFunction) -> TensorFunction:
-    """Tensors get their physical shapes; reads are mapped; output axes run in physical order."""
-    inputs = {t: _physical(t) for t in tf.inputs}
+    """Tensors get their physical shapes; reads are mapped; output axes run in physical order. What
+    is kept in the form of an algorithm stays as it is until that algorithm reads it."""
+    inputs = {t: t if t.layout and t.layout.winograd else _physical(t) for t in tf.inputs}
     outputs = {t: _physical(t) for t in tf.outputs}
 
     def read(r: Read) -> Expr:
-        if r.tensor in inputs:
-            return Read(inputs[r.tensor], physical_index(r.index, r.tensor.layout))
-        return r
+        new = inputs.get(r.tensor, r.tensor)
+        return r if new is r.tensor else Read(new, physical_index(r.index, r.tensor.layout))
 
     stages: list[Stage] = []
     for s in map_stages(tf, read):

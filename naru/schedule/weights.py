@@ -1,13 +1,15 @@
-"""Constant weights as kernels read them: axes in order, panels padded with zeros."""
+"""Constant weights as kernels read them: axes in order, panels padded with zeros, filters in the
+form of an algorithm."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from naru.ir.graph import Data, Layout
+from naru.schedule.cook_toom import TAPS, transform_filters
 
 _STRIP_BYTES = 1 << 18
 
@@ -30,6 +32,8 @@ def packed_bytes(array: np.ndarray, layout: Layout | None) -> int:
 def _packed_shape(shape: tuple[int, ...], layout: Layout | None) -> tuple[int, ...]:
     if layout is None:
         return shape
+    if layout.winograd:
+        shape = (*shape[:-2], *(layout.winograd + TAPS - 1,) * 2)
     if layout.block is None:
         return tuple(shape[a] for a in layout.order)
     axis, size = layout.block
@@ -50,6 +54,13 @@ def pack_into(out: np.ndarray, array: np.ndarray, layout: Layout | None) -> None
     out = out.reshape(_packed_shape(array.shape, layout))
     if layout is None:
         out[...] = array
+        return
+    if layout.winograd:
+        strip = layout.block[1] if layout.block else len(array)
+        plain = replace(layout, winograd=0)
+        for k in range(0, len(array), strip):
+            form = transform_filters(array[k : k + strip], layout.winograd)
+            pack_into(out[k // strip : -(-(k + len(form)) // strip)], form, plain)
         return
     order = layout.order
     if layout.block is not None:

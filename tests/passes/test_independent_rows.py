@@ -13,6 +13,7 @@ from naru.artifact.bundle import Bundle
 from naru.compiler import compile_bundle
 from naru.frontend.source import read_model
 from naru.passes.independent_rows import independent_rows
+from naru.passes.registry import run
 from naru.pipeline import passes_for
 from naru.runtime.session import open_model
 from naru.targets import host_target
@@ -265,9 +266,7 @@ def test_where_there_are_no_rows(inputs: str, outputs: str) -> None:
     ],
 )  # fmt: skip
 def test_networks(name: str) -> None:
-    graph = read_model(MODELS[name].path())
-    for change in passes_for(host_target()):
-        graph = change(graph)
+    graph = run(passes_for(host_target()), read_model(MODELS[name].path()))
     symbol = independent_rows(graph)
     assert symbol is not None
     assert symbol.name == "batch"

@@ -41,6 +41,7 @@ EXAMPLES: tuple[Step, ...] = (
     Rfactor("R", "k", 16),
     Tensorize("R", "m", "n", "k", "dot"),
     Prefetch("R", "k.o", "w", ("i", "j"), 1, 4),
+    Prefetch("R", "k.o", "w", ("i",), 1, 1, block=42),
 )
 
 
@@ -235,7 +236,7 @@ REFUSED = [
     ("parallel('R', 'j')", PRODUCT + AT, "each thread computes the stage for itself"),
     # Where a stage is computed.
     ("", PRODUCT, "stage 'R' is placed nowhere\n  try: add a compute_at step"),
-    ("compute_at('R', 'q', 'i')", PRODUCT, "'q' is neither the stage of a result nor a reduction"),
+    ("compute_at('R', 'q', 'i')", PRODUCT, "'q' is no other stage"),
     (
         "compute_at('S', 'y', 'i'); compute_at('M', 'S', 'i')",
         SOFTMAX,
