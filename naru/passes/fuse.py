@@ -18,6 +18,7 @@ from naru.ir.simplify import known
 from naru.ops.operands import sizes as dims_of
 from naru.ops.registry import OPS
 from naru.passes.registry import graph_pass
+from naru.passes.winograd_tile import algorithm_reason, is_tiled
 
 SHORT_LINE = 8  # pixels
 INDEX_OPS = ("transpose", "slice")
@@ -102,12 +103,6 @@ def splits_rows(n: Node, p: Node) -> bool:
     return rows_alone and p.op == "transpose" and keeps_lanes(p)
 
 
-def is_tiled(n: Node) -> bool:
-    """Is it a convolution made tile by tile, whose pixels lie where it puts them?"""
-    layout = n.inputs[1].type.layout if n.op == "conv" and n.inputs[1] is not None else None
-    return layout is not None and layout.winograd > 0
-
-
 def shared_reason(p: Node) -> str:
     """Why a group ends at a node with several readers."""
     return f"ends at {p.op}: its value is needed by others too"
@@ -136,6 +131,9 @@ class _Fusion:
             self.lazy.add(n)
             return
         mine = Group(n, {n}, kind if kind in ("contraction", "reduction") else "")
+        reason = algorithm_reason(n)
+        if reason:
+            mine.why.append(reason)
         if kind == "elementwise":
             self.join_elementwise(n, mine)
         elif kind == "reduction":
