@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from naru.codegen import llvm_address as address
@@ -40,6 +40,21 @@ from naru.ir.simplify import bounds
 def value(code: Code, expr: Expr) -> Value:
     """The value of an expression at this point of the program."""
     root = code.resolve(expr)
+    for _ in _steps(code, root):
+        pass
+    return _known(code, root)
+
+
+def side_by_side(code: Code, roots: Sequence[Expr]) -> None:
+    """Makes the values of expressions known, one operation of each in turn: a core takes up so many
+    operations at a time that a few chains of them fit, and each waits for its own last one."""
+    waiting = [_steps(code, root) for root in roots]
+    while waiting:
+        waiting = [steps for steps in waiting if next(steps, None) is not None]
+
+
+def _steps(code: Code, root: Expr) -> Iterator[Expr]:
+    """Evaluates what root needs and then root; yields what it has evaluated."""
     stack = [root]
     while stack:
         e = stack[-1]
@@ -52,7 +67,7 @@ def value(code: Code, expr: Expr) -> Value:
             continue
         stack.pop()
         code.learn(e, _EMIT[type(e)](code, e), code.facts(e).state)
-    return _known(code, root)
+        yield e
 
 
 def needed(code: Code, e: Expr) -> tuple[Expr, ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from naru.codegen import llvm_memory as memory
 from naru.codegen import llvm_tiles as tiles
+from naru.codegen import math
 from naru.codegen.llvm_build import MEMORY, Block, Code, Loop, MovingPointer, Value
-from naru.codegen.llvm_expr import access_operands, broadcast, value
+from naru.codegen.llvm_expr import access_operands, broadcast, side_by_side, value
 from naru.codegen.llvm_types import (
     host_offset,
     memory_bytes,
@@ -18,7 +19,7 @@ from naru.codegen.llvm_types import (
     vector,
 )
 from naru.errors import IRError
-from naru.ir.expr import Const, Shape, Var, walk
+from naru.ir.expr import Const, Expr, Load, Shape, Var, walk
 from naru.ir.loop import (
     Alloc,
     Assign,
@@ -36,6 +37,7 @@ from naru.ir.loop import (
 from naru.ir.simplify import bounds, known, prod, sub
 
 STACK_ALIGN = 64
+REGISTERS_A_CHAIN = 4  # a function's operand, its parts, and a constant
 
 
 def body(code: Code, stmts: tuple[Stmt, ...]) -> None:
@@ -164,10 +166,66 @@ def _unrolled(code: Code, s: For) -> None:
     start, stop = known(code.resolve(s.start)), known(code.resolve(s.stop))
     if start is None or stop is None:
         raise IRError([f"for {s.var.name}: unroll needs constant bounds"])
+    stored = _long_chains(code, s)
+    if stored is not None:
+        _store_side_by_side(code, *stored)
+        return
     for i in range(start, stop):
         code.unrolled[s.var] = Const(i, s.var.dtype)
         body(code, s.body)
     code.unrolled.pop(s.var, None)
+
+
+def _long_chains(code: Code, s: For) -> tuple[list[For], Store] | None:
+    """Unrolled loops around nothing but a store of what takes a chain of operations a place, none
+    of which reads what another stores. An engine that compiles again has an order of its own."""
+    loops, inside = [s], s.body
+    while len(inside) == 1 and isinstance(inside[0], For) and inside[0].kind == "unroll":
+        loops.append(inside[0])
+        inside = inside[0].body
+    if len(inside) != 1 or not isinstance(inside[0], Store) or code.target.is_recompiled:
+        return None
+    store = inside[0]
+    used = [e for root in operands(store) for e in walk(root)]
+    if tiles.touches(code, store) or code.shared_memory:
+        return None
+    if any(isinstance(e, Load) and e.buffer is store.buffer for e in used):
+        return None
+    long = any(e.shape and math.is_chain(e) for e in walk(store.value))
+    return (loops, store) if long else None
+
+
+def _store_side_by_side(code: Code, loops: list[For], store: Store) -> None:
+    """As many places at a time as the registers have room for what a chain needs."""
+    together = max(1, code.target.registers // REGISTERS_A_CHAIN)
+    every = list(_places(code, loops))
+    for k in range(0, len(every), together):
+        places = every[k : k + together]
+        roots: list[Expr] = []
+        for place in places:
+            code.unrolled |= place
+            roots.append(code.resolve(store.value))
+        side_by_side(code, roots)
+        for place in places:
+            code.unrolled |= place
+            _store(code, store)
+    for s in loops:
+        code.unrolled.pop(s.var, None)
+
+
+def _places(code: Code, loops: list[For]) -> Iterator[dict[Var, Const]]:
+    """The values of the loops' variables, in order."""
+    if not loops:
+        yield {}
+        return
+    s = loops[0]
+    start, stop = known(code.resolve(s.start)), known(code.resolve(s.stop))
+    if start is None or stop is None:
+        raise IRError([f"for {s.var.name}: unroll needs constant bounds"])
+    for i in range(start, stop):
+        code.unrolled[s.var] = Const(i, s.var.dtype)
+        here = {s.var: code.unrolled[s.var]}
+        yield from ({**here, **further} for further in _places(code, loops[1:]))
 
 
 def _while(code: Code, s: While) -> None:

@@ -5,6 +5,7 @@ equal bit by bit; targets without fused multiply-add get another one, the same f
 Largest errors in ulp (f32 / f64), measured by tests/codegen/test_math.py:
 
     exp 1 / 1    log 1 / 1    tanh 7 / 2    erf 7 / 1.5    pow 1 / 2
+    1 / (1 + exp x), the sigmoid of -x: 4 / 2 (f32: 0 where it is no normal number)
     sin, cos 2 / 1 for |x| <= 1e6; far beyond, where pi/2 has too few digits here, the result is
     wrong but within [-1, 1] (from about 1e15 with fused multiply-add, 1e7 without)
 
@@ -32,11 +33,18 @@ def expansion(e: Expr, target: Target) -> Expr | None:
     """What stands for e on a target; None where e is an instruction or a sequence of them."""
     if isinstance(e, Unary) and is_float(e.x.dtype):
         return _unary(e, target)
+    if isinstance(e, Binary) and e.op in ("div", "mul") and e.dtype == "f32":
+        return _quotient(e, _arithmetic(target))
     if isinstance(e, Binary) and e.op == "pow":
         return _power(e, target)
     if isinstance(e, Binary) and e.op == "mod" and is_float(e.dtype):
         return _modulo(_arithmetic(target), Term(e.a), Term(e.b))
     return None
+
+
+def is_chain(e: Expr) -> bool:
+    """Is it a function whose operations wait for each other, a dozen and more?"""
+    return isinstance(e, Unary) and e.op in SINGLE and is_float(e.dtype)
 
 
 def _arithmetic(target: Target) -> Arithmetic:
@@ -67,13 +75,46 @@ _EXP = (0.4999999403953552, 0.16666515171527863, 0.041668083518743515, 0.0083693
 def _exp(m: Arithmetic, x: Term) -> Term:
     """2·p·2^(k-1) with x = k·ln2 + r: 2^k is no float for k = 128. Results below 1.7e-38 are 0, for
     which k is such that the bits of 2^(k-1) are 0."""
-    x = f.minimum(f.maximum(x, -87.6), 89.0)
-    magic = 1.5 * 2**23  # its bits end in 23 zeros; added, it rounds to a whole number
+    r, power = _reduced(m, f.minimum(f.maximum(x, -87.6), 89.0), 126)
+    p = m.mad(m.mul(r, r), polynomial(m, r, _EXP), r)
+    return m.mad(p, 2.0, 2.0) * power
+
+
+def _reduced(m: Arithmetic, x: Term, bias: int) -> tuple[Term, Term]:
+    """x less k times ln2, and the float whose exponent's bits are k + bias: 0 has none of them,
+    infinity has all."""
+    magic = 1.5 * 2**23 + bias  # a float this large is whole, so that adding it rounds
     t = m.mad(x, _LOG2E, magic)
     k = t - magic
-    r = m.mad(k, -_LN2_LOW, m.mad(k, -_LN2_HIGH, x))
-    p = m.mad(m.mul(r, r), polynomial(m, r, _EXP), r)
-    return m.mad(p, 2.0, 2.0) * as_float((bits(t) << 23) + (126 << 23))
+    return m.mad(k, -_LN2_LOW, m.mad(k, -_LN2_HIGH, x)), as_float(bits(t) << 23)
+
+
+# What is added to 1 needs not be as exact, and 2^128 may be infinite.
+_EXP_BESIDE_ONE = (1.0, 0.9999997019767761, 0.4999915063381195, 0.16667647659778595,
+                   0.04189785569906235, 0.008289726451039314)  # fmt: skip
+
+
+def _quotient(e: Binary, m: Arithmetic) -> Expr | None:
+    """1 / (1 + exp(x)), the sigmoid of -x; what is multiplied with it becomes the numerator, which
+    saves a rounding and a multiplication."""
+    for above, below in ((e.a, e.b), (e.b, e.a)) if e.op == "mul" else ((e.a, e),):
+        x = _of_sigmoid(below)
+        if x is not None:
+            r, power = _reduced(m, f.minimum(f.maximum(x, -88.3), 88.9), 127)
+            return (Term(above) / m.mad(polynomial(m, r, _EXP_BESIDE_ONE), power, 1.0)).expr
+    return None
+
+
+def _of_sigmoid(e: Expr) -> Term | None:
+    """The x of 1 / (1 + exp(x))."""
+    if not (isinstance(e, Binary) and e.op == "div" and _constant(e.a) == 1.0):
+        return None
+    if not (isinstance(e.b, Binary) and e.b.op == "add"):
+        return None
+    for one, power in ((e.b.a, e.b.b), (e.b.b, e.b.a)):
+        if _constant(one) == 1.0 and isinstance(power, Unary) and power.op == "exp":
+            return Term(power.x)
+    return None
 
 
 _LOG = (0.3333331346511841, -0.2500017583370209, 0.20002229511737823, -0.16658906638622284,
@@ -254,4 +295,4 @@ def _modulo(m: Arithmetic, a: Term, b: Term) -> Expr:
     return f.cast(double.modulo(m, f.cast(a, "f64"), f.cast(b, "f64")), a.dtype).expr
 
 
-__all__ = ["expansion", "has_rounding"]
+__all__ = ["expansion", "has_rounding", "is_chain"]

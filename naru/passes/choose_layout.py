@@ -126,17 +126,51 @@ def _reshape(n: Node, x: Node) -> Node:
     return Node(n.op, (x,), n.attrs, (_laid(n.type, layout),))
 
 
-def _transpose(n: Node, x: Node, users: list[Node]) -> Node:
+def _transpose(n: Node, x: Node, users: list[Node], done: dict[Node, Node]) -> Node:
     """Nothing to do where the bytes stay: an image that is channels last, seen as rows of channels,
     and back. Otherwise a kernel."""
     order = transposed_order(x.type, ints(dict(n.attrs), "perm"))
     view = Node("transpose_view", (x,), n.attrs, n.types)
     if order is not None and _is_row_major(order, n.type.shape):
         return view
-    if order == channels_last(n.type.rank).order and any(map(is_image_op, users)):
+    wanted = any(is_image_op(u) or _meets_image(u, done) for u in users)
+    if order == channels_last(n.type.rank).order and wanted:
         return Node(view.op, view.inputs, n.attrs, (_laid(n.type, channels_last(n.type.rank)),))
     layout = x.type.layout if _moves_channels_only(n, x) else None
     return Node(n.op, (x,), n.attrs, (_laid(n.type, layout),))
+
+
+def _meets_image(n: Node, done: dict[Node, Node]) -> bool:
+    """Has elementwise work an operand that is channels last already?"""
+    inputs = [done.get(x) for x in n.inputs if x is not None]
+    return OPS[n.op].kind == "elementwise" and wants_channels_last(n, list(inputs))
+
+
+def _before_view(n: Node, inputs: list[Node | None], alone: set[Node]) -> Node | None:
+    """Elementwise work on rows of channels that are seen as an image (a view that n alone reads)
+    and on images: done on the rows, so that it can follow what makes them in one kernel."""
+    last = channels_last(n.type.rank)
+    whole = [x for x in inputs if x is not None and x.type.shape == n.type.shape]
+    if len(whole) < len(inputs) or any(x.type.layout is not last for x in (n, *whole)):
+        return None
+    views = [x for x in whole if x.op == "transpose_view" and x in alone]
+    rows = views[0].inputs[0] if len(views) == 1 else None
+    if rows is None or rows.type.layout is not None:
+        return None
+    seen = ("perm", last.order)
+    back = TensorType(n.type.dtype, rows.type.shape)
+    operands = (
+        rows if x is views[0] else Node("transpose_view", (x,), (seen,), (_laid(back, None),))
+        for x in whole
+    )
+    made = Node(n.op, tuple(operands), n.attrs, (back,))
+    return Node("transpose_view", (made,), views[0].attrs, (_laid(n.type, last),))
+
+
+def _named(n: Node, made: Node) -> Node:
+    """What bears the name of n: what computes it, not a view of that."""
+    inside = made.inputs[0] if made.op == "transpose_view" else None
+    return inside if inside is not None and inside.op == n.op else made
 
 
 def _moves_channels_only(n: Node, x: Node) -> bool:
@@ -158,16 +192,21 @@ def choose_layout(g: Graph, *, tiles: bool = False) -> Graph:
     `tiles`: convolutions may be computed tile by tile, with other roundings than sums have."""
     done: dict[Node, Node] = {}
     readers = users(g)
+    alone: set[Node] = set()  # what one node reads
     for n in toposort(*g.outputs):
         inputs = [None if x is None else done[x] for x in n.inputs]
         if n.op == "reshape" and inputs[0] is not None:
             done[n] = _reshape(n, inputs[0])
         elif n.op == "transpose" and inputs[0] is not None:
-            done[n] = _transpose(n, inputs[0], list(readers[n]))
+            done[n] = _transpose(n, inputs[0], list(readers[n]), done)
         else:
             done[n] = _with_layout(n, inputs, tiles=tiles)
+            if OPS[n.op].kind == "elementwise":
+                done[n] = _before_view(done[n], inputs, alone) or done[n]
+        if len(readers[n]) == 1 and n not in g.outputs:
+            alone.add(done[n])
     outputs = [row_major(done[n]) for n in g.outputs]
-    notes = {done[n]: name for n, name in g.notes.items() if n in done}
+    notes = {_named(n, done[n]): name for n, name in g.notes.items() if n in done}
     return g.with_outputs(outputs, notes)
 
 

@@ -125,14 +125,16 @@ def schedule_contraction(
     short = unrolls(inner, tile_places(out, stage, plan, tile, lanes), target)
     loops, unrolled = sum_loops(inner, target, product=plan.product, short=short)
     steps += tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=tile.is_wide)
-    if is_worth_fetching(out, stage, plan, tile, target) and not blocks.rows:
+    if is_worth_fetching(out, stage, plan, tile, blocks, target):
         loop = loops[-2] if loops[-1].endswith(".i") else loops[-1]
         panels = -(-tile.vectors * lanes // VIRTUAL_LANES)
         ahead = blocks.columns // VIRTUAL_LANES if blocks.columns else panels
         counted = [stage_axis(stage, out, x) for x in (plan.p, plan.m)]
         names = tuple(x for x in counted if x is not None)
         operand = lane_operand(out, stage, plan).tensor.name
-        steps.append(Prefetch(inner.tensor.name, loop, operand, names, panels, ahead))
+        block = _rows_in_block(out, plan, tile, blocks) or 0
+        fetched = Prefetch(inner.tensor.name, loop, operand, names, panels, ahead, block=block)
+        steps.append(fetched)
     if not algorithm or algorithm[0].startswith("parts"):
         algorithm.insert(0, "direct")
     return tf, Schedule(tuple(steps), tuple(algorithm))
@@ -206,15 +208,22 @@ def _result_steps(
     if plan.m is not None:
         rows = known(out.axes[plan.m].extent)
         sizes, counts = equal_parts(rows, tile.rows) if rows else (cascade(tile.rows), ())
-        if rows and blocks.rows:
-            # Whole tiles in all blocks but the last.
-            whole = -(-rows // -(-rows // blocks.rows))
-            whole = -(-whole // tile.rows) * tile.rows
+        whole = _rows_in_block(out, plan, tile, blocks)
+        if rows and whole:
             steps.append(Split(name, m[:-2], whole_and_rest(rows, whole)))
             rest = rows % whole % tile.rows
             sizes, counts = ((tile.rows, rest) if rest else (tile.rows,)), ()
         steps += [Split(name, m, sizes, counts), Unroll(name, f"{m}.i")]
     return steps
+
+
+def _rows_in_block(out: Stage, plan: Contraction, tile: Tile, blocks: Blocks) -> int | None:
+    """Whole tiles in all blocks but the last; None where all rows pass at a time."""
+    rows = None if plan.m is None else known(out.axes[plan.m].extent)
+    if not rows or not blocks.rows:
+        return None
+    even = -(-rows // -(-rows // blocks.rows))
+    return -(-even // tile.rows) * tile.rows
 
 
 def _tile_axes(out: Stage, stage: Stage, plan: Contraction, tile: Tile) -> tuple[str, list[str]]:

@@ -40,6 +40,7 @@ from naru.ir.simplify import (
     known,
     logical_and,
     minimum,
+    mod,
     mul,
     prod,
     sub,
@@ -301,6 +302,8 @@ class Lowering:
         for name in step.rows:
             row = add(mul(row, nest.axes[name].extent), self.place(nest, name, env))
             rows, tile = mul(rows, nest.axes[name].extent), mul(tile, env.extent[name])
+        if step.block:
+            row, rows = mod(row, step.block), Const(step.block)
         done, rounds = Const(0), prod(dims)
         for i, size in zip(places, dims, strict=True):
             done = add(mul(done, size), i)

@@ -98,7 +98,8 @@ class Prefetch:
     """Each iteration of `loop`, one of a reduction, fetches a part of what later tiles will read of
     an operand that lies in panels [panel, k…, column]: when all rows (those of the axes `rows`)
     have met the `panels` of this tile, as many have been fetched, `ahead` panels further on. The
-    first `dims` dims of the operand together number the panels."""
+    first `dims` dims of the operand together number the panels. Where rows pass in blocks, it is
+    the `block` of them that meets a panel."""
 
     stage: str
     loop: str
@@ -107,6 +108,7 @@ class Prefetch:
     panels: int
     ahead: int
     dims: int = 1
+    block: int = 0
 
 
 Step: TypeAlias = (
@@ -139,8 +141,9 @@ def print_schedule(s: Schedule) -> str:
     lines = [f"algorithm({', '.join(map(repr, s.algorithm))})"]
     for step in s.steps:
         values = [(getattr(step, f.name), f.default) for f in fields(step)]
-        values = [value for value, default in values if value != default]
-        lines.append(f"{_NAMES[type(step)]}({', '.join(map(repr, values))})")
+        while values[-1][0] == values[-1][1]:  # what is left out stands last
+            values.pop()
+        lines.append(f"{_NAMES[type(step)]}({', '.join(repr(value) for value, _ in values)})")
     return "\n".join(lines)
 
 

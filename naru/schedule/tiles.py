@@ -285,7 +285,7 @@ def _moves(r: Read, axis: Var) -> bool:
 
 
 def is_worth_fetching(
-    out: Stage, stage: Stage, plan: Contraction, tile: Tile, target: Target
+    out: Stage, stage: Stage, plan: Contraction, tile: Tile, blocks: Blocks, target: Target
 ) -> bool:
     """Do weights come in panels from beyond L2, and is there enough to do with each panel that the
     next one can be fetched meanwhile, and little enough that it matters?"""
@@ -297,7 +297,8 @@ def is_worth_fetching(
         return False
     if known(operand.shape[-1]) != VIRTUAL_LANES or size is None or size * 4 <= target.l2:
         return False
-    return m is None or p is None or tile.rows * tile.lines < m * p <= MOST_ROWS
+    passing = blocks.rows or m
+    return passing is None or p is None or tile.rows * tile.lines < passing * p <= MOST_ROWS
 
 
 def is_scattered(out: Stage, stage: Stage, plan: Contraction) -> bool:

@@ -333,6 +333,59 @@ def transpose(x: f32[a, b, c], y: f32[c, a, b], a: index, b: index, c: index):
     agree(text, target, floats(3, 4, 5), np.zeros((5, 3, 4), np.float32), 3, 4, 5)
 
 
+def test_chains_side_by_side(target: Target) -> None:
+    """The order of operations changes; what is stored where does not, masks and sums included."""
+    part, mask = "k * 8:k * 8 + 8", "lanes(8) < splat(12 - k * 8, 8)"
+    text = f"""
+def gate(x: f32[n, 6, 12], y: f32[n, 6, 12], n: index):
+    for i in range(n):
+        t: f32[6, 16] @ stack
+        for j in unroll(6):
+            for k in unroll(2):
+                t[j, {part}] = load(x[i, j, {part}], {mask})
+        for j in unroll(6):
+            for k in unroll(2):
+                store(y[i, j, {part}], t[j, {part}] * exp(t[j, {part}]), {mask})
+"""
+    x = floats(3, 6, 12)
+    got, want = np.zeros_like(x), np.zeros_like(x)
+    func = read_func(text)
+    assert verify_func(func) == []
+    interp.run(func, [x, want, 3])
+    Native(func, target)(x, got, 3)
+    np.testing.assert_allclose(got, want, rtol=3e-7)
+
+
+def test_chains_that_read_what_another_stored(target: Target) -> None:
+    """One after the other: each place is the tanh of the place before."""
+    text = """
+def deepen(x: f32[7, 8]):
+    for j in unroll(6):
+        x[j + 1, 0:8] = tanh(x[j, 0:8])
+"""
+    x = floats(7, 8)
+    got, want = x.copy(), x.copy()
+    interp.run(read_func(text), [want])
+    Native(read_func(text), target)(got)
+    np.testing.assert_allclose(got, want, rtol=2e-6)
+
+
+def test_operations_of_chains_alternate() -> None:
+    text = """
+def spread(x: f32[4, 8], y: f32[4, 8]):
+    for j in unroll(4):
+        y[j, 0:8] = exp(x[j, 0:8])
+"""
+
+    def stores_between(name: str) -> bool:
+        made = emit_kernel(read_func(text), TARGETS[name]).splitlines()
+        last_load = max(k for k, line in enumerate(made) if "= load" in line)
+        return any("store" in line for line in made[:last_load])
+
+    assert not stores_between("x86-64-avx2")
+    assert stores_between("wasm32-simd128")  # engines order operations themselves
+
+
 def test_deep_expressions_do_not_recurse(target: Target) -> None:
     chain = "x[0]" + " * 0.5 + 1.0" * 3
     lines = [f"    v{k}: f32 = v{k - 1} * 0.5 + x[{k % 8}]" for k in range(1, 1500)]

@@ -276,6 +276,47 @@ def test_circular_edges(name: str, dtype: type) -> None:
     assert (np.abs(cosine[6:]) <= 1).all()
 
 
+@functools.lru_cache(maxsize=16)
+def compiled_sigmoid(target: Target, *, times: bool) -> Native:
+    """1 / (1 + exp(-x)), or x times that, 16 lanes a round."""
+    n, i = Var("n"), Var("i")
+    x, out = Buffer("x", "f32", (n,)), Buffer("out", "f32", (n,))
+    at, one = (mul(i, LANES),), Const(1.0, "f32")
+    value = Load(x, at, (LANES,))
+    made: Expr = Binary("div", one, Binary("add", one, Unary("exp", Unary("neg", value))))
+    store = Store(out, at, Binary("mul", value, made) if times else made)
+    return Native(
+        Func("apply", (x, out, n), (For(i, index(0), floordiv(n, LANES), (store,)),)), target
+    )
+
+
+@pytest.mark.parametrize("name", X86)
+@pytest.mark.parametrize("times", [False, True])
+def test_sigmoid(name: str, *, times: bool) -> None:
+    x = grid(np.float32, -87.0, 90.0, 1_000_000)
+    exact = 1 / (1 + np.exp(-x.astype(np.float64)))
+    exact = x * exact if times else exact
+    got = np.zeros_like(x)
+    compiled_sigmoid(runnable(name), times=times)(x, got, x.size)
+    off = errors(got, exact)
+    worst = int(np.argmax(off))
+    assert off[worst] <= 4.0, f"sigmoid({x[worst]!r}): {off[worst]:.2f} ulp"
+
+
+@pytest.mark.parametrize("name", X86)
+@pytest.mark.parametrize("times", [False, True])
+def test_sigmoid_edges(name: str, *, times: bool) -> None:
+    """Also that minus infinity times 0 is no number."""
+    x = np.array([*EDGES[:12], 88.3, -88.3, -1000.0, -1e30], np.float32)
+    got = np.zeros_like(x)
+    compiled_sigmoid(runnable(name), times=times)(x, got, x.size)
+    with np.errstate(all="ignore"):
+        want = 1 / (1 + np.exp(-x.astype(np.float64)))
+        want = (x * want if times else want).astype(np.float32)
+    np.testing.assert_allclose(got, want, rtol=4e-7, atol=1e-36)
+    np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
+
+
 @pytest.mark.parametrize("op", ["exp", "log", "tanh", "erf", "sin", "cos"])
 def test_targets_with_fma_agree_bit_by_bit(op: str) -> None:
     x = grid(np.float32, -90.0, 90.0, 200_000)

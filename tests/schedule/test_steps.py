@@ -41,6 +41,7 @@ EXAMPLES: tuple[Step, ...] = (
     Rfactor("R", "k", 16),
     Tensorize("R", "m", "n", "k", "dot"),
     Prefetch("R", "k.o", "w", ("i", "j"), 1, 4),
+    Prefetch("R", "k.o", "w", ("i",), 1, 1, block=42),
 )
 
 

@@ -217,10 +217,23 @@ def test_panels_of_sums_in_parts(m: str) -> None:
     test_the_next_panel_is_fetched_whole("x86-64-avx2", m, 40)
 
 
+def test_panels_are_fetched_by_each_block_of_rows() -> None:
+    """120 rows of 40, of which L2 holds a few beside the weights' next panels."""
+    test_the_next_panel_is_fetched_whole("x86-64-avx2", "120", 40)
+    target = replace(get_target("x86-64-avx2"), l2=5 * 40 * 16 * 4 - 1)
+    schedule, _ = scheduled(PRODUCT.format(m="120", k=40, sizes=""), target)
+    (step,) = (s for s in schedule.steps if isinstance(s, Prefetch))
+    assert 0 < step.block < 120
+
+
 @pytest.mark.parametrize(
-    ("m", "l2"), [("23", 2**20), pytest.param("300", 2**12, marks=pytest.mark.slow)]
+    ("text", "l2"),
+    [
+        (PRODUCT.format(m="23", k=40, sizes=""), 2**20),
+        pytest.param(image(18, 18, 5), 2**12, marks=pytest.mark.slow),
+    ],
 )
-def test_what_is_at_hand_or_met_by_many_rows_is_not_fetched(m: str, l2: int) -> None:
+def test_what_is_at_hand_or_met_by_many_rows_is_not_fetched(text: str, l2: int) -> None:
     target = replace(get_target("x86-64-avx2"), l2=l2)
-    schedule, _ = scheduled(PRODUCT.format(m=m, k=40, sizes=""), target)
+    schedule, _ = scheduled(text, target)
     assert not any(isinstance(s, Prefetch) for s in schedule.steps)
