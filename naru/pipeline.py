@@ -53,6 +53,7 @@ from naru.passes.decompose import decompose
 from naru.passes.fold_batch_norm import fold_batch_norm
 from naru.passes.fold_constants import fold_constants
 from naru.passes.fuse import fuse
+from naru.passes.fuse_attention import fuse_attention
 from naru.passes.independent_rows import independent_rows
 from naru.passes.multiply_bytes import multiply_bytes
 from naru.passes.registry import PassFunction
@@ -72,6 +73,7 @@ PASSES = (
     decompose,  # ops that are compositions of others
     simplify_algebra,  # x + 0, double transposes, casts to the same dtype
     fold_constants,  # what the three passes above made constant
+    fuse_attention,  # softmax(q · k') · v as one node, which reads heads where they lie
     choose_layout,  # channels last, packed weights: types only
     fuse,  # nodes become kernels
 )

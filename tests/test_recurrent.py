@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ from naru.frontend.onnx import read_onnx
 from naru.ir.expr import Var
 from naru.ir.graph import Graph, TensorType, get_output, make_input, toposort
 from naru.ir.interp import run as interpret
+from naru.ir.loop import meets
 from naru.ir.simplify import index
 from naru.ir.text_loop import read_func
+from naru.ir.verify import verify_func
 from naru.ops.evaluate import evaluate
 from naru.ops.recurrent_kernel import blocking
 from naru.ops.registry import OPS, apply
 from naru.options import Options
+from naru.runtime import _native
 from naru.schedule.kernels import Kernels
 from naru.targets import TARGETS, get_target
 
@@ -254,3 +258,135 @@ def test_a_hidden_size_that_is_not_known() -> None:
         read_onnx(model.SerializeToString())
     assert isinstance(caught.value, UnsupportedError)
     assert "hidden size" in str(caught.value)
+
+
+# --- threads that share the steps -----------------------------------------------------------------
+
+
+@pytest.fixture
+def five_threads() -> Iterator[None]:
+    """Also where there are fewer cores."""
+    before = _native.get_threads()
+    _native.set_threads(5)
+    yield
+    _native.set_threads(before)
+
+
+# Sizes whose steps are long enough; no multiples of 16.
+LONG = {"LSTM": 100, "GRU": 110, "RNN": 200}
+
+
+def on_threads(data: bytes, folder: Path) -> Callable[[int], naru.Model]:
+    """A model on so many threads."""
+    naru.compile(data, cache=False).save(folder / "layer.naru")
+    return lambda threads: naru.load(folder / "layer.naru", threads=threads)
+
+
+def long_layers() -> Iterator[Any]:
+    for op, hidden in LONG.items():
+        for batch in (1, 3):
+            for directions in (1, 2):
+                name = f"{op}-{batch}-{directions}"
+                yield pytest.param(op, hidden, batch, directions, {}, id=name)
+    last = {"linear_before_reset": 1}
+    yield pytest.param("GRU", 110, 1, 1, last, id="GRU linear before reset")
+    yield pytest.param("LSTM", 128, 1, 1, {}, id="whole panels")
+
+
+@pytest.mark.parametrize(("op", "hidden", "batch", "directions", "attributes"), list(long_layers()))
+def test_shared_steps_change_no_bit(
+    op: str,
+    hidden: int,
+    batch: int,
+    directions: int,
+    attributes: dict[str, Any],
+    five_threads: None,
+    tmp_path: Path,
+) -> None:
+    """On any number of threads the same, where the batch is known and where it is not; and what
+    ONNX Runtime says."""
+    attributes = {"hidden_size": hidden, **attributes}
+    if directions == 2:
+        attributes["direction"] = "bidirectional"
+    given = operands_of(op, 5, batch, hidden, directions)
+    first = {"initial_h": weight(directions, batch, hidden)}
+    for operands, shape in ((given | first, None), (given, ("t", "n", 5))):
+        names = tuple(k for k in ("X", "initial_h") if k in operands)
+        data = layer(op, operands, 2, names, shape, **attributes)
+        feeds = {k: operands[k] for k in names}
+        model = on_threads(data, tmp_path)
+        one, *others = (outputs_of(model(threads), feeds) for threads in (1, 2, 3, 5))
+        for other in others:
+            assert [a.tobytes() for a in one] == [a.tobytes() for a in other]
+        for got, want in zip(one, ort.InferenceSession(data).run(None, feeds), strict=True):
+            np.testing.assert_allclose(got, np.asarray(want), rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_lengths_and_threads(op: str, five_threads: None, tmp_path: Path) -> None:
+    """Rows with lengths run by themselves; the bits do not depend on the threads either."""
+    given = operands_of(op, 5, 3, LONG[op])
+    given["sequence_lens"] = np.array([5, 0, 2], np.int32)
+    names = ("X", "sequence_lens")
+    data = layer(op, given, 2, names, hidden_size=LONG[op])
+    feeds = {k: given[k] for k in names}
+    model = on_threads(data, tmp_path)
+    one, *others = (outputs_of(model(threads), feeds) for threads in (1, 2, 5))
+    for other in others:
+        assert [a.tobytes() for a in one] == [a.tobytes() for a in other]
+    for got, want in zip(one, evaluate(read_onnx(data), list(feeds.values())), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("op", GATES)
+def test_the_interpreter_shares_steps_too(op: str, steps: int) -> None:
+    """Thread by thread between barriers: the same bits as alone, and nearly those of numpy."""
+    hidden = LONG[op]
+    given = operands_of(op, max(steps, 1), 1, hidden)
+    given["X"] = given["X"][:steps]
+    graph = read_onnx(layer(op, given))
+    (node,) = (n for n in toposort(*graph.outputs) if n.op == f"{op.lower()}_steps")
+    text = OPS[node.op].opaque
+    assert text is not None
+    func = read_func(text(node, get_target("avx2")))
+    assert verify_func(func) == []
+    assert meets(func)
+    rng = np.random.default_rng(steps)
+    shapes = [[int(d.value) for d in i.type.shape] for i in node.inputs if i is not None]  # type: ignore[union-attr]
+    arrays = [rng.standard_normal(s).astype(np.float32) / 8 for s in shapes]
+    found: list[list[Array]] = []
+    for threads in (1, 2, 3):
+        outs = [np.full([int(d.value) for d in t.shape], 7, np.float32) for t in node.types]  # type: ignore[union-attr]
+        interpret(func, [*arrays, *outs], threads=threads, shuffle=threads)
+        found.append(outs)
+    for other in found[1:]:
+        assert [a.tobytes() for a in found[0]] == [a.tobytes() for a in other]
+    reference = OPS[node.op].ref
+    assert reference is not None
+    given_arrays = iter(arrays)
+    operands = [None if i is None else next(given_arrays) for i in node.inputs]
+    for got, want in zip(found[0], reference(operands, dict(node.attrs)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-6)
+
+
+def test_callers_of_shared_steps_at_once(tmp_path: Path, five_threads: None) -> None:
+    """One holds the pool, the others go on alone; more threads than cores meet, and none hangs."""
+    given = operands_of("LSTM", 20, 1, 100)
+    data = layer("LSTM", given, 1, hidden_size=100)
+    load = on_threads(data, tmp_path)
+    models = [load(threads) for threads in (5, 2, 3, 5)]
+    feeds = {"X": given["X"]}
+    want = outputs_of(load(1), feeds)[0].tobytes()
+    with ThreadPoolExecutor(4) as callers:
+        calls = [callers.submit(outputs_of, models[k % 4], feeds) for k in range(200)]
+    assert {call.result()[0].tobytes() for call in calls} == {want}
+
+
+def test_short_steps_are_not_shared() -> None:
+    for hidden, shared in ((40, False), (85, False), (86, True)):
+        graph = read_onnx(layer("LSTM", operands_of("LSTM", 3, 1, hidden)))
+        (node,) = (n for n in toposort(*graph.outputs) if n.op == "lstm_steps")
+        text = OPS[node.op].opaque
+        assert text is not None
+        assert meets(read_func(text(node, get_target("avx2")))) == shared

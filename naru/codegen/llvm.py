@@ -1,8 +1,9 @@
 """Loop IR to LLVM IR text: one module a kernel, and one for the driver that calls them.
 
 A kernel `f(x, y, n)` becomes `void @f(ptr %x, ptr %y, i64 %n, i64 %tid, i64 %threads)`: buffers and
-sizes in the order of its parameters' kinds, then which of how many threads this is. Nothing here is
-undefined when linked, writable, or dependent on an address.
+sizes in the order of its parameters' kinds, then which of how many threads this is. Where threads
+meet, the run's context follows, `ptr %ctx`. Nothing here is undefined when linked, writable, or
+dependent on an address.
 """
 
 from __future__ import annotations
@@ -11,21 +12,23 @@ from naru.codegen import llvm_tiles
 from naru.codegen.llvm_build import Code, Value
 from naru.codegen.llvm_stmt import body
 from naru.codegen.llvm_types import scalar_type
-from naru.ir.loop import Func, Store, statements
+from naru.ir.loop import Buffer, Func, Store, meets, statements
 from naru.targets import Target
 
 
 def emit_kernel(func: Func, target: Target) -> str:
     """The module of one kernel: pointers of its buffers, its sizes, then tid and n, of index type.
 
-    Buffers do not overlap. IRError names what cannot be written for this target.
+    Buffers do not overlap; where threads meet, other threads write to those that this one does.
+    IRError names what cannot be written for this target.
     """
     code = Code(func, target)
     written = {s.buffer for s in statements(func.body) if isinstance(s, Store)}
+    shared = written if meets(func) else set[Buffer]()
     params: list[str] = []
     for i, buffer in enumerate(func.buffers):
         code.pointers[buffer] = Value((f"%b{i}",), 0)
-        facts = ["noalias", "captures(none)"]
+        facts = ["captures(none)"] if buffer in shared else ["noalias", "captures(none)"]
         if buffer not in written:
             facts.append("readonly")
         if buffer.align > 1:
@@ -34,7 +37,7 @@ def emit_kernel(func: Func, target: Target) -> str:
     for i, size in enumerate(func.sizes):
         code.learn(size, Value((f"%s{i}",), 0))
         params.append(f"{scalar_type(size.dtype, target)} %s{i}")
-    params += [f"{code.index} %tid", f"{code.index} %n"]
+    params += [f"{code.index} %tid", f"{code.index} %n", *(["ptr %ctx"] if meets(func) else [])]
     body(code, func.body)
     llvm_tiles.finish(code)
     code.block.end = "ret void"

@@ -118,6 +118,8 @@ class Code:
         self._names = 0
         every = statements(func.body)
         self._changing = _changing(every)
+        # What other threads may have changed behind a barrier
+        self.exchanged = {b for b in func.buffers if b in self._changing}
         self._unroll_vars = {s.var for s in every if isinstance(s, For) and s.kind == "unroll"}
 
     # ---- blocks and instructions ----
@@ -197,7 +199,13 @@ class Code:
 
     def changes(self, body: tuple[Stmt, ...]) -> set[Hashable]:
         """The state that a stretch of code may change."""
-        return _changing(statements(body)) | ({MEMORY} if self.shared_memory else set())
+        every = statements(body)
+        out = _changing(every)
+        if self.shared_memory:
+            out.add(MEMORY)
+        if any(isinstance(s, Invoke) and s.callee == "barrier" for s in every):
+            out.update(self.exchanged)
+        return out
 
     def facts(self, root: Expr) -> Facts:
         """What an expression depends on."""

@@ -16,10 +16,10 @@ from naru.codegen.llvm import module
 from naru.codegen.llvm_build import MEMORY, Code, Value
 from naru.codegen.llvm_expr import value
 from naru.codegen.llvm_stmt import body
-from naru.codegen.llvm_types import scalar_type
+from naru.codegen.llvm_types import host_offset, scalar_type
 from naru.errors import IRError
 from naru.ir.expr import Const, Expr
-from naru.ir.loop import Buffer, Func, Invoke, Ref
+from naru.ir.loop import Buffer, Func, Invoke, Ref, meets
 from naru.ir.simplify import bounds
 from naru.targets import Target
 
@@ -27,7 +27,6 @@ from naru.targets import Target
 Role: TypeAlias = str | tuple[str, int]
 NO_MEMORY = 2  # NARU_NO_MEMORY
 FIELDS = ("host", "weights", "arena", "io", "dims", "state", "trace")
-HOST = ("alloc", "barrier", "now", "next_round")  # functions of the host, after 8 bytes
 SERVICES = ("barrier", "set_io", "alloc", "fail", "mark", "next_round")
 
 
@@ -100,8 +99,8 @@ class Driver(Sizes):
 
     def service(self, name: str) -> str:
         """A function of the host."""
-        k = HOST.index(name)
-        return self.put(f"load ptr, ptr {self.at(self.fields['host'], 8 + k * self.bytes)}")
+        at = self.at(self.fields["host"], host_offset(name, self.target))
+        return self.put(f"load ptr, ptr {at}")
 
     def base(self, buffer: Buffer) -> Value:
         """Pointers of io and state are read at each use: set_io and alloc change them."""
@@ -159,15 +158,20 @@ class Driver(Sizes):
                 raise IRError([f"invoke {callee.name}: size {size.name} is {a.dtype}"])
             args.append(f"{scalar_type(a.dtype, self.target)} {value(self, a).text}")
         symbol, kind = callee.name, self.index
+        context = ["ptr %ctx"] if meets(callee) else []
         if isinstance(s.threads, Const) and s.threads.value == 1:
             with self.only_if(self.first, "call"):
-                self.do(f"call void @{symbol}({', '.join([*args, f'{kind} 0', f'{kind} 1'])})")
+                every = [*args, f"{kind} 0", f"{kind} 1", *context]
+                self.do(f"call void @{symbol}({', '.join(every)})")
             return
         wanted = value(self, s.threads).text
         used = self.put(f"call {kind} @llvm.smin({kind} {wanted}, {kind} {self.n})")
+        if context:  # where they meet, a part of the run's threads would wait for the others
+            every_one = self.put(f"icmp eq {kind} {used}, {self.n}")
+            used = self.put(f"select i1 {every_one}, {kind} {used}, {kind} 1")
         takes_part = self.put(f"icmp slt {kind} {self.tid}, {used}")
         with self.only_if(takes_part, "call"):
-            every = [*args, f"{kind} {self.tid}", f"{kind} {used}"]
+            every = [*args, f"{kind} {self.tid}", f"{kind} {used}", *context]
             self.do(f"call void @{symbol}({', '.join(every)})")
 
     def _address(self, ref: Ref) -> str:
@@ -231,7 +235,8 @@ class Driver(Sizes):
         step, count = (self._number(a) for a in s.args)
         with self.only_if(self.first, "round"):
             size = self.put(f"load i32, ptr {self.at(self.fields['host'], 4)}")
-            known = self.put(f"icmp uge i32 {size}, {8 + len(HOST) * self.bytes}")
+            most = host_offset("next_round", self.target) + self.bytes
+            known = self.put(f"icmp uge i32 {size}, {most}")
             with self.only_if(known, "ask"):
                 why = self.put(f"call i64 {self.service('next_round')}(ptr %ctx, i64 {count})")
                 ends = self.put(f"icmp ne i64 {why}, 0")
@@ -303,7 +308,6 @@ def declarations(target: Target, kernels: Sequence[Func]) -> tuple[str, ...]:
     for kernel in kernels:
         kinds = ["ptr"] * len(kernel.buffers)
         kinds += [scalar_type(v.dtype, target) for v in kernel.sizes]
-        out.append(
-            f"declare hidden void @{kernel.name}({', '.join([*kinds, index, index])}) nounwind"
-        )
+        kinds += [index, index, *(["ptr"] if meets(kernel) else [])]
+        out.append(f"declare hidden void @{kernel.name}({', '.join(kinds)}) nounwind")
     return tuple(out)

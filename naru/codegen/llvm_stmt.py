@@ -10,7 +10,14 @@ from naru.codegen import llvm_tiles as tiles
 from naru.codegen import math
 from naru.codegen.llvm_build import MEMORY, Block, Code, Loop, MovingPointer, Value
 from naru.codegen.llvm_expr import access_operands, broadcast, side_by_side, value
-from naru.codegen.llvm_types import memory_bytes, memory_type, rows_of, scalar_type, vector
+from naru.codegen.llvm_types import (
+    host_offset,
+    memory_bytes,
+    memory_type,
+    rows_of,
+    scalar_type,
+    vector,
+)
 from naru.errors import IRError
 from naru.ir.expr import Const, Expr, Load, Shape, Var, walk
 from naru.ir.loop import (
@@ -330,8 +337,28 @@ def _alloc(code: Code, s: Alloc) -> None:
 def _invoke(code: Code, s: Invoke) -> None:
     if s.callee == "prefetch":
         _prefetch(code, s)
+    elif s.callee == "barrier" and not code.shared_memory:
+        _barrier(code)
     else:
         code.invoke(s)
+
+
+def _barrier(code: Code) -> None:
+    """The threads of a kernel meet, if there are several."""
+    several = code.put(f"icmp sgt {code.index} {code.n}, 1")
+    meet, after = code.new_block("meet"), code.new_block("met")
+    code.block.end = f"br i1 {several}, label %{meet.label}, label %{after.label}"
+    code.enter(meet)
+    host = code.put("load ptr, ptr %ctx")
+    at = code.put(f"getelementptr i8, ptr {host}, i64 {host_offset('barrier', code.target)}")
+    function = code.put(f"load ptr, ptr {at}")
+    tid, n = code.tid, code.n
+    if code.index != "i64":
+        tid, n = (code.put(f"sext {code.index} {x} to i64") for x in (tid, n))
+    code.do(f"call void {function}(ptr %ctx, i64 {tid}, i64 {n})")
+    code.leave().end = f"br label %{after.label}"
+    code.block = after
+    code.forget(code.exchanged)
 
 
 def _prefetch(code: Code, s: Invoke) -> None:

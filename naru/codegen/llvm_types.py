@@ -50,6 +50,14 @@ def rows_of(shape: Shape) -> int:
     return shape[0] if len(shape) == 2 else 1
 
 
+HOST = ("alloc", "barrier", "now", "next_round")  # functions of abi.h's naru_host, in order
+
+
+def host_offset(name: str, target: Target) -> int:
+    """Where in naru_host the address of a function stands."""
+    return 8 + HOST.index(name) * (target.pointer_bits // 8)
+
+
 def literal(value: float | bool, dtype: str, target: Target) -> str:
     """A scalar constant; floats by their bits, integers wrapped to their width."""
     if dtype == "bool":

@@ -4,8 +4,9 @@ A function is turned into Python source once, a line for each operation, so noth
 while it runs. Every access is checked. Buffers are numpy arrays, written in place.
 
 A kernel's `parallel` loops are divided by (tid, n): with n threads the whole kernel runs n times,
-one after another, thread t doing iterations [start + len*t // n, start + len*(t+1) // n). A driver
-(a function that invokes) runs once, and each Invoke runs its kernel for that many threads.
+one after another, thread t doing iterations [start + len*t // n, start + len*(t+1) // n). Where
+threads meet, each waits for the others. A driver (a function that calls kernels or services) runs
+once, and each Invoke runs its kernel for that many threads.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import random
 import traceback
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeAlias
 
@@ -61,6 +63,7 @@ from naru.ir.loop import (
     Stmt,
     Store,
     While,
+    meets,
     operands,
     statements,
 )
@@ -125,13 +128,25 @@ class Run:
         return mine
 
     def invoke(self, func: Func, args: Sequence[Any], threads: int) -> None:
-        """A kernel on `threads` threads, one after another."""
+        """A kernel on `threads` threads, one after another; in turn, where they meet."""
         outer = self.tid, self.threads
         n = max(1, min(threads, self.threads if not is_driver(func) else 1))
-        for tid in range(n):
-            self.tid, self.threads = tid, n
-            compiled(func).call(args, self)
+        if meets(func) and n < self.threads:
+            n = 1
+        self.threads = n
+        runs = [compiled(func).parts(args, self) for _ in range(n)]
+        waiting = list(range(n))
+        while waiting:
+            still = [tid for tid in waiting if self._go_on(tid, runs[tid])]
+            if still and still != waiting:
+                raise IRError(["some threads meet where others don't come"], where=func.name)
+            waiting = still
         self.tid, self.threads = outer
+
+    def _go_on(self, tid: int, thread: Iterator[None]) -> bool:
+        """A thread, up to where it meets others; False: it has ended."""
+        self.tid = tid
+        return next(thread, self) is None
 
     def service(self, name: str, args: Sequence[Any]) -> None:
         """A service of the driver, `alloc` excepted."""
@@ -160,8 +175,9 @@ class Run:
 
 
 def is_driver(func: Func) -> bool:
-    """Does it call kernels?"""
-    return any(isinstance(s, Invoke) for s in statements(func.body))
+    """Does it call kernels, or services that are a driver's?"""
+    called = [s.callee for s in statements(func.body) if isinstance(s, Invoke)]
+    return any(c not in ("barrier", "prefetch") for c in called)
 
 
 def fresh(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -296,6 +312,7 @@ class Compiler:
         self.count = 0
         self.loops = 0
         self.parallel = False
+        self.driver = is_driver(func)
 
     def source(self) -> str:
         """The Python source; `env` holds what it refers to."""
@@ -385,13 +402,15 @@ class Compiler:
         else:
             self.count += 1
             inner = f"n{self.count}"
-            assigned = {s.var for s in statements(tuple(body)) if isinstance(s, Assign)}
+            every = statements(tuple(body))
+            assigned = {s.var for s in every if isinstance(s, Assign)}
             outer = sorted(self.name_of[v] for v in assigned if v in self.name_of)
             self._emit(depth, f"def {inner}():")
             if outer:
                 self._emit(depth + 1, f"nonlocal {', '.join(outer)}")
             self._block(body, depth + 1)
-            self._emit(depth, f"{inner}()")
+            waits = any(isinstance(s, Invoke) and s.callee == "barrier" for s in every)
+            self._emit(depth, f"{'yield from ' if waits and not self.driver else ''}{inner}()")
         self.loops -= 1
 
     def _alloc(self, b: Buffer, depth: int) -> None:
@@ -416,6 +435,8 @@ class Compiler:
             self._emit(depth, f"run.invoke({self._global(s.callee)}, {args}, {next(exprs)})")
         elif s.callee == "prefetch":
             self._emit(depth, "pass")
+        elif s.callee == "barrier" and not self.driver:
+            self._emit(depth, "yield")
         elif s.callee == "alloc":
             which = known(s.args[0]) if not isinstance(s.args[0], Ref) else None
             if which is None or not 0 <= which < len(self.func.buffers):
@@ -562,16 +583,21 @@ class Compiled:
         self.file = f"<loop IR {func.name} {id(func)}>"
         self.name, self.stmt_of = func.name, compiler.stmt_of
         exec(compile(source, self.file, "exec"), compiler.env)
-        self.fn: Callable[[Sequence[Any], Run], None] = compiler.env["kernel"]
+        self.fn: Callable[[Sequence[Any], Run], Iterator[None] | None] = compiler.env["kernel"]
         self.func = weakref.ref(func)
         self.count = len(func.params)
 
     def call(self, args: Sequence[Any], run: Run) -> None:
-        """Runs it; what goes wrong becomes an IRError that names the statement."""
+        """Runs a driver, which stops nowhere."""
+        deque(self.parts(args, run), maxlen=0)
+
+    def parts(self, args: Sequence[Any], run: Run) -> Iterator[None]:
+        """Runs it, with a stop at each barrier of a kernel; what goes wrong becomes an IRError that
+        names the statement."""
         if len(args) != self.count:
             raise IRError([f"{self.name}: expected {self.count} arguments, got {len(args)}"])
         try:
-            self.fn(args, run)
+            yield from self.fn(args, run) or ()
         except Fault as e:
             raise self.error(e, str(e)) from None
         except ZeroDivisionError as e:

@@ -122,13 +122,15 @@ class Ref:
 class Invoke:
     """Calls a kernel with addresses for its buffers and values for its Vars, on `threads` threads
     (at most those of the run); or, with a name, one of the driver's services:
-      barrier()                       all threads of the run meet
+      barrier()                       all threads of the run meet (in a kernel: all of the kernel)
       set_io(k, ref)                  hands memory over as late output k
       alloc(k, bytes, step)           growable memory; its address becomes pointer k
       fail(code, a, b)                error slot, then return
       mark(k)                         a timestamp (profiling)
       next_round(k, round)            all meet; return if the host ends step k, a loop, here
-    and one that kernels use too:
+    Kernels use `barrier` too, where all their threads come by, outside of parallel loops: what any
+    of them wrote before, all may read after. A kernel that does runs on all threads of the run, or
+    on one where `threads` is less. And there is
       prefetch(ref)                   a hint that the cache line will be read soon; it means
                                       nothing, and the address may lie anywhere
     """
@@ -141,7 +143,8 @@ class Invoke:
 @dataclass(frozen=True, eq=False, repr=False)
 class Func:
     """Buffers first, then sizes. A kernel's `parallel` loops divide their work by (tid, n), which
-    every function has besides its parameters."""
+    every function has besides its parameters. All else in a kernel is done by each thread, on a
+    stack and with Vars of its own."""
 
     name: str
     params: tuple[Buffer | Var, ...]
@@ -168,6 +171,12 @@ def blocks(s: Stmt) -> tuple[tuple[Stmt, ...], ...]:
             return (s.then, s.orelse)
         case Let() | Assign() | Store() | Alloc() | Invoke():
             return ()
+
+
+def meets(func: Func) -> bool:
+    """Do the threads of a kernel meet while it runs?"""
+    every = statements(func.body)
+    return any(isinstance(s, Invoke) and s.callee == "barrier" for s in every)
 
 
 def operands(s: Stmt) -> tuple[Expr, ...]:
@@ -204,5 +213,5 @@ def statements(body: tuple[Stmt, ...]) -> list[Stmt]:
 
 __all__ = [
     "Alloc", "Assign", "Buffer", "Expr", "For", "Func", "If", "Invoke", "Let", "Load", "Ref",
-    "Stmt", "Store", "Var", "While", "blocks", "children", "operands", "statements",
+    "Stmt", "Store", "Var", "While", "blocks", "children", "meets", "operands", "statements",
 ]  # fmt: skip

@@ -233,7 +233,9 @@ def _refs(s: Invoke, at: Context) -> Problems:
 
 
 def _invoke_place(s: Invoke, at: Context) -> Problems:
-    if at.parallel and s.callee != "prefetch":
+    if at.parallel and s.callee == "barrier":
+        yield "threads do not meet inside a parallel loop"
+    elif at.parallel and s.callee != "prefetch":
         yield "a kernel is not invoked inside a parallel loop"
 
 

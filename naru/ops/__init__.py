@@ -1,6 +1,7 @@
 """Operators: importing this package fills the registry."""
 
 from naru.ops import (
+    attention,
     bits,
     boxes,
     cache,
@@ -40,6 +41,7 @@ from naru.ops import (
 from naru.ops.evaluate import evaluate
 
 __all__ = [
+    "attention",
     "bits",
     "boxes",
     "cache",

@@ -134,6 +134,7 @@ def _opaque(cell: Cell, n: Node, target: Target) -> str:
         cell.sums(text),
         tuple(Carried(buffer, known_as[first], last) for buffer, first, last in buffers),
         cell.buffers,
+        lengths=known_as["lengths"] is not None,
     )
     kernel = KernelText(*types.values(), *results.values())
     head = kernel.head(cell.op, *(kernel.buffer(k, t) for k, t in (types | results).items()))

@@ -5,6 +5,12 @@ directions are independent and threads share them. In a step, each panel of 16 h
 its gates over the previous state (`pre` = what the input gave + state · weights), as many gates and
 panels at a time as there are registers for, and applies the activations right away.
 
+Where there is one tile and steps are long, threads share the panels instead: each has some of its
+own, whose weights stay in its cache, and all meet after each step to take over the new state.
+
+A step goes through the panels in the other direction than the one before it. Weights that just do
+not fit a cache are then found there for the most part; in one direction, none would be.
+
 The sum of a gate runs over the state in order on every target, so results do not depend on tiles.
 """
 
@@ -22,6 +28,7 @@ ROWS = 6  # of a tile of the batch: weights are used that often for each time th
 CHAINS = 8  # multiply-adds that do not wait for each other: two a cycle, each taking four
 UNROLL = 4  # terms of a sum that one round of its loop adds
 STACK = 2**18  # bytes of state that a tile may take
+LONG_STEP = 2**17  # bytes of weights that a step reads from which threads share it
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Layer:
     sums: tuple[Sum, ...]
     carried: tuple[Carried, ...]
     buffers: tuple[str, ...] = ()
+    lengths: bool = False
 
     @property
     def panels(self) -> int:
@@ -70,6 +78,15 @@ class Layer:
     def width(self) -> int:
         """Hidden units in whole panels."""
         return self.panels * PANEL
+
+    @property
+    def shares_steps(self) -> bool:
+        """Do threads share the steps of a tile that is alone? Two directions do well without, side
+        by side. The result is where threads find each other's part of the state, and behind a row's
+        length it does not hold the state."""
+        gates = sum(len(s.gates) for s in self.sums)
+        weights = gates * self.hidden * self.width * DTYPES[self.dtype].bytes
+        return weights >= LONG_STEP and len(self.reverse) == 1 and not self.lengths
 
 
 def indent(lines: Sequence[str], depth: int = 1) -> list[str]:
@@ -119,6 +136,9 @@ def _known_batch(layer: Layer, batch: int, most: int, target: Target) -> list[st
     count = max(1, -(-batch // most))
     rows, larger = divmod(batch, count)
     tiles = len(layer.reverse) * count if batch else 0
+    if count == 1 and tiles and layer.shares_steps:
+        alone = ["d: index = 0", "row: index = 0"]
+        return [*alone, *_own_panels(layer, rows, target), *_shared(layer, rows, target)]
     lines = [
         f"for tile in {'parallel' if tiles > 1 else 'range'}({tiles}):",
         f"    d: index = tile // {count}",
@@ -136,21 +156,29 @@ def _any_batch(layer: Layer, most: int, target: Target) -> list[str]:
     lines: list[str] = []
     first = "0"
     for rows in sorted({most, max(1, most // 3), 1}, reverse=True):
+        alone = rows == 1 and layer.shares_steps
         lines += [
             f"first{rows}: index = {first}",
             f"count{rows}: index = (B - first{rows}) // {rows}",
-            f"for tile in parallel({len(layer.reverse)} * count{rows}):",
+            *(_own_panels(layer, rows, target) if alone else ()),
+            f"for tile in {'range' if alone else 'parallel'}({len(layer.reverse)} * count{rows}):",
             f"    d: index = tile // count{rows}",
             f"    row: index = first{rows} + tile % count{rows} * {rows}",
-            *indent(_tile(layer, rows, target)),
+            *indent((_shared if alone else _tile)(layer, rows, target)),
         ]
         first = f"first{rows} + count{rows} * {rows}"
     return lines
 
 
 def _tile(layer: Layer, rows: int, target: Target) -> list[str]:
-    """Rows from `row` on, in direction `d`: where they start, all steps, what is left at the end.
-    There are two states, of this step and of the one before."""
+    """Rows from `row` on, in direction `d`: where they start, all steps, where they end."""
+    panels = (line for s in layer.sums for line in indent(_panels(layer, s, rows, target)))
+    return [*_start(layer, rows), *panels, *_end(layer, rows, f"range({layer.hidden})")]
+
+
+def _start(layer: Layer, rows: int) -> list[str]:
+    """The buffers of a tile, and the head of the loop over time. There are two states, of this step
+    and of the one before."""
     dtype, width = layer.dtype, layer.width
     lines = [f"state: {dtype}[2, {rows}, {width}] @ stack @ 64"]
     lines += [f"{name}: {dtype}[{rows}, {width}] @ stack @ 64" for name in layer.buffers]
@@ -161,18 +189,78 @@ def _tile(layer: Layer, rows: int, target: Target) -> list[str]:
         if c.initial:
             lines += [f"    for j in range({layer.hidden}):"]
             lines += [f"        {here} = {c.initial}[d, row + i, j]"]
-    lines += [
+    return [
+        *lines,
         "for step in range(T):",
         "    now: index = step % 2",
         f"    t: index = {_time(layer.reverse)}",
-        *(line for s in layer.sums for line in indent(_panels(layer, s, rows, target))),
-        f"for i in range({rows}):",
-        f"    for j in range({layer.hidden}):",
     ]
+
+
+def _end(layer: Layer, rows: int, units: str) -> list[str]:
+    """The states after all steps, of some units."""
+    lines = [f"for i in range({rows}):", f"    for j in {units}:"]
     return lines + [
         f"        {c.final}[d, row + i, j] = {element(c.buffer, 'T % 2', 'j')}"
         for c in layer.carried
     ]
+
+
+# --- shared steps ---------------------------------------------------------------------------------
+
+
+def _together(layer: Layer, s: Sum, rows: int, target: Target) -> tuple[int, int]:
+    """Gates and panels that are summed at a time."""
+    return blocking(len(s.gates), rows, vectors_of(layer, target), target.registers)
+
+
+def _own_panels(layer: Layer, rows: int, target: Target) -> list[str]:
+    """Which panels are this thread's: `mine` of them, from `own` on. They are next to each other,
+    and as many as are summed at a time stay together."""
+    unit = min(_together(layer, s, rows, target)[1] for s in layer.sums)
+    panels = layer.panels
+    return [
+        f"low = {panels}",
+        "high = 0",
+        f"for part in parallel({-(-panels // unit)}):",
+        f"    low = min(low, part * {unit})",
+        f"    high = max(high, min(part * {unit} + {unit}, {panels}))",
+        "own: index = low",
+        "mine: index = max(high - low, 0)",
+    ]
+
+
+def _shared(layer: Layer, rows: int, target: Target) -> list[str]:
+    """What `_tile` does, by all threads together. Each computes its own units, and gets those of
+    the others through memory: the state by the result, what else is summed over by the place of the
+    last state."""
+    units = f"range(own * {PANEL}, min((own + mine) * {PANEL}, {layer.hidden}))"
+    lines = _start(layer, rows)
+    for s, following in zip(layer.sums, (*layer.sums[1:], None), strict=True):
+        step = _panels(layer, s, rows, target, shared=True)
+        if following is None:
+            step += _meet(layer, rows, "state", "y[t, d, row + i")
+        else:
+            mine, there = element(following.over, "now", "j"), "h[d, row + i"
+            step += [f"for i in range({rows}):", f"    for j in {units}:"]
+            step += [f"        {there}, j] = {mine}", *_meet(layer, rows, following.over, there)]
+        lines += indent(step)
+    return [*lines, *_end(layer, rows, units)]
+
+
+def _meet(layer: Layer, rows: int, buffer: str, there: str) -> list[str]:
+    """All threads have written their units of a buffer, and take over those of the others."""
+    whole, rest = divmod(layer.hidden, PANEL)
+    lines = ["barrier()", f"for i in range({rows}):"]
+    if whole:
+        at = f"j:j + {PANEL}"
+        copy = f"{element(buffer, '1 - now', at)} = {there}, {at}]"
+        lines += [f"    for p in range({whole}):", f"        j: index = p * {PANEL}"]
+        lines.append(f"        {copy}")
+    if rest:
+        lines.append(f"    for j in range({whole * PANEL}, {layer.hidden}):")
+        lines.append(f"        {element(buffer, '1 - now', 'j')} = {there}, j]")
+    return lines
 
 
 def _time(reverse: Sequence[bool]) -> str:
@@ -187,14 +275,24 @@ def element(buffer: str, which: str, at: str) -> str:
     return f"{buffer}[{which}, i, {at}]" if buffer == "state" else f"{buffer}[i, {at}]"
 
 
-def _panels(layer: Layer, s: Sum, rows: int, target: Target) -> list[str]:
-    """The sums and what follows them, some panels at a time, then one by one."""
-    gates, together = blocking(len(s.gates), rows, vectors_of(layer, target), target.registers)
+def _panels(layer: Layer, s: Sum, rows: int, target: Target, *, shared: bool = False) -> list[str]:
+    """The sums and what follows them, of all panels or of this thread's: some at a time, then one
+    by one."""
+    gates, together = _together(layer, s, rows, target)
     whole, rest = divmod(layer.panels, together)
+    groups = [(f"{whole}", together, "0"), (f"{rest}", 1, f"{whole * together}")]
+    if shared:
+        after = f"own + mine // {together} * {together}"
+        groups = [(f"(mine // {together})", together, "own"), (f"(mine % {together})", 1, after)]
+        groups = groups[: 1 if together == 1 else 2]
     lines: list[str] = []
-    for count, some, first in ((whole, together, 0), (rest, 1, whole * together)):
-        if count:
-            lines += [f"for p in range({count}):", f"    first: index = {first} + p * {some}"]
+    for count, some, first in groups:
+        if count != "0":
+            lines += [
+                f"for p in range({count}):",
+                f"    at: index = select(now == 0, p, {count} - 1 - p)",
+                f"    first: index = {first} + at * {some}",
+            ]
             lines += indent(_some_panels(layer, s, rows, gates, some, target))
     return lines
 

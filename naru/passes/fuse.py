@@ -18,6 +18,7 @@ from naru.ir.simplify import known
 from naru.ops.operands import sizes as dims_of
 from naru.ops.registry import OPS
 from naru.passes.registry import graph_pass
+from naru.passes.winograd_tile import algorithm_reason, is_tiled
 
 SHORT_LINE = 8  # pixels
 INDEX_OPS = ("transpose", "slice")
@@ -94,10 +95,12 @@ def has_short_lines(n: Node) -> bool:
     return dense and width is not None and width < SHORT_LINE
 
 
-def is_tiled(n: Node) -> bool:
-    """Is it a convolution made tile by tile, whose pixels lie where it puts them?"""
-    layout = n.inputs[1].type.layout if n.op == "conv" and n.inputs[1] is not None else None
-    return layout is not None and layout.winograd > 0
+def splits_rows(n: Node, p: Node) -> bool:
+    """Is p a transpose, read as the left operand of the product n, but for which all rows would be
+    one axis? Tiles then run across them, also where one of the axes is short."""
+    right = n.inputs[1]
+    rows_alone = right is not None and right.type.rank == 2 and n.type.rank > 2
+    return rows_alone and p.op == "transpose" and keeps_lanes(p)
 
 
 def shared_reason(p: Node) -> str:
@@ -128,6 +131,9 @@ class _Fusion:
             self.lazy.add(n)
             return
         mine = Group(n, {n}, kind if kind in ("contraction", "reduction") else "")
+        reason = algorithm_reason(n)
+        if reason:
+            mine.why.append(reason)
         if kind == "elementwise":
             self.join_elementwise(n, mine)
         elif kind == "reduction":
@@ -242,7 +248,7 @@ class _Fusion:
         """May operand k of n, being lazy index work, be read through its index map?"""
         kind = OPS[n.op].kind
         if kind == "contraction":
-            return n.op == "matmul" and (k == 0 or keeps_lanes(p))
+            return n.op == "matmul" and (not splits_rows(n, p) if k == 0 else keeps_lanes(p))
         return kind == "elementwise" and keeps_lanes(p) and n.type.layout is None
 
     def rebuild(self) -> Graph:

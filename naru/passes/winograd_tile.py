@@ -7,6 +7,8 @@ have more use for fewer bytes, and gain a little less.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from naru.ir.graph import Node
 from naru.ir.simplify import known
 
@@ -19,32 +21,96 @@ WORTH = 0.85  # of the direct time, at most
 LONG = 1000  # channels: longer sums are made in parts, which tiles have no room for
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Those of a 3×3 convolution's result and filters."""
+
+    height: int
+    width: int
+    channels: int
+    filters: int
+
+    def products(self, m: int) -> int:
+        """Multiply-adds in tiles of m × m pixels; m = 1: of direct sums."""
+        tiles = -(-self.height // m) * -(-self.width // m)
+        return tiles * self.weights(m)
+
+    def weights(self, m: int) -> int:
+        """Numbers in the filters, in that form."""
+        return (m + 2) ** 2 * self.channels * self.filters
+
+    def cycles(self, m: int) -> float:
+        """What all of it takes."""
+        inward, outward = TRANSFORMS.get(m, (0.0, 0.0))
+        tiles = self.products(m) // self.weights(m)
+        read = self.weights(m) * 4 / BYTES
+        moved = tiles * (inward * self.channels + outward * self.filters)
+        return max(self.products(m) / MACS, read) + moved
+
+
+def is_tiled(n: Node) -> bool:
+    """Is the node a convolution that is made tile by tile?"""
+    return _form(n) > 0
+
+
+def _form(n: Node) -> int:
+    layout = n.inputs[1].type.layout if n.op == "conv" and n.inputs[1] is not None else None
+    return layout.winograd if layout is not None else 0
+
+
 def winograd_tile(n: Node) -> int:
     """m, for a convolution whose result is best made in tiles of m × m pixels; 0: in none."""
-    x, w = n.inputs[0], n.inputs[1]
-    if n.op != "conv" or x is None or w is None or w.op != "constant" or n.type.dtype != "f32":
-        return 0
-    if w.type.rank != 4 or n.attr("group", 1) != 1 or n.attr("paired") or n.attr("quads"):
-        return 0
-    ones = all(n.attr(name, (1, 1)) == (1, 1) for name in ("strides", "dilations"))
+    sizes = _sizes(n)
+    return 0 if isinstance(sizes, str) else _best(sizes)
+
+
+def _best(sizes: Sizes) -> int:
+    m = min(TRANSFORMS, key=sizes.cycles)
+    return m if sizes.cycles(m) < WORTH * sizes.cycles(1) else 0
+
+
+def _sizes(n: Node) -> Sizes | str:
+    """Of a convolution that tiles could make; else why they could not, or nothing where nobody
+    would ask."""
+    w = n.inputs[1] if n.op == "conv" else None
+    if w is None or w.op != "constant" or n.type.dtype != "f32":
+        return ""
+    if w.type.rank != 4 or n.attr("group", 1) != 1:
+        return ""
     filters, channels, *taps = (known(d) or 0 for d in w.type.shape)
+    if taps != [3, 3]:
+        return ""
+    if any(n.attr(name, (1, 1)) != (1, 1) for name in ("strides", "dilations")):
+        return "tiles are for strides and dilations of 1"
     height, width = (known(d) or 0 for d in n.type.shape[2:])
-    if taps != [3, 3] or not ones or height < 2 or width < 2 or channels > LONG:
-        return 0
-    if filters % PANEL or channels % PANEL:
-        return 0
-    direct = _direct(height, width, channels, filters)
-    cost, m = min((_tiled(m, height, width, channels, filters), m) for m in TRANSFORMS)
-    return m if cost < WORTH * direct else 0
+    if height < 2 or width < 2:
+        return "tiles need an image of known height and width"
+    if filters % PANEL or channels % PANEL or channels > LONG:
+        return f"tiles need whole panels of {PANEL} channels and filters, and at most {LONG}"
+    return Sizes(height, width, channels, filters)
 
 
-def _direct(height: int, width: int, channels: int, filters: int) -> float:
-    weights = 9 * channels * filters
-    return max(height * width * weights / MACS, weights * 4 / BYTES)
+def algorithm_reason(n: Node) -> str:
+    """Why a 3×3 convolution is made tile by tile, or is not; empty for what else there is."""
+    sizes, m = _sizes(n), _form(n)
+    if isinstance(sizes, str):
+        return f"direct sums: {sizes}" if sizes else ""
+    best = min(TRANSFORMS, key=sizes.cycles)
+    share = sizes.cycles(m or best) / sizes.cycles(1)
+    if m:
+        return (
+            f"tiles of {m}×{m} pixels (Winograd): {_count(sizes.products(m))} multiply-adds for "
+            f"{_count(sizes.products(1))}, filters {_bytes(sizes.weights(m))} for "
+            f"{_bytes(sizes.weights(1))}, predicted {share:.2f} of the direct time"
+        )
+    if _best(sizes):
+        return "direct sums: tiles round otherwise, which this class or target leaves out"
+    return f"direct sums: tiles would take {share:.2f} of the time, and pay below {WORTH}"
 
 
-def _tiled(m: int, height: int, width: int, channels: int, filters: int) -> float:
-    tiles, weights = -(-height // m) * -(-width // m), (m + 2) ** 2 * channels * filters
-    inward, outward = TRANSFORMS[m]
-    products = max(tiles * weights / MACS, weights * 4 / BYTES)
-    return products + tiles * (inward * channels + outward * filters)
+def _count(n: int) -> str:
+    return f"{n / 1e6:.3g} M"
+
+
+def _bytes(numbers: int) -> str:
+    return f"{numbers * 4 / 2**10:.4g} KiB"

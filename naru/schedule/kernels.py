@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from naru.dtypes import DTYPES
-from naru.ir.expr import Binary, Const, Expr, Unary, Var, walk
+from naru.ir.expr import Binary, Call, Const, Expr, Select, Unary, Var, walk
 from naru.ir.graph import Graph, Node, TensorType, make_input, toposort
 from naru.ir.loop import For, Func, If, Stmt, statements
-from naru.ir.simplify import add, compare, floordiv, mul, prod, select
-from naru.ir.tensor import TensorFunction
+from naru.ir.simplify import add, compare, floordiv, known, mul, prod, select, substitute
+from naru.ir.tensor import Stage, TensorFunction
 from naru.ir.text_loop import read_func
 from naru.ops.registry import OPS
 from naru.schedule.analysis import SLOW_OPS
@@ -50,9 +50,12 @@ class Kernel:
 
     @property
     def algorithm(self) -> str:
-        """The rewrites that the schedule (of its first nest) begins with, or "by hand"."""
-        found = re.search(r"^algorithm\((.*)\)$", self.schedule, re.MULTILINE)
-        return ", ".join(re.findall(r"'(\w+)[^']*'", found[1])) if found else self.schedule
+        """The rewrites that the schedules of its nests begin with ("direct" only where there is no
+        other), or "by hand"."""
+        found = re.findall(r"^algorithm\((.*)\)$", self.schedule, re.MULTILINE)
+        words = dict.fromkeys(w for line in found for w in re.findall(r"'(\w+)[^']*'", line))
+        named = [w for w in words if w != "direct"]
+        return ", ".join(named or words) if found else self.schedule
 
 
 @dataclass
@@ -183,8 +186,10 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
     work, flops = floordiv(size, BYTES_PER_NS), Const(0)
     for s in tf.stages:
         points = prod([a.extent for a in (*s.axes, *s.reduction)])
-        nodes = [e for e in walk(s.value) if e.dtype != "index"]
+        forms = _forms(s)
+        nodes = [e for form in forms for e in walk(form) if e.dtype != "index"]
         cost = sum(8 if isinstance(e, Unary) and e.op in SLOW_OPS else 1 for e in nodes)
+        cost = -(-cost // len(forms))
         product = (
             isinstance(s.value, Binary)
             and s.value.op in ("mul", "dot2", "dot4")
@@ -196,5 +201,19 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
         else:
             work = add(work, floordiv(mul(points, cost), ops_per_ns))
             numbers = [e for e in nodes if isinstance(e, Binary | Unary) and e.dtype != "bool"]
-            flops = add(flops, mul(points, len(numbers)))
+            count = len(numbers) + 2 * sum(isinstance(e, Call) for e in nodes)
+            flops = add(flops, mul(points, count // len(forms)))
     return work, flops, size
+
+
+def _forms(s: Stage) -> list[Expr]:
+    """The values of a stage, one for each that an axis chooses (those of Winograd's transforms): of
+    these each element has one."""
+    axes = {a.var: a.extent for a in s.axes}
+    chosen = (e for e in walk(s.value) if isinstance(e, Select) and isinstance(e.cond, Binary))
+    found = [e.cond.a for e in chosen if isinstance(e.cond, Binary) and e.cond.op == "eq"]
+    for v in dict.fromkeys(found):
+        extent = known(axes[v]) if isinstance(v, Var) and v in axes else None
+        if isinstance(v, Var) and extent:
+            return [substitute(s.value, {v: Const(k)}) for k in range(extent)]
+    return [s.value]

@@ -167,6 +167,55 @@ def run(io0: f32[10]):
     np.testing.assert_array_equal(y, 2)
 
 
+MEETING = """
+def neighbours(x: f32[n], y: f32[n], last: f32[1], n: index, rounds: index):
+    for i in parallel(n):
+        y[i] = x[i]
+    barrier()
+    for round in range(rounds):
+        kept: f32[8] @ stack
+        before: f32 = y[n - 1]
+        for i in range(n):
+            kept[i] = y[i]
+        barrier()
+        for i in parallel(n):
+            y[i] = kept[i] + kept[(i + 1) % n]
+        barrier()
+        for i in parallel(1):
+            last[0] = y[n - 1] - before
+
+"""
+
+
+@pytest.mark.parametrize(("n", "used"), [(1, 1), (2, 2), (5, 5), (6, 1)])
+def test_a_kernel_whose_threads_meet(n: int, used: int) -> None:
+    """On all threads of the run or on one. What others write is read anew behind a barrier."""
+    text = MEETING + "def run(io0: f32[8], io1: f32[8], io2: f32[1]):\n"
+    text += "    neighbours(io0, io1, io2, 8, 6, threads=5)\n"
+    x, y, last = np.arange(8, dtype=np.float32), np.zeros(8, np.float32), np.zeros(1, np.float32)
+    run = Run(text, [x, y, last])
+    for _ in range(5):
+        assert run(n) == (0, 0, 0, 0)
+        want = x
+        for _ in range(6):
+            before, want = want, want + np.roll(want, -1)
+        np.testing.assert_array_equal(y, want)
+        assert last[0] == (want - before)[7]
+    assert run.barriers == (0 if used == 1 else 5 * used * 13)
+
+
+@pytest.mark.parametrize("name", list(TARGETS))
+def test_a_kernel_whose_threads_meet_compiles_for_every_target(name: str) -> None:
+    target = TARGETS[name]
+    driver, kernels = driver_of(MEETING + "def run(io0: f32[8]):\n    pass\n")
+    text = emit_kernel(kernels[0], target)
+    assert "ptr %ctx" in text
+    missing = set(undefined_symbols(compile_module(text, target)))
+    assert missing <= {"__linear_memory", "__stack_pointer", "__indirect_function_table"}
+    assert f"i64 {8 + target.pointer_bits // 8}" in text
+    assert driver.name == "run"
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_control_flow_reads_memory_again(n: int) -> None:
     text = """

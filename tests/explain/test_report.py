@@ -51,7 +51,7 @@ def test_kernels_know_their_nodes_and_operators() -> None:
     by_name = {r.name: r for r in found.rows}
     assert by_name["k5_conv"].nodes == (("conv3", "Conv"), ("relu3", "Relu"))
     assert by_name["k7_matmul"].nodes == (("output", "Gemm"),)
-    assert "reduce_mean needs a whole row of it" in by_name["k5_conv"].why[0]
+    assert any("reduce_mean needs a whole row of it" in w for w in by_name["k5_conv"].why)
 
 
 def test_predictions_are_formulas_of_the_manifest() -> None:

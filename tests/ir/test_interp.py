@@ -166,6 +166,73 @@ def test_driver() -> None:
     assert (host.barriers, host.marks, host.allocated, host.error) == (1, [1], 16, None)
 
 
+MEETING = """
+def neighbours(x: f32[n], y: f32[n], n: index, rounds: index):
+    for i in parallel(n):
+        y[i] = x[i]
+    barrier()
+    for round in range(rounds):
+        kept: f32[8] @ stack
+        for i in range(n):
+            kept[i] = y[i]
+        barrier()
+        for i in parallel(n):
+            y[i] = kept[i] + kept[(i + 1) % n]
+        barrier()
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 20])
+def test_threads_meet(threads: int) -> None:
+    """What a thread wrote before a barrier, all of them read behind it."""
+    x, y = np.arange(8, dtype=np.float32), zeros(8)
+    execute(MEETING, x, y, 8, 3, threads=threads, shuffle=threads)
+    for _ in range(3):
+        x = x + np.roll(x, -1)
+    assert (y == x).all()
+
+
+def test_threads_meet_in_loops_that_are_deep() -> None:
+    """Deep loops become Python functions of their own."""
+    deep = "".join(f"{'    ' * k}for i{k} in range(1):\n" for k in range(1, 20))
+    pad = "    " * 20
+    lines = ("for i in parallel(4):", "    y[i] = 1.0", "barrier()", "s[0] = s[0] + y[3]")
+    body = "".join(f"{pad}{line}\n" for line in lines)
+    y, s = zeros(4), zeros(1)
+    execute(f"def f(y: f32[4], s: f32[1]):\n{deep}{body}", y, s, threads=3)
+    assert (y.tolist(), s.tolist()) == ([1] * 4, [3])
+
+
+def test_a_kernel_that_meets_runs_on_all_threads_or_one() -> None:
+    text = """
+def count(y: f32[1]):
+    y[0] = y[0] + 1.0
+    barrier()
+
+def driver(y: f32[1]):
+    count(y, threads=2)
+    count(y, threads=9)
+"""
+    for threads, calls in ((1, 2), (2, 4), (5, 6)):
+        y = zeros(1)
+        execute(text, y, threads=threads, host=Host())
+        assert y[0] == calls
+
+
+def test_a_thread_that_waits_for_ever() -> None:
+    text = """
+def f(y: f32[4]):
+    k = 0
+    for i in parallel(4):
+        k = k + 1
+    for i in range(k):
+        barrier()
+"""
+    execute(text, zeros(4), threads=4)
+    with pytest.raises(IRError, match="some threads meet where others don't come"):
+        execute(text, zeros(4), threads=3)
+
+
 def test_driver_failures() -> None:
     host = Host()
     execute(DRIVER, np.zeros(256, np.uint8), zeros(5), None, 256, 5, host=host)

@@ -421,6 +421,23 @@ def test_threads_of_its_own_and_of_the_caller() -> None:
     assert seen == [2]
 
 
+def test_threads_meet_inside_a_kernel(tmp_path: Path) -> None:
+    """A step of a recurrent layer that is long enough to be shared."""
+    proto = text(
+        "(float[20,1,8] x) => (float[20,1,1,128] y) { y = LSTM <hidden_size=128> (x, w, r) }",
+        {"w": weight(1, 512, 8), "r": weight(1, 512, 128)},
+    )
+    x = np.random.default_rng(0).standard_normal((20, 1, 8)).astype(np.float32)
+    build(proto, tmp_path, name="layer")
+    library = Library(tmp_path / "layer.so")
+    alone, shared = library.open(), library.open(Options(threads=2))
+    (want,) = alone({"x": x})
+    for _ in range(20):
+        assert np.array_equal(shared({"x": x})[0], want)
+    shared.close()
+    alone.close()
+
+
 def test_contexts_on_several_threads(folder: Callable[[str], Path]) -> None:
     """One model, a context a thread; one context on two threads at once is refused, not run."""
     model = Library(folder("cnn") / "cnn.so").open()

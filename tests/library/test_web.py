@@ -25,6 +25,7 @@ from naru.library.web import SOURCES
 from tests.library.javascript import run_node, to_arrays
 from tests.library.packages import Package, model_of
 from tests.targets.machine import need
+from tests.zoo.build import weight
 
 Array = np.ndarray
 
@@ -156,6 +157,32 @@ def test_threads_give_the_same_bits(digits: Path) -> None:
         {"image": digits_images()},
     )
     assert said == [1, 4, [True] * 5]
+
+
+def test_threads_meet_inside_a_kernel(package: Package) -> None:
+    """A step of a recurrent layer that is long enough to be shared."""
+    hidden, float32 = 128, TensorProto.FLOAT
+    weights = {"w": weight(1, 4 * hidden, 8), "r": weight(1, 4 * hidden, hidden)}
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=hidden)
+    x, y = (float32, [20, 1, 8]), (float32, [20, 1, 1, hidden])
+    model = model_of([node], {"x": x}, {"y": y}, weights)
+    given = np.random.default_rng(0).standard_normal((20, 1, 8)).astype(np.float32)
+    said = run_node(
+        package(model),
+        """
+        const found = [];
+        for (const threads of [1, 2, 3]) {
+          const model = await load({ threads });
+          for (let k = 0; k < 3; k++) found.push(plain(model.run({ x: arrays.x })));
+          model.dispose();
+        }
+        say(found);
+        """,
+        {"x": given},
+    )
+    want = baseline(model, given)
+    for outputs in said:
+        np.testing.assert_array_equal(to_arrays(outputs)["y"], want)
 
 
 def test_in_a_worker(digits: Path) -> None:

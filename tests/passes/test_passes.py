@@ -21,7 +21,10 @@ from naru.passes.hooks import Times, dump_to, every, verify
 from naru.passes.registry import PASSES, graph_pass, parse, run
 from naru.passes.rewrite import inline, rewrite
 
-ALL = "fold_constants,fold_batch_norm,decompose,simplify_algebra,fold_constants,remove_dead"
+ALL = (
+    "fold_constants,fold_batch_norm,decompose,simplify_algebra,fold_constants,fuse_attention,"
+    "remove_dead"
+)
 
 
 def graph_of(*outputs: Node) -> Graph:
