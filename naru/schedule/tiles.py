@@ -21,6 +21,7 @@ ASSUMED_ROWS = 128  # an extent that is not known when the tile is chosen
 # Cycles that a row of a tile costs for one step of k, beside its multiply-adds: its operand comes
 # from L1, or from far, where fewer rows (wider tiles) keep it in L1 while the columns pass.
 NEAR_ROW, FAR_ROW = 0.06, 0.1
+WAITING = 4  # rows below which sums of two vectors wait for each other
 # Tiles that cross lines, each of them code of its own; the share of the time that they must save.
 MOST_CROSSED, WORTH_CROSSING = 12, 0.96
 PAGES = 64  # whose addresses a core has at hand
@@ -77,9 +78,13 @@ def equal_parts(extent: int, most: int) -> tuple[tuple[int, ...], tuple[int, ...
 
 
 def cascade(rows: int) -> tuple[int, ...]:
-    """Tiles for an extent that is not known: full ones, then smaller ones, down to one row."""
-    middle = (max(2, rows // 3),) if rows > 4 else ()
-    return (rows, *middle, 1) if rows > 1 else (1,)
+    """Tiles for an extent that is not known: full ones, then one or two for what is left. Fewer
+    than `WAITING` rows take as long as so many: what is left is best not taken apart further."""
+    if rows > 6:
+        middle = range((rows - 2) // WAITING * WAITING, 0, -WAITING)
+    else:
+        middle = range(rows - 1, 3, -1)
+    return (rows, *middle, *(size for size in (3, 2, 1) if size < rows))
 
 
 def choose_tile(
