@@ -22,14 +22,16 @@ from naru.ir.expr import Const, Expr, Var, free_vars
 from naru.ir.intern import Interned, node
 from naru.ir.simplify import index
 
+WINOGRAD_TILES = (2, 4)
+
 
 @node
 class Layout(metaclass=Interned):
     """How a tensor lies in memory: logical axes in physical `order`, and, with `block` = (axis,
     size), that axis divided into blocks, the position inside the block being the innermost dim
-    (padded with zeros to whole blocks). `winograd` = m > 0: filters [O, C, 3, 3] that are kept
-    transformed, [O, C, m + 2, m + 2], for tiles of m × m results (schedule/winograd.py). None
-    instead of a Layout means row-major."""
+    (padded with zeros to whole blocks). `winograd` = m, one of `WINOGRAD_TILES`: filters
+    [O, C, 3, 3] that are kept transformed, [O, C, m + 2, m + 2], for tiles of m × m results
+    (schedule/winograd.py). None instead of a Layout means row-major."""
 
     order: tuple[int, ...]
     block: tuple[int, int] | None = None

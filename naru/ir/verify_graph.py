@@ -10,6 +10,7 @@ from naru.dtypes import DTYPES, FROM_NUMPY, is_integer
 from naru.errors import NaruError
 from naru.ir.expr import Var, free_vars
 from naru.ir.graph import (
+    WINOGRAD_TILES,
     Data,
     Graph,
     Node,
@@ -56,8 +57,11 @@ def _layout(t: TensorType) -> Problems:
     block = t.layout.block
     if block is not None and not (0 <= block[0] < t.rank and block[1] > 0):
         yield f"block {block}: expected an axis of the tensor and a positive size"
-    if t.layout.winograd and (t.rank != 4 or [known(d) for d in t.shape[2:]] != [3, 3]):
+    form, order = t.layout.winograd, t.layout.order
+    if form and (t.rank != 4 or [known(d) for d in t.shape[2:]] != [3, 3]):
         yield "a Winograd form: expected filters [O, C, 3, 3]"
+    if form and (form not in WINOGRAD_TILES or block is None or block[0] != 0 or order[0] != 0):
+        yield f"winograd({form}): expected one of {WINOGRAD_TILES}, and blocks of axis 0 outermost"
 
 
 def _value(t: TensorType) -> Problems:

@@ -221,7 +221,7 @@ def _with_layout(n: Node, inputs: list[Node | None], *, tiles: bool) -> Node:
         )
         return Node(n.op, tuple(inputs), attrs, n.types)
     for k, x in enumerate(inputs):
-        layout = weight_layout(n, k, tiles=tiles)
+        layout = weight_layout(n, k, tiles=tiles and _lies_plainly(inputs[0]))
         if layout is not None and x is not None and x.op == "constant":
             inputs[k] = Node(x.op, x.inputs, x.attrs, (_laid(x.type, layout),))
     if not wants_channels_last(n, inputs):
@@ -229,6 +229,11 @@ def _with_layout(n: Node, inputs: list[Node | None], *, tiles: bool) -> Node:
     if is_image_op(n) and n.op != "concat" and inputs[0] is not None:
         inputs[0] = _turned(inputs[0])
     return Node(n.op, tuple(inputs), n.attrs, (_laid(n.type, channels_last(n.type.rank)),))
+
+
+def _lies_plainly(x: Node | None) -> bool:
+    """Is an image channels last, or row-major, so that it will be? Views lie otherwise too."""
+    return x is not None and x.type.layout in (None, channels_last(x.type.rank))
 
 
 def _turned(x: Node) -> Node:

@@ -103,6 +103,11 @@ def splits_rows(n: Node, p: Node) -> bool:
     return rows_alone and p.op == "transpose" and keeps_lanes(p)
 
 
+def is_framed(g: Group) -> bool:
+    """Does the group write the result of a contraction into a border?"""
+    return g.anchor == "contraction" and any(m.op == "pad" for m in g.nodes)
+
+
 def shared_reason(p: Node) -> str:
     """Why a group ends at a node with several readers."""
     return f"ends at {p.op}: its value is needed by others too"
@@ -213,16 +218,21 @@ class _Fusion:
         if found.anchor and n.type.shape != p.type.shape:
             if not is_frame(n) or p not in n.inputs:
                 return "the next step broadcasts the result"
-            return self.refuse_border(found)
+            return self.refuse_border(n, found)
+        for a, b in ((found, mine), (mine, found)):
+            if is_framed(a) and any(m.op in ("concat", "pad") for m in b.nodes):
+                return "its result is made in several ways already"
         return ""
 
-    def refuse_border(self, found: Group) -> str:
-        """Why what a group makes can't be written into a border: each region must need the group's
-        contraction at places of its own."""
+    def refuse_border(self, n: Node, found: Group) -> str:
+        """Why what a group makes can't be written into n's border: each region must need the
+        group's contraction at places of its own."""
         if found.anchor != "contraction":
             return "a border would move what it reduces"
         if any(m.op == "phase_conv" for m in found.nodes):
             return "a border would shift its phases"
+        if any(map(is_tiled, found.nodes)) and n.type.shape[0] is not found.root.type.shape[0]:
+            return "its images are made tile by tile, and others would stand beside them"
         if any(has_short_lines(m) for m in found.nodes):
             return "its lines are short, and tiles cross them"
         if any(m.op in ("concat", "pad") for m in found.nodes):

@@ -78,7 +78,7 @@ def _sizes(n: Node) -> Sizes | str:
     if w.type.rank != 4 or n.attr("group", 1) != 1:
         return ""
     filters, channels, *taps = (known(d) or 0 for d in w.type.shape)
-    if taps != [3, 3]:
+    if taps != [3, 3] or not filters or not channels:
         return ""
     if any(n.attr(name, (1, 1)) != (1, 1) for name in ("strides", "dilations")):
         return "tiles are for strides and dilations of 1"

@@ -82,7 +82,7 @@ class Local:
 Body = Callable[[Env], list[Stmt]]
 WHOLE = "*"  # in an axis map: all of the axis is needed
 LINE = 64  # bytes that a hint fetches
-STACK_LIMIT = 2**20 + 2**18  # bytes of one stage's tile; a thread has a few MiB of stack
+STACK_LIMIT = 2**20  # bytes of one stage's tile; a thread has a few MiB of stack
 
 
 @dataclass(frozen=True)
@@ -333,6 +333,7 @@ class Lowering:
             index = tuple(substitute(i, at) for i in nest.stage.place)
             for i, n in zip(index, nest.stage.tensor.shape, strict=True):
                 if env.lane is None or free_of(i, *env.lane.variables):
+                    guard = logical_and(guard, compare("ge", i, 0))
                     guard = logical_and(guard, TRUE if within(i, n) else compare("lt", i, n))
         if not buffer.shape:
             index = ()
@@ -465,7 +466,8 @@ class Lowering:
             index = tuple(add(at[a.var], o) for a, o in zip(nest.stage.axes, begin, strict=True))
             return [self.store(buffer, index, value, e.lane, inside=True)]
 
-        body = self.open_loops(nest, nest.order, env, fill)
+        body = self.compute_attached(nest, "", env)
+        body += self.open_loops(nest, nest.order, env, fill)
         self.locals[nest.stage.tensor] = Local(buffer, tuple(sub(Const(0), o) for o in begin))
         return body
 

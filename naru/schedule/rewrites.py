@@ -187,7 +187,9 @@ def drop_unit_dims(tf: TensorFunction) -> TensorFunction:
         combine, init = s.combine, s.init
         if s.combine is not None and not reduction:  # a reduction over one element only
             reduction = s.reduction[:1]
-        stages.append(Stage(squeezed[s.tensor], axes, value, reduction, combine, init))
+        kept = zip(s.place, s.tensor.shape, strict=True) if s.place else ()
+        place = tuple(substitute(i, zero) for i, d in kept if not _is_one(d))
+        stages.append(Stage(squeezed[s.tensor], axes, value, reduction, combine, init, place))
     return replace(
         tf,
         inputs=tuple(squeezed[t] for t in tf.inputs),
@@ -371,7 +373,9 @@ def name_axes(tf: TensorFunction) -> TensorFunction:
         at = {o.var: n.var for o, n in zip((*s.axes, *s.reduction), (*axes, *loops), strict=True)}
         value = substitute(s.value, dict(at))
         value = map_reads(value, lambda r: Read(renamed.get(r.tensor, r.tensor), r.index))
-        stages.append(replace(s, tensor=renamed[s.tensor], axes=axes, reduction=loops, value=value))
+        place = tuple(substitute(i, dict(at)) for i in s.place)
+        made = replace(s, tensor=renamed[s.tensor], axes=axes, reduction=loops, value=value)
+        stages.append(replace(made, place=place))
     return replace(tf, stages=tuple(stages), outputs=tuple(renamed[t] for t in tf.outputs))
 
 

@@ -56,7 +56,9 @@ def pack_into(out: np.ndarray, array: np.ndarray, layout: Layout | None) -> None
         out[...] = array
         return
     if layout.winograd:
-        strip = layout.block[1] if layout.block else len(array)
+        assert layout.block is not None
+        assert layout.block[0] == layout.order[0] == 0
+        strip = layout.block[1]
         plain = replace(layout, winograd=0)
         for k in range(0, len(array), strip):
             form = transform_filters(array[k : k + strip], layout.winograd)

@@ -23,12 +23,13 @@ from naru.schedule.winograd import winograd
 from naru.targets import Target
 
 PANEL = 16  # filters that lie side by side
-FILLED, SPILLED = 0.6, 2.4  # times L2: what V takes; at most, of the stack too
+FILLED, SPILLED = 0.6, 2.4  # times L2: what V takes; at most
+STACK = 2**20 - 28 * 2**10  # bytes that V and M of all blocks take at most; the rest is little
 # Times L2: so many weights are read once if all tiles can pass in one block; so many are far away.
 MANY, FAR = 8, 32
 # What blocks of two sizes cost beside those of one: code twice, and nothing for threads to share.
 UNEQUAL = 1.03
-BEGINNING = 1.0  # cycles for a channel and panel: filters come from beyond L2 again
+BEGINNING, FAR_BEGINNING = 1.0, 5.0  # cycles of a block for a channel and panel: filters come again
 
 
 @dataclass(frozen=True)
@@ -54,26 +55,30 @@ def choose_products(
     places = (m + TAPS - 1) ** 2
     each, weights = places * (channels + PANEL) * 4, places * channels * filters * 4
     once = weights > target.l2 * MANY and count * each <= target.l2 * SPILLED
-    part = SPILLED if once or weights > target.l2 * FAR else FILLED
-    room = min(count, max(1, int(target.l2 * part) // each))
-    best, chosen = float("inf"), Products(1, Tile(1, vectors))
+    far = weights > target.l2 * FAR
+    room = min(count, max(1, int(target.l2 * (SPILLED if once or far else FILLED)) // each))
     most = (target.registers - vectors - 1) // vectors
-    for block in range(room, (room - 1) // 2, -1):
+    on_stack = each + places * vectors * lanes * 4
+    best, chosen = float("inf"), Products(1, Tile(1, vectors))
+    for block in range(room, 0, -1):
+        if (block + count % block) * on_stack > STACK:
+            continue
         for rows in range(min(most, block), 0, -1):
             made = Products(block, Tile(rows, vectors))
             if len(made.rows(count)) > 2:
                 continue
-            cost = _cost(made, count) * (1 if count % block == 0 else UNEQUAL)
+            cost = _cost(made, count, FAR_BEGINNING if far else BEGINNING)
+            cost *= 1 if count % block == 0 else UNEQUAL
             if cost < best * 0.999:
                 best, chosen = cost, made
     return chosen
 
 
-def _cost(products: Products, count: int) -> float:
+def _cost(products: Products, count: int, beginning: float) -> float:
     """Cycles of all products for one channel and panel, and what it takes to begin each block."""
     blocks, last = divmod(count, products.block)
     total = blocks * _rows_cost(products.block, products.tile) + _rows_cost(last, products.tile)
-    return total + BEGINNING * -(-count // products.block)
+    return total + beginning * -(-count // products.block)
 
 
 def _rows_cost(count: int, tile: Tile) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -27,7 +30,8 @@ from naru.schedule.kernels import Kernels
 from naru.schedule.prepare import prepare
 from naru.schedule.weights import pack, packed_bytes
 from naru.schedule.winograd import input_sums, output_sums
-from naru.targets import get_target
+from naru.schedule.winograd_schedule import choose_products
+from naru.targets import TARGETS, get_target
 
 CONV = """
 def conv(x: f32[{batch}, 16, {h} + 2, {w} + 2] @ (0, 2, 3, 1), f: f32[{n}, 16, 3, 3] @ (0, 2, 3, 1) @ block(0, 16) @ winograd({m}), b: f32[{n}], r: f32[{batch}, {n}, {h}, {w}] @ (0, 2, 3, 1)):
@@ -157,7 +161,7 @@ def test_strides_and_groups_are_left_alone() -> None:
 
 
 def model(channels: int, size: int) -> bytes:
-    """relu(conv) + x, twice, the second transposed: what may not be put behind tiles."""
+    """y = transpose(conv(relu(conv(x))) + x); the transpose may not be put behind tiles."""
     rng = np.random.default_rng(3)
     scale = np.sqrt(2 / (9 * channels))
     weights = [
@@ -205,4 +209,106 @@ def test_what_is_not_a_number_stays_in_its_tile() -> None:
     got = naru.compile(data)(x)
     assert not np.isfinite(got[0, 0, :, 0]).all()
     np.testing.assert_array_equal(got[0, 10:, :, 10:], plain[0, 10:, :, 10:])
-    assert onnx.load_from_string(data).graph.node
+
+
+# --- what is around them ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [t for t in TARGETS if not t.startswith("wasm")])
+def test_stack(name: str) -> None:
+    """V and M of both sizes of blocks fit the stack that docs/languages.md promises."""
+    target = TARGETS[name]
+    lanes = target.lanes("f32")
+    for m, count in itertools.product(POINTS, (1, 4, 9, 16, 25, 49, 100, 196, 784, 3136)):
+        for channels, filters in itertools.product((16, 64, 256, 512, 960), (16, 48, 256, 512)):
+            products = choose_products(m, count, channels, filters, target, lanes)
+            width = products.tile.vectors * lanes
+            tiles = products.block + count % products.block
+            assert tiles * (m + 2) ** 2 * (channels + 16 + width) * 4 < 2**20
+            assert 1 <= products.block <= count
+
+
+@pytest.mark.parametrize("name", ["x86-64-amx", "x86-64-avx512", "aarch64-i8mm"])
+def test_many_channels_on_large_caches(name: str) -> None:
+    tf = read_tensor_function(
+        CONV.format(batch=1, n=512, m=4, h=20, w=20).replace("16, 22", "512, 22")
+        .replace("16, 20", "512, 20").replace("16, 3, 3", "512, 3, 3").replace("c: 16", "c: 512")
+        .replace(", 16, 20 + 2", ", 512, 20 + 2")
+    )  # fmt: skip
+    Kernels(get_target(name)).lower(prepare(tf), "k")
+
+
+def graph(
+    nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], shape: list[int], out: list[int]
+) -> bytes:
+    x = helper.make_tensor_value_info("x", 1, shape)
+    y = helper.make_tensor_value_info("y", 1, out)
+    made = [numpy_helper.from_array(a, name) for name, a in weights.items()]
+    opset = helper.make_opsetid("", 17)
+    whole = helper.make_graph(nodes, "g", [x], [y], made)
+    return helper.make_model(whole, opset_imports=[opset], ir_version=9).SerializeToString()
+
+
+def filters(count: int, channels: int, taps: int = 3) -> np.ndarray:
+    rng = np.random.default_rng(count + channels)
+    made = rng.standard_normal((count, channels, taps, taps)) / (taps * channels**0.5)
+    return made.astype(np.float32)
+
+
+def viewed() -> bytes:
+    """An image that lies in another order than channels last."""
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["a"]),
+        helper.make_node("Reshape", ["a", "shape"], ["b"]),
+        helper.make_node("Conv", ["b", "w"], ["y"]),
+    ]
+    weights = {"v": filters(256, 32, 1), "w": filters(32, 16), "shape": np.array([1, 16, 16, 256])}
+    return graph(nodes, weights, [1, 32, 16, 16], [1, 32, 14, 254])
+
+
+def padded_batch() -> bytes:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Pad", ["a", "pads"], ["y"]),
+    ]
+    weights = {"w": filters(64, 16), "pads": np.array([1, 0, 0, 0, 0, 0, 0, 0])}
+    return graph(nodes, weights, [1, 16, 18, 18], [2, 64, 16, 16])
+
+
+def border_and_concat() -> bytes:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Pad", ["a", "pads"], ["b"]),
+        helper.make_node("Concat", ["u", "v"], ["c"], axis=1),
+        helper.make_node("Relu", ["c"], ["d"]),
+        helper.make_node("Slice", ["x", "start", "end", "axes"], ["e"]),
+        helper.make_node("Concat", ["e", "d"], ["f"], axis=1),
+        helper.make_node("Add", ["b", "f"], ["y"]),
+    ]
+    rng = np.random.default_rng(2)
+    weights = {
+        "w": filters(64, 16), "pads": np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+        "u": rng.standard_normal((1, 16, 18, 18)).astype(np.float32),
+        "v": rng.standard_normal((1, 40, 18, 18)).astype(np.float32),
+        "start": np.array([0]), "end": np.array([8]), "axes": np.array([1]),
+    }  # fmt: skip
+    return graph(nodes, weights, [1, 16, 18, 18], [1, 64, 18, 18])
+
+
+def without_filters() -> bytes:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    return graph(nodes, {"w": np.zeros((0, 16, 3, 3), np.float32)}, [1, 16, 18, 18], [1, 0, 16, 16])
+
+
+@pytest.mark.parametrize("make", [viewed, padded_batch, border_and_concat])
+def test_neighbours(make: Callable[[], bytes]) -> None:
+    data = make()
+    session = onnxruntime.InferenceSession(data)
+    x = np.random.default_rng(5).standard_normal(session.get_inputs()[0].shape).astype(np.float32)
+    (want,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(naru.compile(data)(x), np.asarray(want), rtol=1e-4, atol=1e-5)
+
+
+def test_no_filters() -> None:
+    x = np.ones((1, 16, 18, 18), np.float32)
+    assert naru.compile(without_filters())(x).shape == (1, 0, 16, 16)
