@@ -112,7 +112,7 @@ class Kernels:
         and a branch."""
         regions = find_regions(tf)
         if regions:
-            return tf, *self.lower_regions(tf, regions, name)
+            return self.lower_regions(tf, regions, name)
         new, schedule = self.schedule(tf)
         func, text = lower(new, schedule, name, fma=self.fma), print_schedule(schedule)
         hot = hot_size(tf)
@@ -126,9 +126,10 @@ class Kernels:
 
     def lower_regions(
         self, tf: TensorFunction, regions: Sequence[Region], name: str
-    ) -> tuple[Func, str]:
-        """One nest after the other; they write to different places, so none waits for another."""
-        whole = signature(tf, name)
+    ) -> tuple[TensorFunction, Func, str]:
+        """One nest after the other; they write to different places, so none waits for another. The
+        function that is counted is that of a region with another algorithm, if there is one."""
+        whole, counted = signature(tf, name), tf
         body: list[Stmt] = []
         notes: list[str] = []
         for region in regions:
@@ -136,7 +137,9 @@ class Kernels:
             nest = lower(new, schedule, name, fma=self.fma, like=whole, origin=region.origin)
             body += nest.body
             notes.append(f"where {region}:\n{print_schedule(schedule)}")
-        return Func(name, whole.params, tuple(body)), "\n".join(notes)
+            if schedule.algorithm[0].startswith("winograd"):
+                counted = new
+        return counted, Func(name, whole.params, tuple(body)), "\n".join(notes)
 
     def schedule(
         self, tf: TensorFunction, *, whole: bool = True
