@@ -191,6 +191,8 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
         points = prod([a.extent for a in (*s.axes, *s.reduction)])
         forms = _forms(s)
         nodes = [e for form in forms for e in walk(form) if e.dtype != "index"]
+        if len(forms) > 1:  # what one reads, others have read
+            nodes = [e for e in nodes if isinstance(e, Binary | Unary | Call)]
         cost = sum(8 if isinstance(e, Unary) and e.op in SLOW_OPS else 1 for e in nodes)
         cost = -(-cost // len(forms))
         product = (
