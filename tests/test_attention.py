@@ -17,7 +17,8 @@ from naru.frontend.onnx import read_onnx
 from naru.ir.graph import Graph, TensorType, make_input, toposort
 from naru.ir.simplify import index
 from naru.ops.attention_kernel import KEYS, QUERIES
-from naru.ops.registry import apply
+from naru.ops.registry import OPS, apply
+from naru.ops.samples import random
 from naru.options import Options
 from naru.passes.registry import run
 from naru.runtime.session import open_model
@@ -25,6 +26,10 @@ from naru.targets import get_target
 
 Array = np.ndarray
 LEAST = float(np.finfo(np.float32).min)
+PLAIN: dict[str, Any] = {
+    "heads": (2, 2), "first": (0, 0, 0), "axes": (2, 2, 2, 2), "scale": 0.125, "cap": 0.0,
+    "fill": -np.inf, "causal": (), "guard": "none",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,26 @@ def test_operators_become_one_too(name: str) -> None:
     assert (ops.count("attention"), ops.count("softmax")) == (1, 0)
 
 
+KNOWN = ((32, 32, (1, 1), 0), (64, 64, (2, 2), 0), (20, 32, (2, 1), 12))
+
+
+@pytest.mark.parametrize(("queries", "keys", "heads", "offset"), KNOWN)
+def test_causal_with_whole_panels_of_keys(
+    queries: int, keys: int, heads: tuple[int, int], offset: int
+) -> None:
+    shapes = [(1, queries, heads[0], 16), *[(1, keys, heads[1], 16)] * 2]
+    inputs = [
+        make_input(name, TensorType("f32", tuple(map(index, shape))))
+        for name, shape in zip("qkv", shapes, strict=True)
+    ]
+    attrs = {**PLAIN, "heads": heads, "causal": (offset,)}
+    y = apply("attention", *inputs, None, **attrs)
+    arrays = [random(*shape, seed=k, scale=1) for k, shape in enumerate(shapes)]
+    got = open_model(built(Graph("g", tuple(inputs), (y,), ("y",))))(*arrays)
+    (want,) = OPS["attention"].ref([*arrays, None], attrs)
+    np.testing.assert_allclose(np.asarray(got), want, rtol=2e-5, atol=2e-6)
+
+
 def exact(q: Array, k: Array, v: Array, dtype: type) -> Array:
     """Attention by heads in a dtype, the sums of products as numpy does them."""
     q, k, v = (x.astype(dtype).transpose(0, 2, 1, 3) for x in (q, k, v))
@@ -199,11 +224,7 @@ def test_error_is_that_of_single_floats(keys: int) -> None:
         make_input(name, TensorType("f32", tuple(map(index, shape))))
         for name, shape in zip("qkv", shapes, strict=True)
     ]
-    attrs: dict[str, Any] = {
-        "heads": (2, 2), "first": (0, 0, 0), "axes": (2, 2, 2, 2), "scale": 0.125, "cap": 0.0,
-        "fill": -np.inf, "causal": (), "guard": "none",
-    }  # fmt: skip
-    y = apply("attention", *inputs, None, **attrs)
+    y = apply("attention", *inputs, None, **PLAIN)
     model = open_model(built(Graph("g", tuple(inputs), (y,), ("y",))))
     rng = np.random.default_rng(1)
     q, k, v = (rng.normal(size=s).astype(np.float32) * 2 for s in shapes)

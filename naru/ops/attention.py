@@ -260,6 +260,8 @@ def _samples() -> Iterable[Sample]:
     yield _sample(5, 9, 4, batch=2, heads=(4, 2), axes=(2, 1, 2, 1))
     yield _sample(3, 33, 2, heads=(6, 1), causal=(30,))
     yield _sample(19, 19, 4, heads=(2, 2), causal=(0,))
+    yield _sample(32, 32, 16, causal=(0,))
+    yield _sample(20, 32, 4, heads=(2, 1), causal=(12,))
     yield _sample(9, 4, 4, causal=(-3,), guard="empty")
     yield _sample(4, 300, 2, causal=(290,), cap=1.5)
     yield _sample(1, 270, 16, batch=2, heads=(4, 2), axes=(2, 1, 1, 2), columns=80)
