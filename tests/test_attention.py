@@ -13,11 +13,13 @@ import pytest
 
 from naru import pipeline
 from naru.artifact.bundle import Bundle
+from naru.errors import ModelError
 from naru.frontend.onnx import read_onnx
 from naru.ir.graph import Graph, TensorType, make_input, toposort
-from naru.ir.simplify import index
+from naru.ir.simplify import ONE, index
 from naru.ops.attention_kernel import KEYS, QUERIES
-from naru.ops.registry import apply
+from naru.ops.registry import OPS, apply, constant
+from naru.ops.samples import random
 from naru.options import Options
 from naru.passes.registry import run
 from naru.runtime.session import open_model
@@ -25,6 +27,10 @@ from naru.targets import get_target
 
 Array = np.ndarray
 LEAST = float(np.finfo(np.float32).min)
+PLAIN: dict[str, Any] = {
+    "heads": (2, 2), "first": (0, 0, 0), "axes": (2, 2, 2, 2), "scale": 0.125, "cap": 0.0,
+    "fill": -np.inf, "causal": (), "guard": "none",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -140,6 +146,147 @@ def test_graphs_as_exporters_write_them(name: str) -> None:
         np.testing.assert_array_equal(np.asarray(two(feed)), got)
 
 
+SAME = "float[B, 2, S, 16] q, float[B, 2, T, 16] k, float[B, 2, T, 16] v"
+KNOWN_SAME = "float[1, 2, 20, 16] q, float[1, 2, 20, 16] k, float[1, 2, 20, 16] v"
+TURNED = "k4 = Transpose<perm = [0, 1, 3, 2]>(k) s = MatMul(q, k4)"
+ENDED = "p = Softmax<axis = -1>(x) y = MatMul(p, v)"
+COUNTED = (
+    "i = Constant<value_int = 0>() u = Constant<value_int = 1>() a1 = Constant<value_ints = [1]>()"
+    " a12 = Constant<value_ints = [1, 2]>() n = Shape<start = 2, end = 3>(q) n0 = Squeeze(n)"
+    " m = Shape<start = 2, end = 3>(k) m0 = Squeeze(m) b = Shape<start = 0, end = 1>(q)"
+    " b0 = Squeeze(b) cols = Range(i, m0, u)"
+)
+CUT = (
+    "q = Transpose<perm = [0, 2, 1, 3]>(a1) k = Transpose<perm = [0, 2, 1, 3]>(b1)"
+    " v = Transpose<perm = [0, 2, 1, 3]>(c1)"
+)
+FIRST = np.arange(20).reshape(1, 1, 1, 20) < 13
+GUARDED = (
+    " wide = Constant<value_ints = [0, 2, 24, 16]>() rows = Constant<value_ints = [0, 2, 24, 20]>()"
+    " all = Constant<value_ints = [0, 6, 8, 20]>() q1 = Reshape(q, wide)"
+    " k4 = Transpose<perm = [0, 1, 3, 2]>(k) s1 = MatMul(q1, k4) s = Reshape(s1, all)"
+    " p = Softmax<axis = -1>(s) bad = IsNaN(p) w = Where(bad, low, p) w1 = Reshape(w, rows)"
+    " z = MatMul(w1, v)"
+)
+# What looks like a pattern, and is not: (inputs, body, constants, sizes of batch, queries, keys)
+NOT_QUITE: dict[str, tuple[str, str, dict[str, Any], tuple[int, int, int]]] = {
+    "the first keys are seen, added": (
+        KNOWN_SAME, f"{TURNED} x = Add(s, c) {ENDED}",
+        {"c": np.where(FIRST, 0, LEAST)}, (1, 20, 20),
+    ),
+    "the first keys are seen, chosen": (
+        KNOWN_SAME, f"{TURNED} x = Where(c, s, low) {ENDED}",
+        {"c": FIRST, "low": -np.inf}, (1, 20, 20),
+    ),
+    "the first keys are seen by the only query": (
+        KNOWN_SAME.replace("20", "1", 1), f"{TURNED} x = Where(c, s, low) {ENDED}",
+        {"c": FIRST, "low": -np.inf}, (1, 1, 20),
+    ),
+    "a limit without end": (
+        f"{KNOWN_SAME}, float[1, 1, 20, 20] m",
+        f"{TURNED} c = Greater(m, low) x = Where(c, s, low) {ENDED}", {"low": -np.inf}, (1, 20, 20),
+    ),
+    "a limit that is no number": (
+        f"{KNOWN_SAME}, float[1, 1, 20, 20] m",
+        f"{TURNED} c = LessOrEqual(nan, m) x = Where(c, s, low) {ENDED}",
+        {"nan": np.nan, "low": LEAST}, (1, 20, 20),
+    ),
+    "queries before the first key": (
+        SAME, f"{COUNTED} r = Range(i, n0, u) d = Unsqueeze(r, a1) e = Sub(m0, n0) f = Add(d, e)"
+        f" c = LessOrEqual(cols, f) {TURNED} x = Where(c, s, low) {ENDED}",
+        {"low": LEAST}, (1, 20, 17),
+    ),
+    "places in the batch": (
+        SAME, f"{COUNTED} r = Range(i, b0, u) d = Unsqueeze(r, a1) e = LessOrEqual(cols, d)"
+        f" c = Unsqueeze(e, a12) {TURNED} x = Where(c, s, low) {ENDED}",
+        {"low": -np.inf}, (6, 6, 6),
+    ),
+    "places that the batch moves": (
+        SAME, f"{COUNTED} r = Range(i, n0, u) d = Unsqueeze(r, a1) e = Add(d, b0)"
+        f" c = LessOrEqual(cols, e) {TURNED} x = Where(c, s, low) {ENDED}",
+        {"low": -np.inf}, (3, 20, 20),
+    ),
+    "copies of a matrix": (
+        "float[1, 2, 20, 16] q, float[20, 16] k0, float[1, 2, 20, 16] v",
+        f"k1 = Expand(k0, five) k = Reshape(k1, four) {TURNED} x = Identity(s) {ENDED}",
+        {"five": np.array([1, 1, 2, 20, 16]), "four": np.array([1, 2, 20, 16])}, (1, 20, 20),
+    ),
+    "rows that are cut": (
+        "float[2, 10, 192] x0", "a, b, c = Split<axis = 2, num_outputs = 3>(x0) a1 = Reshape(a, by)"
+        f" b1 = Reshape(b, by) c1 = Reshape(c, by) {CUT} {TURNED} x = Identity(s) {ENDED}",
+        {"by": np.array([2, 20, 2, 16])}, (2, 10, 10),
+    ),
+    "columns from the end": (
+        "float[2, 20, 96] x0", "c = Slice(x0, from, to, axis)"
+        " a, b, d = Split<axis = 2, num_outputs = 3>(x0)"
+        f" a1 = Reshape(a, by) b1 = Reshape(b, by) c1 = Reshape(c, by) {CUT} {TURNED}"
+        f" x = Identity(s) {ENDED}",
+        {"by": np.array([0, 0, 2, 16]), "from": np.array([-32]), "to": np.array([96]),
+         "axis": np.array([2])}, (2, 20, 20),
+    ),
+    "heads on two axes": (
+        "float[2, 16, 16, 16] k", "q = Transpose<perm = [0, 2, 1, 3]>(k) v = Identity(k)"
+        f" {TURNED} x = Identity(s) {ENDED}", {}, (2, 0, 0),
+    ),
+    "queries as a mask": (
+        "float[2, 4, 16, 16] q", "k = Identity(q) v = Identity(q)"
+        f" {TURNED} x = Add(s, q) {ENDED}", {}, (2, 0, 0),
+    ),
+    "values as a mask": (
+        "float[2, 1, 16, 16] q, float[2, 1, 16, 16] k, float[2, 1, 16, 16] v",
+        f"{TURNED} x = Add(s, v) {ENDED}", {}, (2, 0, 0),
+    ),
+    "chances that are a result too": (
+        "float[1, 6, 8, 16] q, float[1, 2, 20, 16] k, float[1, 2, 20, 16] v",
+        f"{GUARDED} t = ReduceSum(w) y = Add(z, t)", {"low": 0.0}, (1, 0, 0),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::naru.errors.NaruWarning")
+@pytest.mark.parametrize("name", NOT_QUITE)
+def test_what_only_looks_like_it(name: str) -> None:
+    inputs, body, constants, sizes = NOT_QUITE[name]
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 20]> g ({inputs}) => (float y) {{ {body} }}'
+    )
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    for key, value in constants.items():
+        array = np.asarray(value)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, key))
+    graph = read_onnx(model.SerializeToString())
+    nodes = [n for n in toposort(*fused(graph).outputs) if n.op == "attention"]
+    assert all(n.attr("causal") == () for n in nodes) or name.endswith("the only query")
+    assert not nodes or "result too" not in name
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    feed = feeds(model, *sizes)
+    want = np.asarray(session.run(None, feed)[0])
+    got = np.asarray(open_model(built(graph))(feed))
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
+
+
+def test_where_a_query_sees_a_key_has_an_axis_of_keys() -> None:
+    q, k, v = (make_input(n, TensorType("f32", (ONE, ONE, *[index(16)] * 2))) for n in "qkv")
+    m = make_input("m", TensorType("bool", (ONE, ONE, *[index(16)] * 2)))
+    scores = apply("matmul", q, apply("transpose", k, perm=(0, 1, 3, 2)))
+    p = apply("softmax", apply("where", m, scores, constant(-np.inf)), axis=3)
+    for keepdims in (True, False):
+        seen = apply("reduce_max", m, axes=(3,), keepdims=keepdims)
+        y = apply("matmul", apply("where", seen, p, constant(0.0)), v)
+        ops = {n.op for n in toposort(*fused(Graph("g", (q, k, v, m), (y,), ("y",))).outputs)}
+        assert ("attention" in ops) == keepdims
+
+
+def test_one_tensor_is_seen_in_one_way() -> None:
+    x, k = (make_input(n, TensorType("f32", tuple(map(index, (1, 4, 4, 4))))) for n in "xk")
+    heads = {**PLAIN, "heads": (4, 4)}
+    for inputs, mask, axes in (((x,), None, (2, 1, 2, 2)), ((x, k), x, (2, 2, 2, 2))):
+        y = apply("attention", x, inputs[-1], inputs[-1], mask, **{**heads, "axes": axes})
+        with pytest.raises(ModelError, match="one tensor"):
+            built(Graph("g", inputs, (y,), ("y",)))
+
+
 QUERY, KEY, VALUE = "float[B, S, 64] q", "float[B, T, 64] k", "float[B, T, 64] v"
 OPERATORS = {
     "standard": (
@@ -184,6 +331,26 @@ def test_operators_become_one_too(name: str) -> None:
     assert (ops.count("attention"), ops.count("softmax")) == (1, 0)
 
 
+KNOWN = ((32, 32, (1, 1), 0), (64, 64, (2, 2), 0), (20, 32, (2, 1), 12))
+
+
+@pytest.mark.parametrize(("queries", "keys", "heads", "offset"), KNOWN)
+def test_causal_with_whole_panels_of_keys(
+    queries: int, keys: int, heads: tuple[int, int], offset: int
+) -> None:
+    shapes = [(1, queries, heads[0], 16), *[(1, keys, heads[1], 16)] * 2]
+    inputs = [
+        make_input(name, TensorType("f32", tuple(map(index, shape))))
+        for name, shape in zip("qkv", shapes, strict=True)
+    ]
+    attrs = {**PLAIN, "heads": heads, "causal": (offset,)}
+    y = apply("attention", *inputs, None, **attrs)
+    arrays = [random(*shape, seed=k, scale=1) for k, shape in enumerate(shapes)]
+    got = open_model(built(Graph("g", tuple(inputs), (y,), ("y",))))(*arrays)
+    (want,) = OPS["attention"].ref([*arrays, None], attrs)
+    np.testing.assert_allclose(np.asarray(got), want, rtol=2e-5, atol=2e-6)
+
+
 def exact(q: Array, k: Array, v: Array, dtype: type) -> Array:
     """Attention by heads in a dtype, the sums of products as numpy does them."""
     q, k, v = (x.astype(dtype).transpose(0, 2, 1, 3) for x in (q, k, v))
@@ -199,11 +366,7 @@ def test_error_is_that_of_single_floats(keys: int) -> None:
         make_input(name, TensorType("f32", tuple(map(index, shape))))
         for name, shape in zip("qkv", shapes, strict=True)
     ]
-    attrs: dict[str, Any] = {
-        "heads": (2, 2), "first": (0, 0, 0), "axes": (2, 2, 2, 2), "scale": 0.125, "cap": 0.0,
-        "fill": -np.inf, "causal": (), "guard": "none",
-    }  # fmt: skip
-    y = apply("attention", *inputs, None, **attrs)
+    y = apply("attention", *inputs, None, **PLAIN)
     model = open_model(built(Graph("g", tuple(inputs), (y,), ("y",))))
     rng = np.random.default_rng(1)
     q, k, v = (rng.normal(size=s).astype(np.float32) * 2 for s in shapes)

@@ -1,5 +1,5 @@
-"""Pads and concatenations beside convolutions, products and rows: where regions, groups and phases
-meet, compared with ONNX Runtime."""
+"""Pads, concatenations and choices beside convolutions, products and rows: where regions, groups,
+phases and orders meet, compared with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ IMAGES = "g (float[1,8,6,6] a, float[20,8,3,3] w) => (float[1,c,h,v] y) "
 ANY_BATCH = (
     "g (float[n,8,6,6] a, float[20,8,3,3] w, float[3,21,3,3] u, float[12,5,3,3] k)"
     " => (float[n,c,h,v] y) "
+)
+ROWS = (
+    "g (float[1,16,8,8] x, float[16,16,1,1] w, float[16,16] m) => (float[1,16,8,8] y)"
+    " <float s = {0.1}> "
 )
 CASES = {
     f"grouped, channels {p}": GROUPED
@@ -63,6 +67,10 @@ CASES = {
     + PADS2 % "0,0,1,0" + "{ c = MatMul(a, w) y = Pad(c, p) }",
     "any images, one more": ANY_BATCH + PADS4 % "1,0,0,0,0,0,0,0"
     + "{ c = Conv(a, w) y = Pad(c, p) }",
+    "rows of channels, chosen": ROWS + "{ a = Conv(x, w) b = Transpose<perm = [0,2,3,1]>(a) "
+    "c = MatMul(b, m) d = Transpose<perm = [0,3,1,2]>(c) e = Greater(a, s) y = Where(e, a, d) }",
+    "rows of channels, compared": ROWS + "{ a = Conv(x, w) b = Transpose<perm = [0,2,3,1]>(a) "
+    "c = MatMul(b, m) d = Transpose<perm = [0,3,1,2]>(c) e = Greater(a, d) y = Cast<to = 1>(e) }",
     "tokens and a class": "g (float[1,1,8] a, float[1,4,8] b, float[8] s) => (float[1,5,8] y) "
     "{ c = Concat<axis = 1>(a, b) y = LayerNormalization(c, s) }",
 }  # fmt: skip

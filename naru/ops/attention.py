@@ -89,7 +89,7 @@ def infer_attention(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         raise ModelError(f"{NAME}: {how.heads[1]} heads of keys don't divide {how.heads[0]}")
     for i, t in enumerate(operands):
         count, first = known(t.shape[how.axes[i]]), how.first[i]
-        if count is None or count < first + how.counts[i] or not known(t.shape[3]):
+        if count is None or not 0 <= first <= count - how.counts[i] or not known(t.shape[3]):
             raise ModelError(
                 f"{NAME}: expected {how.counts[i]} heads from {first} on, of a known size, "
                 f"in {shape_text(t.shape)}"
@@ -158,6 +158,9 @@ def opaque_attention(n: Node, target: Target) -> str:
     how, mask = How.of(dict(n.attrs)), n.inputs[3]
     names: dict[Node, str] = {}
     own = {x: names.setdefault(given(n.inputs, i), x) for i, x in enumerate("qkv")}
+    axes = {(given(n.inputs, i), how.axes[i]) for i in range(3)}
+    if len(axes) != len(names) or mask in names:
+        raise ModelError(f"{NAME}: one tensor has heads on two axes, or is the mask too")
     if mask is not None:
         names[mask] = "mask"
     types = {name: i.type for i, name in names.items()} | {"out": n.type}
@@ -260,6 +263,8 @@ def _samples() -> Iterable[Sample]:
     yield _sample(5, 9, 4, batch=2, heads=(4, 2), axes=(2, 1, 2, 1))
     yield _sample(3, 33, 2, heads=(6, 1), causal=(30,))
     yield _sample(19, 19, 4, heads=(2, 2), causal=(0,))
+    yield _sample(32, 32, 16, causal=(0,))
+    yield _sample(20, 32, 4, heads=(2, 1), causal=(12,))
     yield _sample(9, 4, 4, causal=(-3,), guard="empty")
     yield _sample(4, 300, 2, causal=(290,), cap=1.5)
     yield _sample(1, 270, 16, batch=2, heads=(4, 2), axes=(2, 1, 1, 2), columns=80)

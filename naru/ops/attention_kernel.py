@@ -222,7 +222,9 @@ def _pack(layer: Layer, t: Tile) -> list[str]:
         lines += [f"    for j in range({PANEL}):", f"        for d in range({whole}, {size}):"]
         lines.append(f"            {one}")
     if layer.keys is None or layer.keys % PANEL or layer.causal:
-        lines += [f"for j in range(n % {PANEL}):", f"    p: index = n // {PANEL}"]
+        # (Where no key is behind the last panel, that p is a panel must be seen all the same.)
+        last = t.keys // PANEL - 1
+        lines += [f"for j in range(n % {PANEL}):", f"    p: index = min(n // {PANEL}, {last})"]
         lines += [f"    for d in range({size}):", f"        {one}"]
     return [*lines, *_pack_values(layer, t)]
 

@@ -15,7 +15,7 @@ from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import add, floordiv, index, known, prod, sub
 from naru.ops.contraction import wide
-from naru.ops.kernel_text import KernelText
+from naru.ops.kernel_text import KernelText, indent
 from naru.ops.operands import (
     check_equal,
     check_kind,
@@ -29,7 +29,7 @@ from naru.ops.operands import (
 )
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
 from naru.ops.samples import random
-from naru.ops.sampling import LANES, MOST_TAPS, Sampler, indent, live, sampled, zero_of
+from naru.ops.sampling import LANES, MOST_TAPS, Sampler, live, sampled, zero_of
 from naru.targets import Target
 
 Array = np.ndarray

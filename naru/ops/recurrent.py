@@ -28,7 +28,7 @@ from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import index, known, mul, prod
 from naru.ops.activations import ACTIVATIONS
-from naru.ops.kernel_text import KernelText
+from naru.ops.kernel_text import KernelText, indent
 from naru.ops.operands import (
     check_equal,
     check_kind,
@@ -39,7 +39,7 @@ from naru.ops.operands import (
     shape_text,
 )
 from naru.ops.recurrent_cells import GRU, LSTM, RNN, Cell, Step, Text
-from naru.ops.recurrent_kernel import PANEL, Carried, Layer, indent, kernel_body
+from naru.ops.recurrent_kernel import PANEL, Carried, Layer, kernel_body
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
 from naru.ops.samples import random
 from naru.targets import Target

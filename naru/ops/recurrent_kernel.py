@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from naru.dtypes import DTYPES
-from naru.ops.kernel_text import multiply_add
+from naru.ops.kernel_text import indent, multiply_add
 from naru.targets import Target
 
 PANEL = 16  # hidden units whose gates are computed together, the same on every target
@@ -87,11 +87,6 @@ class Layer:
         gates = sum(len(s.gates) for s in self.sums)
         weights = gates * self.hidden * self.width * DTYPES[self.dtype].bytes
         return weights >= LONG_STEP and len(self.reverse) == 1 and not self.lengths
-
-
-def indent(lines: Sequence[str], depth: int = 1) -> list[str]:
-    """Lines, further to the right."""
-    return ["    " * depth + line for line in lines]
 
 
 # --- how much at a time ---------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import index, known, mul, prod
 from naru.ops.contraction import wide
-from naru.ops.kernel_text import KernelText
+from naru.ops.kernel_text import KernelText, indent
 from naru.ops.operands import (
     check_equal,
     check_kind,
@@ -177,11 +177,6 @@ class Sampler:
 def zero_of(dtype: str) -> str:
     """0 of a dtype, as text."""
     return {"f": "0.0", "b": "False"}.get(DTYPES[dtype].kind, "0")
-
-
-def indent(lines: Iterable[str], depth: int) -> list[str]:
-    """Lines, further to the right."""
-    return ["    " * depth + line for line in lines]
 
 
 # --- the meaning of a sample ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from naru.ops.recurrent_kernel import indent
+from naru.ops.kernel_text import indent
 from naru.targets import Target
 
 DEEP = 12  # steps from which a walk looks whether all of its neighbours have arrived

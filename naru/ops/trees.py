@@ -24,7 +24,7 @@ from naru.ir.simplify import add, index, mul
 from naru.ops.coded_tables import STEP as CODED_STEP
 from naru.ops.coded_tables import make_coded
 from naru.ops.coded_trees import PASSIVE, apply_coded
-from naru.ops.kernel_text import KernelText
+from naru.ops.kernel_text import KernelText, indent
 from naru.ops.operands import (
     check_equal,
     check_kind,
@@ -33,7 +33,6 @@ from naru.ops.operands import (
     operand,
     optional,
 )
-from naru.ops.recurrent_kernel import indent
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, apply, constant, register
 from naru.ops.tree_kernel import Walk, kernel_body
 from naru.ops.tree_samples import EVERY, random_ensemble, random_votes

@@ -8,6 +8,7 @@ along the last. Or it is a constant, and its values tell.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,14 +40,14 @@ class Places:
 
 def causality(mask: Node) -> Causality | None:
     """What a mask says of places: a bool one, of keys that are seen, or one that is added."""
-    if mask.op == "reshape" and operand(mask).type.rank < mask.type.rank:
-        mask = operand(mask)  # (a mask gets its dims of size 1)
+    if mask.op == "reshape" and _leads_with_ones(mask.type.shape, operand(mask).type.shape):
+        mask = operand(mask)
     if mask.data is not None:
         return _of_constant(mask.data)
     if mask.type.dtype != "bool":
-        if mask.op != "where" or _value(operand(mask, 2)) != -math.inf:
+        if mask.op != "where" or number(operand(mask, 2)) != -math.inf:
             return None
-        alone = _value(operand(mask, 1)) == 0.0
+        alone = number(operand(mask, 1)) == 0.0
         mask = operand(mask)
     else:
         alone = True
@@ -64,7 +65,13 @@ def causality(mask: Node) -> Causality | None:
     return None
 
 
-def _value(n: Node) -> float | None:
+def _leads_with_ones(shape: Sequence[Expr], inner: Sequence[Expr]) -> bool:
+    """Is a shape another one behind dims of size 1?"""
+    more = len(shape) - len(inner)
+    return more > 0 and shape[more:] == inner and all(d is ONE for d in shape[:more])
+
+
+def number(n: Node) -> float | None:
     """The value of a constant of one element."""
     return float(n.data.reshape(-1)[0]) if n.data is not None and n.data.size == 1 else None
 
@@ -97,8 +104,8 @@ def _compared(n: Node) -> Expr | None:
     if left and right and (left.axis, right.axis) == (KEYS, QUERIES):
         return sub(sub(right.start, left.start), strict)
     # 0 <= query - key
-    low = _value(a)
-    if low is None or low != int(low) or b.op != "sub":
+    low = number(a) if b.op == "sub" else None
+    if low is None or not low.is_integer():
         return None
     queries, keys = _places(operand(b, 0)), _places(operand(b, 1))
     if not queries or not keys or (keys.axis, queries.axis) != (KEYS, QUERIES):
@@ -110,10 +117,10 @@ def _places(n: Node) -> Places | None:
     """Numbers that count along one axis, and along no other."""
     if n.data is not None:
         return _counted(n.data)
-    if n.op == "range":
+    if n.op == "range" and n.type.shape[0] is not ONE:
         start, step = n.inputs[0], n.inputs[2]
         first = start.type.value if start is not None else None
-        one = step is not None and _value(step) == 1.0
+        one = step is not None and number(step) == 1.0
         begins = first[0] if first else _whole(start)
         return Places(KEYS, begins) if one and begins is not None else None
     if n.op == "reshape":
@@ -136,7 +143,7 @@ def _whole(n: Node | None) -> Expr | None:
         return None
     if n.type.value is not None:
         return n.type.value[0] if len(n.type.value) == 1 else None
-    value = _value(n)
+    value = number(n)
     return None if value is None else index(int(value))
 
 

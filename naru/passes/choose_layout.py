@@ -160,7 +160,9 @@ def _before_view(n: Node, inputs: list[Node | None], alone: set[Node]) -> Node |
     seen = ("perm", last.order)
     back = TensorType(n.type.dtype, rows.type.shape)
     operands = (
-        rows if x is views[0] else Node("transpose_view", (x,), (seen,), (_laid(back, None),))
+        rows
+        if x is views[0]
+        else Node("transpose_view", (x,), (seen,), (TensorType(x.type.dtype, rows.type.shape),))
         for x in whole
     )
     made = Node(n.op, tuple(operands), n.attrs, (back,))

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 
 from naru.ir.expr import free_vars
 from naru.ir.graph import Graph, Node
-from naru.ir.simplify import ONE, known, mul
+from naru.ir.simplify import ONE, bounds, known, mul
 from naru.ops.attention_kernel import few_queries
 from naru.ops.operands import ints, sizes
 from naru.ops.registry import Attrs, apply, constant
-from naru.passes.causality import HIDDEN, Causality, causality
+from naru.passes.causality import HIDDEN, Causality, causality, number
 from naru.passes.fold_batch_norm import count_readers
 from naru.passes.registry import graph_pass
 from naru.passes.rewrite import rewrite
@@ -91,7 +91,7 @@ def _attention(f: _Finder, n: Node) -> Node | None:
     shared = p.op == "reshape"  # heads that share keys have their rows under each other
     if shared:
         p = operand(p)
-    if p.type.rank != 4 or f.read(p) > 2:
+    if p.type.rank != 4 or f.read(p) != 1:
         return None
     soft, seen = _unguarded(f, p)
     if soft is None or f.read(operand(soft)) != 1:
@@ -112,14 +112,12 @@ def _unguarded(f: _Finder, p: Node) -> tuple[Node | None, Node | None]:
     soft = p
     if p.op == "where":
         cond, a, b = (operand(p, i) for i in range(3))
-        if cond.op == "isnan" and operand(cond) is b and _number(a) == 0.0 and f.read(b) == 2:
+        if cond.op == "isnan" and operand(cond) is b and number(a) == 0.0 and f.read(b) == 2:
             soft = b
-        elif _number(b) == 0.0 and f.read(a) == 1:
+        elif number(b) == 0.0 and f.read(a) == 1:
             soft, seen = a, cond
         else:
             return None, None
-    elif f.read(p) != 1:
-        return None, None
     is_last = soft.op == "softmax" and soft.attr("axis", -1) in (3, -1) and soft.type.rank == 4
     return (soft if is_last else None), seen
 
@@ -149,7 +147,7 @@ def _below(s: Scores) -> Iterator[Scores]:
     if s.scale != 1.0 or s.cap or s.allowed is not None:
         return
     if x.op == "where":
-        fill = _number(operand(x, 2))
+        fill = number(operand(x, 2))
         if fill == -math.inf or (fill is not None and s.bias is None):
             yield replace(s, product=operand(x, 1), allowed=operand(x, 0), fill=fill)
     if x.op == "add":
@@ -165,16 +163,10 @@ def _factor(n: Node) -> tuple[Node, float]:
     if n.op not in ("mul", "div"):
         return n, 1.0
     for i in (0, 1) if n.op == "mul" else (0,):
-        x, c = operand(n, i), _number(operand(n, 1 - i))
+        x, c = operand(n, i), number(operand(n, 1 - i))
         if c is not None and x.type.shape == n.type.shape and (n.op == "mul" or c):
             return x, c if n.op == "mul" else 1.0 / c
     return n, 1.0
-
-
-def _number(n: Node) -> float | None:
-    """The value of a constant of one element."""
-    data = n.data
-    return float(data.reshape(-1)[0]) if data is not None and data.size == 1 else None
 
 
 def _decides(seen: Node | None, s: Scores) -> bool:
@@ -183,13 +175,15 @@ def _decides(seen: Node | None, s: Scores) -> bool:
         return False
     if seen.attr("axes") not in ((operand(seen).type.rank - 1,), (-1,)):
         return False
+    if not seen.attr("keepdims", True):
+        return False
     wanted = {m for m in (s.allowed,) if m is not None}
     parts, todo = set[Node](), [operand(seen)]
     while todo:
         n = todo.pop()
         if n.op == "and" and n is not s.allowed:
             todo += [operand(n, 0), operand(n, 1)]
-        elif n.op == "greater" and operand(n) is s.bias and _number(operand(n, 1)) == -math.inf:
+        elif n.op == "greater" and operand(n) is s.bias and number(operand(n, 1)) == -math.inf:
             parts.add(operand(n))
         else:
             parts.add(n)
@@ -235,10 +229,12 @@ def _made(n: Node, p: Node, s: Scores, v: Node, guard: str) -> Node | None:
         "guard": guard,
         "causal": (),
     }
-    near = _near(mask, s, views)
+    near = _near(mask, s, p, views)
     if near is not None:
         attrs = {**attrs, "causal": (near.offset,)}
         mask = None if near.alone else mask
+    if not _in_one_way(mask, views):
+        return None
     y = apply("attention", *(x.node for x in views), mask, **attrs)
     # (A scale of the values is one of the results.)
     if views[2].scale != 1.0:
@@ -260,17 +256,28 @@ def _mask(s: Scores, p: Node) -> Node | None:
     return mask if mask.type.rank == 4 else apply("reshape", mask, shape=shape)
 
 
-def _near(mask: Node | None, s: Scores, views: Sequence[View]) -> Causality | None:
+def _near(mask: Node | None, s: Scores, p: Node, views: Sequence[View]) -> Causality | None:
     """What the mask says of keys behind a query, where such keys have no part in the result."""
-    near = None if mask is None else causality(mask)
+    batch, _, queries, _ = p.type.shape
+    # (One row for all queries says nothing of their places.)
+    if mask is None or mask.type.shape[2] is not queries:
+        return None
+    near = causality(mask)
     if near is None:
         return None
-    sizes_known = free_vars(*(d for x in views for d in x.node.type.shape))
-    if not set(free_vars(near.offset)) <= set(sizes_known):
+    # Not by the batch: its rows may be computed apart from each other.
+    sizes_known = free_vars(*(d for x in views for d in x.node.type.shape[1:]))
+    if not set(free_vars(near.offset)) <= set(sizes_known) - set(free_vars(batch)):
         return None
     # Of what is finite, all is hidden alike where a query sees nothing.
-    sees = near.alone and s.fill <= HIDDEN and (known(near.offset) or 0) >= 0
+    sees = near.alone and s.fill <= HIDDEN and bounds(near.offset)[0] >= 0
     return near if s.fill == -math.inf or sees else None
+
+
+def _in_one_way(mask: Node | None, views: Sequence[View]) -> bool:
+    """Does the kernel see every tensor in one way? It gets each once, as one matrix."""
+    nodes = {x.node for x in views}
+    return len({(x.node, x.axis) for x in views}) == len(nodes) and mask not in nodes
 
 
 def _view(n: Node, perm: tuple[int, ...]) -> View:
@@ -301,8 +308,12 @@ def _joined(n: Node) -> View:
         return plain
     whole, size = operand(cut), known(n.type.shape[3])
     first, width = known(sizes(dict(cut.attrs), "starts")[0]), known(whole.type.shape[2])
-    even = first is not None and width and size and not (first % size or width % size)
-    if first is None or not width or not size or not even or cut.attr("steps") != (1,):
+    if first is None or not width or not size or cut.attr("steps") != (1,):
+        return plain
+    first += width if first < 0 else 0
+    if first < 0 or first % size or width % size:
+        return plain
+    if cut.type.shape != (*n.type.shape[:2], mul(n.type.shape[2], size)):  # rows that stay whole
         return plain
     shape = (*n.type.shape[:2], width // size, size)
     return replace(plain, node=apply("reshape", whole, shape=shape), first=first // size)
@@ -314,6 +325,8 @@ def _unrepeated(n: Node) -> Node:
     if wide.op != "expand" or wide.type.rank != 5 or wide.type.shape[3:] != n.type.shape[2:]:
         return n
     one = operand(wide)
+    if one.type.rank != 5:
+        return n
     batch, heads, single, *rest = one.type.shape
     copies = wide.type.shape[2]
     if single is not ONE or wide.type.shape != (batch, heads, copies, *rest):
