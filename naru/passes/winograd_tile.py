@@ -86,7 +86,7 @@ def _sizes(n: Node) -> Sizes | str:
     if height < 2 or width < 2:
         return "tiles need an image of known height and width"
     if filters % PANEL or channels % PANEL or channels > LONG:
-        return f"tiles need whole panels of {PANEL} channels and filters, and at most {LONG}"
+        return f"tiles need whole panels of {PANEL} filters and channels, {LONG} at most of these"
     return Sizes(height, width, channels, filters)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from naru.errors import ScheduleError
 from naru.ir.simplify import known
 from naru.ir.tensor import Stage, TensorFunction, reads
-from naru.schedule.analysis import lane_sizes, share, whole_and_rest
+from naru.schedule.analysis import VIRTUAL_LANES, lane_sizes, share, whole_and_rest
 from naru.schedule.contraction import sum_loops, tile_steps
 from naru.schedule.cook_toom import TAPS
 from naru.schedule.steps import ComputeAt, Order, Prefetch, Schedule, Split, Step, Unroll, Vectorize
@@ -22,7 +22,6 @@ from naru.schedule.tiles import Tile, choose_tile, tile_cost
 from naru.schedule.winograd import winograd
 from naru.targets import Target
 
-PANEL = 16  # filters that lie side by side
 FILLED, SPILLED = 0.6, 2.4  # times L2: what V takes; at most
 STACK = 2**20 - 28 * 2**10  # bytes that V and M of all blocks take at most; the rest is little
 # Times L2: so many weights are read once if all tiles can pass in one block; so many are far away.
@@ -53,7 +52,7 @@ def choose_products(
     weights again."""
     vectors = choose_tile(count, filters, target, lanes, k=channels).vectors
     places = (m + TAPS - 1) ** 2
-    each, weights = places * (channels + PANEL) * 4, places * channels * filters * 4
+    each, weights = places * (channels + VIRTUAL_LANES) * 4, places * channels * filters * 4
     once = weights > target.l2 * MANY and count * each <= target.l2 * SPILLED
     far = weights > target.l2 * FAR
     room = min(count, max(1, int(target.l2 * (SPILLED if once or far else FILLED)) // each))
@@ -121,7 +120,7 @@ def schedule_winograd(
     steps.append(ComputeAt(name, "M", "t.o"))
     loops, unrolled = sum_loops(sums, target, product=True, short=False)
     steps += tile_steps(sums, "n", ["t"], lanes, loops, unrolled)
-    if products.block == count and width == PANEL:
+    if products.block == count and width == VIRTUAL_LANES:
         steps.append(_fetch_ahead(tf, sums, loops))
     steps.append(ComputeAt("Z", "out", "n.i.o"))
     steps += _transform("Z", "n", lanes, (*lead, "t", "n.o", "v", "r", "n.i"), "vr")

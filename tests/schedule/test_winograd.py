@@ -25,7 +25,7 @@ from naru.ir.text import print_tensor_function, read_tensor_function
 from naru.ops.registry import apply
 from naru.passes.winograd_tile import winograd_tile
 from naru.schedule.algorithms import apply_algorithm
-from naru.schedule.cook_toom import POINTS, matrices, transform_filters
+from naru.schedule.cook_toom import POINTS, Matrix, matrices, transform_filters
 from naru.schedule.kernels import Kernels
 from naru.schedule.prepare import prepare
 from naru.schedule.weights import pack, packed_bytes
@@ -47,8 +47,8 @@ def conv(x: f32[1, 16, 9, 12] @ (0, 2, 3, 1), f: f32[16, 16, 3, 3] @ (0, 2, 3, 1
 """  # noqa: E501
 
 
-def matrix(rows: tuple[tuple[object, ...], ...]) -> np.ndarray:
-    return np.array([[float(x) for x in row] for row in rows])  # type: ignore[arg-type]
+def matrix(rows: Matrix) -> np.ndarray:
+    return np.array([[float(x) for x in row] for row in rows])
 
 
 def kernel(text: str, target: str) -> tuple[TensorFunction, Func]:
