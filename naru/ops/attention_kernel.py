@@ -20,7 +20,7 @@ from naru.targets import Target
 
 PANEL = 16  # keys, or columns of values, that lie together
 KEYS = 256  # of a block: packed with their values they stay in L2, a tile's scores in L1
-QUERIES = 192  # of a unit, at most: what packing costs is shared by as many
+QUERIES = 384  # of a unit, at most: what packing costs is shared by as many
 STACK = 2**17  # bytes that packed keys and values may take, and results
 FEW = 4  # queries for which keys are not packed
 TOGETHER = 4  # panels of results that are summed at a time for one of these
@@ -119,7 +119,7 @@ def tile_of(layer: Layer, target: Target) -> Tile:
     keys = KEYS
     while keys > 2 * PANEL and keys * (layer.k.size + layer.columns) * 4 > STACK:
         keys //= 2
-    most = min(QUERIES, STACK // (layer.columns * 4))
+    most = min(QUERIES, STACK // (max(layer.columns, layer.q.size) * 4))
     queries = -(-most // rows) * rows
     if layer.rows is not None:
         parts = max(1, -(-layer.rows // most))
@@ -162,11 +162,13 @@ def _unit(layer: Layer, t: Tile, target: Target) -> list[str]:
         f"first: index = unit % parts * {t.queries}",
         f"count: index = min({t.queries}, ROWS - first)",
         *(buffers if layer.rows is None or layer.rows > few else []),
+        f"query: f32[{t.queries + t.rows}, {layer.q.size}] @ stack @ 64",
         f"result: f32[{t.queries + t.rows}, {width}] @ stack @ 64",
         f"top: f32[{t.queries + t.rows}] @ stack @ 64",
         f"total: f32[{t.queries + t.rows}, {PANEL}] @ stack @ 64",
         f"for i in range(count + {t.rows}):",
         "    top[i] = -inf",
+        *indent(_scaled_query(layer)),
         f"    total[i, 0:{PANEL}] = splat(0.0, {PANEL})",
         f"    for c in range({width // PANEL}):",
         f"        result[i, c * {PANEL}:c * {PANEL} + {PANEL}] = splat(0.0, {PANEL})",
@@ -298,6 +300,25 @@ def _query(layer: Layer, row: str) -> list[str]:
     return [*lines, f"head: index = h * {layer.shared} + r // S", "s: index = r % S"]
 
 
+def _scaled_query(layer: Layer) -> list[str]:
+    """Row i of the unit into `query`, scaled."""
+    whole = layer.q.size // PANEL * PANEL
+    lines = [
+        *_query(layer, "i"),
+        f"qrow: index = {layer.q.row('head')} + s",
+        f"qcolumn: index = {layer.q.column('head')}",
+    ]
+    for d in range(0, whole, PANEL):
+        wide = f"q[qrow, qcolumn + {d}:qcolumn + {d + PANEL}]"
+        lines.append(f"query[i, {d}:{d + PANEL}] = {wide} * {layer.scale!r}")
+    if whole < layer.q.size:
+        lines += [
+            f"for d in range({whole}, {layer.q.size}):",
+            f"    query[i, d] = q[qrow, qcolumn + d] * {layer.scale!r}",
+        ]
+    return lines
+
+
 def _tile(layer: Layer, t: Tile, rows: int, target: Target) -> list[str]:
     """`rows` queries from `at` on: what they get of the block's keys."""
     return [
@@ -309,29 +330,14 @@ def _tile(layer: Layer, t: Tile, rows: int, target: Target) -> list[str]:
 
 
 def _start(layer: Layer, t: Tile, rows: int) -> list[str]:
-    """Queries, scaled, in `query`, and room for what is made of them."""
-    size, step = layer.q.size, PANEL * t.panels
-    whole = size // PANEL
-    lines = [
+    """Room for what is made of a tile's queries."""
+    step = PANEL * t.panels
+    return [
         *_live(layer, rows),
         f"rounds: index = (live + {step - 1}) // {step}",
-        f"query: f32[{rows}, {size}] @ stack @ 64",
         f"score: f32[{rows}, {t.keys}] @ stack @ 64",
         f"factor: f32[{PANEL}] @ stack @ 64",
-        f"for i in range({rows}):",
-        *indent(_query(layer, "at + i")),
-        f"    qrow: index = {layer.q.row('head')} + s",
-        f"    qcolumn: index = {layer.q.column('head')}",
     ]
-    for d in range(0, whole * PANEL, PANEL):
-        wide = f"q[qrow, qcolumn + {d}:qcolumn + {d + PANEL}]"
-        lines.append(f"    query[i, {d}:{d + PANEL}] = {wide} * {layer.scale!r}")
-    if size % PANEL:
-        lines += [
-            f"    for d in range({whole * PANEL}, {size}):",
-            f"        query[i, d] = q[qrow, qcolumn + d] * {layer.scale!r}",
-        ]
-    return lines
 
 
 def _single_queries(layer: Layer, t: Tile, target: Target) -> list[str]:
@@ -340,7 +346,7 @@ def _single_queries(layer: Layer, t: Tile, target: Target) -> list[str]:
     dot = [f"dot{size}: f32[{PANEL}] = splat(0.0, {PANEL})"]
     for d in reversed(range(0, size, PANEL)):
         key = f"k[krow + j, kcolumn + {d}:kcolumn + {d + PANEL}]"
-        add = multiply_add(target, f"query[0, {d}:{d + PANEL}]", key, f"dot{d + PANEL}")
+        add = multiply_add(target, f"query[at, {d}:{d + PANEL}]", key, f"dot{d + PANEL}")
         dot.append(f"dot{d}: f32[{PANEL}] = {add}")
     lines = [
         *_start(layer, t, 1),
@@ -391,15 +397,13 @@ def _scores(layer: Layer, t: Tile, rows: int, target: Target) -> list[str]:
     size, step = layer.q.size, PANEL * t.panels
     lines = ["for g in range(rounds):"]
     key = f"turned[g * {t.panels} + w, d, 0:{PANEL}]"
-    add = multiply_add(target, "query[i, d]", key, "{sums}")
+    add = multiply_add(target, "query[at + i, d]", key, "{sums}")
     put = f"score[i, g * {step} + w * {PANEL}:g * {step} + w * {PANEL} + {PANEL}]"
     unroll = next(u for u in (UNROLL, 2, 1) if size % u == 0)
     loop = [f"for e in range({size // unroll}):", f"for u in unroll({unroll}):"]
     body = _sum(rows, t.panels, f"splat(0.0, {PANEL})", add, put, loop)
     named = [
-        line.replace("query[i, d]", f"query[i, e * {unroll} + u]").replace(
-            "w, d, 0", f"w, e * {unroll} + u, 0"
-        )
+        line.replace("i, d]", f"i, e * {unroll} + u]").replace("w, d, 0", f"w, e * {unroll} + u, 0")
         for line in body
     ]
     return [*lines, *indent(named)]
@@ -456,16 +460,20 @@ def _softmax(layer: Layer, t: Tile, rows: int, target: Target) -> list[str]:
         f"        x: {wide} = larger({LEAST}, score[i, {tile}] - base[i])",
     ]
     near, part = (multiply_add(target, "x", repr(LOG2_E), c) for c in (repr(MAGIC), "-whole"))
-    powers = [f"p0: {wide} = splat({POWER[0]!r}, {PANEL})"]
-    for k, c in enumerate(POWER[1:], 1):
-        powers.append(f"p{k}: {wide} = {multiply_add(target, f'p{k - 1}', 'part', repr(c))}")
+    # In pairs (Estrin), which wait for each other half as long as one by one.
+    powers = [f"square: {wide} = part * part"]
+    for k, (high, low) in enumerate(zip(POWER[::2], POWER[1::2], strict=True)):
+        pair = multiply_add(target, "part", f"splat({high!r}, {PANEL})", repr(low))
+        powers.append(f"pair{k}: {wide} = {pair}")
+    powers.append(f"upper: {wide} = {multiply_add(target, 'square', 'pair0', 'pair1')}")
+    powers.append(f"power: {wide} = {multiply_add(target, 'square', 'upper', 'pair2')}")
     return [
         *lines,
         f"        near: {wide} = {near}",
         f"        whole: {wide} = near - {MAGIC}",
         f"        part: {wide} = {part}",
         *indent(powers, 2),
-        f"        chance: {wide} = p{len(POWER) - 1} * bits(bits(near) << 23)",
+        f"        chance: {wide} = power * bits(bits(near) << 23)",
         f"        score[i, {tile}] = chance",
         "        sum = sum + chance",
         f"    total[at + i, 0:{PANEL}] = sum",
