@@ -13,6 +13,7 @@ from naru.ir.simplify import ONE, known
 from naru.ops.operands import ints
 from naru.ops.registry import OPS
 from naru.ops.shape import aligned_groups
+from naru.passes.before_views import before_reshape, before_view, channels_last, laid
 from naru.passes.registry import graph_pass
 from naru.passes.winograd_tile import winograd_tile
 
@@ -20,11 +21,6 @@ PANEL = 16  # columns of a packed weight panel, the same on every target
 # Operators whose result lies as their operand does.
 FOLLOWING = ("max_pool", "average_pool", "pad", "concat", "slice", "repeat", "gather")
 FEW_CHANNELS = 8  # below this an image stays as it came: lanes of channels would be mostly empty
-
-
-def channels_last(rank: int) -> Layout:
-    """N, spatial…, C."""
-    return Layout((0, *range(2, rank), 1))
 
 
 def weight_layout(n: Node, operand: int, *, tiles: bool = False) -> Layout | None:
@@ -123,7 +119,7 @@ def _reshape(n: Node, x: Node) -> Node:
     if order is None:
         return Node(n.op, (row_major(x),), n.attrs, n.types)
     layout = None if _is_row_major(order, n.type.shape) else Layout(order)
-    return Node(n.op, (x,), n.attrs, (_laid(n.type, layout),))
+    return Node(n.op, (x,), n.attrs, (laid(n.type, layout),))
 
 
 def _transpose(n: Node, x: Node, users: list[Node], done: dict[Node, Node]) -> Node:
@@ -135,9 +131,9 @@ def _transpose(n: Node, x: Node, users: list[Node], done: dict[Node, Node]) -> N
         return view
     wanted = any(is_image_op(u) or _meets_image(u, done) for u in users)
     if order == channels_last(n.type.rank).order and wanted:
-        return Node(view.op, view.inputs, n.attrs, (_laid(n.type, channels_last(n.type.rank)),))
+        return Node(view.op, view.inputs, n.attrs, (laid(n.type, channels_last(n.type.rank)),))
     layout = x.type.layout if _moves_channels_only(n, x) else None
-    return Node(n.op, (x,), n.attrs, (_laid(n.type, layout),))
+    return Node(n.op, (x,), n.attrs, (laid(n.type, layout),))
 
 
 def _meets_image(n: Node, done: dict[Node, Node]) -> bool:
@@ -146,33 +142,10 @@ def _meets_image(n: Node, done: dict[Node, Node]) -> bool:
     return OPS[n.op].kind == "elementwise" and wants_channels_last(n, list(inputs))
 
 
-def _before_view(n: Node, inputs: list[Node | None], alone: set[Node]) -> Node | None:
-    """Elementwise work on rows of channels that are seen as an image (a view that n alone reads)
-    and on images: done on the rows, so that it can follow what makes them in one kernel."""
-    last = channels_last(n.type.rank)
-    whole = [x for x in inputs if x is not None and x.type.shape == n.type.shape]
-    if len(whole) < len(inputs) or any(x.type.layout is not last for x in (n, *whole)):
-        return None
-    views = [x for x in whole if x.op == "transpose_view" and x in alone]
-    rows = views[0].inputs[0] if len(views) == 1 else None
-    if rows is None or rows.type.layout is not None:
-        return None
-    seen = ("perm", last.order)
-    back = TensorType(n.type.dtype, rows.type.shape)
-    operands = (
-        rows
-        if x is views[0]
-        else Node("transpose_view", (x,), (seen,), (TensorType(x.type.dtype, rows.type.shape),))
-        for x in whole
-    )
-    made = Node(n.op, tuple(operands), n.attrs, (back,))
-    return Node("transpose_view", (made,), views[0].attrs, (_laid(n.type, last),))
-
-
 def _named(n: Node, made: Node) -> Node:
     """What bears the name of n: what computes it, not a view of that."""
-    inside = made.inputs[0] if made.op == "transpose_view" else None
-    return inside if inside is not None and inside.op == n.op else made
+    inside = made.inputs[0] if made.op in ("transpose_view", "reshape") else None
+    return made if inside is None or inside.op != n.op or made.op == n.op else inside
 
 
 def _moves_channels_only(n: Node, x: Node) -> bool:
@@ -204,7 +177,8 @@ def choose_layout(g: Graph, *, tiles: bool = False) -> Graph:
         else:
             done[n] = _with_layout(n, inputs, tiles=tiles)
             if OPS[n.op].kind == "elementwise":
-                done[n] = _before_view(done[n], inputs, alone) or done[n]
+                moved = before_view(done[n], inputs, alone) or before_reshape(done[n], inputs)
+                done[n] = moved or done[n]
         if len(readers[n]) == 1 and n not in g.outputs:
             alone.add(done[n])
     outputs = [row_major(done[n]) for n in g.outputs]
@@ -225,12 +199,12 @@ def _with_layout(n: Node, inputs: list[Node | None], *, tiles: bool) -> Node:
     for k, x in enumerate(inputs):
         layout = weight_layout(n, k, tiles=tiles and _lies_plainly(inputs[0]))
         if layout is not None and x is not None and x.op == "constant":
-            inputs[k] = Node(x.op, x.inputs, x.attrs, (_laid(x.type, layout),))
+            inputs[k] = Node(x.op, x.inputs, x.attrs, (laid(x.type, layout),))
     if not wants_channels_last(n, inputs):
         return Node(n.op, tuple(inputs), n.attrs, n.types)
     if is_image_op(n) and n.op != "concat" and inputs[0] is not None:
         inputs[0] = _turned(inputs[0])
-    return Node(n.op, tuple(inputs), n.attrs, (_laid(n.type, channels_last(n.type.rank)),))
+    return Node(n.op, tuple(inputs), n.attrs, (laid(n.type, channels_last(n.type.rank)),))
 
 
 def _lies_plainly(x: Node | None) -> bool:
@@ -244,17 +218,13 @@ def _turned(x: Node) -> Node:
     small = all(known(d) == 1 for d in x.type.shape[2:])
     if x.type.layout is not None or x.type.rank < 3 or small or not has_channels(x):
         return x
-    laid = _laid(x.type, channels_last(x.type.rank))
+    wanted = laid(x.type, channels_last(x.type.rank))
     if x.op == "pad":  # a border of numbers is written in the same step; others read the image
         image = x.inputs[0]
         if image is not None and x.attr("mode", "constant") != "constant":
             image = _turned(image)
-        return Node(x.op, (image, *x.inputs[1:]), x.attrs, (laid,))
-    return Node("identity", (x,), (), (laid,))
-
-
-def _laid(t: TensorType, layout: Layout | None) -> TensorType:
-    return TensorType(t.dtype, t.shape, layout, t.value)
+        return Node(x.op, (image, *x.inputs[1:]), x.attrs, (wanted,))
+    return Node("identity", (x,), (), (wanted,))
 
 
 def row_major(n: Node) -> Node:
@@ -262,5 +232,5 @@ def row_major(n: Node) -> Node:
     if n.type.layout is None or len(n.types) != 1:
         return n
     if n.op == "constant":
-        return Node(n.op, n.inputs, n.attrs, (_laid(n.type, None),))
-    return Node("identity", (n,), (), (_laid(n.type, None),))
+        return Node(n.op, n.inputs, n.attrs, (laid(n.type, None),))
+    return Node("identity", (n,), (), (laid(n.type, None),))
