@@ -72,8 +72,9 @@ def compile(
     trust_pickle: a pickle can run any code, and is opened only if this is True, or the list of the
     imports that it may make.
     precision: `fp32` (any algorithm within the class's error bound), `strict` (bit-equal among CPUs
-    with fused multiply-add), or `portable` (bit-equal on every target: a product and a sum are two
-    roundings everywhere); all three give the same for every thread count.
+    with fused multiply-add), `portable` (bit-equal on every target: a product and a sum are two
+    roundings everywhere), or `bf16` (as fp32, with weights rounded to half their bytes); all give
+    the same for every thread count.
     preprocess, postprocess: what is done before and after, compiled with the model, as texts or
     mappings: `"image(resize=256, crop=224)"`, `{"function": "softmax"}`; several in a list. labels:
     names of the classes, for `Model.labels`: a list, {number: name}, or a file. top: two more

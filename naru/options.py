@@ -10,7 +10,7 @@ from naru.errors import NaruError, TargetError
 from naru.processing import NOTHING, Processing
 from naru.targets import Target
 
-PRECISIONS = ("fp32", "strict", "portable")
+PRECISIONS = ("fp32", "strict", "portable", "bf16")
 
 # Told what is being done: (stage, parts done, parts in all).
 Progress = Callable[[str, int, int], None]

@@ -56,6 +56,7 @@ from naru.passes.fuse import fuse
 from naru.passes.fuse_attention import fuse_attention
 from naru.passes.independent_rows import independent_rows
 from naru.passes.multiply_bytes import multiply_bytes
+from naru.passes.narrow_weights import narrow_weights
 from naru.passes.registry import PassFunction
 from naru.passes.registry import Step as PassStep
 from naru.passes.registry import run as run_passes
@@ -85,9 +86,20 @@ def passes_for(target: Target, precision: str = "fp32") -> tuple[PassFunction | 
     """PASSES, before them what only some targets ask for, and with what only class fp32 allows: not
     on targets whose bundles travel with each page, where weights count more than time."""
     found: list[PassFunction | PassStep] = [*PASSES]
-    if precision == "fp32" and not target.is_recompiled:
+    if precision in ("fp32", "bf16") and not target.is_recompiled:
         found[PASSES.index(choose_layout)] = PassStep("choose_layout", {"tiles": True})
+    if precision == "bf16":
+        found.insert(PASSES.index(fuse_attention), narrow_weights)
     return (multiply_bytes, *found) if target.multiplies_bytes else tuple(found)
+
+
+def reference_graph(graph: Graph, target: Target, precision: str) -> Graph:
+    """The graph whose meaning a golden vector shows: the model's own or, in class bf16, that with
+    the weights rounded, so that outputs are those of the code and not of the class."""
+    if precision != "bf16":
+        return graph
+    steps = passes_for(target, precision)
+    return run_passes(steps[: steps.index(narrow_weights) + 1], graph)
 
 
 @dataclass(frozen=True)
@@ -204,7 +216,8 @@ def build_parts(
     linked = link_program(stages, objects, options.target)
     tell("golden vector", 0, 1)
     with stage("golden vector"):
-        case = make_golden(stages.graph, stages.program.requires) if tested else None
+        meant = reference_graph(stages.graph, options.arithmetic, options.precision)
+        case = make_golden(meant, stages.program.requires) if tested else None
         golden = pack_golden([case] if case else [])
     tell("bundle", 0, 1)
     g, rows = stages.graph, independent_rows(stages.fused)
@@ -223,7 +236,7 @@ def build_parts(
         rows=rows.name if rows else None,
     )
     program = stages.program
-    del stages, g  # and with it the weights in the layout of the model file
+    del stages, g, meant  # and with it the weights in the layout of the model file
     sweep()
     sections: dict[str, Any] = {
         "code": linked.code,

@@ -97,10 +97,11 @@ isa_option = click.option(
     help="Target: host (default), avx512, avx2, baseline, amx, neon, dotprod, i8mm or a full name.",
 )  # fmt: skip
 precision_option = click.option(
-    "--precision", type=click.Choice(["portable", "strict", "fp32"]), default="fp32",
+    "--precision", type=click.Choice(["portable", "strict", "fp32", "bf16"]), default="fp32",
     show_default=True,
     help="fp32: any algorithm with a relative error of about 1e-5. strict: fp32 FMA, bit-equal "
-    "among CPUs and thread counts. portable: no FMA, bit-equal on every target.",
+    "among CPUs and thread counts. portable: no FMA, bit-equal on every target. bf16: weights "
+    "rounded to half their bytes, an error of about 2e-3 a layer; all else as fp32.",
 )  # fmt: skip
 
 

@@ -188,7 +188,8 @@ def _weights(level: _Level) -> Json:
 def _info(levels: Sequence[_Level], signature: Signature, sizes: Mapping[str, int]) -> Json:
     """The part of the table that programs see as `info`; `sizes`: bytes of files."""
     manifest = levels[0].manifest
-    stored = "fp16" if levels[0].halves else "fp32"
+    precision = manifest["options"].get("precision", "fp32")
+    stored = "bf16" if precision == "bf16" else "fp16" if levels[0].halves else "fp32"
     return {
         "name": signature.name,
         "inputs": [_tensor(t) for t in signature.inputs],
@@ -197,7 +198,7 @@ def _info(levels: Sequence[_Level], signature: Signature, sizes: Mapping[str, in
             for t, o in zip(signature.outputs, manifest["entries"][0]["outputs"], strict=True)
         ],
         "sizes": sizes,
-        "classes": {"arithmetic": manifest["options"].get("precision", "fp32"), "weights": stored},
+        "classes": {"arithmetic": precision, "weights": stored},
         "naru": manifest["naru"],
     }
 

@@ -7,7 +7,7 @@ two directions run at once, each with its own weights.
 Hidden units come in panels of 16, padded with zeros, so that all gates of a unit lie together:
 
     x        [T, B, D, panels, gates, 16]      D directions, T steps, B rows of the batch
-    weights  [D, panels, gates, hidden, 16]    of the state
+    weights  [D, panels, gates, hidden, 16]    of the state; of f32 also as bf16
     lengths  i32[B], optional                  steps of a row that count; behind them y is 0
     h0, c0   [D, B, hidden], optional          the first state; zeros where it is left out
 
@@ -54,7 +54,9 @@ def _infer(cell: Cell, types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     name = cell.op
     x, weights = operand(name, types, 0, rank=6), operand(name, types, 1, rank=5)
     check_kind(name, x.dtype, "f")
-    check_same_dtype(name, [t for k, t in enumerate(types) if t is not None and k != 2])
+    narrow = (x.dtype, weights.dtype) == ("f32", "bf16")
+    apart = (1, 2) if narrow else (2,)
+    check_same_dtype(name, [t for k, t in enumerate(types) if t is not None and k not in apart])
     steps, batch, directions, panels, gates, lanes = x.shape
     hidden = weights.shape[3]
     units = known(hidden)
@@ -95,7 +97,8 @@ def _ref(cell: Cell, arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
         last[k] = 0 if own[name] is None else own[name]
     extra = own[cell.extra[0]] if cell.extra else None
     for d, backwards in enumerate(attrs["reverse"]):
-        inputs, plain = _units(x[:, :, d], hidden, 2), _units(weights[d], hidden, 0)
+        inputs = _units(x[:, :, d], hidden, 2)
+        plain = _units(weights[d].astype(x.dtype), hidden, 0)
         mine = None if extra is None else _units(extra[d], hidden, 0)
         for t in reversed(range(steps)) if backwards else range(steps):
             old = tuple(last[:, d])
@@ -135,6 +138,7 @@ def _opaque(cell: Cell, n: Node, target: Target) -> str:
         tuple(Carried(buffer, known_as[first], last) for buffer, first, last in buffers),
         cell.buffers,
         lengths=known_as["lengths"] is not None,
+        weights=types["weights"].dtype,
     )
     kernel = KernelText(*types.values(), *results.values())
     head = kernel.head(cell.op, *(kernel.buffer(k, t) for k, t in (types | results).items()))
@@ -175,6 +179,7 @@ def _sample(
     own: int = 0,
     lengths: tuple[int, ...] | None = None,
     dtype: str = "f32",
+    narrow: bool = False,
     **more: Any,
 ) -> Sample:
     """A layer of random weights; `own`: operands beside x, weights and lengths, how many from the
@@ -193,7 +198,10 @@ def _sample(
         "bias": (directions, panels, PANEL),
     }
     names = ("x", "weights", *cell.operands[:own])
-    made = [random(*shapes[k], dtype=dtype, seed=j, scale=0.5) for j, k in enumerate(names)]
+    kept = {"weights": "bf16"} if narrow else {}
+    made = [
+        random(*shapes[k], dtype=kept.get(k, dtype), seed=j, scale=0.5) for j, k in enumerate(names)
+    ]
     left_out = [None] * (len(cell.operands) - own)
     ends = None if lengths is None else np.array(lengths, np.int32)
     return Sample((*made[:2], ends, *made[2:], *left_out), attrs)
@@ -209,6 +217,8 @@ def _shared_samples(cell: Cell) -> Iterable[Sample]:
     yield _sample(cell, 4, 3, 6, lengths=(4, 0, 2), reverse=(0, 1))
     yield _sample(cell, 3, 2, 6, own=1, lengths=(1, 3), dtype="f64")
     yield _sample(cell, 2, 1, 5, clip=0.25)
+    for batch in (1, 3):
+        yield _sample(cell, 3, batch, 21, own=1, narrow=True)
     edgy = _sample(cell, 2, 3, 5)
     x = given(edgy.inputs).copy()
     x[0, 0, ..., 0], x[0, 1, ..., 1], x[0, 2, ..., 2] = np.nan, np.inf, -np.inf

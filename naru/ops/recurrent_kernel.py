@@ -58,7 +58,8 @@ class Carried:
 @dataclass(frozen=True)
 class Layer:
     """What the kernel of a layer is made from. `reverse`: for each direction, whether it runs
-    backwards; `batch`: None if it is not known; `buffers`: those of a tile beside `state`."""
+    backwards; `batch`: None if it is not known; `buffers`: those of a tile beside `state`;
+    `weights`: the dtype they are kept in."""
 
     dtype: str
     reverse: tuple[bool, ...]
@@ -68,6 +69,7 @@ class Layer:
     carried: tuple[Carried, ...]
     buffers: tuple[str, ...] = ()
     lengths: bool = False
+    weights: str = "f32"
 
     @property
     def panels(self) -> int:
@@ -85,7 +87,7 @@ class Layer:
         by side. The result is where threads find each other's part of the state, and behind a row's
         length it does not hold the state."""
         gates = sum(len(s.gates) for s in self.sums)
-        weights = gates * self.hidden * self.width * DTYPES[self.dtype].bytes
+        weights = gates * self.hidden * self.width * DTYPES[self.weights].bytes
         return weights >= LONG_STEP and len(self.reverse) == 1 and not self.lengths
 
 
@@ -328,6 +330,8 @@ def _sums(
 
     def add_product(a: str, q: int, g: int) -> str:
         weights = f"weights[d, first + {q}, {s.gates[g]}, u, 0:{PANEL}]"
+        if layer.weights != layer.dtype:
+            weights = f"{layer.dtype}({weights})"
         return f"{a} = {multiply_add(target, element(s.over, 'now', 'u'), weights, a)}"
 
     whole, rest = divmod(layer.hidden, UNROLL)

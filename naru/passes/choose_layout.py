@@ -14,7 +14,9 @@ from naru.ops.operands import ints
 from naru.ops.registry import OPS
 from naru.ops.shape import aligned_groups
 from naru.passes.before_views import before_reshape, before_view, channels_last, laid
+from naru.passes.narrow_weights import is_widened
 from naru.passes.registry import graph_pass
+from naru.passes.simplify_algebra import operand
 from naru.passes.winograd_tile import winograd_tile
 
 PANEL = 16  # columns of a packed weight panel, the same on every target
@@ -198,13 +200,20 @@ def _with_layout(n: Node, inputs: list[Node | None], *, tiles: bool) -> Node:
         return Node(n.op, tuple(inputs), attrs, n.types)
     for k, x in enumerate(inputs):
         layout = weight_layout(n, k, tiles=tiles and _lies_plainly(inputs[0]))
-        if layout is not None and x is not None and x.op == "constant":
-            inputs[k] = Node(x.op, x.inputs, x.attrs, (laid(x.type, layout),))
+        if layout is not None and x is not None:
+            inputs[k] = _packed(x, layout)
     if not wants_channels_last(n, inputs):
         return Node(n.op, tuple(inputs), n.attrs, n.types)
     if is_image_op(n) and n.op != "concat" and inputs[0] is not None:
         inputs[0] = _turned(inputs[0])
     return Node(n.op, tuple(inputs), n.attrs, (laid(n.type, channels_last(n.type.rank)),))
+
+
+def _packed(x: Node, layout: Layout) -> Node:
+    """Constant weights in a layout, also those that are widened; what is computed stays."""
+    if is_widened(x):
+        return Node(x.op, (_packed(operand(x), layout),), x.attrs, (laid(x.type, layout),))
+    return Node(x.op, x.inputs, x.attrs, (laid(x.type, layout),)) if x.op == "constant" else x
 
 
 def _lies_plainly(x: Node | None) -> bool:

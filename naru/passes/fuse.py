@@ -17,6 +17,7 @@ from naru.ir.graph import Graph, Node, get_output, make_input, make_node, toposo
 from naru.ir.simplify import known
 from naru.ops.operands import sizes as dims_of
 from naru.ops.registry import OPS
+from naru.passes.narrow_weights import is_widened, weights_reason
 from naru.passes.registry import graph_pass
 from naru.passes.winograd_tile import algorithm_reason, is_tiled
 
@@ -121,7 +122,7 @@ class _Fusion:
         self.users = users(g)
         self.outputs = set(g.outputs)
         self.group: dict[Node, Group] = {}
-        self.lazy: set[Node] = set()  # index work without a kernel of its own so far
+        self.lazy: set[Node] = set()  # index work, weights to be widened: without a kernel so far
 
     # --- which group -----------------------------------------------------------------------------
 
@@ -130,15 +131,16 @@ class _Fusion:
         if not is_kernel(n):
             return
         kind = OPS[n.op].kind
+        if is_widened(n):
+            self.lazy.add(n)
+            return
         if n.op in INDEX_OPS:
             if n.op == "transpose" and keeps_lanes(n) and self.follow(n, n.inputs[0]):
                 return
             self.lazy.add(n)
             return
         mine = Group(n, {n}, kind if kind in ("contraction", "reduction") else "")
-        reason = algorithm_reason(n)
-        if reason:
-            mine.why.append(reason)
+        mine.why += [reason for reason in (algorithm_reason(n), weights_reason(n)) if reason]
         if kind == "elementwise":
             self.join_elementwise(n, mine)
         elif kind == "reduction":
@@ -255,8 +257,10 @@ class _Fusion:
     # --- the new graph ---------------------------------------------------------------------------
 
     def absorbs(self, n: Node, k: int, p: Node) -> bool:
-        """May operand k of n, being lazy index work, be read through its index map?"""
+        """May operand k of n, being lazy index work or narrow weights, be made where n reads it?"""
         kind = OPS[n.op].kind
+        if is_widened(p):
+            return kind == "contraction" and k == 1
         if kind == "contraction":
             return n.op == "matmul" and (not splits_rows(n, p) if k == 0 else keeps_lanes(p))
         return kind == "elementwise" and keeps_lanes(p) and n.type.layout is None

@@ -10,6 +10,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
+from naru.dtypes import DTYPES
 from naru.ir.expr import Const, Read, Var
 from naru.ir.simplify import add, free_of, known, prod, rebuild
 from naru.ir.tensor import Stage, reads
@@ -300,7 +301,9 @@ def is_worth_fetching(
         return False
     if not (plan.product and plan.shared) or plan.m is None or len(operand.shape) < 3:
         return False
-    if known(operand.shape[-1]) != VIRTUAL_LANES or size is None or size * 4 <= target.l2:
+    if known(operand.shape[-1]) != VIRTUAL_LANES or size is None:
+        return False
+    if size * DTYPES[operand.dtype].bytes <= target.l2:
         return False
     passing = blocks.rows or m
     return passing is None or p is None or tile.rows * tile.lines < passing * p <= MOST_ROWS

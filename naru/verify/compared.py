@@ -16,6 +16,8 @@ from naru.verify.differences import DEFAULT_TOLERANCE, Difference, compare
 from naru.verify.sides import ONNXRUNTIME, REFERENCE, Side, make_side
 
 BOTH = "both"
+# What passes in class bf16: weights that are off by 1.6e-3 each, by and large, through many layers.
+ROUNDED_WEIGHTS = 2e-2
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,8 @@ def limits(model: Model, tolerance: float | None) -> tuple[float, float]:
     """(relative, absolute) rms error that passes."""
     if tolerance is not None:
         return tolerance, 0.0
+    if model.manifest["options"].get("precision") == "bf16":
+        return ROUNDED_WEIGHTS, 0.0
     stated = model.manifest.get("tolerance")
     if not stated:
         return DEFAULT_TOLERANCE, 0.0
