@@ -7,6 +7,7 @@ Largest errors in ulp (f32 / f64), measured by tests/codegen/test_math.py:
     exp 1 / 1    log 1 / 1    tanh 7 / 2    erf 7 / 1.5    pow 1 / 2
     1 / (1 + exp x), the sigmoid of -x, and its multiples, of f32: 7, and 5 for |x| < 30; 0 where
     it is no normal number
+    a·(1 + erf x), and half of it, of f32: 7e-7 |a|, half of that; 0 for x < -3.95
     sin, cos 2 / 1 for |x| <= 1e6; far beyond, where pi/2 has too few digits here, the result is
     wrong but within [-1, 1] (from about 1e15 with fused multiply-add, 1e7 without)
 
@@ -35,7 +36,8 @@ def expansion(e: Expr, target: Target) -> Expr | None:
     if isinstance(e, Unary) and is_float(e.x.dtype):
         return _unary(e, target)
     if isinstance(e, Binary) and e.op in ("div", "mul") and e.dtype == "f32":
-        return _quotient(e, _arithmetic(target))
+        m = _arithmetic(target)
+        return _quotient(e, m) or _beside_erf(e, m)
     if isinstance(e, Binary) and e.op == "pow":
         return _power(e, target)
     if isinstance(e, Binary) and e.op == "mod" and is_float(e.dtype):
@@ -121,6 +123,39 @@ def _of_sigmoid(e: Expr) -> Term | None:
     return None
 
 
+def _beside_erf(e: Binary, m: Arithmetic) -> Expr | None:
+    """a·(1 + erf(x)), or half of it (a GELU), as one quotient: erf's own two sides are added, and 1
+    to nothing that was rounded."""
+    found, half = _times_erf(e), False
+    for a, b in ((e.a, e.b), (e.b, e.a)) if found is None and e.op == "mul" else ():
+        if _constant(a) == 0.5 and isinstance(b, Binary):
+            found, half = found or _times_erf(b), True
+    if found is None:
+        return None
+    t, above, below = _odd_parts(m, found[1], ERF_TOP, _ERF)
+    total = f.maximum(m.mad(t, above, below), 0.0)
+    return (found[0] * total / (below + below if half else below)).expr
+
+
+def _times_erf(e: Binary) -> tuple[Term, Term] | None:
+    """(a, x) of a·(1 + erf(x))."""
+    for a, b in ((e.a, e.b), (e.b, e.a)) if e.op == "mul" else ():
+        x = _of_one_and_erf(b)
+        if x is not None:
+            return Term(a), x
+    return None
+
+
+def _of_one_and_erf(e: Expr) -> Term | None:
+    """The x of 1 + erf(x)."""
+    if not (isinstance(e, Binary) and e.op == "add"):
+        return None
+    for one, function in ((e.a, e.b), (e.b, e.a)):
+        if _constant(one) == 1.0 and isinstance(function, Unary) and function.op == "erf":
+            return Term(function.x)
+    return None
+
+
 _LOG = (0.3333331346511841, -0.2500017583370209, 0.20002229511737823, -0.16658906638622284,
         0.1420908123254776, -0.12557977437973022, 0.1211506798863411, -0.10871008038520813,
         0.052949342876672745)  # fmt: skip
@@ -153,17 +188,25 @@ _ERF = ((1.5553333759307861, 0.2530537545681, 0.07154876738786697, 0.00481212371
          0.0003886376798618585, 2.956289335998008e-06),
         (1.3783783912658691, 0.6837224960327148, 0.15347814559936523, 0.019869515672326088,
          0.0015191311249509454, 5.3645515436073765e-05))  # fmt: skip
+ERF_TOP = 3.95
 
 
-def _odd(
-    m: Arithmetic, x: Term, top: float, quotient: tuple[tuple[float, ...], tuple[float, ...]]
-) -> Term:
+Quotient = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _odd(m: Arithmetic, x: Term, top: float, quotient: Quotient) -> Term:
     """x·P(x²)/Q(x²) within [-1, 1]; from |x| = `top` on it is ±1, with fused multiply-add and
     without: what is multiplied with 1 - erf x must vanish."""
+    t, above, below = _odd_parts(m, x, top, quotient)
+    return f.minimum(f.maximum(t * above / below, -1.0), 1.0)
+
+
+def _odd_parts(m: Arithmetic, x: Term, top: float, quotient: Quotient) -> tuple[Term, Term, Term]:
+    """x within ±`top`, P and Q."""
     t = f.minimum(f.maximum(x, -top), top)
     square = t * t
     above, below = (polynomial(m, square, c) for c in quotient)
-    return f.minimum(f.maximum(t * above / below, -1.0), 1.0)
+    return t, above, below
 
 
 def _tanh(m: Arithmetic, x: Term) -> Term:
@@ -171,7 +214,7 @@ def _tanh(m: Arithmetic, x: Term) -> Term:
 
 
 def _erf(m: Arithmetic, x: Term) -> Term:
-    return _odd(m, x, 3.95, _ERF)
+    return _odd(m, x, ERF_TOP, _ERF)
 
 
 _SIN = (-0.1666666716337204, 0.008333379402756691, -0.00019853064441122115, 2.832509835570818e-06)

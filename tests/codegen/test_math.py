@@ -318,6 +318,52 @@ def test_sigmoid_edges(name: str, *, times: bool) -> None:
     np.testing.assert_array_equal(np.signbit(got), np.signbit(want))
 
 
+GELUS = ("half last", "half first", "whole")
+
+
+@functools.lru_cache(maxsize=16)
+def compiled_gelu(target: Target, form: str) -> Native:
+    """x (1 + erf x), or half of it, as exporters write them."""
+    n, i = Var("n"), Var("i")
+    x, out = Buffer("x", "f32", (n,)), Buffer("out", "f32", (n,))
+    at, half, one = (mul(i, LANES),), Const(0.5, "f32"), Const(1.0, "f32")
+    value = Load(x, at, (LANES,))
+    sides = (Unary("erf", value), one)
+    sum_ = Binary("add", *(sides if form == "half last" else sides[::-1]))
+    first: Expr = Binary("mul", half, value) if form == "half first" else value
+    made = Binary("mul", first, sum_)
+    store = Store(out, at, Binary("mul", made, half) if form == "half last" else made)
+    return Native(
+        Func("apply", (x, out, n), (For(i, index(0), floordiv(n, LANES), (store,)),)), target
+    )
+
+
+@pytest.mark.parametrize("name", X86)
+@pytest.mark.parametrize("form", GELUS)
+def test_gelu(name: str, form: str) -> None:
+    """Errors are those of a rounding of 1 + erf x, which is up to 2."""
+    x = grid(np.float32, -9.0, 9.0, 500_000)
+    exact = x.astype(np.float64) * (1 + scipy.special.erf(x.astype(np.float64)))
+    exact = exact if form == "whole" else exact / 2
+    got = np.zeros_like(x)
+    compiled_gelu(runnable(name), form)(x, got, x.size)
+    limit = 3.5e-7 * np.abs(x) * (2 if form == "whole" else 1)
+    assert (np.abs(got - exact) <= limit + 1e-45).all()
+
+
+@pytest.mark.parametrize("name", X86)
+@pytest.mark.parametrize("form", GELUS)
+def test_gelu_edges(name: str, form: str) -> None:
+    """Far below zero nothing is left, however large x is; minus infinity times 0 is no number."""
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e30, -1e30, -3.95, -6.0] * 16, np.float32)
+    got = np.zeros_like(x)
+    compiled_gelu(runnable(name), form)(x, got, x.size)
+    with np.errstate(all="ignore"):
+        want = x * (1 + scipy.special.erf(x.astype(np.float64))) / (1 if form == "whole" else 2)
+    np.testing.assert_allclose(got[:7], want[:7], rtol=3e-7)
+    np.testing.assert_array_equal(got[6:9], 0.0)
+
+
 @pytest.mark.parametrize("op", ["exp", "log", "tanh", "erf", "sin", "cos"])
 def test_targets_with_fma_agree_bit_by_bit(op: str) -> None:
     x = grid(np.float32, -90.0, 90.0, 200_000)
