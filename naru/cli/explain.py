@@ -35,7 +35,7 @@ inputs_option = click.option(
     "--sort", type=click.Choice(ORDERS), default="time", show_default=True,
     help="order: of the run; above: time above the roof; share: of the roof, the smallest first.",
 )  # fmt: skip
-@click.option("--html", type=WRITTEN, metavar="FILE", help="Write a page for a browser instead.")
+@click.option("--html", type=WRITTEN, metavar="FILE", help="Write a page for a browser.")
 @click.option("--asm", is_flag=True, help="Print the machine code instead (needs objdump).")
 @inputs_option
 @dims_option
@@ -80,10 +80,10 @@ def explain_command(
     found = explain(bundle, given_inputs(bundle, inputs, dims))
     if html is not None:
         write_page(html, bundle, found)
-        click.echo(f"{html}: open it in a browser; it needs nothing else")
-    elif as_json:
+        click.echo(f"{html}: open it in a browser; it needs nothing else", err=as_json)
+    if as_json:
         print_json(found.as_json(bundle))
-    else:
+    elif html is None or kernel:
         _print_explanation(bundle, found, kernel, details, sort)
 
 

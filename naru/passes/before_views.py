@@ -12,6 +12,8 @@ from naru.ir.simplify import ONE
 from naru.ops.registry import OPS, apply
 from naru.passes.simplify_algebra import operand
 
+FAR = 48  # operations behind a sum of products: more are not in one kernel anyway
+
 
 def channels_last(rank: int) -> Layout:
     """N, spatial…, C."""
@@ -67,13 +69,20 @@ def _shows_sums(x: Node, shape: tuple[Expr, ...]) -> bool:
     """Is x rows in that shape, which a sum of products made, and elementwise work on it?"""
     if x.op != "reshape" or x.type.shape != shape:
         return False
-    made = operand(x)
-    while OPS[made.op].kind == "elementwise":
-        wide = (y for y in made.inputs if y is not None and y.type.shape == made.type.shape)
-        made = next(wide, None)
-        if made is None:
-            return False
-    return OPS[made.op].kind == "contraction" and made.type.rank == 2 and made.type.layout is None
+    rows = operand(x).type
+    if rows.rank != 2 or rows.layout is not None:
+        return False
+    todo, seen = [operand(x)], set[Node]()
+    while todo and len(seen) < FAR:
+        made = todo.pop()
+        kind = OPS[made.op].kind
+        if kind == "contraction":
+            return True
+        if kind == "elementwise" and made not in seen:
+            seen.add(made)
+            wide = (y for y in made.inputs if y is not None and y.type.shape == rows.shape)
+            todo += wide
+    return False
 
 
 def _as_rows(x: Node, shape: tuple[Expr, ...], rows: tuple[Expr, ...]) -> Node | None:

@@ -17,6 +17,7 @@ from naru.ir.graph import Graph, Node, get_output, make_input, make_node, toposo
 from naru.ir.simplify import known
 from naru.ops.operands import sizes as dims_of
 from naru.ops.registry import OPS
+from naru.passes.fuse_attention import attention_reason
 from naru.passes.narrow_weights import is_widened, weights_reason
 from naru.passes.registry import graph_pass
 from naru.passes.winograd_tile import algorithm_reason, is_tiled
@@ -140,7 +141,8 @@ class _Fusion:
             self.lazy.add(n)
             return
         mine = Group(n, {n}, kind if kind in ("contraction", "reduction") else "")
-        mine.why += [reason for reason in (algorithm_reason(n), weights_reason(n)) if reason]
+        reasons = (algorithm_reason(n), attention_reason(n), weights_reason(n))
+        mine.why += [reason for reason in reasons if reason]
         if kind == "elementwise":
             self.join_elementwise(n, mine)
         elif kind == "reduction":

@@ -41,6 +41,13 @@ def fuse_attention(g: Graph) -> Graph:
     return rewrite(g, finder.step, origin=finder.origin)
 
 
+def attention_reason(n: Node) -> str:
+    """What `explain` says of the op; empty for others."""
+    if n.op != "attention":
+        return ""
+    return "softmax(q · k') · v block by block: scores and probabilities are never in memory"
+
+
 @dataclass(frozen=True)
 class Scores:
     """What lies between the product of queries and keys and the softmax. `allowed`: where a score
@@ -147,15 +154,24 @@ def _below(s: Scores) -> Iterator[Scores]:
     if s.scale != 1.0 or s.cap or s.allowed is not None:
         return
     if x.op == "where":
-        fill = number(operand(x, 2))
-        if fill == -math.inf or (fill is not None and s.bias is None):
-            yield replace(s, product=operand(x, 1), allowed=operand(x, 0), fill=fill)
+        for kept, filled in ((1, 2), (2, 1)):  # the other way round is a masked_fill
+            fill = number(operand(x, filled))
+            if fill == -math.inf or (fill is not None and s.bias is None):
+                cond = operand(x, 0) if kept == 1 else _opposite(operand(x, 0))
+                yield replace(s, product=operand(x, kept), allowed=cond, fill=fill)
+    if x.op == "sub" and operand(x, 0).type.shape == x.type.shape and s.bias is None:
+        yield replace(s, product=operand(x, 0), bias=apply("neg", operand(x, 1)))
     if x.op == "add":
         for i in (0, 1):
             y, m = operand(x, i), operand(x, 1 - i)
             if y.type.shape == x.type.shape:
                 bias = m if s.bias is None else apply("add", s.bias, m)
                 yield replace(s, product=y, bias=bias)
+
+
+def _opposite(cond: Node) -> Node:
+    """Where a condition does not hold."""
+    return operand(cond) if cond.op == "not" else apply("not", cond)
 
 
 def _factor(n: Node) -> tuple[Node, float]:

@@ -73,13 +73,15 @@ def _sizes(n: Node) -> Sizes | str:
     """Of a convolution that tiles could make; else why they could not, or nothing where nobody
     would ask."""
     w = n.inputs[1] if n.op == "conv" else None
-    if w is None or w.op != "constant" or n.type.dtype != "f32":
-        return ""
-    if w.type.rank != 4 or n.attr("group", 1) != 1:
+    if w is None or n.type.dtype != "f32" or w.type.rank != 4:
         return ""
     filters, channels, *taps = (known(d) or 0 for d in w.type.shape)
     if taps != [3, 3] or not filters or not channels:
         return ""
+    if w.op != "constant":
+        return "tiles need constant filters in single precision"
+    if n.attr("group", 1) != 1:
+        return "tiles are for convolutions of all channels"
     if any(n.attr(name, (1, 1)) != (1, 1) for name in ("strides", "dilations")):
         return "tiles are for strides and dilations of 1"
     height, width = (known(d) or 0 for d in n.type.shape[2:])
