@@ -104,6 +104,9 @@ def from_bits(code: Code, raw: str, dtype: str, shape: Shape) -> str:
     if dtype in _TINY:
         return _tiny_value(w, w.widen(raw), _TINY[dtype])
     if dtype == "bf16":
+        avx2 = code.target.has("avx2") and code.target.vector_bits == 256
+        if avx2 and shape and shape[-1] in (8, 16, 32):
+            return _upper_halves(code, raw, shape[-1])
         return w.as_float(w.op("shl", w.widen(raw), 16))
     if has_half(code.target):
         half = code.put(f"bitcast {w.short} {raw} to {w.half}")
@@ -119,6 +122,34 @@ def from_bits(code: Code, raw: str, dtype: str, shape: Shape) -> str:
     small = w.as_bits(code.put(f"fmul {w.float} {count}, {w.real(2.0**-24)}"))
     tiny = w.op("icmp ult", magnitude, 0x0400)
     return w.as_float(w.op("or", w.choose(tiny, small, normal), sign))
+
+
+# Where the bytes of 8 upper halves come from, twice 8 of them being there; 255: a zero.
+_UPPER = ", ".join(f"i8 {byte}" for k in range(8) for byte in (255, 255, 2 * k, 2 * k + 1))
+
+
+def _upper_halves(code: Code, raw: str, count: int) -> str:
+    """bf16 to float, 8 at a time: loaded into both halves of a register, where one instruction then
+    puts bytes into place (widening and shifting are two)."""
+    rows: list[str] = []
+    for start in range(0, count, 8):
+        twice = ", ".join(f"i32 {start + k % 8}" for k in range(16))
+        kind = f"<{count} x i16>"
+        both = code.put(f"shufflevector {kind} {raw}, {kind} poison, <16 x i32> <{twice}>")
+        table = code.put(f"bitcast <16 x i16> {both} to <32 x i8>")
+        placed = code.put(
+            f"call <32 x i8> @llvm.x86.avx2.pshuf.b(<32 x i8> {table}, <32 x i8> <{_UPPER}>)"
+        )
+        rows.append(code.put(f"bitcast <32 x i8> {placed} to <8 x float>"))
+    while len(rows) > 1:
+        size = count // len(rows)
+        order = ", ".join(f"i32 {k}" for k in range(2 * size))
+        kind = f"<{size} x float>"
+        rows = [
+            code.put(f"shufflevector {kind} {a}, {kind} {b}, <{2 * size} x i32> <{order}>")
+            for a, b in zip(rows[::2], rows[1::2], strict=True)
+        ]
+    return rows[0]
 
 
 def to_bits(code: Code, x: str, dtype: str, shape: Shape) -> str:

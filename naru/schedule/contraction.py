@@ -123,7 +123,8 @@ def schedule_contraction(
         algorithm.append(f"parts {stage.tensor.name}")
     inner = stage if split is None else split[2]
     short = unrolls(inner, tile_places(out, stage, plan, tile, lanes), target)
-    loops, unrolled = sum_loops(inner, target, product=plan.product, short=short)
+    alone = tile.rows * tile.lines == 1
+    loops, unrolled = sum_loops(inner, target, product=plan.product, short=short, alone=alone)
     steps += tile_steps(inner, lane, rows, lanes, loops, unrolled, wide=tile.is_wide)
     if is_worth_fetching(out, stage, plan, tile, blocks, target):
         loop = loops[-2] if loops[-1].endswith(".i") else loops[-1]
@@ -256,15 +257,18 @@ def tile_steps(
 
 
 def sum_loops(
-    stage: Stage, target: Target, *, product: bool, short: bool
+    stage: Stage, target: Target, *, product: bool, short: bool, alone: bool = False
 ) -> tuple[list[str], list[Step]]:
-    """The reduction's loops, and the steps that unroll the last: a `short` one, or a part of it."""
+    """The reduction's loops, and the steps that unroll the last: a `short` one, or a part of it.
+    `alone`: the tile has one row, whose many sums and weights to be widened fill the registers."""
     inner = stage.tensor.name
     loops = [a.var.name for a in stage.reduction]
     last = known(stage.reduction[-1].extent)
     if short:
         return loops, [Unroll(inner, loops[-1])]
     if last is None or last <= UNROLL_LIMIT or not product or target.is_recompiled:
+        return loops, []
+    if alone and any(r.tensor.dtype == "bf16" for r in reads(stage.value)):
         return loops, []
     # Two steps of k a round: a taken branch every dozen cycles costs the front end one of them.
     k = loops.pop()
