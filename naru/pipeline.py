@@ -79,17 +79,18 @@ PASSES = (
     fuse,  # nodes become kernels
 )
 
+ROUNDING = narrow_weights.__name__  # what class bf16 has between them
 ENTRIES = ("naru_run", "naru_profile", "naru_plan")
 
 
 def passes_for(target: Target, precision: str = "fp32") -> tuple[PassFunction | PassStep, ...]:
-    """PASSES, before them what only some targets ask for, and with what only class fp32 allows: not
-    on targets whose bundles travel with each page, where weights count more than time."""
+    """PASSES, before them what only some targets ask for, and with what only some classes allow:
+    tiles not on targets whose bundles travel with each page, where bytes count more than time."""
     found: list[PassFunction | PassStep] = [*PASSES]
-    if precision in ("fp32", "bf16") and not target.is_recompiled:
-        found[PASSES.index(choose_layout)] = PassStep("choose_layout", {"tiles": True})
+    tiles = {"tiles": precision in ("fp32", "bf16") and not target.is_recompiled}
+    found[PASSES.index(choose_layout)] = PassStep("choose_layout", tiles)
     if precision == "bf16":
-        found.insert(PASSES.index(fuse_attention), narrow_weights)
+        found.insert(PASSES.index(fuse_attention), PassStep(ROUNDING, tiles))
     return (multiply_bytes, *found) if target.multiplies_bytes else tuple(found)
 
 
@@ -99,7 +100,9 @@ def reference_graph(graph: Graph, target: Target, precision: str) -> Graph:
     if precision != "bf16":
         return graph
     steps = passes_for(target, precision)
-    return run_passes(steps[: steps.index(narrow_weights) + 1], graph)
+    named = (s.name if isinstance(s, PassStep) else "" for s in steps)
+    after = next(k for k, name in enumerate(named, 1) if name == ROUNDING)
+    return run_passes(steps[:after], graph)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ STEPS = ("lstm_steps", "gru_steps", "rnn_steps")
 
 
 @graph_pass
-def narrow_weights(g: Graph) -> Graph:
+def narrow_weights(g: Graph, *, tiles: bool = False) -> Graph:
     """Matrices and filters become casts of bf16 constants, the recurrent weights of layers and rows
-    that are looked up become bf16. Filters for tiles (winograd_tile.py) stay: their arithmetic is
-    worth more than their bytes."""
-    return rewrite(g, _narrowed)
+    that are looked up become bf16. `tiles`: filters for them (winograd_tile.py) stay, as their
+    arithmetic is worth more than their bytes."""
+    return rewrite(g, lambda n: n if tiles and winograd_tile(n) else _narrowed(n))
 
 
 def is_widened(x: Node) -> bool:
@@ -49,7 +49,7 @@ def _narrowed(n: Node) -> Node:
             return apply("cast", apply("gather", table, *n.inputs[1:], **dict(n.attrs)), to="f32")
         return n
     w = n.inputs[1] if n.op in (*SUMS, *STEPS) else None
-    narrow = None if w is None or winograd_tile(n) else _narrow(w)
+    narrow = None if w is None else _narrow(w)
     if narrow is None:
         return n
     if n.op in SUMS:
