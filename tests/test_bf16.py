@@ -97,6 +97,21 @@ def test_half_of_the_bytes_are_left() -> None:
     assert sizes["bf16"] < 0.52 * sizes["fp32"]
 
 
+def test_tables_that_naru_makes_are_not_rounded() -> None:
+    """Those of a Fourier transform: rounded, a loud wave would leak into all other bins."""
+    graph = helper.make_graph(
+        [helper.make_node("DFT", ["x"], ["y"], axis=1, onesided=1)],
+        "waves",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 100, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 51, 2])],
+    )
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = np.random.default_rng(0).standard_normal((1, 100, 1), np.float32)
+    found = np.asarray(naru.compile(source.SerializeToString(), precision="bf16")(x))
+    wanted = np.fft.rfft(x[0, :, 0])
+    np.testing.assert_allclose(found[0, :, 0] + 1j * found[0, :, 1], wanted, atol=1e-4)
+
+
 def test_threads_change_nothing() -> None:
     source = matrices("rows", 256, 512, 256)
     x = np.random.default_rng(0).standard_normal((37, 256), np.float32)

@@ -134,7 +134,8 @@ def _beside_erf(e: Binary, m: Arithmetic) -> Expr | None:
         return None
     t, above, below = _odd_parts(m, found[1], ERF_TOP, _ERF)
     total = f.maximum(m.mad(t, above, below), 0.0)
-    return (found[0] * total / (below + below if half else below)).expr
+    # (A product of a and the sum would overflow for large a.)
+    return (found[0] * (total / (below + below if half else below))).expr
 
 
 def _times_erf(e: Binary) -> tuple[Term, Term] | None:

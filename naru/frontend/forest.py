@@ -87,7 +87,7 @@ class Linear:
 
     def scores(self, x: Node) -> Node:
         there = apply("where", apply("isnan", x), constant(0, self.dtype), x)
-        product = apply("matmul", there, constant(self.weights, self.dtype))
+        product = apply("matmul", there, constant(self.weights, self.dtype), exact=True)
         return apply("add", product, constant(self.bias, self.dtype))
 
 

@@ -135,7 +135,7 @@ def _real_product(p: Part, w: Array, planes: int) -> Node:
     rows, columns = w.shape
     if known(behind) == 1:
         flat = emit("reshape", p.z, shape=(before, Const(columns)))
-        y = emit("matmul", flat, _table(w.T, p.z))
+        y = emit("matmul", flat, _table(w.T, p.z), exact=True)
     else:
         flat = emit("reshape", p.z, shape=(before, Const(columns), behind))
         y = emit("matmul", _table(w, p.z), flat)

@@ -287,7 +287,7 @@ def rfft(c: OnnxNode) -> Node:
     n = _points(c, c[0], 0)
     at = 2 * np.pi / n * (np.outer(np.arange(n), np.arange(n // 2 + 1)) % n)
     table = np.stack([np.cos(at), -np.sin(at)], -1).reshape(n, -1)
-    y = emit("matmul", c[0], _like(table, c[0]))
+    y = emit("matmul", c[0], _like(table, c[0]), exact=True)
     return emit("reshape", y, shape=(*c[0].type.shape[:-1], Const(n // 2 + 1), Const(2)))
 
 
@@ -302,7 +302,7 @@ def irfft(c: OnnxNode) -> Node:
     weight[[0, -1]] = 1 / n
     table = np.stack([weight * np.cos(at), -weight * np.sin(at)], 1).reshape(-1, n)
     flat = emit("reshape", x, shape=(*x.type.shape[:-2], mul(*x.type.shape[-2:])))
-    return emit("matmul", flat, _like(table, x))
+    return emit("matmul", flat, _like(table, x), exact=True)
 
 
 def _points(c: OnnxNode, x: Node, behind: int) -> int:

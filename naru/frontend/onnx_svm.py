@@ -55,7 +55,7 @@ def kernel_values(c: OnnxNode, x: Node, vectors: Array) -> Node:
         apart = emit("sub", wide, constant(vectors.T[None].copy()))
         square = emit("reduce_sum", emit("mul", apart, apart), axes=(1,), keepdims=False)
         return emit("exp", emit("mul", scalar(-gamma, x), square))
-    products = emit("matmul", x, constant(vectors.T.copy()))
+    products = emit("matmul", x, constant(vectors.T.copy()), exact=True)
     if kind == "LINEAR":
         return products
     inner = emit("add", emit("mul", scalar(gamma, x), products), scalar(coef0, x))
@@ -91,10 +91,12 @@ def svm_regressor(c: OnnxNode) -> Node:
         if coefficients.size != count:
             raise ModelError(f"expected {count} coefficients, found {coefficients.size}")
         x, vectors = _features(c, floats(c, "support_vectors"), count, "support_vectors")
-        total = emit("matmul", kernel_values(c, x, vectors), constant(coefficients[:, None]))
+        total = emit(
+            "matmul", kernel_values(c, x, vectors), constant(coefficients[:, None]), exact=True
+        )
     else:
         x, weights = _features(c, coefficients, 1, "coefficients")
-        total = emit("matmul", x, constant(weights.T.copy()))
+        total = emit("matmul", x, constant(weights.T.copy()), exact=True)
     out = emit("add", total, scalar(float(rho[0]), total))
     if not c.get_flag("one_class", False):
         return out
@@ -150,7 +152,7 @@ def _pair_scores(
     for k, (i, j) in enumerate(pairs):
         first, second = slice(starts[i], starts[i + 1]), slice(starts[j], starts[j + 1])
         matrix[first, k], matrix[second, k] = rows[j - 1, first], rows[i, second]
-    out = emit("matmul", kernel_values(c, x, vectors), constant(matrix))
+    out = emit("matmul", kernel_values(c, x, vectors), constant(matrix), exact=True)
     return emit("add", out, constant(rho))
 
 
@@ -161,7 +163,7 @@ def _votes(scores: Node, count: int) -> Node:
         change[k, i], change[k, j] = 1, -1
         start[j] += 1
     for_first = emit("cast", emit("greater", scores, scalar(0, scores)), to="f32")
-    return emit("add", emit("matmul", for_first, constant(change)), constant(start))
+    return emit("add", emit("matmul", for_first, constant(change), exact=True), constant(start))
 
 
 def _probabilities(scores: Node, a: Array, b: Array, count: int) -> Node:
@@ -175,7 +177,7 @@ def _probabilities(scores: Node, a: Array, b: Array, count: int) -> Node:
 def _linear(c: OnnxNode, coefficients: Array, rho: float, labels: Sequence[int]) -> Node:
     """[N, classes]: a score for each."""
     x, weights = _features(c, coefficients, len(labels), "coefficients")
-    scores = emit("matmul", x, constant(weights.T.copy()))
+    scores = emit("matmul", x, constant(weights.T.copy()), exact=True)
     return emit("add", scores, scalar(rho, scores))
 
 

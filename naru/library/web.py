@@ -189,7 +189,8 @@ def _info(levels: Sequence[_Level], signature: Signature, sizes: Mapping[str, in
     """The part of the table that programs see as `info`; `sizes`: bytes of files."""
     manifest = levels[0].manifest
     precision = manifest["options"].get("precision", "fp32")
-    stored = "bf16" if precision == "bf16" else "fp16" if levels[0].halves else "fp32"
+    narrow = any(dtype == "bfloat16" for *_, dtype in manifest.get("packed", ()))
+    stored = "bf16" if narrow else "fp16" if levels[0].halves else "fp32"
     return {
         "name": signature.name,
         "inputs": [_tensor(t) for t in signature.inputs],

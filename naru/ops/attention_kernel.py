@@ -20,7 +20,8 @@ from naru.targets import Target
 
 PANEL = 16  # keys, or columns of values, that lie together
 KEYS = 256  # of a block: packed with their values they stay in L2, a tile's scores in L1
-QUERIES = 384  # of a unit, at most: what packing costs is shared by as many
+QUERIES = 192  # of a unit, at most: what packing costs is shared by as many
+MANY = 6  # times as many, and units are twice as large: enough are left for threads
 STACK = 2**17  # bytes that packed keys and values may take, and results
 FEW = 4  # queries for which keys are not packed
 TOGETHER = 4  # panels of results that are summed at a time for one of these
@@ -119,7 +120,8 @@ def tile_of(layer: Layer, target: Target) -> Tile:
     keys = KEYS
     while keys > 2 * PANEL and keys * (layer.k.size + layer.columns) * 4 > STACK:
         keys //= 2
-    most = min(QUERIES, STACK // (max(layer.columns, layer.q.size) * 4))
+    many = layer.rows is not None and layer.rows >= MANY * QUERIES
+    most = min(QUERIES * (1 + many), STACK // (max(layer.columns, layer.q.size) * 4))
     queries = -(-most // rows) * rows
     if layer.rows is not None:
         parts = max(1, -(-layer.rows // most))

@@ -16,8 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from naru.dtypes import is_float
 from naru.ir.expr import free_vars
-from naru.ir.graph import Graph, Node
+from naru.ir.graph import Graph, Node, make_constant
 from naru.ir.simplify import ONE, bounds, known, mul
 from naru.ops.attention_kernel import few_queries
 from naru.ops.operands import ints, sizes
@@ -160,7 +161,7 @@ def _below(s: Scores) -> Iterator[Scores]:
                 cond = operand(x, 0) if kept == 1 else _opposite(operand(x, 0))
                 yield replace(s, product=operand(x, kept), allowed=cond, fill=fill)
     if x.op == "sub" and operand(x, 0).type.shape == x.type.shape and s.bias is None:
-        yield replace(s, product=operand(x, 0), bias=apply("neg", operand(x, 1)))
+        yield replace(s, product=operand(x, 0), bias=_negative(operand(x, 1)))
     if x.op == "add":
         for i in (0, 1):
             y, m = operand(x, i), operand(x, 1 - i)
@@ -169,9 +170,29 @@ def _below(s: Scores) -> Iterator[Scores]:
                 yield replace(s, product=y, bias=bias)
 
 
+OPPOSITES = {
+    "less": "greater_or_equal",
+    "less_or_equal": "greater",
+    "greater": "less_or_equal",
+    "greater_or_equal": "less",
+}
+
+
 def _opposite(cond: Node) -> Node:
-    """Where a condition does not hold."""
-    return operand(cond) if cond.op == "not" else apply("not", cond)
+    """Where a condition does not hold, in a form that shows what it is (see causality.py)."""
+    if cond.op == "not":
+        return operand(cond)
+    if cond.data is not None:
+        return make_constant(~cond.data)
+    if cond.op == "reshape":
+        return apply("reshape", _opposite(operand(cond)), shape=cond.type.shape)
+    if cond.op in OPPOSITES and not is_float(operand(cond).type.dtype):
+        return apply(OPPOSITES[cond.op], *cond.inputs)
+    return apply("not", cond)
+
+
+def _negative(n: Node) -> Node:
+    return apply("neg", n) if n.data is None else make_constant(-n.data)
 
 
 def _factor(n: Node) -> tuple[Node, float]:

@@ -10,12 +10,14 @@ import numpy as np
 
 from naru.dtypes import DTYPES
 from naru.ir.graph import Graph, Node, make_constant
+from naru.ir.simplify import known
 from naru.ops.registry import apply
 from naru.passes.registry import graph_pass
 from naru.passes.rewrite import rewrite
 from naru.passes.winograd_tile import winograd_tile
 
 FEW = 1 << 10  # numbers whose bytes do not count
+SHORT = 16  # rows of fewer numbers are no vectors that were trained, but coordinates or statistics
 SUMS = ("matmul", "conv", "phase_conv")
 STEPS = ("lstm_steps", "gru_steps", "rnn_steps")
 
@@ -23,8 +25,9 @@ STEPS = ("lstm_steps", "gru_steps", "rnn_steps")
 @graph_pass
 def narrow_weights(g: Graph, *, tiles: bool = False) -> Graph:
     """Matrices and filters become casts of bf16 constants, the recurrent weights of layers and rows
-    that are looked up become bf16. `tiles`: filters for them (winograd_tile.py) stay, as their
-    arithmetic is worth more than their bytes."""
+    that are looked up become bf16. Not what a front end made and says must be `exact`: tables of
+    waves, vectors whose products cancel. `tiles`: filters for them (winograd_tile.py) stay, as
+    their arithmetic is worth more than their bytes."""
     return rewrite(g, lambda n: n if tiles and winograd_tile(n) else _narrowed(n))
 
 
@@ -45,10 +48,11 @@ def weights_reason(n: Node) -> str:
 def _narrowed(n: Node) -> Node:
     if n.op == "gather" and n.inputs[0] is not None:
         table = _narrow(n.inputs[0])
-        if table is not None and n.attr("axis", 0) == 0:
+        long = known(n.inputs[0].type.shape[-1]) or 0
+        if table is not None and n.attr("axis", 0) == 0 and long >= SHORT:
             return apply("cast", apply("gather", table, *n.inputs[1:], **dict(n.attrs)), to="f32")
         return n
-    w = n.inputs[1] if n.op in (*SUMS, *STEPS) else None
+    w = n.inputs[1] if n.op in (*SUMS, *STEPS) and not n.attr("exact") else None
     narrow = None if w is None else _narrow(w)
     if narrow is None:
         return n

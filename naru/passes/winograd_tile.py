@@ -78,8 +78,8 @@ def _sizes(n: Node) -> Sizes | str:
     filters, channels, *taps = (known(d) or 0 for d in w.type.shape)
     if taps != [3, 3] or not filters or not channels:
         return ""
-    if w.op != "constant":
-        return "tiles need constant filters in single precision"
+    if w.op != "constant" and not _is_cast(w):
+        return "tiles need constant filters"
     if n.attr("group", 1) != 1:
         return "tiles are for convolutions of all channels"
     if any(n.attr(name, (1, 1)) != (1, 1) for name in ("strides", "dilations")):
@@ -90,6 +90,11 @@ def _sizes(n: Node) -> Sizes | str:
     if filters % PANEL or channels % PANEL or channels > LONG:
         return f"tiles need whole panels of {PANEL} filters and channels, {LONG} at most of these"
     return Sizes(height, width, channels, filters)
+
+
+def _is_cast(w: Node) -> bool:
+    """Is it a constant that is cast, as narrow filters are?"""
+    return w.op == "cast" and w.inputs[0] is not None and w.inputs[0].op == "constant"
 
 
 def algorithm_reason(n: Node) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -121,12 +122,17 @@ def limits(model: Model, tolerance: float | None) -> tuple[float, float]:
     """(relative, absolute) rms error that passes."""
     if tolerance is not None:
         return tolerance, 0.0
-    if model.manifest["options"].get("precision") == "bf16":
-        return ROUNDED_WEIGHTS, 0.0
-    stated = model.manifest.get("tolerance")
-    if not stated:
-        return DEFAULT_TOLERANCE, 0.0
+    manifest = model.manifest
+    stated = manifest.get("tolerance") or {"rtol": DEFAULT_TOLERANCE, "atol": 0.0}
+    if manifest["options"].get("precision") == "bf16" and has_rounded_weights(manifest):
+        return ROUNDED_WEIGHTS, stated["atol"]
     return stated["rtol"], stated["atol"]
+
+
+def has_rounded_weights(manifest: Mapping[str, Any]) -> bool:
+    """Are there any in a bundle of class bf16? Of parts beside the host that is not known."""
+    packed = manifest.get("packed")
+    return packed is None or any(dtype == "bfloat16" for *_, dtype in packed)
 
 
 def all_passed(found: Iterable[Compared]) -> bool:
