@@ -46,12 +46,11 @@ def weights_reason(n: Node) -> str:
 
 
 def _narrowed(n: Node) -> Node:
-    if n.op == "gather" and n.inputs[0] is not None:
-        table = _narrow(n.inputs[0])
-        long = known(n.inputs[0].type.shape[-1]) or 0
-        if table is not None and n.attr("axis", 0) == 0 and long >= SHORT:
-            return apply("cast", apply("gather", table, *n.inputs[1:], **dict(n.attrs)), to="f32")
-        return n
+    if n.op == "gather":
+        table = _narrow(n.inputs[0]) if _looks_up_rows(n) and n.inputs[0] is not None else None
+        if table is None:
+            return n
+        return apply("cast", apply("gather", table, *n.inputs[1:], **dict(n.attrs)), to="f32")
     w = n.inputs[1] if n.op in (*SUMS, *STEPS) and not n.attr("exact") else None
     narrow = None if w is None else _narrow(w)
     if narrow is None:
@@ -59,6 +58,13 @@ def _narrowed(n: Node) -> Node:
     if n.op in SUMS:
         narrow = apply("cast", narrow, to="f32")
     return Node(n.op, (n.inputs[0], narrow, *n.inputs[2:]), n.attrs, n.types)
+
+
+def _looks_up_rows(n: Node) -> bool:
+    """Does a gather take rows of a table, long enough to be vectors that were trained?"""
+    table = n.inputs[0]
+    long = known(table.type.shape[-1]) if table is not None and table.type.rank > 1 else None
+    return n.attr("axis", 0) == 0 and long is not None and long >= SHORT
 
 
 def _narrow(w: Node) -> Node | None:

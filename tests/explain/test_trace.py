@@ -96,3 +96,12 @@ def test_unwritable_outputs_are_errors(tmp_path: Path, capsys: pytest.CaptureFix
         code, _, err = run(capsys, verb, MODEL, option, nowhere)
         assert code == 1
         assert "cannot write it" in err
+
+
+def test_a_page_and_json_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "m.html"
+    code, out, err = run(capsys, "explain", MODEL, "--html", page, "--json")
+    assert code == 0
+    assert json.loads(out)["kernels"]
+    assert "open it in a browser" in err
+    assert page.stat().st_size
