@@ -61,6 +61,7 @@ from naru.passes.registry import PassFunction
 from naru.passes.registry import Step as PassStep
 from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
+from naru.passes.tile_products import tile_products
 from naru.processing import NOTHING, Processing, describe_outputs
 from naru.schedule.driver import Program, build_driver
 from naru.schedule.kernels import Kernels
@@ -91,6 +92,9 @@ def passes_for(target: Target, precision: str = "fp32") -> tuple[PassFunction | 
     found[PASSES.index(choose_layout)] = PassStep("choose_layout", tiles)
     if precision == "bf16":
         found.insert(PASSES.index(fuse_attention), PassStep(ROUNDING, tiles))
+    if target.has_amx and precision in ("fp32", "bf16"):
+        parts = {"parts": 1 if precision == "bf16" else 2}
+        found.insert(found.index(fuse), PassStep(tile_products.__name__, parts))
     return (multiply_bytes, *found) if target.multiplies_bytes else tuple(found)
 
 

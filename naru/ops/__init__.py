@@ -33,6 +33,7 @@ from naru.ops import (
     shape,
     sorting,
     stored,
+    tile_product,
     transposed,
     tree_codes,
     trees,

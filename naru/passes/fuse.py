@@ -20,6 +20,7 @@ from naru.ops.registry import OPS
 from naru.passes.fuse_attention import attention_reason
 from naru.passes.narrow_weights import is_widened, weights_reason
 from naru.passes.registry import graph_pass
+from naru.passes.tile_products import tiles_reason
 from naru.passes.winograd_tile import algorithm_reason, is_tiled
 
 SHORT_LINE = 8  # pixels
@@ -141,7 +142,7 @@ class _Fusion:
             self.lazy.add(n)
             return
         mine = Group(n, {n}, kind if kind in ("contraction", "reduction") else "")
-        reasons = (algorithm_reason(n), attention_reason(n), weights_reason(n))
+        reasons = (algorithm_reason(n), attention_reason(n), weights_reason(n), tiles_reason(n))
         mine.why += [reason for reason in reasons if reason]
         if kind == "elementwise":
             self.join_elementwise(n, mine)
@@ -156,6 +157,8 @@ class _Fusion:
         """Joins n to the group whose root it alone reads."""
         found = self.producer(n, p)
         if found is None or found.anchor != "contraction" or any(map(is_tiled, found.nodes)):
+            return False
+        if any(m.op == "tile_product" for m in found.nodes):
             return False
         found.nodes.add(n)
         found.root = n
@@ -233,6 +236,8 @@ class _Fusion:
         group's contraction at places of its own."""
         if found.anchor != "contraction":
             return "a border would move what it reduces"
+        if any(m.op == "tile_product" for m in found.nodes):
+            return "its tiles cross lines"
         if any(m.op == "phase_conv" for m in found.nodes):
             return "a border would shift its phases"
         if any(map(is_tiled, found.nodes)) and n.type.shape[0] is not found.root.type.shape[0]:
@@ -263,6 +268,8 @@ class _Fusion:
         kind = OPS[n.op].kind
         if is_widened(p):
             return kind == "contraction" and k == 1
+        if n.op == "pack_tiles":
+            return keeps_lanes(p)
         if kind == "contraction":
             return n.op == "matmul" and (not splits_rows(n, p) if k == 0 else keeps_lanes(p))
         return kind == "elementwise" and keeps_lanes(p) and n.type.layout is None

@@ -14,6 +14,7 @@ from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.schedule.analysis import SLOW_OPS
 from naru.schedule.rewrites import join_last_dims, map_reads
 from naru.schedule.split_sums import split_sum
+from naru.schedule.tile_rows import cross_rows
 from naru.schedule.winograd import winograd
 
 
@@ -128,6 +129,7 @@ OF_STAGE: dict[str, Callable[[TensorFunction, Stage], Sequence[Any] | None]] = {
     "terms": keep_terms,
     "lines": cross_lines,
     "winograd": winograd,
+    "rows": cross_rows,
 }
 
 

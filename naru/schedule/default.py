@@ -12,6 +12,7 @@ from naru.schedule.analysis import lanes_of
 from naru.schedule.contraction import find_contraction, schedule_contraction
 from naru.schedule.rows import row_steps, schedule_terms, turn_steps
 from naru.schedule.steps import Schedule
+from naru.schedule.tile_products import find_tiles, is_pack, schedule_pack, schedule_tiles
 from naru.schedule.winograd import find_winograd
 from naru.schedule.winograd_schedule import schedule_winograd
 from naru.targets import Target
@@ -28,6 +29,11 @@ def default_schedule(
     tiled = find_winograd(tf)
     if tiled is not None:
         return schedule_winograd(tf, tiled, target, lanes)
+    packed = find_tiles(tf)
+    if packed is not None:
+        return schedule_tiles(tf, packed, target, lanes)
+    if is_pack(out):
+        return tf, schedule_pack(out, lanes)
     if len(reductions) == 1:
         plan = find_contraction(out, reductions[0], lanes)
         if plan is not None:

@@ -29,7 +29,7 @@ SPLIT_FROM = 4000  # estimated nanoseconds from which a kernel is shared among t
 CYCLES_PER_NS = 2  # a clock that servers hold while all cores use wide vectors
 BYTES_PER_NS = 16
 ANCHORS = (  # ops that name a kernel
-    "conv", "phase_conv", "matmul", "softmax", "layer_normalization", "max_pool", "average_pool",
+    "conv", "phase_conv", "matmul", "tile_product", "softmax", "layer_normalization", "max_pool", "average_pool",
 )  # fmt: skip
 
 

@@ -177,7 +177,7 @@ class Lowering:
         out: list[Stmt] = []
         for seg in segments(env.extent[axis], nest.splits[axis]):
             inside = f"{axis}.i"
-            if seg.masked and not nest.is_vectorized(inside):
+            if seg.masked and not nest.is_vectorized(inside) and not self.is_around_tiles(nest):
                 raise ScheduleError(
                     f"{nest.splits[axis]}: the extent is not covered by whole tiles and "
                     f"{inside!r} is not vectorised",
@@ -197,6 +197,12 @@ class Lowering:
 
             out += self.loop(loop, seg.count, nest.kinds.get(loop, "serial"), tile)
         return out
+
+    def is_around_tiles(self, nest: Nest) -> bool:
+        """Is it made of sums in matrix registers? These are whole, beyond the extent too; the loops
+        that read them stop there."""
+        within = [n for (name, _), found in self.attached.items() if name == nest.name for n in found]
+        return any(n.tensorize and get_instruction(n.tensorize).space == "tile" for n in within)
 
     def open_loop(self, nest: Nest, loop: str, env: Env, body: Body) -> list[Stmt]:
         kind, extent = nest.kinds.get(loop, "serial"), env.extent[loop]
@@ -355,6 +361,8 @@ class Lowering:
         origin: dict[str, Expr] = {}
         extent: dict[str, Expr] = {a.var.name: a.extent for a in stage.reduction}
         valid: dict[str, Expr] = {}
+        step = nest.tensorize
+        in_registers = step is not None and get_instruction(step).space == "tile"
         for k, (a, at) in enumerate(zip(stage.axes, self.axis_map(nest, consumer), strict=True)):
             name = a.var.name
             if at == WHOLE and nest.in_result:
@@ -369,7 +377,7 @@ class Lowering:
                     f"compute_at({nest.name!r}): axis {name!r} has no constant extent there",
                     hint=f"split {at!r} of {consumer.name!r} and go inside its outer loop",
                 )
-            if count is not None:
+            if count is not None and not in_registers:
                 valid[name] = count
         here = Env(extent, valid=valid, origin=origin)
         at_origin = tuple(origin[a.var.name] for a in stage.axes)

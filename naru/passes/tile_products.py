@@ -1,0 +1,171 @@
+"""Which sums of products are made in matrix registers (AMX), and from how many parts.
+
+Matrices and filters are split and packed here, once; what they meet is split by a kernel of its own
+as it comes (ops/tile_product.py), once for all products that read it. The choice is a model's of
+shapes alone, nothing is timed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from naru.ir.expr import Const
+from naru.ir.graph import Data, Graph, Node, make_constant, make_node
+from naru.ir.simplify import known
+from naru.ops.operands import ints
+from naru.ops.registry import apply
+from naru.ops.tile_product import DEPTH, LARGEST, PAIRS, SIDE, Window, pack_weights
+from naru.passes.narrow_weights import is_widened
+from naru.passes.registry import graph_pass
+from naru.passes.rewrite import rewrite
+
+CYCLES = 16.0  # of an instruction: 16 × 16 sums of 32 products
+BUSY = 0.55  # of the time in which products are made, beside loads and what follows them
+FUSED = 25.0  # multiply-adds of f32 a cycle, of the 32 there could be
+SPLITTING = 0.35  # cycles to split and pack a number, for each part
+WORTH = 0.8  # of the time of multiply-adds, at most
+FEW = 6  # rows: as many pass while weights come from where they lie
+# Relative rms error of a layer, by parts (measured; it does not grow with the length of sums).
+ERRORS = {1: 2.3e-3, 2: 4.4e-6, 3: 1e-7}
+NAMES = {1: "bf16", 2: "f32x2", 3: "f32x3"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of one product: `rows` by `depth` by `columns`, for each of `taps`; `inputs`: numbers that
+    are split."""
+
+    rows: int
+    depth: int
+    columns: int
+    taps: int
+    inputs: int
+
+    def cycles(self, parts: int) -> float:
+        """In matrix registers."""
+        tiles = -(-self.rows // SIDE) * -(-self.columns // SIDE) * -(-self.depth // DEPTH)
+        products = tiles * self.taps * len(PAIRS[parts]) * CYCLES / BUSY
+        return products + self.inputs * parts * SPLITTING
+
+    @property
+    def fused(self) -> float:
+        """Cycles of multiply-adds."""
+        return self.rows * self.depth * self.columns * self.taps / FUSED
+
+
+@graph_pass
+def tile_products(g: Graph, *, parts: int = 2) -> Graph:
+    """Products of matrices and convolutions with constant weights, where that is worth it, become
+    `tile_product` of `pack_tiles`. Runs after choose_layout, whose layouts the results keep."""
+    return rewrite(g, lambda n: _tiled(n, parts))
+
+
+def tiles_reason(n: Node) -> str:
+    """What `explain` says of such a product; empty for others."""
+    if n.op != "tile_product" or n.inputs[1] is None:
+        return ""
+    parts = known(n.inputs[1].type.shape[3]) or 1
+    count = len(PAIRS[parts])
+    text = f"{NAMES[parts]} in AMX tiles: {count} product{'s' * (count > 1)} of bf16 parts"
+    share = n.attr("share")
+    return f"{text}, error {ERRORS[parts]:.1e}, predicted {share} of the time of multiply-adds"
+
+
+def _tiled(n: Node, parts: int) -> Node:
+    if n.op not in ("matmul", "conv") or n.attr("exact") or n.type.dtype != "f32":
+        return n
+    if n.attr("paired") or n.attr("quads"):
+        return n
+    w = _weights(n.inputs[1])
+    if n.inputs[0] is None or w is None or not w.size:
+        return n
+    return _matmul(n, n.inputs[0], w, parts) if n.op == "matmul" else _conv(n, n.inputs[0], w, parts)
+
+
+def _weights(w: Node | None) -> np.ndarray | None:
+    """Constant weights in f32; None where they are none, or not all within the range of bf16."""
+    if w is not None and is_widened(w):
+        w = w.inputs[0]
+    if w is None or w.op != "constant" or w.data is None or w.type.dtype not in ("f32", "bf16"):
+        return None
+    data: Data = w.data
+    values = np.asarray(data, np.float32)
+    return values if np.all(np.abs(values) <= LARGEST) else None
+
+
+def _share(sizes: Sizes, parts: int) -> float | None:
+    """The time in tiles by that of multiply-adds, if it is worth it."""
+    if sizes.rows < FEW:
+        return None
+    share = sizes.cycles(parts) / max(sizes.fused, 1.0)
+    return share if share < WORTH else None
+
+
+def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
+    rank, layout = x.type.rank, x.type.layout
+    if w.ndim != 2 or rank < 2 or w.shape[0] % DEPTH:
+        return n
+    if layout is not None and (layout.block is not None or layout.order[-1] != rank - 1):
+        return n
+    lead = [known(d) for d in x.type.shape[:-1]]
+    if None in lead and rank < 3:  # rows of a batch: often there is one
+        return n
+    rows = math.prod(d or SIDE for d in lead)
+    share = _share(Sizes(rows, w.shape[0], w.shape[1], 1, rows * w.shape[0]), parts)
+    if share is None:
+        return n
+    packed = apply("pack_tiles", x, parts=parts)
+    weights = make_constant(pack_weights(w[None], parts))
+    attrs = {"shape": n.type.shape, "share": f"{share:.2f}"}
+    return make_node("tile_product", (packed, weights), attrs, n.types)
+
+
+def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
+    rank = w.ndim - 2
+    if rank not in (1, 2) or n.attr("group", 1) != 1 or w.shape[1] % DEPTH:
+        return n
+    strides, dilations = (
+        ints(dict(n.attrs), name) if n.attr(name) else (1,) * rank
+        for name in ("strides", "dilations")
+    )
+    taps: tuple[int, ...] = w.shape[2:]
+    pads = (0,) * (2 * rank)
+    inside = _padded(x, rank)
+    if inside is not None:
+        x, pads = inside
+    if rank == 1:
+        taps, strides, dilations = (1, *taps), (1, *strides), (1, *dilations)
+        pads = (0, pads[0], 0, pads[1])
+    size = [known(d) for d in n.type.shape[2:]]
+    source = [known(d) for d in x.type.shape[1:]]
+    if None in size or None in source or known(x.type.shape[0]) == 0:
+        return n
+    window = Window((taps[0], taps[1]), strides, dilations, pads)  # pyright: ignore[reportArgumentType]
+    plane = [Const(d or 1) for d in (source[1:] if rank == 2 else [1, source[1]])]
+    rows = (known(window.counts(plane)[0]) or 0) * (known(window.pitch(plane)) or 0)
+    inputs = (known(window.length(plane)) or 0) * math.prod(window.phases) * w.shape[1]
+    share = _share(Sizes(rows, w.shape[1], w.shape[0], math.prod(taps), inputs), parts)
+    if share is None:
+        return n
+    attrs = {"taps": taps, "strides": strides, "dilations": dilations, "pads": pads}
+    packed = apply("pack_tiles", x, parts=parts, **attrs)
+    filters = w.reshape(w.shape[0], w.shape[1], -1).transpose(2, 1, 0)
+    weights = make_constant(pack_weights(np.ascontiguousarray(filters), parts))
+    made = {"shape": n.type.shape, "share": f"{share:.2f}", **attrs}
+    return make_node("tile_product", (packed, weights), made, n.types)
+
+
+def _padded(x: Node, rank: int) -> tuple[Node, tuple[int, ...]] | None:
+    """The image inside of a border of zeros, and how wide that is."""
+    image = x.inputs[0] if x.op == "pad" else None
+    if image is None or x.attr("mode", "constant") != "constant" or x.attr("value", 0.0) != 0.0:
+        return None
+    pads = ints(dict(x.attrs), "pads")
+    wide = list(itertools.chain(pads[:2], pads[2 + rank : 4 + rank]))
+    around = (*pads[2 : 2 + rank], *pads[4 + rank :])
+    same = image.type.layout is x.type.layout
+    return (image, around) if same and not any(wide) and min(around) >= 0 else None

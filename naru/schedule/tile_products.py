@@ -1,0 +1,109 @@
+"""Sums of products in matrix registers: the schedules of `pack_tiles` and `tile_product`.
+
+Two by two registers of 16 × 16 sums stay while all products of parts pass (kernels take eight
+registers: four sums, two for each operand). Panels of 32 columns run outside, rows inside: a panel
+of weights comes once from where it lies, while rows, in L2, pass by; of more rows than L2 holds, a
+block at a time. The rows of an image run on from line to line, with the pixels that lie between
+lines: what these give is not stored.
+"""
+
+from __future__ import annotations
+
+from naru.errors import ScheduleError
+from naru.ir.expr import Const, Read, walk
+from naru.ir.simplify import free_of, known
+from naru.ir.tensor import Stage, TensorFunction
+from naru.schedule.analysis import lane_sizes, share
+from naru.schedule.tile_rows import DEPTH, cross_rows, find_tiles, operands
+from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Tensorize, Unroll, Vectorize
+from naru.targets import Target
+
+LARGEST = float.fromhex("0x1.fep127")  # what parts but the last are cut off at
+SIDE, PAIR = 16, 32  # rows and columns of one register's sums, and of two side by side
+FILLED = 0.35  # of L2: what a block of rows takes
+INSTRUCTION = "amx_bf16"
+
+
+def schedule_tiles(
+    tf: TensorFunction, stage: Stage, target: Target, lanes: int
+) -> tuple[TensorFunction, Schedule]:
+    """Panels, rows in blocks, two by two registers."""
+    name, algorithm = stage.tensor.name, ["direct"]
+    made = cross_rows(tf, stage)
+    if made is not None:
+        tf, stage = made
+        algorithm = [f"rows {name}"]
+    out = next(s for s in tf.stages if s.tensor in tf.outputs)
+    *outer, m, n = out.axes
+    row, weights = operands(stage)
+    if free_of(row.index[-2], stage.axes[-2].var):
+        raise ScheduleError(f"{name!r}: expected rows of packed tiles along {m.var.name!r}")
+    rows, columns = known(m.extent), known(n.extent)
+    lane = min(lanes, SIDE)
+    steps: list[Step] = []
+    block = _block(stage, row, rows, target)
+    my, ny = m.var.name, n.var.name
+    if block:
+        steps.append(Split("out", my, lane_sizes(rows, block, SIDE)))
+        order = [f"{my}.o", f"{ny}.o", f"{my}.i.o"]
+        my = f"{my}.i"
+        steps.append(Split("out", my, (PAIR, SIDE)))
+    else:
+        order = [f"{ny}.o", f"{my}.o"]
+        steps.append(Split("out", my, lane_sizes(rows, PAIR, SIDE)))
+    steps += [
+        Split("out", ny, lane_sizes(columns, PAIR, SIDE)),
+        Split("out", f"{ny}.i", (lane,)),
+        Unroll("out", f"{ny}.i.o"),
+        Vectorize("out", f"{ny}.i.i"),
+    ]
+    order = [*(a.var.name for a in outer), *order]
+    steps.append(Order("out", (*order, f"{my}.i", f"{ny}.i.o", f"{ny}.i.i")))
+    steps += share(out, order, steps)
+    steps.append(ComputeAt(name, "out", order[-1]))
+    *fixed, sm, sn = (a.var.name for a in stage.axes)
+    *loops, pair, k = (a.var.name for a in stage.reduction)
+    steps += [Split(name, sm, (SIDE,)), Split(name, sn, (SIDE,))]
+    if len(stage.reduction) < 2 or known(stage.reduction[-2].extent) not in (3, 6):
+        loops, pair = [*loops, pair], ""
+    around = (*fixed, *loops, *((pair,) if pair else ()), f"{sm}.o", f"{sn}.o")
+    steps.append(Order(name, (*around, f"{sm}.i", f"{sn}.i", k)))
+    steps += [Unroll(name, x) for x in around[len(fixed) + len(loops) :]]
+    steps.append(Tensorize(name, f"{sm}.i", f"{sn}.i", k, INSTRUCTION))
+    return tf, Schedule(tuple(steps), tuple(algorithm))
+
+
+def _block(stage: Stage, row: Read, rows: int | None, target: Target) -> int:
+    """Rows that pass at a time; 0: all."""
+    if rows is None:
+        return 0
+    parts, blocks = (known(row.tensor.shape[k]) or 1 for k in (0, -3))
+    bytes_a_row = 2 * DEPTH * blocks * (parts if parts in (2, 3) else 1)
+    room = int(target.l2 * FILLED) // bytes_a_row // PAIR * PAIR
+    if rows <= max(room, PAIR):
+        return 0
+    count = -(-rows // max(room, PAIR))
+    return -(-rows // count // PAIR) * PAIR
+
+
+def is_pack(out: Stage) -> bool:
+    """Is it a tensor split into several parts?"""
+    if out.tensor.dtype != "bf16" or known(out.tensor.shape[-1]) != DEPTH:
+        return False
+    return any(isinstance(e, Const) and e.value == LARGEST for e in walk(out.value))
+
+
+def schedule_pack(out: Stage, lanes: int) -> Schedule:
+    """Tiles of 16 rows, the parts of 32 numbers at a time."""
+    part, *others, row, k = (a.var.name for a in out.axes)
+    block = [others.pop()] if others else []
+    lane = min(lanes, SIDE)
+    steps: list[Step] = [
+        Split("out", row, (SIDE, 1)),
+        Split("out", k, (lane,)),
+        Unroll("out", f"{k}.o"),
+        Vectorize("out", f"{k}.i"),
+        Unroll("out", part),
+        Order("out", (*others, f"{row}.o", *block, f"{row}.i", part, f"{k}.o", f"{k}.i")),
+    ]
+    return Schedule((*steps, *share(out, [*others, f"{row}.o"], steps)))

@@ -1,0 +1,96 @@
+"""Packed sums of products (ops/tile_product.py): what they are, and the rewrite of their rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from naru.ir.expr import Binary, Cast, Const, Expr, Read, Var
+from naru.ir.simplify import floordiv, free_of, known, minimum, mod, mul, sub, substitute
+from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
+from naru.schedule.rewrites import map_reads
+
+DEPTH = 32
+
+
+def find_tiles(tf: TensorFunction) -> Stage | None:
+    """The sum of products of packed operands, if the function has one."""
+    return next((s for s in tf.stages if _is_packed(s)), None)
+
+
+def _is_packed(s: Stage) -> bool:
+    match s.value:
+        case Binary(op="mul", a=Cast(x=Read() as a), b=Cast(x=Read() as b)):
+            dtypes = {a.tensor.dtype, b.tensor.dtype}
+            deep = bool(s.reduction) and known(s.reduction[-1].extent) == DEPTH
+            return s.combine == "add" and dtypes == {"bf16"} and deep
+        case _:
+            return False
+
+
+def operands(s: Stage) -> tuple[Read, Read]:
+    """The packed rows and the weights."""
+    a, b = reads(s.value)
+    return (a, b) if free_of_last(a, s) else (b, a)
+
+
+def free_of_last(r: Read, s: Stage) -> bool:
+    """Does a read not move with the columns?"""
+    return all(free_of(i, s.axes[-1].var) for i in r.index)
+
+
+def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage] | None:
+    """All axes that number the rows of the packed operand become one:
+
+        R0[y, x, n] = sum of a[…, y · pitch + x + …, k] · w[…]   ->   R0[q, n] with q = y · pitch + x
+
+    The result is stored where x = q mod pitch is a pixel. None where there are no two such axes, or
+    the result does not read the sums at its own."""
+    out = next(s for s in tf.stages if s.tensor in tf.outputs)
+    at = tuple(a.var for a in out.axes)
+    if len(at) < 3 or len(tf.stages) != 2:
+        return None
+    if any(r.index != at for r in reads(out.value) if r.tensor is stage.tensor):
+        return None
+    if out.place:
+        return None
+    crossed = False
+    guard: list[Expr] = list(at)
+    while len(stage.axes) >= 3:
+        made = _cross(stage, out, guard)
+        if made is None:
+            break
+        stage, out, guard = made
+        crossed = True
+    if not crossed:
+        return None
+    outputs = tuple(out.tensor if t.name == out.tensor.name else t for t in tf.outputs)
+    return replace(tf, stages=(stage, out), outputs=outputs), stage
+
+
+def _cross(stage: Stage, out: Stage, place: list[Expr]) -> tuple[Stage, Stage, list[Expr]] | None:
+    """The last two axes of rows as one."""
+    *outer, y, x, n = stage.axes
+    row = operands(stage)[0].index[-2]
+    if free_of(row, y.var) or free_of(row, x.var):
+        return None
+    pitch = sub(substitute(row, {y.var: Const(1)}), substitute(row, {y.var: Const(0)}))
+    if sub(substitute(row, {x.var: Const(1)}), substitute(row, {x.var: Const(0)})) != Const(1):
+        return None
+    extent = mul(y.extent, pitch)
+    size = known(extent)
+    q = Axis(Var(x.var.name, hi=2**31 - 2 if size is None else max(size - 1, 0)), extent)
+    axes = (*outer, q, n)
+    sums = Tensor(stage.tensor.name, stage.tensor.dtype, tuple(a.extent for a in axes))
+    value = substitute(stage.value, {y.var: Const(0), x.var: q.var})
+    made = replace(stage, tensor=sums, axes=axes, value=value)
+
+    *outer_out, oy, ox, on = out.axes
+    p = Axis(Var(ox.var.name, hi=q.var.hi), extent)
+    line, pixel = floordiv(p.var, pitch), mod(p.var, pitch)
+    inside: dict[Var, Expr] = {oy.var: line, ox.var: minimum(pixel, sub(ox.extent, 1))}
+    read = Read(sums, tuple(a.var for a in (*outer_out, p, on)))
+    moved = map_reads(out.value, lambda r: r if r.tensor is not stage.tensor else read)
+    stored = [substitute(i, {oy.var: line, ox.var: pixel}) for i in place]
+    axes = (*outer_out, p, on)
+    new = replace(out, axes=axes, value=substitute(moved, inside), place=tuple(stored))
+    return made, new, stored
