@@ -16,6 +16,7 @@ from naru.schedule.steps import (
     ComputeAt,
     Order,
     Parallel,
+    Expect,
     Prefetch,
     Rfactor,
     Schedule,
@@ -43,6 +44,7 @@ class Nest:
     rfactor: Rfactor | None = None
     tensorize: Tensorize | None = None
     prefetch: Prefetch | None = None
+    expect: Expect | None = None
 
     @property
     def name(self) -> str:
@@ -138,6 +140,10 @@ def _take_step(nest: Nest, step: Step) -> None:
             _take_tensorize(nest, step)
         case Prefetch():
             _take_prefetch(nest, step)
+        case Expect():
+            _expect_loop(nest, step.loop, step)
+            _expect_loop(nest, step.rows, step)
+            nest.expect = step
 
 
 def _expect_loop(nest: Nest, loop: str, step: Step) -> None:

@@ -51,7 +51,7 @@ from naru.ir.tensor import Tensor, TensorFunction, identity, reads
 from naru.ir.text_expr import print_expr
 from naru.schedule.legality import Nest, read_steps, root
 from naru.schedule.rewrites import map_reads, physical_shape
-from naru.schedule.steps import Prefetch, Rfactor, Schedule, Split, Tensorize
+from naru.schedule.steps import Expect, Prefetch, Rfactor, Schedule, Split, Tensorize
 from naru.schedule.tensorize import Loops, get_instruction, match_product
 from naru.schedule.vector import Grid, Lane, contiguous_base, join, vectorize
 
@@ -162,7 +162,10 @@ class Lowering:
         loop, rest = loops[0], loops[1:]
 
         def body(e: Env) -> list[Stmt]:
-            before = self.compute_attached(nest, loop, e) if attached else []
+            before: list[Stmt] = []
+            if nest.expect is not None and nest.expect.loop == loop:
+                before += self.expect(nest, nest.expect, e)
+            before += self.compute_attached(nest, loop, e) if attached else []
             if nest.prefetch is not None and nest.prefetch.loop == loop:
                 before += self.prefetch(nest, nest.prefetch, e)
             return before + self.open_loops(nest, rest, e, inner, attached=attached)
@@ -326,6 +329,34 @@ class Lowering:
         at = mul(add(panel, begin, mul(done, pace)), width)
         count = max(1, -(-(known(pace) or 1) * width // LINE))
         return [Invoke("prefetch", (Ref(buffer, add(at, k * LINE)),)) for k in range(count)]
+
+    def expect(self, nest: Nest, step: Expect, env: Env) -> list[Stmt]:
+        """The lines that a tile of the result will read and write."""
+        stage, rows = nest.stage, env.extent[step.rows]
+        at = Var(step.rows.replace(".", "_"), hi=max((known(rows) or 1) - 1, 0))
+        place = self.substitution(nest, replace(env, value={**env.value, step.rows: at}))
+        axis = stage.axes[-1].var
+        width = self.remaining(nest, axis.name, env)[0]
+        made = [(self.buffers[stage.tensor], stage.place or tuple(a.var for a in stage.axes))]
+        made += [(self.buffers[r.tensor], r.index) for r in reads(stage.value) if self.moves(nest, r)]
+        out: list[Stmt] = []
+        for buffer, index in made:
+            offset: Expr = Const(0)
+            for i, size in zip(index, buffer.shape, strict=True):
+                offset = add(mul(offset, size), substitute(i, place))
+            size = DTYPES[buffer.dtype].bytes
+            for k in range(-(-(known(width) or 1) * size // LINE)):
+                out.append(Invoke("prefetch", (Ref(buffer, add(mul(offset, size), k * LINE)),)))
+        return [For(at, Const(0), rows, tuple(out))]
+
+    def moves(self, nest: Nest, r: Read) -> bool:
+        """Is an operand read along the rows and columns of a result, side by side?"""
+        *_, row, column = (a.var for a in nest.stage.axes)
+        return (
+            r.tensor in self.buffers
+            and r.index[-1] is column
+            and not all(free_of(i, row) for i in r.index)
+        )
 
     # --- stages ----------------------------------------------------------------------------------
 

@@ -111,8 +111,28 @@ class Prefetch:
     block: int = 0
 
 
+@dataclass(frozen=True)
+class Expect:
+    """Each iteration of `loop` fetches, before all else, the lines of the result and of what it is
+    made of: those of its tile, row by row of the loop `rows`. For a stage whose rows lie so far
+    apart that a core does not guess which come next."""
+
+    stage: str
+    loop: str
+    rows: str
+
+
 Step: TypeAlias = (
-    Split | Order | Unroll | Vectorize | Parallel | ComputeAt | Rfactor | Tensorize | Prefetch
+    Split
+    | Order
+    | Unroll
+    | Vectorize
+    | Parallel
+    | ComputeAt
+    | Rfactor
+    | Tensorize
+    | Prefetch
+    | Expect
 )
 STEPS: dict[str, type[Step]] = {
     "split": Split,
@@ -124,6 +144,7 @@ STEPS: dict[str, type[Step]] = {
     "rfactor": Rfactor,
     "tensorize": Tensorize,
     "prefetch": Prefetch,
+    "expect": Expect,
 }
 _NAMES = {c: name for name, c in STEPS.items()}
 

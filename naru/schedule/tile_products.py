@@ -9,17 +9,20 @@ lines: what these give is not stored.
 
 from __future__ import annotations
 
+import math
+
 from naru.errors import ScheduleError
 from naru.ir.expr import Const, Read, walk
 from naru.ir.simplify import free_of, known
 from naru.ir.tensor import Stage, TensorFunction
 from naru.schedule.analysis import lane_sizes, share
 from naru.schedule.tile_rows import DEPTH, cross_rows, find_tiles, operands
-from naru.schedule.steps import ComputeAt, Order, Schedule, Split, Step, Tensorize, Unroll, Vectorize
+from naru.schedule.steps import ComputeAt, Expect, Order, Schedule, Split, Step, Tensorize, Unroll, Vectorize
 from naru.targets import Target
 
 LARGEST = float.fromhex("0x1.fep127")  # what parts but the last are cut off at
 SIDE, PAIR = 16, 32  # rows and columns of one register's sums, and of two side by side
+NEAR = 0.5  # of L2: weights that stay there while rows pass, whose results are then written in whole
 FILLED = 0.35  # of L2: what a block of rows takes
 INSTRUCTION = "amx_bf16"
 
@@ -41,9 +44,12 @@ def schedule_tiles(
     rows, columns = known(m.extent), known(n.extent)
     lane = min(lanes, SIDE)
     steps: list[Step] = []
-    block = _block(stage, row, rows, target)
+    block = _block(row, rows, target)
     my, ny = m.var.name, n.var.name
-    if block:
+    if bytes_of(weights) <= target.l2 * NEAR:
+        order = [f"{my}.o", f"{ny}.o"]
+        steps.append(Split("out", my, lane_sizes(rows, PAIR, SIDE)))
+    elif block:
         steps.append(Split("out", my, lane_sizes(rows, block, SIDE)))
         order = [f"{my}.o", f"{ny}.o", f"{my}.i.o"]
         my = f"{my}.i"
@@ -61,6 +67,7 @@ def schedule_tiles(
     steps.append(Order("out", (*order, f"{my}.i", f"{ny}.i.o", f"{ny}.i.i")))
     steps += share(out, order, steps)
     steps.append(ComputeAt(name, "out", order[-1]))
+    steps.append(Expect("out", order[-1], f"{my}.i"))
     *fixed, sm, sn = (a.var.name for a in stage.axes)
     *loops, pair, k = (a.var.name for a in stage.reduction)
     steps += [Split(name, sm, (SIDE,)), Split(name, sn, (SIDE,))]
@@ -73,7 +80,12 @@ def schedule_tiles(
     return tf, Schedule(tuple(steps), tuple(algorithm))
 
 
-def _block(stage: Stage, row: Read, rows: int | None, target: Target) -> int:
+def bytes_of(r: Read) -> int:
+    """Of all weights."""
+    return 2 * math.prod(known(d) or 1 for d in r.tensor.shape)
+
+
+def _block(row: Read, rows: int | None, target: Target) -> int:
     """Rows that pass at a time; 0: all."""
     if rows is None:
         return 0
