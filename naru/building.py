@@ -259,6 +259,6 @@ def write_texts(
             )
             for module, text in stages.modules:
                 file = inside / f"{module}{TEXTS[emit]}"
-                file.write_text(text_of(text, target), encoding="utf-8")
+                file.write_text(text_of(text, stages.target), encoding="utf-8")
                 files.append(f"{inside.name}/{file.name}")
     return Written(tuple(folder / f for f in files), {})

@@ -161,7 +161,7 @@ def _store_bundle(store: Cache, key: str, parts: BundleParts) -> Path | None:
 
 def choose_target(target: str | Target | None) -> Target:
     """A target, by name or as it is; for None this CPU. Raises TargetError, InputError."""
-    if target is None:  # no default schedule uses AMX yet, so a bundle should not ask for it
+    if target is None:  # matrix registers only when asked for: other machines lack them
         return host_target(mask=("amx-tile",))
     if not isinstance(cast(object, target), str | Target):
         raise InputError(f"target: expected a name or a Target, got {type(target).__name__}")

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,12 @@ from naru.passes.registry import PassFunction
 from naru.passes.registry import Step as PassStep
 from naru.passes.registry import run as run_passes
 from naru.passes.simplify_algebra import simplify_algebra
-from naru.passes.tile_products import tile_products
+from naru.passes.tile_products import tile_products, uses_tiles
 from naru.processing import NOTHING, Processing, describe_outputs
 from naru.schedule.driver import Program, build_driver
 from naru.schedule.kernels import Kernels
 from naru.schedule.requirements import requirements
-from naru.targets import Target
+from naru.targets import TARGETS, Target
 
 # Order matters; each line is one pass.
 PASSES = (
@@ -81,6 +81,7 @@ PASSES = (
 )
 
 ROUNDING = narrow_weights.__name__  # what class bf16 has between them
+WITHOUT_TILES = "x86-64-avx512"
 ENTRIES = ("naru_run", "naru_profile", "naru_plan")
 
 
@@ -115,6 +116,7 @@ class Stages:
 
     graph: Graph
     fused: Graph
+    target: Target  # what its code needs
     program: Program
     modules: tuple[tuple[str, str], ...]  # (name, LLVM text)
 
@@ -145,6 +147,7 @@ def lower(
         fused = run_passes(passes_for(target, precision), graph, _on_pass())
     show(3, lambda: print_graph(fused))
     on_progress("schedules", 0, 1)
+    target = needed_target(fused, target)
     with stage("schedule"):
         kernels = Kernels(target, fma=target.has_multiply_add)
         program = build_driver(fused, kernels, requirements(graph))
@@ -156,12 +159,20 @@ def lower(
         for kernel in program.kernels:
             check(kernel.func)
     with stage("LLVM text"):
-        stages = Stages(graph, fused, program, tuple(emit(program, target)))
+        stages = Stages(graph, fused, target, program, tuple(emit(program, target)))
     for _, text in stages.modules:
         show(4, lambda text=text: text)
     if folder is not None:
         _dump(stages, folder)
     return stages
+
+
+def needed_target(fused: Graph, target: Target) -> Target:
+    """The target, or that without matrix registers where a model has nothing for them: its bundle
+    should not ask for what it does not use."""
+    if not target.has_amx or uses_tiles(fused):
+        return target
+    return replace(TARGETS[WITHOUT_TILES], has_fma=target.has_fma)
 
 
 def emit(program: Program, target: Target) -> Iterator[tuple[str, str]]:
@@ -213,6 +224,7 @@ def build_parts(
         if plan is None:
             raise
         return _host_parts(plan, source, options, store, tell, tested=tested, digest=digest)
+    options = replace(options, target=needed_target(stages.fused, options.target))
     with stage("objects"):
         objects = compile_modules(
             [text for _, text in stages.modules],

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from naru.ir.expr import Const
-from naru.ir.graph import Data, Graph, Node, make_constant, make_node
+from naru.ir.graph import Data, Graph, Node, make_constant, make_node, toposort
 from naru.ir.simplify import known
 from naru.ops.operands import ints
 from naru.ops.registry import apply
@@ -64,11 +64,20 @@ def tile_products(g: Graph, *, parts: int = 2) -> Graph:
     return rewrite(g, lambda n: _tiled(n, parts))
 
 
+def uses_tiles(g: Graph) -> bool:
+    """Is any product of a graph, fused or not, made in matrix registers?"""
+    for n in toposort(*g.outputs):
+        inside = [v for _, v in n.attrs if isinstance(v, Graph)]
+        if n.op == "tile_product" or any(map(uses_tiles, inside)):
+            return True
+    return False
+
+
 def tiles_reason(n: Node) -> str:
     """What `explain` says of such a product; empty for others."""
     if n.op != "tile_product" or n.inputs[1] is None:
         return ""
-    parts = known(n.inputs[1].type.shape[3]) or 1
+    parts = int(n.attr("parts", 1))  # pyright: ignore[reportArgumentType]
     count = len(PAIRS[parts])
     text = f"{NAMES[parts]} in AMX tiles: {count} product{'s' * (count > 1)} of bf16 parts"
     share = n.attr("share")
@@ -83,7 +92,9 @@ def _tiled(n: Node, parts: int) -> Node:
     w = _weights(n.inputs[1])
     if n.inputs[0] is None or w is None or not w.size:
         return n
-    return _matmul(n, n.inputs[0], w, parts) if n.op == "matmul" else _conv(n, n.inputs[0], w, parts)
+    return (
+        _matmul(n, n.inputs[0], w, parts) if n.op == "matmul" else _conv(n, n.inputs[0], w, parts)
+    )
 
 
 def _weights(w: Node | None) -> np.ndarray | None:
@@ -120,7 +131,7 @@ def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
         return n
     packed = apply("pack_tiles", x, parts=parts)
     weights = make_constant(pack_weights(w[None], parts))
-    attrs = {"shape": n.type.shape, "share": f"{share:.2f}"}
+    attrs = {"parts": parts, "shape": n.type.shape, "share": f"{share:.2f}"}
     return make_node("tile_product", (packed, weights), attrs, n.types)
 
 
@@ -155,7 +166,7 @@ def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     packed = apply("pack_tiles", x, parts=parts, **attrs)
     filters = w.reshape(w.shape[0], w.shape[1], -1).transpose(2, 1, 0)
     weights = make_constant(pack_weights(np.ascontiguousarray(filters), parts))
-    made = {"shape": n.type.shape, "share": f"{share:.2f}", **attrs}
+    made = {"parts": parts, "shape": n.type.shape, "share": f"{share:.2f}", **attrs}
     return make_node("tile_product", (packed, weights), made, n.types)
 
 

@@ -204,7 +204,9 @@ class Lowering:
     def is_around_tiles(self, nest: Nest) -> bool:
         """Is it made of sums in matrix registers? These are whole, beyond the extent too; the loops
         that read them stop there."""
-        within = [n for (name, _), found in self.attached.items() if name == nest.name for n in found]
+        within = [
+            n for (name, _), found in self.attached.items() if name == nest.name for n in found
+        ]
         return any(n.tensorize and get_instruction(n.tensorize).space == "tile" for n in within)
 
     def open_loop(self, nest: Nest, loop: str, env: Env, body: Body) -> list[Stmt]:
@@ -338,7 +340,9 @@ class Lowering:
         axis = stage.axes[-1].var
         width = self.remaining(nest, axis.name, env)[0]
         made = [(self.buffers[stage.tensor], stage.place or tuple(a.var for a in stage.axes))]
-        made += [(self.buffers[r.tensor], r.index) for r in reads(stage.value) if self.moves(nest, r)]
+        made += [
+            (self.buffers[r.tensor], r.index) for r in reads(stage.value) if self.moves(nest, r)
+        ]
         out: list[Stmt] = []
         for buffer, index in made:
             offset: Expr = Const(0)

@@ -17,12 +17,24 @@ from naru.ir.simplify import free_of, known
 from naru.ir.tensor import Stage, TensorFunction
 from naru.schedule.analysis import lane_sizes, share
 from naru.schedule.tile_rows import DEPTH, cross_rows, find_tiles, operands
-from naru.schedule.steps import ComputeAt, Expect, Order, Schedule, Split, Step, Tensorize, Unroll, Vectorize
+from naru.schedule.steps import (
+    ComputeAt,
+    Expect,
+    Order,
+    Schedule,
+    Split,
+    Step,
+    Tensorize,
+    Unroll,
+    Vectorize,
+)
 from naru.targets import Target
 
 LARGEST = float.fromhex("0x1.fep127")  # what parts but the last are cut off at
 SIDE, PAIR = 16, 32  # rows and columns of one register's sums, and of two side by side
-NEAR = 0.5  # of L2: weights that stay there while rows pass, whose results are then written in whole
+NEAR = (
+    0.5  # of L2: weights that stay there while rows pass, whose results are then written in whole
+)
 FILLED = 0.35  # of L2: what a block of rows takes
 INSTRUCTION = "amx_bf16"
 
