@@ -75,6 +75,7 @@ __all__ = [
     "shape",
     "sorting",
     "stored",
+    "tile_product",
     "transposed",
     "tree_codes",
     "trees",

@@ -68,8 +68,8 @@ PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
 @dataclass(frozen=True)
 class Window:
     """How a convolution passes over an image [N, C, H, W] (or [N, C, W]); all by (line, pixel).
-    `pads`: zeros before the first and behind the last. Each of the `phases` holds every `strides`-th
-    line and pixel, so that neighbours of the result read neighbours."""
+    `pads`: zeros before the first and behind the last. Each of the `phases` holds every
+    `strides`-th line and pixel, so that neighbours of the result read neighbours."""
 
     taps: tuple[int, int]
     strides: tuple[int, int]
@@ -136,6 +136,11 @@ class Window:
         pitch = self.pitch(size)
         whole = mul(ceildiv(mul(self.counts(size)[0], pitch), SIDE), SIDE)
         return add(whole, mul(pitch, down), across)
+
+
+def parts_of(attrs: Attrs) -> int:
+    """Into how many parts operands are split."""
+    return int(attrs["parts"])
 
 
 def plane(shape: Dims) -> Dims:
@@ -230,18 +235,19 @@ def ref_pack(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
 
 def lower_pack(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tensor]:
     """Parts of the element that lies there, or of 0."""
-    x, parts, window = given(ins), int(n.attr("parts", 1)), Window.of(dict(n.attrs))
+    x, parts, window = given(ins), parts_of(dict(n.attrs)), Window.of(dict(n.attrs))
 
     def rows(part: Var, block: Var, row: Var, k: Var) -> Expr:
-        depth, count = add(mul(block, DEPTH), k), prod(x.shape[:-1])
+        depth, extent = add(mul(block, DEPTH), k), x.shape[-1:][0]
+        count = prod(x.shape[:-1])
         at: list[Expr] = []
         rest = clamped(row, count)
         for size in reversed(x.shape[1:-1]):
             at.append(mod(rest, size))
             rest = floordiv(rest, size)
         at += [rest] if len(x.shape) > 1 else []
-        inside = logical_and(_below(row, count), _below(depth, x.shape[-1]))
-        value = element(x, (*reversed(at), clamped(depth, x.shape[-1]))).expr
+        inside = logical_and(_below(row, count), _below(depth, extent))
+        value = element(x, (*reversed(at), clamped(depth, extent))).expr
         return _part(part, parts, _inside(inside, value))
 
     def pixels(part: Var, image: Var, phase: Var, block: Var, q: Var, k: Var) -> Expr:
@@ -339,7 +345,7 @@ def ref_product(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     a, packed = given(arrays).astype(np.float64), given(arrays, 1)
     window, shape = Window.of(attrs), [known(d) or 0 for d in sizes(attrs, "shape")]
     w = unpack_weights(packed).astype(np.float64)
-    pairs = PAIRS[int(attrs["parts"])]
+    pairs = PAIRS[parts_of(attrs)]
     with np.errstate(all="ignore"):
         if window is None:
             rows = a.swapaxes(1, 2).reshape(a.shape[0], a.shape[2], -1)
@@ -387,7 +393,7 @@ def lower_product(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Te
     with row = line · pitch + pixel and what the tap adds to it."""
     a, w = given(ins), given(ins, 1)
     window, shape = Window.of(dict(n.attrs)), n.type.shape
-    pairs = PAIRS[int(n.attr("parts", 1))]
+    pairs = PAIRS[parts_of(dict(n.attrs))]
 
     def sides(pair: Var) -> tuple[Expr, Expr]:
         left, right = ([Const(p[k]) for p in pairs] for k in (0, 1))

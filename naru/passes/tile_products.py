@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from naru.ir.expr import Const
-from naru.ir.graph import Data, Graph, Node, make_constant, make_node, toposort
+from naru.ir.graph import Graph, Node, make_constant, make_node, toposort
 from naru.ir.simplify import known
 from naru.ops.operands import ints
 from naru.ops.registry import apply
-from naru.ops.tile_product import DEPTH, LARGEST, PAIRS, SIDE, Window, pack_weights
+from naru.ops.tile_product import DEPTH, LARGEST, PAIRS, SIDE, Window, pack_weights, parts_of
 from naru.passes.narrow_weights import is_widened
 from naru.passes.registry import graph_pass
 from naru.passes.rewrite import rewrite
@@ -77,7 +77,7 @@ def tiles_reason(n: Node) -> str:
     """What `explain` says of such a product; empty for others."""
     if n.op != "tile_product" or n.inputs[1] is None:
         return ""
-    parts = int(n.attr("parts", 1))  # pyright: ignore[reportArgumentType]
+    parts = parts_of(dict(n.attrs))
     count = len(PAIRS[parts])
     text = f"{NAMES[parts]} in AMX tiles: {count} product{'s' * (count > 1)} of bf16 parts"
     share = n.attr("share")
@@ -103,8 +103,7 @@ def _weights(w: Node | None) -> np.ndarray | None:
         w = w.inputs[0]
     if w is None or w.op != "constant" or w.data is None or w.type.dtype not in ("f32", "bf16"):
         return None
-    data: Data = w.data
-    values = np.asarray(data, np.float32)
+    values = np.asarray(w.data).astype(np.float32)
     return values if np.all(np.abs(values) <= LARGEST) else None
 
 

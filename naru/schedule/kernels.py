@@ -22,14 +22,17 @@ from naru.schedule.prepare import prepare
 from naru.schedule.regions import Region, find_regions
 from naru.schedule.rewrites import at_size
 from naru.schedule.steps import Schedule, print_schedule
+from naru.schedule.tile_rows import is_packed
 from naru.targets import Target
 
 ALL_THREADS = Const(2**31 - 1)
 SPLIT_FROM = 4000  # estimated nanoseconds from which a kernel is shared among threads
 CYCLES_PER_NS = 2  # a clock that servers hold while all cores use wide vectors
 BYTES_PER_NS = 16
+TILE_MACS_PER_NS = 512  # of bf16 in matrix registers, beside what comes with them
 ANCHORS = (  # ops that name a kernel
-    "conv", "phase_conv", "matmul", "tile_product", "softmax", "layer_normalization", "max_pool", "average_pool",
+    "conv", "phase_conv", "matmul", "tile_product", "softmax", "layer_normalization",
+    "max_pool", "average_pool",
 )  # fmt: skip
 
 
@@ -200,7 +203,11 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
             and s.value.op in ("mul", "dot2", "dot4")
             and s.combine == "add"
         )
-        if product:
+        if is_packed(s):
+            pairs = known(s.reduction[-2].extent) if len(s.reduction) > 1 else 1
+            work = add(work, floordiv(points, TILE_MACS_PER_NS))
+            flops = add(flops, floordiv(mul(points, 2), pairs if pairs in (3, 6) else 1))
+        elif product:
             work = add(work, floordiv(points, macs_per_ns(target)))
             flops = add(flops, mul(points, 2))
         else:

@@ -14,9 +14,9 @@ from naru.errors import IRError, ScheduleError
 from naru.ir.tensor import Axis, Stage, TensorFunction, reads
 from naru.schedule.steps import (
     ComputeAt,
+    Expect,
     Order,
     Parallel,
-    Expect,
     Prefetch,
     Rfactor,
     Schedule,

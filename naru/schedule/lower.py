@@ -349,8 +349,9 @@ class Lowering:
             for i, size in zip(index, buffer.shape, strict=True):
                 offset = add(mul(offset, size), substitute(i, place))
             size = DTYPES[buffer.dtype].bytes
-            for k in range(-(-(known(width) or 1) * size // LINE)):
-                out.append(Invoke("prefetch", (Ref(buffer, add(mul(offset, size), k * LINE)),)))
+            lines = range(0, (known(width) or 1) * size, LINE)
+            refs = (Ref(buffer, add(mul(offset, size), k)) for k in lines)
+            out += [Invoke("prefetch", (ref,)) for ref in refs]
         return [For(at, Const(0), rows, tuple(out))]
 
     def moves(self, nest: Nest, r: Read) -> bool:

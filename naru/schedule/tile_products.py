@@ -16,7 +16,6 @@ from naru.ir.expr import Const, Read, walk
 from naru.ir.simplify import free_of, known
 from naru.ir.tensor import Stage, TensorFunction
 from naru.schedule.analysis import lane_sizes, share
-from naru.schedule.tile_rows import DEPTH, cross_rows, find_tiles, operands
 from naru.schedule.steps import (
     ComputeAt,
     Expect,
@@ -28,6 +27,7 @@ from naru.schedule.steps import (
     Unroll,
     Vectorize,
 )
+from naru.schedule.tile_rows import DEPTH, cross_rows, operands
 from naru.targets import Target
 
 LARGEST = float.fromhex("0x1.fep127")  # what parts but the last are cut off at

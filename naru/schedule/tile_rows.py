@@ -14,10 +14,11 @@ DEPTH = 32
 
 def find_tiles(tf: TensorFunction) -> Stage | None:
     """The sum of products of packed operands, if the function has one."""
-    return next((s for s in tf.stages if _is_packed(s)), None)
+    return next((s for s in tf.stages if is_packed(s)), None)
 
 
-def _is_packed(s: Stage) -> bool:
+def is_packed(s: Stage) -> bool:
+    """Is it a sum of products of packed operands?"""
     match s.value:
         case Binary(op="mul", a=Cast(x=Read() as a), b=Cast(x=Read() as b)):
             dtypes = {a.tensor.dtype, b.tensor.dtype}
@@ -30,10 +31,10 @@ def _is_packed(s: Stage) -> bool:
 def operands(s: Stage) -> tuple[Read, Read]:
     """The packed rows and the weights."""
     a, b = reads(s.value)
-    return (a, b) if free_of_last(a, s) else (b, a)
+    return (a, b) if _is_free(a, s) else (b, a)
 
 
-def free_of_last(r: Read, s: Stage) -> bool:
+def _is_free(r: Read, s: Stage) -> bool:
     """Does a read not move with the columns?"""
     return all(free_of(i, s.axes[-1].var) for i in r.index)
 
@@ -41,7 +42,8 @@ def free_of_last(r: Read, s: Stage) -> bool:
 def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage] | None:
     """All axes that number the rows of the packed operand become one:
 
-        R0[y, x, n] = sum of a[…, y · pitch + x + …, k] · w[…]   ->   R0[q, n] with q = y · pitch + x
+        R0[y, x, n] = sum of a[…, y · pitch + x + …, k] · w[…]
+        ->  R0[q, n] with q = y · pitch + x
 
     The result is stored where x = q mod pitch is a pixel. None where there are no two such axes, or
     the result does not read the sums at its own."""
