@@ -12,7 +12,7 @@ from typing import Any
 from naru import knobs
 from naru.artifact.cache import open_cache
 from naru.errors import TargetError
-from naru.roofs import read_rates
+from naru.roofs import TILES, read_rates
 from naru.runtime import _native
 from naru.targets import Target, host_target
 from naru.units import format_bytes
@@ -141,7 +141,8 @@ def _knobs() -> dict[str, str]:
 
 
 def _roofs(caches: dict[str, int], threads: int) -> dict[str, Any]:
-    """fp32 GFLOP/s by instruction set and GB/s by memory level, of one core; the pool's times."""
+    """GFLOP/s by instruction set (fp32; of matrix registers bf16) and GB/s by memory level, of one
+    core; the pool's times."""
     found: dict[str, Any] = {
         "gflops": _native.probe_fma(),
         "gigabytes_per_second": read_rates(caches),
@@ -208,7 +209,9 @@ def report_lines(report: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _roof_lines(roofs: dict[str, Any]) -> list[tuple[str, str, str]]:
-    rows = [("roofs", f"fp32 {k}", f"{v:.0f} GFLOP/s") for k, v in roofs.get("gflops", {}).items()]
+    peaks: dict[str, float] = roofs.get("gflops", {})
+    names = {k: f"bf16 {k}" if k == TILES else f"fp32 {k}" for k in peaks}
+    rows = [("roofs", names[k], f"{v:.0f} GFLOP/s") for k, v in peaks.items()]
     rates: dict[str, float] = roofs.get("gigabytes_per_second", {})
     rows += [("roofs", f"read {k}", f"{v:.1f} GB/s") for k, v in rates.items()]
     for name in ("fork_join", "barrier"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from naru.runtime import _native
 
+TILES = "amx-bf16"
 MEMORY_PROBE = 256 << 20  # bytes: more than caches hold
 
 
@@ -35,28 +36,34 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Roofs:
-    """fp32 GFLOP/s of a core with the instruction set `isa`, and the levels, smallest first."""
+    """fp32 GFLOP/s of a core with the instruction set `isa`, and the levels, smallest first;
+    `tiles`: bf16 GFLOP/s in matrix registers, where there are any."""
 
     isa: str
     gflops: float
     levels: tuple[Level, ...]
+    tiles: float | None = None
 
     def level_of(self, size: int) -> Level:
         """The smallest level that holds so many bytes."""
         return next(x for x in self.levels if x.capacity is None or size <= x.capacity)
 
-    def bound(self, flops: int, size: int, calls: int = 1) -> Bound | None:
+    def bound(self, flops: int, size: int, calls: int = 1, products: int = 0) -> Bound | None:
         """What the roofs allow for calls with so many operations and bytes in all; each call finds
-        its bytes in the smallest level that holds them. None for no work."""
+        its bytes in the smallest level that holds them. `products`: of bf16 in matrix registers,
+        for each multiplication. None for no work."""
         level = self.level_of(size // max(calls, 1))
-        compute, traffic = flops / self.gflops, size / level.rate
+        in_tiles = products and self.tiles
+        compute = flops * products / in_tiles if in_tiles else flops / self.gflops
+        traffic, by = size / level.rate, "tiles" if in_tiles else "compute"
         if compute <= 0 and traffic <= 0:
             return None
-        return Bound(compute, "compute") if compute >= traffic else Bound(traffic, level.name)
+        return Bound(compute, by) if compute >= traffic else Bound(traffic, level.name)
 
     def as_json(self) -> dict[str, Any]:
         levels = [{"name": x.name, "capacity": x.capacity, "rate": x.rate} for x in self.levels]
-        return {"isa": self.isa, "gflops": self.gflops, "levels": levels}
+        tiles = {} if self.tiles is None else {"tiles": self.tiles}
+        return {"isa": self.isa, "gflops": self.gflops, **tiles, "levels": levels}
 
 
 def read_rates(caches: Mapping[str, int]) -> dict[str, float]:
@@ -74,4 +81,5 @@ def measure(features: frozenset[str]) -> Roofs:
     caches = _native.cache_sizes()
     sizes = {"l1": caches.get("l1d"), "l2": caches.get("l2"), "l3": caches.get("l3")}
     rates = read_rates(caches)
-    return Roofs(isa, peaks[isa], tuple(Level(n, sizes.get(n), r) for n, r in rates.items()))
+    levels = tuple(Level(n, sizes.get(n), r) for n, r in rates.items())
+    return Roofs(isa, peaks[isa], levels, peaks.get(TILES) if TILES in features else None)

@@ -39,7 +39,7 @@ FAMILIES = {
 TARGETS = {
     "x86-64-avx2": "compiled and run: what these tables say",
     "x86-64-avx512, x86-64-baseline": "the same kernels over vectors of another width",
-    "x86-64-amx": "as x86-64-avx512: no default schedule uses its tiles",
+    "x86-64-amx": "as x86-64-avx512, with products and convolutions in AMX tiles",
     "aarch64-neon": "compiled; run under QEMU, with the bits of x86-64-avx2 (docs/targets.md)",
     "aarch64-dotprod, aarch64-i8mm": "as aarch64-neon",
     "wasm32-simd128": "every operator's kernels compiled, none run here",

@@ -34,9 +34,10 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     memory          {arena: formula text, ...}
     packed?         [[offset, size, dtype]]: the arrays in the section `weights`, in bytes
     kernels         [{name, ops?, nodes?, why?, calls?, shape?, algorithm?, schedule?, flops?,
-                    bytes?, estimate?, offset?, size?}], for explain: flops, bytes and estimate
-                    (nanoseconds on one core by a model) are formulas for one call; offset and
-                    size say where the kernel lies in `code`
+                    products?, bytes?, estimate?, offset?, size?}], for explain: flops, bytes and
+                    estimate (nanoseconds on one core by a model) are formulas for one call;
+                    products those of bf16 in matrix registers for each multiplication; offset
+                    and size say where the kernel lies in `code`
     steps?          [{name, nodes: [[name, operator]], reads, writes, why?, body?}], for explain:
                     the steps of main; reads and writes are positions in `tensors`, body the
                     {name, nodes} of the steps inside an If or a Loop

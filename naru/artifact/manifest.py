@@ -240,7 +240,7 @@ def _check_kernel(reader: Reader) -> None:
     """What a record of a kernel says, where it says anything, has the right type."""
     for key in ("ops", "nodes", "why"):
         reader.texts(key, required=False)
-    for key in ("calls", "size", "offset"):
+    for key in ("calls", "size", "offset", "products"):
         if key in reader.value:
             reader.number(key, 0, MAX_DIM)
     for key in ("name", "shape", "algorithm", "schedule", "flops", "bytes", "estimate"):

@@ -48,6 +48,7 @@ def kernel_records(program: Program, linked: Linked) -> list[Json]:
                 "algorithm": k.algorithm,
                 "schedule": k.schedule,
                 "flops": print_expr(k.flops),
+                **({"products": k.products} if k.products else {}),
                 "bytes": print_expr(k.bytes),
                 "estimate": print_expr(k.work),
                 "why": sorted({w for u in uses for w in u.why}),

@@ -20,7 +20,7 @@ from naru.runtime.native_model import NativeModel
 Json = dict[str, Any]
 
 _CONTROL = "control"
-_PRODUCTS = {"conv": "convolution", "matmul": "matrix product"}
+_PRODUCTS = {"conv": "convolution", "matmul": "matrix product", "tile_product": "products in tiles"}
 # From the most to the least that an op of the kind asks for: a kernel is what its heaviest op is.
 _KINDS = {
     "opaque": "by hand",
@@ -237,7 +237,7 @@ def _kernel_row(
     predicted = formula(record.get("estimate"), sizes)
     bound = None
     if roofs and found and found.flops is not None and found.bytes is not None:
-        bound = roofs.bound(found.flops, found.bytes, found.calls)
+        bound = roofs.bound(found.flops, found.bytes, found.calls, int(record.get("products", 0)))
     return Row(
         record,
         kind_of(record.get("ops", ())),

@@ -27,7 +27,7 @@ ORDERS: Mapping[str, Callable[[Row], float]] = {
     "size": lambda r: -float(r.record.get("size", 0)),
 }
 
-_SHORT = {"compute": "fma", "memory": "mem"}
+_SHORT = {"compute": "fma", "tiles": "amx", "memory": "mem"}
 
 
 def time_text(ns: float) -> str:

@@ -129,15 +129,15 @@ OF_STAGE: dict[str, Callable[[TensorFunction, Stage], Sequence[Any] | None]] = {
     "terms": keep_terms,
     "lines": cross_lines,
     "winograd": winograd,
-    "rows": cross_rows,
+    "tiles": cross_rows,
 }
 
 
 def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunction:
     """The rewrites that a schedule's first line names, of a prepared function: "direct" is none,
     "copy A" is `copy_operand`, "join B" is `join_dims`, "parts R" is `split_sum`, "terms R" is
-    `keep_terms`, "lines R" is `cross_lines`, "winograd R" is `winograd`. ScheduleError names
-    what is not known."""
+    `keep_terms`, "lines R" is `cross_lines`, "winograd R" is `winograd`, "tiles R" is
+    `cross_rows`. ScheduleError names what is not known."""
     for line in algorithm:
         word, _, name = line.partition(" ")
         if line == "direct":
@@ -154,7 +154,8 @@ def apply_algorithm(tf: TensorFunction, algorithm: Sequence[str]) -> TensorFunct
                 f"algorithm({line!r}): there is no such rewrite of {tf.name!r}",
                 hint="'direct', 'copy INPUT', 'join INPUT' or, of a long sum, 'parts STAGE', "
                 "of rows that are made of what it reduces 'terms STAGE', of an image 'lines "
-                "STAGE', of filters in a form for tiles 'winograd STAGE'",
+                "STAGE', of filters in a form for tiles 'winograd STAGE', of packed operands "
+                "'tiles STAGE'",
             )
         if word == "join":
             tf = join_dims(tf, tensor)

@@ -22,7 +22,7 @@ from naru.schedule.prepare import prepare
 from naru.schedule.regions import Region, find_regions
 from naru.schedule.rewrites import at_size
 from naru.schedule.steps import Schedule, print_schedule
-from naru.schedule.tile_rows import is_packed
+from naru.schedule.tile_rows import find_tiles, is_packed, products_of
 from naru.targets import Target
 
 ALL_THREADS = Const(2**31 - 1)
@@ -39,7 +39,8 @@ ANCHORS = (  # ops that name a kernel
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """A kernel and what `explain` says of it. `work` estimates nanoseconds on one core; `flops` and
-    `bytes` count multiply-adds twice and each tensor once."""
+    `bytes` count multiply-adds twice and each tensor once. `products`: of bf16 parts in matrix
+    registers for each multiplication; 0 where they are not used."""
 
     name: str
     func: Func
@@ -50,6 +51,7 @@ class Kernel:
     bytes: Expr
     sizes: tuple[Var, ...]  # the graph's symbols for the function's size parameters
     threads: Expr = field(default_factory=lambda: Const(1))
+    products: int = 0
 
     @property
     def algorithm(self) -> str:
@@ -106,9 +108,11 @@ class Kernels:
             work = own if root.sparse else add(work, own)
         shared = any(isinstance(s, For) and s.kind == "parallel" for s in statements(func.body))
         threads = select(compare("gt", work, SPLIT_FROM), ALL_THREADS, Const(1))
+        tiles = find_tiles(tf)
         return Kernel(
-            name, func, ops, text, work, flops, size, sizes, threads if shared else Const(1)
-        )
+            name, func, ops, text, work, flops, size, sizes, threads if shared else Const(1),
+            products_of(tiles) if tiles is not None else 0,
+        )  # fmt: skip
 
     def lower(self, tf: TensorFunction, name: str) -> tuple[TensorFunction, Func, str]:
         """The loop nest of a prepared function. Regions get nests of their own, a hot size gets one
@@ -204,9 +208,8 @@ def estimate(tf: TensorFunction, target: Target) -> tuple[Expr, Expr, Expr]:
             and s.combine == "add"
         )
         if is_packed(s):
-            pairs = known(s.reduction[-2].extent) if len(s.reduction) > 1 else 1
             work = add(work, floordiv(points, TILE_MACS_PER_NS))
-            flops = add(flops, floordiv(mul(points, 2), pairs if pairs in (3, 6) else 1))
+            flops = add(flops, floordiv(mul(points, 2), products_of(s)))
         elif product:
             work = add(work, floordiv(points, macs_per_ns(target)))
             flops = add(flops, mul(points, 2))

@@ -27,7 +27,7 @@ from naru.schedule.steps import (
     Unroll,
     Vectorize,
 )
-from naru.schedule.tile_rows import DEPTH, cross_rows, operands
+from naru.schedule.tile_rows import DEPTH, cross_rows, operands, products_of
 from naru.targets import Target
 
 LARGEST = float.fromhex("0x1.fep127")  # what parts but the last are cut off at
@@ -43,11 +43,8 @@ def schedule_tiles(
     tf: TensorFunction, stage: Stage, target: Target, lanes: int
 ) -> tuple[TensorFunction, Schedule]:
     """Panels, rows in blocks, two by two registers."""
-    name, algorithm = stage.tensor.name, ["direct"]
-    made = cross_rows(tf, stage)
-    if made is not None:
-        tf, stage = made
-        algorithm = [f"rows {name}"]
+    name = stage.tensor.name
+    tf, stage = cross_rows(tf, stage)
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     *outer, m, n = out.axes
     row, weights = operands(stage)
@@ -83,13 +80,13 @@ def schedule_tiles(
     *fixed, sm, sn = (a.var.name for a in stage.axes)
     *loops, pair, k = (a.var.name for a in stage.reduction)
     steps += [Split(name, sm, (SIDE,)), Split(name, sn, (SIDE,))]
-    if len(stage.reduction) < 2 or known(stage.reduction[-2].extent) not in (3, 6):
+    if products_of(stage) == 1:
         loops, pair = [*loops, pair], ""
     around = (*fixed, *loops, *((pair,) if pair else ()), f"{sm}.o", f"{sn}.o")
     steps.append(Order(name, (*around, f"{sm}.i", f"{sn}.i", k)))
     steps += [Unroll(name, x) for x in around[len(fixed) + len(loops) :]]
     steps.append(Tensorize(name, f"{sm}.i", f"{sn}.i", k, INSTRUCTION))
-    return tf, Schedule(tuple(steps), tuple(algorithm))
+    return tf, Schedule(tuple(steps), (f"tiles {name}",))
 
 
 def bytes_of(r: Read) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from naru.ir.expr import Binary, Cast, Const, Expr, Read, Var
+from naru.ir.expr import Binary, Cast, Const, Expr, Read, Select, Var
 from naru.ir.simplify import floordiv, free_of, known, minimum, mod, mul, sub, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.schedule.rewrites import map_reads
@@ -28,6 +28,14 @@ def is_packed(s: Stage) -> bool:
             return False
 
 
+def products_of(s: Stage) -> int:
+    """Products of parts for each multiplication: the extent of the axis that chooses the part."""
+    chosen = operands(s)[0].index[0]
+    if len(s.reduction) < 2 or not isinstance(chosen, Select):
+        return 1
+    return known(s.reduction[-2].extent) or 1
+
+
 def operands(s: Stage) -> tuple[Read, Read]:
     """The packed rows and the weights."""
     a, b = reads(s.value)
@@ -39,34 +47,27 @@ def _is_free(r: Read, s: Stage) -> bool:
     return all(free_of(i, s.axes[-1].var) for i in r.index)
 
 
-def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage] | None:
+def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage]:
     """All axes that number the rows of the packed operand become one:
 
         R0[y, x, n] = sum of a[…, y · pitch + x + …, k] · w[…]
         ->  R0[q, n] with q = y · pitch + x
 
-    The result is stored where x = q mod pitch is a pixel. None where there are no two such axes, or
-    the result does not read the sums at its own."""
+    The result is stored where x = q mod pitch is a pixel. As it is where there are no two such
+    axes, or the result does not read the sums at its own."""
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     at = tuple(a.var for a in out.axes)
-    if len(at) < 3 or len(tf.stages) != 2:
-        return None
-    if any(r.index != at for r in reads(out.value) if r.tensor is stage.tensor):
-        return None
-    if out.place:
-        return None
-    crossed = False
-    guard: list[Expr] = list(at)
+    plain = all(r.index == at for r in reads(out.value) if r.tensor is stage.tensor)
+    if len(tf.stages) != 2 or not plain or out.place:
+        return tf, stage
+    place: list[Expr] = list(at)
+    old = out
     while len(stage.axes) >= 3:
-        made = _cross(stage, out, guard)
+        made = _cross(stage, out, place)
         if made is None:
             break
-        stage, out, guard = made
-        crossed = True
-    if not crossed:
-        return None
-    outputs = tuple(out.tensor if t.name == out.tensor.name else t for t in tf.outputs)
-    return replace(tf, stages=(stage, out), outputs=outputs), stage
+        stage, out, place = made
+    return (tf if out is old else replace(tf, stages=(stage, out))), stage
 
 
 def _cross(stage: Stage, out: Stage, place: list[Expr]) -> tuple[Stage, Stage, list[Expr]] | None:

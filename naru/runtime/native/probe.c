@@ -52,6 +52,26 @@ __attribute__((target("avx2,fma"))) static float fma_avx2(int64_t rounds)
 }
 #endif
 
+/* ---- bf16 in matrix registers: four sums in turn, each of 16 x 16 x 32 multiply-adds ---- */
+
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define HAS_TILES 1
+
+static float tiles_bf16(int64_t rounds)
+{
+    static const uint8_t shapes[64] __attribute__((aligned(64))) = {
+        1, [16] = 64, [18] = 64, [20] = 64, [22] = 64, [24] = 64, [26] = 64, [28] = 64, [30] = 64,
+        [48] = 16, [49] = 16, [50] = 16, [51] = 16, [52] = 16, [53] = 16, [54] = 16, [55] = 16,
+    };
+    __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+    for (int64_t k = 0; k < rounds; k++)
+        __asm__ volatile("tdpbf16ps %tmm6, %tmm4, %tmm0\n\ttdpbf16ps %tmm7, %tmm4, %tmm1\n\t"
+                         "tdpbf16ps %tmm6, %tmm5, %tmm2\n\ttdpbf16ps %tmm7, %tmm5, %tmm3");
+    __asm__ volatile("tilerelease");
+    return 0;
+}
+#endif
+
 /* Four-wide, on every target: multiply and add on x86-64's baseline, one FMA on aarch64. */
 typedef float float4 __attribute__((vector_size(16)));
 #define DECLARE128(K) float4 x##K = {K, K, K, K};
@@ -76,17 +96,17 @@ static float fma_baseline(int64_t rounds)
     return total[0];
 }
 
-/* GFLOP/s of the best of the rounds that fit in the time. */
-static double peak(float (*loop)(int64_t), int lanes)
+/* GFLOP/s of the best of the rounds that fit in the time, each of so many multiply-adds. */
+static double peak(float (*loop)(int64_t), int64_t adds)
 {
-    const int64_t rounds = 100000;
+    const int64_t rounds = adds > 1000 ? 4000 : 100000;
     volatile float sink;
     double best = 0;
     int64_t end = naru_now_ns() + PROBE_NS;
     for (int64_t now = naru_now_ns(); now < end;) {
         sink = loop(rounds);
         int64_t after = naru_now_ns();
-        double rate = (double)rounds * 12 * 2 * lanes / (double)(after - now);
+        double rate = (double)rounds * 2 * (double)adds / (double)(after - now);
         best = rate > best ? rate : best;
         now = after;
     }
@@ -96,20 +116,24 @@ static double peak(float (*loop)(int64_t), int lanes)
 
 PyObject *naru_probe_fma(void)
 {
-    double wide = 0, middle = 0, baseline;
+    double wide = 0, middle = 0, tiles = 0, baseline;
     Py_BEGIN_ALLOW_THREADS
 #if defined(__x86_64__)
     if (naru_cpu_has("avx512f"))
-        wide = peak(fma_avx512, 16);
+        wide = peak(fma_avx512, 12 * 16);
     if (naru_cpu_has("avx2") && naru_cpu_has("fma"))
-        middle = peak(fma_avx2, 8);
+        middle = peak(fma_avx2, 12 * 8);
+#if defined(HAS_TILES)
+    if (naru_cpu_has("amx-bf16") && naru_request_amx())
+        tiles = peak(tiles_bf16, 4 * 16 * 16 * 32);
 #endif
-    baseline = peak(fma_baseline, 4);
+#endif
+    baseline = peak(fma_baseline, 12 * 4);
     Py_END_ALLOW_THREADS
     PyObject *result = Py_BuildValue("{sd}", "baseline", baseline);
-    const char *names[] = {"avx512f", "avx2"};
-    const double rates[] = {wide, middle};
-    for (int k = 0; result && k < 2; k++) {
+    const char *names[] = {"avx512f", "avx2", "amx-bf16"};
+    const double rates[] = {wide, middle, tiles};
+    for (int k = 0; result && k < 3; k++) {
         PyObject *rate = rates[k] > 0 ? PyFloat_FromDouble(rates[k]) : NULL;
         if (rate && PyDict_SetItemString(result, names[k], rate) < 0)
             Py_CLEAR(result);
