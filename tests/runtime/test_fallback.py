@@ -160,6 +160,23 @@ def test_a_model_partly_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(pickle.dumps(found)) > len(bundle.data)
 
 
+def test_a_model_on_the_host_without_tiles() -> None:
+    """It asks for no AMX either."""
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 21]>
+    g (seq(float[2]) s) => (seq(float[2]) t) {
+        zero = Constant<value_int=0>()
+        x = SequenceAt(s, zero)
+        y = Relu(x)
+        t = SequenceConstruct(y)
+    }""")
+    made, sections = build_parts(
+        model.SerializeToString(), Options(AMX, fallback=get_target("avx512")), "rows"
+    )
+    assert "host" in made
+    assert made["target"]["name"] == "x86-64-avx512"
+    assert "fallback" not in sections
+
+
 def test_damage(parts: BundleParts, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fallback is checked where it is loaded."""
     runnable(LESSER.name)
