@@ -222,7 +222,7 @@ def _architecture(platform: str) -> str:
 
 def _parts(bundle: Bundle) -> BundleParts:
     """Manifest and sections; those that a bundle may lack are empty."""
-    sections: dict[str, Any] = {n: bundle.section(n) for n in bundle.sections}
+    sections: dict[str, Any] = {n: bundle.section(n) for n in bundle.sections if n != "fallback"}
     return bundle.manifest, {"golden": b"", "weights": b"", **sections}
 
 

@@ -50,6 +50,7 @@ def compile(
     trust_pickle: bool | Sequence[str] = False,
     target: str | Target | None = None,
     precision: str = "fp32",
+    fallback: str | Target | None = None,
     preprocess: Declared | Sequence[Declared] | None = None,
     postprocess: Declared | Sequence[Declared] | None = None,
     labels: Labels | None = None,
@@ -75,6 +76,8 @@ def compile(
     with fused multiply-add), `portable` (bit-equal on every target: a product and a sum are two
     roundings everywhere), or `bf16` (as fp32, with weights rounded to half their bytes); all give
     the same for every thread count.
+    fallback: a lesser target ("avx512" for "x86-64-amx") whose code the bundle carries too, and
+    which is loaded where a CPU lacks what `target` needs (docs/targets.md).
     preprocess, postprocess: what is done before and after, compiled with the model, as texts or
     mappings: `"image(resize=256, crop=224)"`, `{"function": "softmax"}`; several in a list. labels:
     names of the classes, for `Model.labels`: a list, {number: name}, or a file. top: two more
@@ -88,6 +91,7 @@ def compile(
             reading=reading,
             target=target,
             precision=precision,
+            fallback=fallback,
             processing=read_processing(preprocess, postprocess, labels=labels, top=top),
             cache=cache,
             name=name,
@@ -102,6 +106,7 @@ def compile_bundle(
     reading: Reading | None = None,
     target: str | Target | None = None,
     precision: str = "fp32",
+    fallback: str | Target | None = None,
     processing: Processing = NOTHING,
     cache: bool = True,
     name: str | None = None,
@@ -111,7 +116,8 @@ def compile_bundle(
     source = as_source(source, reading, name)
     if not isinstance(cast(object, name), str | None):
         raise InputError(f"name: expected a text, got {type(name).__name__}")
-    options = Options(choose_target(target), precision, processing)
+    lesser = None if fallback is None else choose_target(fallback)
+    options = Options(choose_target(target), precision, processing, lesser)
     store = open_cache() if cache else None
     start, before = time.time(), _identity(source)
     digest = _digest(source) if store else None

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,10 @@ def needed_target(fused: Graph, target: Target) -> Target:
     should not ask for what it does not use."""
     if not target.has_amx or uses_tiles(fused):
         return target
+    return _without_tiles(target)
+
+
+def _without_tiles(target: Target) -> Target:
     return replace(TARGETS[WITHOUT_TILES], has_fma=target.has_fma)
 
 
@@ -211,6 +215,33 @@ def build_parts(
     options and version give the same bytes. `tested`: with a golden vector, whose outputs take the
     reference a while. `digest`: SHA-256 of the source, where that is known already."""
     tell = on_progress or tell_nobody
+    manifest, sections = _own_parts(
+        source, replace(options, fallback=None), name, store, tell, tested=tested, digest=digest
+    )
+    lesser = options.fallback
+    # Where the model has nothing for the target's own instructions, its code runs there anyway.
+    if lesser is None or set(manifest["target"]["features"]) <= set(lesser.features):
+        return manifest, sections
+    options = replace(options, target=lesser, fallback=None)
+    folder = knobs.current().dump
+    with nullcontext() if folder is None else knobs.scope(dump=folder / "fallback"):
+        made = _own_parts(source, options, name, store, tell, tested=tested, digest=digest)
+    packed = pack_bundle(*made)
+    about = {"target": made[0]["target"]["name"], "bytes": len(packed)}
+    return {**manifest, "fallback": about}, {**sections, "fallback": packed}
+
+
+def _own_parts(
+    source: Source,
+    options: Options,
+    name: str | None,
+    store: Cache | None,
+    tell: Progress,
+    *,
+    tested: bool,
+    digest: str | None,
+) -> BundleParts:
+    """Those of a bundle for one target."""
     if isinstance(source, HostPlan):
         if options.processing:
             raise InputError("what is done before and after is for models without texts")
@@ -296,13 +327,16 @@ def _host_parts(
 ) -> BundleParts:
     """The bundle of a model that runs partly on the host: a bundle in it for each native part."""
     sections: dict[str, Any] = {"constants": pack_constants(plan)}
+    tiles = False
     for k, part in enumerate(plan.parts):
         tell("native parts", k, len(plan.parts))
         made = build_parts(part, options, store=store, tested=tested)
+        tiles |= "amx-tile" in made[0]["target"]["features"]
         sections[f"part.{k}"] = pack_bundle(*made)
+    target = options.target
     manifest = make_host_manifest(
         plan,
-        options.target,
+        target if tiles or not target.has_amx else _without_tiles(target),
         options=options.as_json(),
         source=_source_record(source, digest, plan.files),
     )

@@ -47,6 +47,8 @@ The manifest (`?` marks what may be absent; more keys are kept and ignored)::
     rows?           the symbol that is the first dim of every input and output, where row r of each
                     output is made of row r of the inputs alone (passes/independent_rows.py)
     columns?        {name of an input: [names of its columns]}, for tables (runtime/tables.py)
+    fallback?       {target, bytes}: the section `fallback` is a whole bundle of the same model,
+                    loaded where the CPU lacks a feature that `target` needs
     sections        [{name, offset, size, digest}], written by write_bundle
 
 dtypes are numpy's names, and `bfloat16` and other names of ml_dtypes.
@@ -66,7 +68,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -313,12 +315,12 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_bundle(
-    source: Source, *, verify: bool = True, but: str | None = None, records: bool = True
+    source: Source, *, verify: bool = True, but: Collection[str] = (), records: bool = True
 ) -> Bundle:
     """Maps a bundle from a path or an open file, or copies it from bytes, and checks all of it.
 
     `verify=False` skips the digests of the sections (a large file is then read only where used);
-    `but` names one section to skip (Section.check does it later), `records=False` leaves to
+    `but` names sections to skip (Section.check does it later), `records=False` leaves to
     `check_records` what it checks.
     Raises BundleError, which says what is wrong: not a bundle, another version, damaged.
     """
@@ -333,7 +335,7 @@ def read_bundle(
             check_records(manifest)
         _check_layout(data, sections)
         for section in sections:
-            if verify and section.name != but:
+            if verify and section.name not in but:
                 section.check(data)
     except BundleError as error:
         if where and error.where is None:

@@ -200,6 +200,10 @@ def check_manifest(
         tolerance = root.object("tolerance")
         tolerance.real("rtol")
         tolerance.real("atol")
+    if "fallback" in manifest:
+        fallback = root.object("fallback")
+        fallback.text("target")
+        fallback.number("bytes", 0, MAX_DIM)
     sections = tuple(_read_section(r, file_size) for r in root.objects("sections"))
     _check_unique("section", [s.name for s in sections])
     code = next((s.size for s in sections if s.name == "code"), 0)

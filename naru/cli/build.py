@@ -188,11 +188,21 @@ def _print_record(file: Path, record: Mapping[str, Any]) -> None:
         ("memory", arena_text(record)),
         *(("code", f"{v['name']}: {format_bytes(v['code'])}, {v['kernels']} kernels")
           for v in record["levels"]),
+        *_fallback_rows(record),
     ]  # fmt: skip
     table = make_table(str(file), ("", ""))
     for row in rows:
         table.add_row(*map(escape, row))
     print_table(table)
+
+
+def _fallback_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a bundle carries for lesser CPUs, and what that costs."""
+    about = record.get("fallback")
+    if about is None:
+        return []
+    size = format_bytes(about["bytes"])
+    return [("fallback", f"a whole bundle for {about['target']}: {size} of the file")]
 
 
 def _tensor_text(t: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 @click.argument("model", type=EXISTING)
 @click.option("-o", "--output", type=WRITTEN, help="Where to write. Default: beside the model.")
 @isa_option
+@click.option(
+    "--fallback", metavar="NAME",
+    help="A lesser target that the bundle has code for too, for CPUs that lack --isa.",
+)  # fmt: skip
 @precision_option
 @processing_options
 @reading_options
@@ -42,6 +46,7 @@ def compile_command(
     model: Path,
     output: Path | None,
     isa: str,
+    fallback: str | None,
     precision: str,
     processing: Processing,
     reading: Reading,
@@ -53,6 +58,7 @@ def compile_command(
     \b
       naru compile model.onnx                        writes model.naru, for this CPU
       naru compile model.onnx -o m.naru --isa avx2   for any CPU with AVX2
+      naru compile model.onnx --isa amx --fallback avx512
       naru compile model.onnx --precision strict     bit-equal on all FMA targets
       naru compile model.onnx --preprocess 'image(mean=imagenet, std=imagenet)' --top 2
       naru compile credit.txt                        LightGBM's and XGBoost's own files
@@ -69,7 +75,13 @@ def compile_command(
         raise InputError(f"{model}: the output would replace the model", hint="another -o")
     start = time.perf_counter()
     made = compile_source(
-        model, isa, precision, cache=not no_cache, processing=processing, reading=reading
+        model,
+        isa,
+        precision,
+        cache=not no_cache,
+        fallback=fallback,
+        processing=processing,
+        reading=reading,
     )
     with progress(f"writing {output.name}"):
         made.save(output)
@@ -78,12 +90,14 @@ def compile_command(
     size = output.stat().st_size
     kernels, on_host = count_kernels(made), host_operators(made)
     target: str = made.manifest["target"]["name"]
+    lesser: dict[str, Any] | None = made.manifest.get("fallback")
     if as_json:
         print_json(
             {
                 "output": str(output),
                 "bytes": size,
                 "target": target,
+                "fallback": lesser,
                 "precision": precision,
                 "kernels": kernels,
                 "host": list(on_host),
@@ -96,5 +110,6 @@ def compile_command(
     say(
         f"{output}: {format_bytes(size)}, {kernels} kernels for {target}, {seconds:.2f} s\n"
         f"  inputs   {join(inputs)}\n  outputs  {join(outputs)}"
+        + (f"\n  fallback {lesser['target']}, {format_bytes(lesser['bytes'])}" if lesser else "")
         + (f"\n  on the host: {', '.join(on_host)}" if on_host else "")
     )

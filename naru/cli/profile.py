@@ -46,10 +46,11 @@ def profile_command(
     from naru.explain.report import describe, golden_inputs
     from naru.explain.trace import make_trace
     from naru.runtime import _native
-    from naru.runtime.native_model import NativeModel
+    from naru.runtime.native_model import NativeModel, fitting
 
     bundle = open_bundle(model)
     refuse_host(bundle, "profile")
+    bundle = fitting(bundle)
     loaded = NativeModel(bundle, threads=threads)
     arrays = given_inputs(bundle, inputs, dims) or golden_inputs(bundle)
     if arrays is None:

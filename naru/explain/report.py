@@ -15,7 +15,7 @@ from naru.inputs import Array
 from naru.ops.registry import OPS
 from naru.roofs import Bound, Roofs, measure
 from naru.runtime.model import StepTime
-from naru.runtime.native_model import NativeModel
+from naru.runtime.native_model import NativeModel, check_target
 
 Json = dict[str, Any]
 
@@ -200,6 +200,7 @@ def _measure(
     if inputs is None:
         return (), "the bundle has no golden vector to run; give --input"
     try:
+        check_target(bundle)  # not its fallback
         return NativeModel(bundle, threads=1).profile(dict(inputs)), None
     except TargetError as e:
         return (), e.message

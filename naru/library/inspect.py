@@ -117,6 +117,8 @@ def _of_bundle(path: Path) -> dict[str, Any]:
     if not isinstance(manifest["source"].get("files", {}), dict):
         raise InputError(f"{path}: its record is damaged: $.source.files: expected an object")
     record = provenance([(manifest, sections)], signature, weights, platform="naru")
+    if "fallback" in manifest:
+        record["fallback"] = manifest["fallback"]
     return _checked(record, path)
 
 

@@ -28,7 +28,7 @@ from ..errors import BundleError, InputError, NaruError, RunError
 from . import arguments, tables
 from .host_operators import OPERATORS, Call, Texts
 from .model import Model, OutputCheck, SelfTest, StepTime, TensorInfo
-from .native_model import NativeModel, check_target, output_type
+from .native_model import NativeModel, fitting, output_type
 from .plan import CONSTANT, NATIVE, Body, Json, Step, ValueInfo, kind_text, read_plan
 
 Values: TypeAlias = "MutableMapping[str, Any]"
@@ -39,9 +39,15 @@ class HostModel(Model):
     """A model whose plan has steps on the host. RunErrors name the step."""
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, hugepages: bool | None = None
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        hugepages: bool | None = None,
+        verify: bool = False,
     ) -> None:
-        check_target(bundle)
+        self._whole = bundle  # what is saved
+        bundle = fitting(bundle, verify=verify)
         self._bundle, self._plan = bundle, read_plan(bundle)
         self._settings = (threads, hugepages)
         self._parts = tuple(
@@ -198,7 +204,7 @@ class HostModel(Model):
     # ---- what else a model can do ----
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        self._bundle.save(path)
+        self._whole.save(path)
 
     def selftest(self) -> SelfTest:
         """Runs the golden vectors of all native parts. Raises RunError if one is off, and
@@ -224,7 +230,7 @@ class HostModel(Model):
         return tuple(StepTime(n, float(ns)) for n, ns in zip(names, medians, strict=True))
 
     def __reduce__(self) -> tuple[Callable[..., HostModel], tuple[Any, ...]]:
-        return _unpickle, (bytes(self._bundle.data), *self._settings)
+        return _unpickle, (bytes(self._whole.data), *self._settings)
 
 
 def _unpickle(data: bytes, threads: int | None, hugepages: bool | None) -> HostModel:

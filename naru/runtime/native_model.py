@@ -76,7 +76,29 @@ class WeightsCheck:
             self._found = error
 
 
+def fitting(bundle: Bundle, *, verify: bool = False) -> Bundle:
+    """The bundle, or its fallback where this machine does not run the bundle's own code. `verify`:
+    compare the digests of the fallback, but for its weights. Raises TargetError where neither runs,
+    BundleError for a fallback that makes no sense."""
+    try:
+        check_target(bundle)
+    except TargetError:
+        if "fallback" not in bundle.sections:
+            raise
+    else:
+        return bundle
+    try:
+        data = bundle.section("fallback")
+        inner = read_bundle(data, verify=verify, but=("weights", "fallback"), records=False)
+        if ("host" in inner.manifest) != ("host" in bundle.manifest):
+            raise BundleError("it is a bundle of another kind of model")
+        return fitting(inner, verify=verify)
+    except (BundleError, TargetError) as error:
+        raise type(error)(error.message, where="the fallback", hint=error.hint) from None
+
+
 def check_target(bundle: Bundle) -> None:
+    """Raises TargetError where this machine, or its kernel, does not run the bundle's own code."""
     abi = bundle.manifest["abi"]
     check_range(bundle.manifest, "ABI", abi, _native.OLDEST_ABI, _native.ABI_VERSION)
     target = bundle.manifest["target"]
@@ -93,12 +115,14 @@ def check_target(bundle: Bundle) -> None:
     if missing:
         raise TargetError(
             f"the bundle was compiled for '{target['name']}'; this CPU lacks {', '.join(missing)}",
-            hint="compile with a target that this CPU has, such as a lower x86-64 level",
+            hint="compile with a target that this CPU has, such as a lower x86-64 level, or add "
+            "code for that with --fallback",
         )
     if any(name.startswith("amx") for name in target["features"]) and not _native.request_amx():
         raise TargetError(
             "this kernel does not let this process use AMX",
-            hint="a Linux kernel of 5.16 or later, or a target without AMX",
+            hint="a Linux kernel of 5.16 or later, or a target without AMX, which --fallback adds "
+            "to the bundle",
         )
 
 
@@ -277,14 +301,21 @@ def _copy_weights(bundle: Bundle, weights: Section) -> None:
 
 
 class NativeModel(EntryProgram, Model):
-    """A model that is native code as a whole."""
+    """A model that is native code as a whole: the bundle's own or, where this machine does not run
+    that, its fallback's. `verify`: as `fitting` has it."""
 
     def __init__(
-        self, bundle: Bundle, *, threads: int | None = None, hugepages: bool | None = None
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        hugepages: bool | None = None,
+        verify: bool = False,
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
-        check_target(bundle)
+        self._whole = bundle  # what is saved
+        bundle = fitting(bundle, verify=verify)
         if "code" not in bundle.sections:
             raise BundleError("the bundle has no code")
         code = bundle.sections["code"]
@@ -344,7 +375,7 @@ class NativeModel(EntryProgram, Model):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the bundle to a file. Raises BundleError when it cannot be written."""
         self._ready()
-        self._bundle.save(path)
+        self._whole.save(path)
 
     def selftest(self) -> SelfTest:
         """Runs the golden vectors that the reference made. Raises RunError if one is off."""
@@ -395,7 +426,7 @@ class NativeModel(EntryProgram, Model):
         """Pickles as the whole bundle, so that it works where the file does not exist. BundleError
         where its weights are damaged."""
         self._ready()
-        return _unpickle, (bytes(self._bundle.data), self._threads, self._hugepages)
+        return _unpickle, (bytes(self._whole.data), self._threads, self._hugepages)
 
 
 def _unpickle(data: bytes, threads: int | None, hugepages: bool = False) -> NativeModel:

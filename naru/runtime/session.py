@@ -35,19 +35,22 @@ def load(
     for that, and raises BundleError where they are damaged. `threads` limits this model below the
     process's setting. The file is mapped: replace it, but do not overwrite it in place while a
     model uses it. `hugepages` copies the weights into memory in large pages, of this process alone
-    (default: NARU_HUGEPAGES).
+    (default: NARU_HUGEPAGES). A fallback in the bundle is loaded, into memory of this process,
+    where the CPU or the kernel does not run the bundle's own code; the model's manifest tells.
 
     Raises BundleError, RunError without memory for a copy, or TargetError when this CPU lacks a
-    feature that the code needs. A bundle is machine code: load only what you trust.
+    feature that the code needs, and one that its fallback needs. A bundle is machine code: load
+    only what you trust.
     """
     if threads is not None and not isinstance(cast(object, threads), int):
         raise InputError(f"threads: expected a number, got {threads!r}")
     if hugepages is not None and not isinstance(cast(object, hugepages), bool):
         raise InputError(f"hugepages: expected True, False or None, got {hugepages!r}")
-    bundle = read_bundle(source, verify=verify, but="weights", records=False)
+    bundle = read_bundle(source, verify=verify, but=("weights", "fallback"), records=False)
     if "host" in bundle.manifest:
-        return open_model(bundle, threads=threads, hugepages=hugepages)
-    model = NativeModel(bundle, threads=threads, hugepages=hugepages)
+        return HostModel(bundle, threads=threads, hugepages=hugepages, verify=verify)
+    model = NativeModel(bundle, threads=threads, hugepages=hugepages, verify=verify)
+    bundle = model._bundle  # pyright: ignore[reportPrivateUsage] (its fallback, maybe)
     weights = bundle.sections.get("weights")
     if verify and weights is not None:
         where = str(source) if isinstance(source, (str, os.PathLike)) else None
