@@ -32,6 +32,7 @@ from naru.bench.rounds import Effort, usable_cores
 from naru.cli.printing import make_table, print_table
 from naru.cli.progress import progress
 from naru.errors import NaruError
+from naru.options import PRECISIONS
 
 RESULTS = ROOT / "bench" / "results"
 # Of 31 cases each at most 2 x 10 s of rounds and about as much for all the rest: a third of an
@@ -45,7 +46,9 @@ Record = dict[str, Any]
 
 def result_file(record: Record) -> Path:
     machine = record["machine"]
-    return RESULTS / f"{record['date']}-{machine['target']}-{machine['cores']}.json"
+    precision = record["settings"]["precision"]
+    kind = "" if precision == "fp32" else f"-{precision}"
+    return RESULTS / f"{record['date']}-{machine['target']}{kind}-{machine['cores']}.json"
 
 
 def unfinished(record: Record) -> Record | None:
@@ -112,6 +115,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--against", default="onnxruntime,openvino", help=f"of {', '.join(ENGINES)}"
     )
+    parser.add_argument(
+        "--precision", default="fp32", choices=PRECISIONS, help="naru's class of precision"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of every engine")
     parser.add_argument(
         "--scaling", type=int, help="naru also with so many threads (default: 2, if there are)"
@@ -135,7 +141,13 @@ def settings_of(args: argparse.Namespace) -> Settings:
     if scaling is None and args.threads == 1 and len(usable_cores()) > 1:
         scaling = 2
     settings = Settings(
-        against, args.threads, scaling, cold=True, reference=args.reference, effort=effort
+        against,
+        args.threads,
+        scaling,
+        cold=True,
+        precision=args.precision,
+        reference=args.reference,
+        effort=effort,
     )
     settings.check()
     return settings

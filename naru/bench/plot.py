@@ -15,6 +15,7 @@ Json = dict[str, Any]
 SHOWN = {
     "onnxruntime.run": "#0072b2",
     "openvino.infer": "#e69f00",
+    "openvino-default.infer": "#e69f00",
     "torch.call": "#009e73",
     "inductor.call": "#cc79a7",
 }

@@ -15,6 +15,7 @@ WAYS = {
     "onnxruntime.run": "ONNX Runtime",
     "onnxruntime.io_binding": "ONNX Runtime bound",
     "openvino.infer": "OpenVINO",
+    "openvino-default.infer": "OpenVINO default",
     "torch.call": "torch",
     "inductor.call": "Inductor",
 }

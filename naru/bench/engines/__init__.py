@@ -80,6 +80,10 @@ ENGINES = {
             "openvino", "OpenVINO", "naru.bench.engines.open_vino:OpenVino",
             _EXTRA.format("bench"),
         ),
+        Engine(
+            "openvino-default", "OpenVINO default",
+            "naru.bench.engines.open_vino:OpenVinoDefault", _EXTRA.format("bench"),
+        ),
         Engine("torch", "torch", "naru.bench.engines.pytorch:Eager", _EXTRA.format("torch")),
         Engine("inductor", "Inductor", "naru.bench.engines.pytorch:Inductor",
                _EXTRA.format("torch")),

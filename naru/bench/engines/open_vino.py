@@ -42,3 +42,11 @@ class OpenVino:
     def outputs(self, feed: Feed) -> list[Array]:
         result = self._request.infer(feed)
         return [np.array(result[output]) for output in self._outputs]
+
+
+class OpenVinoDefault(OpenVino):
+    """As OpenVINO comes: in bfloat16 on CPUs that multiply it."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        del self.settings["INFERENCE_PRECISION_HINT"]
