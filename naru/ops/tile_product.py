@@ -238,17 +238,16 @@ def lower_pack(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tenso
     x, parts, window = given(ins), parts_of(dict(n.attrs)), Window.of(dict(n.attrs))
 
     def rows(part: Var, block: Var, row: Var, k: Var) -> Expr:
-        depth, extent = add(mul(block, DEPTH), k), x.shape[-1:][0]
-        count = prod(x.shape[:-1])
         at: list[Expr] = []
+        count = prod(x.shape[:-1])
         rest = clamped(row, count)
         for size in reversed(x.shape[1:-1]):
             at.append(mod(rest, size))
             rest = floordiv(rest, size)
         at += [rest] if len(x.shape) > 1 else []
-        inside = logical_and(_below(row, count), _below(depth, extent))
-        value = element(x, (*reversed(at), clamped(depth, extent))).expr
-        return _part(part, parts, _inside(inside, value))
+        depth, there = _depth(block, k, x.shape[-1:][0])
+        value = element(x, (*reversed(at), depth)).expr
+        return _part(part, parts, _inside(logical_and(_below(row, count), there), value))
 
     def pixels(part: Var, image: Var, phase: Var, block: Var, q: Var, k: Var) -> Expr:
         assert window is not None
@@ -259,17 +258,22 @@ def lower_pack(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tenso
         begin = _chosen(mod(phase, len(across)), [Const(v) for v in across])
         line = sub(add(mul(floordiv(q, pitch), window.strides[0]), first), window.pads[0])
         pixel = sub(add(mul(mod(q, pitch), window.strides[1]), begin), window.pads[1])
-        channel = add(mul(block, DEPTH), k)
-        limits = (
-            _above(line), _below(line, height), _above(pixel), _below(pixel, width),
-            _below(channel, x.shape[1]),
-        )  # fmt: skip
+        channel, there = _depth(block, k, x.shape[1])
+        limits = (_above(line), _below(line, height), _above(pixel), _below(pixel, width), there)
         inside = reduce(logical_and, limits)
         place = (clamped(line, height), clamped(pixel, width))[len(x.shape) == 3 :]
-        value = element(x, (image, clamped(channel, x.shape[1]), *place)).expr
+        value = element(x, (image, channel, *place)).expr
         return _part(part, parts, _inside(inside, value))
 
     return (e.stage("packed", n.type.shape, rows if window is None else pixels),)
+
+
+def _depth(block: Expr, k: Expr, extent: Expr) -> tuple[Expr, Expr]:
+    """Where number k of a block lies along an axis, and whether it does: by the largest unit of
+    neighbours, of which all or none are there."""
+    unit = math.gcd(known(extent) or 1, DEPTH)
+    piece, pieces = add(mul(block, DEPTH // unit), floordiv(k, unit)), floordiv(extent, unit)
+    return add(mul(clamped(piece, pieces), unit), mod(k, unit)), _below(piece, pieces)
 
 
 def clamped(i: Expr, size: Expr) -> Expr:
@@ -315,6 +319,9 @@ def _pack_samples() -> Iterable[Sample]:
     for parts in PAIRS:
         yield Sample((random(5, 64),), {"parts": parts})
     yield Sample((random(2, 9, 32),), {"parts": 2})
+    yield Sample((random(3, 48),), {"parts": 2})
+    yield Sample((random(3, 24),), {"parts": 2})
+    yield Sample((random(2, 5),), {"parts": 1})
     for pads, strides in (((0, 0, 0, 0), (2, 2)), ((1, 1, 1, 1), (1, 1)), ((1, 1, 1, 1), (2, 2))):
         around = {"taps": (3, 3), "strides": strides, "dilations": (1, 1), "pads": pads}
         yield Sample((random(1, 32, 4, 3),), {"parts": 2, **around})

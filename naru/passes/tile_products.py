@@ -27,7 +27,9 @@ CYCLES = 16.0  # of an instruction: 16 × 16 sums of 32 products
 BUSY = 0.55  # of the time in which products are made, beside loads and what follows them
 FUSED = 25.0  # multiply-adds of f32 a cycle, of the 32 there could be
 SPLITTING = 0.35  # cycles to split and pack a number, for each part
+STORED, COPIED = 0.2, 0.3  # cycles for a result: from a register, from a tile by way of the stack
 WORTH = 0.8  # of the time of multiply-adds, at most
+UNIT = 8  # numbers that are split at a time, at least: the depth is a multiple
 FEW = 6  # rows: as many pass while weights come from where they lie
 # Relative rms error of a layer, by parts (measured; it does not grow with the length of sums).
 ERRORS = {1: 2.3e-3, 2: 4.4e-6, 3: 1e-7}
@@ -49,12 +51,13 @@ class Sizes:
         """In matrix registers."""
         tiles = -(-self.rows // SIDE) * -(-self.columns // SIDE) * -(-self.depth // DEPTH)
         products = tiles * self.taps * len(PAIRS[parts]) * CYCLES / BUSY
-        return products + self.inputs * parts * SPLITTING
+        return products + self.inputs * parts * SPLITTING + self.rows * self.columns * COPIED
 
     @property
     def fused(self) -> float:
         """Cycles of multiply-adds."""
-        return self.rows * self.depth * self.columns * self.taps / FUSED
+        products = self.rows * self.depth * self.columns * self.taps / FUSED
+        return products + self.rows * self.columns * STORED
 
 
 @graph_pass
@@ -117,7 +120,7 @@ def _share(sizes: Sizes, parts: int) -> float | None:
 
 def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     rank, layout = x.type.rank, x.type.layout
-    if w.ndim != 2 or rank < 2 or w.shape[0] % DEPTH:
+    if w.ndim != 2 or rank < 2 or w.shape[0] % UNIT:
         return n
     if layout is not None and (layout.block is not None or layout.order[-1] != rank - 1):
         return n
@@ -136,7 +139,7 @@ def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
 
 def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     rank = w.ndim - 2
-    if rank not in (1, 2) or n.attr("group", 1) != 1 or w.shape[1] % DEPTH:
+    if rank not in (1, 2) or n.attr("group", 1) != 1 or w.shape[1] % UNIT:
         return n
     strides, dilations = (
         ints(dict(n.attrs), name) if n.attr(name) else (1,) * rank

@@ -14,7 +14,7 @@ import math
 from naru.errors import ScheduleError
 from naru.ir.expr import Const, Read, walk
 from naru.ir.simplify import free_of, known
-from naru.ir.tensor import Stage, TensorFunction
+from naru.ir.tensor import Stage, TensorFunction, reads
 from naru.schedule.analysis import lane_sizes, share
 from naru.schedule.steps import (
     ComputeAt,
@@ -118,7 +118,8 @@ def schedule_pack(out: Stage, lanes: int) -> Schedule:
     """Tiles of 16 rows, the parts of 32 numbers at a time."""
     part, *others, row, k = (a.var.name for a in out.axes)
     block = [others.pop()] if others else []
-    lane = min(lanes, SIDE)
+    found = [known(r.tensor.shape[-1]) or 1 for r in reads(out.value)]  # none of a border
+    lane = math.gcd(min(lanes, SIDE), *found)
     steps: list[Step] = [
         Split("out", row, (SIDE, 1)),
         Split("out", k, (lane,)),
