@@ -202,6 +202,33 @@ def test_convolutions(name: str, precision: str) -> None:
     check(y, convolve(x, w, **attrs), precision)
 
 
+BORDERS: tuple[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
+    ((2, 32, 7, 8), (36, 32, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((1, 32, 9, 8), (36, 32, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ((1, 32, 9, 7), (20, 32, 3, 2), {"pads": [0, 2, 1, 0], "strides": [1, 3]}),
+    ((1, 32, 8, 9), (33, 32, 3, 3), {"pads": [3, 2, 2, 3], "dilations": [3, 2]}),
+    ((2, 64, 19), (20, 64, 4), {"pads": [3, 0], "strides": [3], "dilations": [2]}),
+)
+
+
+@pytest.mark.parametrize("case", range(len(BORDERS)))
+def test_borders_are_made_while_pixels_are_packed(case: int) -> None:
+    """Behind a convolution, so that pixels lie as they are read."""
+    (shape, filters, attrs), precision = BORDERS[case], PRECISIONS[case % 2]
+    x, w = numbers(*shape), numbers(*filters, seed=1)
+    v = numbers(*filters[1:2] * 2, *(1 for _ in attrs["pads"][::2]), seed=2) / 6
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["y0"]),
+        helper.make_node("Conv", ["y0", "w"], ["y1"], **attrs),
+    ]
+    outputs = {"y0": shape, "y1": ("n", *(f"d{k}" for k in shape[1:]))}
+    model = build(model_of(nodes, {"x": shape}, outputs, {"v": v, "w": w}), precision)
+    assert not any("_pad" in step["name"] for step in model.manifest["steps"])
+    y0, y1 = outputs_of(model(x=x))
+    check(y0, convolve(x, v), precision)
+    check(y1, convolve(y0, w, **attrs), precision)
+
+
 def test_results_of_one_pixel_a_line_are_no_tiles() -> None:
     for shape, filters in (((1, 32, 20, 3), (20, 32, 3, 3)), ((4, 32, 7, 7), (64, 32, 7, 7))):
         x, w = numbers(*shape), numbers(*filters, seed=1)
