@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Rows(nn.Module):
 def train(folder: Path) -> Path:
     """Writes the model and its test images; gives the model's path."""
     torch.manual_seed(SEED)
-    digits = load_digits()
+    digits: Any = load_digits()
     images = (digits.images / 16).astype(np.float32)
     x, rest, y, labels = train_test_split(images, digits.target, test_size=0.5, random_state=SEED)
     model = Rows()

@@ -284,6 +284,7 @@ def _own_parts(
         ),
         golden=case,
         rows=rows.name if rows else None,
+        rounded=options.precision == "bf16" and uses_tiles(stages.fused),
     )
     program = stages.program
     del stages, g, meant  # and with it the weights in the layout of the model file

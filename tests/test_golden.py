@@ -37,6 +37,7 @@ from naru.passes.registry import run
 
 assert naru.ops
 FOLDER = Path(__file__).parent / "golden" / "passes"
+LOOSE = {"tile_products": 3e-4}  # passes that round more: the absolute error of sums of about 50
 HEAD = re.compile(r"\[case (\w+)(?: (.*))?\]")
 
 
@@ -119,8 +120,9 @@ def test_meaning_is_kept(case: Golden) -> None:
     for size in (1, 3):
         arrays = [random_array(n, size, k) for k, n in enumerate(g.inputs)]
         for a, b in zip(evaluate(g, arrays), evaluate(h, arrays), strict=True):
+            atol = LOOSE.get(case.file.stem, 1e-6)
             np.testing.assert_allclose(
-                b.astype(np.float64), a.astype(np.float64), rtol=1e-5, atol=1e-6
+                b.astype(np.float64), a.astype(np.float64), rtol=1e-5, atol=atol
             )
 
 

@@ -35,6 +35,7 @@ ABI_VERSION = 1
 MOST_ROUNDS = 5000  # of loops, in numpy
 MOST_DOUBLINGS = 10  # of a symbol's size in the golden vector
 NOISE = 1e-10  # outputs whose root mean square is less may be nothing but rounding errors
+ROUNDED = 2e-2  # relative rms error where products read numbers rounded to bf16
 SEARCHED = 4096  # combinations of sizes tried where conditions tie some together
 
 
@@ -261,9 +262,11 @@ def make_manifest(
     outputs: Mapping[str, Mapping[str, Any]],
     golden: GoldenCase | None = None,
     rows: str | None = None,
+    rounded: bool = False,
 ) -> dict[str, Any]:
     """See artifact/bundle.py for the schema. `outputs`: what else there is to say of one, by name;
-    that of main is enough. `rows`: the symbol along which rows stay apart."""
+    that of main is enough. `rows`: the symbol along which rows stay apart. `rounded`: is what
+    products read rounded to bf16?"""
     offsets = linked.offsets
     steps, tensors = step_records(g, program)
     interface: dict[str, Any] = {
@@ -301,13 +304,13 @@ def make_manifest(
         "kernels": kernel_records(program, linked),
         "steps": steps,
         "tensors": tensors,
-        "tolerance": tolerance_of(golden),
+        "tolerance": tolerance_of(golden, rounded=rounded),
         **({"rows": rows} if rows else {}),
         **_columns(g.columns),
     }
 
 
-def tolerance_of(case: GoldenCase | None) -> dict[str, float]:
+def tolerance_of(case: GoldenCase | None, *, rounded: bool = False) -> dict[str, float]:
     """How far outputs may be off: see `tolerance` in bundle.py. `atol` is for what cancels; where
     an output is small as a whole it is a tenth of that, so that zeros do not pass for it. Outputs
     below NOISE do not count."""
@@ -316,7 +319,7 @@ def tolerance_of(case: GoldenCase | None) -> dict[str, float]:
     with np.errstate(over="ignore"):  # an infinite size is none of the small ones
         sizes = [float(np.sqrt(np.mean(np.square(o)))) for o in finite if o.size]
     small = min((s for s in sizes if s > NOISE), default=1.0)
-    return {"rtol": 1e-4, "atol": min(1e-6, 0.1 * small)}
+    return {"rtol": ROUNDED if rounded else 1e-4, "atol": min(1e-6, 0.1 * small)}
 
 
 def _packed(program: Program) -> list[list[int | str]]:

@@ -157,6 +157,8 @@ def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     source = [known(d) for d in x.type.shape[1:]]
     if None in size or None in source or known(x.type.shape[0]) == 0:
         return n
+    if size[-1] == 1:  # neighbours of such results do not read neighbours
+        return n
     window = Window((taps[0], taps[1]), strides, dilations, pads)  # pyright: ignore[reportArgumentType]
     plane = [Const(d or 1) for d in (source[1:] if rank == 2 else [1, source[1]])]
     rows = (known(window.counts(plane)[0]) or 0) * (known(window.pitch(plane)) or 0)

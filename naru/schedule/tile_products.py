@@ -78,10 +78,9 @@ def schedule_tiles(
     steps.append(ComputeAt(name, "out", order[-1]))
     steps.append(Expect("out", order[-1], f"{my}.i"))
     *fixed, sm, sn = (a.var.name for a in stage.axes)
-    *loops, pair, k = (a.var.name for a in stage.reduction)
+    *loops, k = (a.var.name for a in stage.reduction)
+    pair = loops.pop() if products_of(stage) > 1 else ""
     steps += [Split(name, sm, (SIDE,)), Split(name, sn, (SIDE,))]
-    if products_of(stage) == 1:
-        loops, pair = [*loops, pair], ""
     around = (*fixed, *loops, *((pair,) if pair else ()), f"{sm}.o", f"{sn}.o")
     steps.append(Order(name, (*around, f"{sm}.i", f"{sn}.i", k)))
     steps += [Unroll(name, x) for x in around[len(fixed) + len(loops) :]]
@@ -98,7 +97,8 @@ def _block(row: Read, rows: int | None, target: Target) -> int:
     """Rows that pass at a time; 0: all."""
     if rows is None:
         return 0
-    parts, blocks = (known(row.tensor.shape[k]) or 1 for k in (0, -3))
+    outer = [known(d) or 1 for d in row.tensor.shape[:-2]] or [1]  # axes of one have no place here
+    parts, blocks = outer[0], outer[-1]
     bytes_a_row = 2 * DEPTH * blocks * (parts if parts in (2, 3) else 1)
     room = int(target.l2 * FILLED) // bytes_a_row // PAIR * PAIR
     if rows <= max(room, PAIR):

@@ -44,3 +44,4 @@ def test_tolerances_follow_small_outputs() -> None:
 
     assert atol(1.0) == atol(1.0, 1e-16) == atol(1e200) == tolerance_of(None)["atol"] == 1e-6
     assert atol(1e-6) == atol(1.0, 1e-6) == pytest.approx(1e-7)
+    assert tolerance_of(None)["rtol"] < tolerance_of(None, rounded=True)["rtol"]

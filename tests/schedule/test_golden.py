@@ -110,5 +110,6 @@ def test_nest_computes_what_the_function_means(case: Golden) -> None:
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_schedule_is_read_back(case: Golden) -> None:
     _, _, text = lowered(case)
-    for part in re.split(r"^when .*:\n", text, flags=re.MULTILINE):
+    parts = re.split(r"^(?:when|where) .*:\n", text, flags=re.MULTILINE)
+    for part in filter(None, parts):  # nothing stands before the first `where`
         assert print_schedule(read_schedule(part)) == part.strip()

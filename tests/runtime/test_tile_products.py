@@ -1,0 +1,477 @@
+"""Products of matrices and convolutions in tiles of AMX, next to float64: shapes, numbers, threads.
+
+Tiles are asked for wherever they can be had, also where shapes are too small to be worth it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import naru
+from naru import pipeline
+from naru.ops.tile_product import LARGEST
+from naru.options import Options
+from naru.runtime.model import Model
+from naru.runtime.session import open_model
+from tests.codegen.native import runnable
+
+Array = np.ndarray
+Shape = Sequence[int | str]
+AMX = "x86-64-amx"
+ERRORS = {"fp32": 8e-6, "bf16": 4e-3}  # rms, relative
+PRECISIONS = tuple(ERRORS)
+
+
+@pytest.fixture(autouse=True)
+def tiles_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    runnable(AMX)
+    monkeypatch.setattr("naru.passes.tile_products.WORTH", math.inf)
+    monkeypatch.setattr("naru.passes.tile_products.FEW", 2)
+
+
+def numbers(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def model_of(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, Shape],
+    outputs: Mapping[str, Shape],
+    weights: Mapping[str, Array],
+) -> bytes:
+    def infos(shapes: Mapping[str, Shape]) -> list[onnx.ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in shapes.items()
+        ]
+
+    constants = [numpy_helper.from_array(a, n) for n, a in weights.items()]
+    graph = helper.make_graph(nodes, "g", infos(inputs), infos(outputs), constants)
+    opset = [helper.make_opsetid("", 20)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+
+
+def products(shape: Shape, *matrices: Array) -> bytes:
+    """Outputs y0, y1, …: x times each of the matrices."""
+    names = range(len(matrices))
+    nodes = [helper.make_node("MatMul", ["x", f"w{k}"], [f"y{k}"]) for k in names]
+    outputs = {f"y{k}": (*shape[:-1], w.shape[1]) for k, w in enumerate(matrices)}
+    weights = {f"w{k}": w for k, w in enumerate(matrices)}
+    return model_of(nodes, {"x": shape}, outputs, weights)
+
+
+def convolution(shape: Shape, w: Array, **attrs: Any) -> bytes:
+    rank = len(shape)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], **attrs)
+    out = ["n", w.shape[0], *(f"d{k}" for k in range(rank - 2))]
+    return model_of([node], {"x": shape}, {"y": out}, {"w": w})
+
+
+def convolve(
+    x: Array,
+    w: Array,
+    strides: Sequence[int] = (),
+    dilations: Sequence[int] = (),
+    pads: Sequence[int] = (),
+) -> Array:
+    """In float64."""
+    rank = w.ndim - 2
+    strides, dilations = strides or (1,) * rank, dilations or (1,) * rank
+    pads = pads or (0,) * (2 * rank)
+    around = [(0, 0), (0, 0), *((pads[k], pads[k + rank]) for k in range(rank))]
+    x = np.pad(x.astype(np.float64), around)
+    sizes = [
+        (n - (t - 1) * d - 1) // s + 1
+        for n, t, d, s in zip(x.shape[2:], w.shape[2:], dilations, strides, strict=True)
+    ]
+    out = np.zeros((x.shape[0], w.shape[0], *sizes))
+    for tap in itertools.product(*map(range, w.shape[2:])):
+        steps = zip(tap, dilations, strides, sizes, strict=True)
+        at = tuple(slice(t * d, t * d + (n - 1) * s + 1, s) for t, d, s, n in steps)
+        seen = x[(slice(None), slice(None), *at)]
+        out += np.einsum("nc...,fc->nf...", seen, w[(slice(None), slice(None), *tap)])
+    return out
+
+
+def build(source: bytes, precision: str = "fp32", threads: int | None = None) -> Model:
+    """A model that makes its products in tiles."""
+    bundle = pipeline.build(source, Options(runnable(AMX), precision), tested=False)
+    model = open_model(bundle, threads=threads)
+    assert uses_tiles(model)
+    return model
+
+
+def uses_tiles(model: Model) -> bool:
+    return any("tile_product" in step["name"] for step in model.manifest["steps"])
+
+
+def outputs_of(found: Any) -> list[Array]:
+    return [np.asarray(a) for a in (found if isinstance(found, tuple) else (found,))]
+
+
+def check(found: Array, wanted: Array, precision: str) -> None:
+    assert found.shape == wanted.shape
+    size = np.sqrt(np.mean(np.square(wanted))) if wanted.size else 0.0
+    error = np.sqrt(np.mean(np.square(found - wanted))) if wanted.size else 0.0
+    assert error <= ERRORS[precision] * size
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+COLUMNS = (16, 20, 33, 100)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("rows", "depth"), [(7, 32), (16, 96), (17, 4096), (33, 768), (100, 96)])
+def test_matrices(rows: int, depth: int, precision: str) -> None:
+    x = numbers(rows, depth)
+    columns = COLUMNS if precision == "fp32" else COLUMNS[2:]
+    ws = [numbers(depth, n, seed=n) for n in columns]
+    model = build(products(x.shape, *ws), precision)
+    for y, w in zip(outputs_of(model(x=x)), ws, strict=True):
+        check(y, x.astype(np.float64) @ w, precision)
+
+
+@pytest.mark.parametrize(
+    ("lead", "precision"),
+    [
+        ((3, 7), "fp32"), ((2, 16), "bf16"), ((2, 3, 5), "fp32"), ((2, 3, 5), "bf16"),
+        ((1, 1, 33), "bf16"), ((4, 1, 9), "fp32"), ((17, 1), "fp32"),
+    ],
+)  # fmt: skip
+def test_batches(lead: tuple[int, ...], precision: str) -> None:
+    x, w = numbers(*lead, 64), numbers(64, 52, seed=1)
+    (y,) = outputs_of(build(products(x.shape, w), precision)(x=x))
+    check(y, x.astype(np.float64) @ w, precision)
+
+
+@pytest.mark.parametrize(
+    ("shape", "precision"),
+    [
+        (("n", "s", 96), "fp32"), (("n", "s", 96), "bf16"), (("n", 1, 32), "bf16"),
+        (("n", 2, "s", 64), "fp32"), ((2, "s", 64), "fp32"),
+    ],
+)  # fmt: skip
+def test_unknown_rows(shape: Shape, precision: str) -> None:
+    """One model takes batches and sequences of all sizes, also none."""
+    w = numbers(int(shape[-1]), 36, seed=1)
+    model = build(products(shape, w), precision)
+    for n, s in ((1, 1), (1, 3), (2, 16), (3, 17), (0, 4), (5, 33), (1, 128), (1, 1)):
+        sizes = [{"n": n, "s": s}.get(d, d) for d in map(str, shape)]
+        x = numbers(*map(int, sizes))
+        check(outputs_of(model(x=x))[0], x.astype(np.float64) @ w, precision)
+
+
+IMAGES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "points": ((1, 32, 5, 7), (20, 32, 1, 1), {}),
+    "points, two apart": ((2, 64, 9, 8), (33, 64, 1, 1), {"strides": [2, 2]}),
+    "no border": ((1, 32, 9, 6), (16, 32, 3, 3), {}),
+    "border": ((3, 32, 7, 7), (100, 32, 3, 3), {"pads": [1, 1, 1, 1]}),
+    "two apart": ((1, 64, 14, 14), (33, 64, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    "uneven border": ((2, 32, 8, 9), (20, 32, 3, 3), {"pads": [0, 1, 2, 0], "strides": [2, 1]}),
+    "wide": ((1, 32, 9, 11), (20, 32, 3, 3), {"dilations": [2, 3], "pads": [2, 3, 2, 3]}),
+    "wide and apart": ((1, 32, 11, 9), (20, 32, 3, 3), {"dilations": [2, 2], "strides": [2, 3]}),
+    "three apart": ((1, 32, 13, 10), (20, 32, 2, 2), {"dilations": [2, 1], "strides": [3, 3]}),
+    "many channels": ((1, 768, 6, 6), (36, 768, 3, 3), {"pads": [1, 1, 1, 1]}),
+    "signal": ((2, 32, 40), (20, 32, 3), {"pads": [1, 1]}),
+    "signal, two apart": ((1, 96, 41), (100, 96, 5), {"strides": [2], "pads": [2, 0]}),
+    "signal, wide": ((3, 64, 33), (16, 64, 3), {"dilations": [4]}),
+    "one line": ((2, 32, 3, 20), (20, 32, 3, 3), {}),
+    "two columns": ((2, 32, 20, 4), (20, 32, 3, 3), {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"), list(zip(IMAGES, itertools.cycle(PRECISIONS), strict=False))
+)
+def test_convolutions(name: str, precision: str) -> None:
+    shape, filters, attrs = IMAGES[name]
+    x, w = numbers(*shape), numbers(*filters, seed=1)
+    (y,) = outputs_of(build(convolution(shape, w, **attrs), precision)(x=x))
+    check(y, convolve(x, w, **attrs), precision)
+
+
+BORDERS: tuple[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
+    ((2, 32, 7, 8), (36, 32, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((1, 32, 9, 8), (36, 32, 3, 3), {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ((1, 32, 9, 7), (20, 32, 3, 2), {"pads": [0, 2, 1, 0], "strides": [1, 3]}),
+    ((1, 32, 8, 9), (33, 32, 3, 3), {"pads": [3, 2, 2, 3], "dilations": [3, 2]}),
+    ((2, 64, 19), (20, 64, 4), {"pads": [3, 0], "strides": [3], "dilations": [2]}),
+)
+
+
+@pytest.mark.parametrize("case", range(len(BORDERS)))
+def test_borders_are_made_while_pixels_are_packed(case: int) -> None:
+    """Behind a convolution, so that pixels lie as they are read."""
+    (shape, filters, attrs), precision = BORDERS[case], PRECISIONS[case % 2]
+    x, w = numbers(*shape), numbers(*filters, seed=1)
+    v = numbers(*filters[1:2] * 2, *(1 for _ in attrs["pads"][::2]), seed=2) / 6
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["y0"]),
+        helper.make_node("Conv", ["y0", "w"], ["y1"], **attrs),
+    ]
+    outputs = {"y0": shape, "y1": ("n", *(f"d{k}" for k in shape[1:]))}
+    model = build(model_of(nodes, {"x": shape}, outputs, {"v": v, "w": w}), precision)
+    assert not any("_pad" in step["name"] for step in model.manifest["steps"])
+    y0, y1 = outputs_of(model(x=x))
+    check(y0, convolve(x, v), precision)
+    check(y1, convolve(y0, w, **attrs), precision)
+
+
+def test_results_of_one_pixel_a_line_are_no_tiles() -> None:
+    for shape, filters in (((1, 32, 20, 3), (20, 32, 3, 3)), ((4, 32, 7, 7), (64, 32, 7, 7))):
+        x, w = numbers(*shape), numbers(*filters, seed=1)
+        source = convolution(shape, w)
+        model = open_model(pipeline.build(source, Options(runnable(AMX)), tested=False))
+        assert not uses_tiles(model)
+        check(outputs_of(model(x=x))[0], convolve(x, w), "fp32")
+
+
+def gelu(x: Array) -> Array:
+    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_follows_a_matrix(precision: str) -> None:
+    """A bias and a GELU; a residual and a ReLU behind the same rows."""
+    x, w, r = numbers(2, 17, 96), numbers(96, 52, seed=1) / 10, numbers(2, 17, 52, seed=2)
+    b = numbers(52, seed=3)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["xw"]),
+        helper.make_node("Add", ["xw", "b"], ["biased"]),
+        helper.make_node("Gelu", ["biased"], ["y0"]),
+        helper.make_node("MatMul", ["x", "v"], ["xv"]),
+        helper.make_node("Add", ["xv", "r"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["y1"]),
+    ]
+    shapes = {"x": x.shape, "r": r.shape}
+    weights = {"w": w, "v": w * 2, "b": b}
+    source = model_of(nodes, shapes, {"y0": r.shape, "y1": r.shape}, weights)
+    y0, y1 = outputs_of(build(source, precision)(x=x, r=r))
+    product = x.astype(np.float64) @ w
+    check(y0, gelu(product + b), precision)
+    check(y1, np.maximum(2 * product + r, 0), precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_what_follows_a_convolution(precision: str) -> None:
+    """A bias, a residual that is one of the inputs, a ReLU; then the next convolution."""
+    x, b = numbers(2, 32, 9, 7), numbers(32, seed=3)
+    w, v = numbers(32, 32, 3, 3, seed=1) / 17, numbers(20, 32, 1, 1, seed=2) / 6
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Add", ["c", "x"], ["sum"]),
+        helper.make_node("Relu", ["sum"], ["y0"]),
+        helper.make_node("Conv", ["y0", "v"], ["y1"], strides=[2, 2]),
+    ]
+    weights = {"w": w, "v": v, "b": b}
+    source = model_of(nodes, {"x": x.shape}, {"y0": x.shape, "y1": (2, 20, 5, 4)}, weights)
+    y0, y1 = outputs_of(build(source, precision)(x=x))
+    wanted = np.maximum(convolve(x, w, pads=[1, 1, 1, 1]) + b[:, None, None] + x, 0)
+    check(y0, wanted, precision)
+    check(y1, convolve(y0, v, strides=[2, 2]), precision)
+
+
+def test_convolutions_of_any_number_of_images() -> None:
+    w = numbers(33, 32, 3, 3, seed=1)
+    model = build(convolution(("n", 32, 6, 7), w, pads=[1, 1, 1, 1]))
+    for n in (1, 3, 0, 2):
+        x = numbers(n, 32, 6, 7)
+        check(outputs_of(model(x=x))[0], convolve(x, w, pads=[1, 1, 1, 1]), "fp32")
+
+
+# --- numbers --------------------------------------------------------------------------------------
+
+
+def same_places(found: Array, wanted: Array) -> None:
+    """Infinities with their signs and NaNs are where float32 has them."""
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+    np.testing.assert_array_equal(np.isposinf(found), np.isposinf(wanted))
+    np.testing.assert_array_equal(np.isneginf(found), np.isneginf(wanted))
+
+
+LARGE = 3.4e38  # in class bf16 it stands for the largest number of bf16
+SPECIAL: dict[str, dict[int, float]] = {  # what stands in a row, by column
+    "infinite": {3: np.inf},
+    "minus infinite": {40: -np.inf},
+    "two infinities": {3: np.inf, 70: np.inf},
+    "NaN": {0: np.nan},
+    "NaN and infinite": {0: np.nan, 95: np.inf},
+    "large": {17: LARGE},
+    "large and infinite": {17: -LARGE, 18: np.inf},
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_numbers_that_are_not_finite(precision: str) -> None:
+    """Each in a row of its own; the rows between them do not change."""
+    w, x = numbers(96, 36, seed=1), numbers(4 * len(SPECIAL), 96)
+    model = build(products(x.shape, w), precision)
+    before = outputs_of(model(x=x))[0]
+    for row, values in zip(range(1, len(x), 4), SPECIAL.values(), strict=True):
+        for column, value in values.items():
+            limit = LARGEST if precision == "bf16" else LARGE
+            x[row, column] = value if np.isinf(value) else np.clip(value, -limit, limit)
+    after = outputs_of(model(x=x))[0]
+    with np.errstate(all="ignore"):
+        same_places(after, x @ w)
+    assert not np.isfinite(after[1::4]).all(axis=1).any()
+    others = np.arange(len(x)) % 4 != 1
+    assert after[others].tobytes() == before[others].tobytes()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_pixels_that_are_not_finite(precision: str) -> None:
+    """The last of a line, in a corner: they are in their own windows and in no others."""
+    w, x = numbers(20, 32, 3, 3, seed=1), numbers(2, 32, 6, 7)
+    model = build(convolution(x.shape, w, pads=[1, 1, 1, 1]), precision)
+    before = outputs_of(model(x=x))[0]
+    for value in (np.inf, -np.inf, np.nan):
+        x[0, 5, 2, 6] = x[1, 0, 0, 0] = value
+        after = outputs_of(model(x=x))[0]
+        with np.errstate(all="ignore"):
+            same_places(after, convolve(x, w, pads=[1, 1, 1, 1]))
+        others = np.isfinite(after)
+        assert after[others].tobytes() == before[others].tobytes()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_zeros_and_tiny_numbers(precision: str) -> None:
+    w, x = numbers(64, 36, seed=1), np.zeros((19, 64), np.float32)
+    model = build(products(x.shape, w), precision)
+    assert not outputs_of(model(x=x))[0].any()
+    x[3], x[7], x[9] = 1e-38, -1e-38, 1e-45
+    found = outputs_of(model(x=x))[0]
+    np.testing.assert_allclose(found, x.astype(np.float64) @ w, rtol=0, atol=5e-37)
+
+
+# --- how models are run ---------------------------------------------------------------------------
+
+
+def layers() -> bytes:
+    """A convolution, and a matrix behind it."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["y"]),
+    ]
+    weights = {"w": numbers(64, 32, 3, 3, seed=1), "v": numbers(32, 100, seed=2)}
+    return model_of(nodes, {"x": (2, 32, 9, 32)}, {"y": (2, 64, 9, 100)}, weights)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_threads_change_nothing(precision: str) -> None:
+    bundle = pipeline.build(layers(), Options(runnable(AMX), precision), tested=False)
+    x = numbers(2, 32, 9, 32)
+    one, two = (outputs_of(open_model(bundle, threads=n)(x=x))[0] for n in (1, 2))
+    assert one.tobytes() == two.tobytes()
+
+
+def test_arrays_that_are_not_aligned() -> None:
+    x = numbers(2, 32, 9, 32)
+    model = build(layers())
+    shifted = np.zeros(x.size + 1, np.float32)[1:].reshape(x.shape)
+    shifted[...] = x
+    assert (shifted.ctypes.data - shifted.base.ctypes.data) % 64 == 4
+    (a,), (b,) = outputs_of(model(x=x)), outputs_of(model(x=shifted))
+    assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("precision", "tiles"), [("fp32", True), ("bf16", True), ("strict", False), ("portable", False)]
+)
+def test_classes_that_make_tiles(precision: str, tiles: bool) -> None:
+    model = naru.compile(layers(), target=AMX, precision=precision, cache=False)
+    assert uses_tiles(model) == tiles
+    assert model.selftest().checks
+
+
+FORK = """
+import hashlib, os, sys
+import numpy as np
+import naru
+
+model = naru.compile(sys.argv[1], target="x86-64-amx", cache=False)
+assert any("tile_product" in s["name"] for s in model.manifest["steps"])
+x = np.random.default_rng(0).standard_normal((2, 32, 9, 32), np.float32)
+
+def show():
+    for _ in range(5):
+        seen = hashlib.sha256(np.asarray(model(x=x)).tobytes()).hexdigest()
+        print(seen, flush=True)
+
+show()
+child = os.fork()
+if child == 0:
+    show()
+    os._exit(0)
+show()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_forks_and_two_processes_at_once(tmp_path: Path) -> None:
+    """Registers are the process's own, and a child has them as well."""
+    source = tmp_path / "m.onnx"
+    source.write_bytes(layers())
+    command = [sys.executable, "-W", "ignore", "-c", FORK, str(source)]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    found: list[str] = []
+    for process in running:
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        found += out.split()
+    assert len(found) == 2 * 15
+    assert len(set(found)) == 1
+
+
+# --- random shapes --------------------------------------------------------------------------------
+
+
+def random_matrix(r: Random) -> tuple[bytes, Array, Array]:
+    lead = [r.choice((1, 2, 3, 8, 17, 40)) for _ in range(r.randint(1, 3))]
+    if math.prod(lead) < 2:
+        lead[-1] = 5
+    depth, columns = r.choice((32, 64, 160, 256)), r.randint(2, 130)
+    x, w = numbers(*lead, depth, seed=r.randrange(99)), numbers(depth, columns, seed=100)
+    return products(x.shape, w), x, x.astype(np.float64) @ w
+
+
+def random_image(r: Random) -> tuple[bytes, Array, Array]:
+    rank = r.choice((1, 2, 2))
+    taps = [r.randint(1, 4) for _ in range(rank)]
+    attrs: dict[str, Any] = {
+        "strides": [r.choice((1, 1, 2, 3)) for _ in range(rank)],
+        "dilations": [r.choice((1, 1, 2, 3)) for _ in range(rank)],
+        "pads": [r.randint(0, 2) for _ in range(2 * rank)],
+    }
+    size = [
+        (t - 1) * d + 1 + r.randint(1, 8) + s
+        for t, d, s in zip(taps, attrs["dilations"], attrs["strides"], strict=True)
+    ]
+    channels = r.choice((32, 64, 96))
+    x = numbers(r.randint(1, 3), channels, *size, seed=r.randrange(99))
+    w = numbers(r.randint(2, 70), channels, *taps, seed=100)
+    return convolution(x.shape, w, **attrs), x, convolve(x, w, **attrs)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_shapes(seed: int) -> None:
+    r = Random(seed)
+    precision = PRECISIONS[seed % 2]
+    source, x, wanted = (random_matrix if seed % 3 == 0 else random_image)(r)
+    check(outputs_of(build(source, precision)(x=x))[0], wanted, precision)
