@@ -245,7 +245,8 @@ def lower_pack(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tenso
             at.append(mod(rest, size))
             rest = floordiv(rest, size)
         at += [rest] if len(x.shape) > 1 else []
-        depth, there = _depth(block, k, x.shape[-1:][0])
+        last = len(x.shape) - 1
+        depth, there = _depth(block, k, x.shape[last])
         value = element(x, (*reversed(at), depth)).expr
         return _part(part, parts, _inside(logical_and(_below(row, count), there), value))
 

@@ -18,7 +18,7 @@ from naru.ir.graph import Graph, Node, make_constant, make_node, toposort
 from naru.ir.simplify import known
 from naru.ops.operands import ints
 from naru.ops.registry import apply
-from naru.ops.tile_product import DEPTH, LARGEST, PAIRS, SIDE, Window, pack_weights, parts_of
+from naru.ops.tile_product import DEPTH, PAIRS, SIDE, Window, pack_weights, parts_of
 from naru.passes.narrow_weights import is_widened
 from naru.passes.registry import graph_pass
 from naru.passes.rewrite import rewrite
@@ -29,6 +29,7 @@ FUSED = 25.0  # multiply-adds of f32 a cycle, of the 32 there could be
 SPLITTING = 0.35  # cycles to split and pack a number, for each part
 STORED, COPIED = 0.2, 0.3  # cycles for a result: from a register, from a tile by way of the stack
 WORTH = 0.8  # of the time of multiply-adds, at most
+MOST = 256.0  # a weight
 UNIT = 8  # numbers that are split at a time, at least: the depth is a multiple
 FEW = 6  # rows: as many pass while weights come from where they lie
 # Relative rms error of a layer, by parts (measured; it does not grow with the length of sums).
@@ -101,13 +102,14 @@ def _tiled(n: Node, parts: int) -> Node:
 
 
 def _weights(w: Node | None) -> np.ndarray | None:
-    """Constant weights in f32; None where they are none, or not all within the range of bf16."""
+    """Constant weights in f32; None where they are none, or one is so large that its second part
+    times the largest float overflows, with a sign of its own."""
     if w is not None and is_widened(w):
         w = w.inputs[0]
     if w is None or w.op != "constant" or w.data is None or w.type.dtype not in ("f32", "bf16"):
         return None
     values = np.asarray(w.data).astype(np.float32)
-    return values if np.all(np.abs(values) <= LARGEST) else None
+    return values if np.all(np.abs(values) <= MOST) else None
 
 
 def _share(sizes: Sizes, parts: int) -> float | None:
