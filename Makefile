@@ -30,7 +30,7 @@ PYTEST := $(BIN)/python -m pytest -n 2
 SOURCES := $(wildcard pyproject.toml setup.py build_backend/*.py \
              naru/runtime/native/*.c naru/runtime/native/*.h)
 
-.PHONY: demo demo-web serve-demo test test-slow test-clients clients onnx-conformance fuzz bench bench-bf16 bench-operators bench-library bench-trees bench-web bench-serving wheels \
+.PHONY: demo demo-web serve-demo test test-slow test-clients clients onnx-conformance fuzz bench bench-amx bench-operators bench-library bench-trees bench-web bench-serving wheels \
   check clean clean-all qemu node gdb chromium languages openssl base64 wrk
 .DELETE_ON_ERROR:
 
@@ -72,9 +72,10 @@ fuzz: $(VENV)/.installed-test
 bench: $(VENV)/.installed-bench
 	$(BIN)/python bench/run.py
 
-# Weights, and where there are matrix registers products, in bf16.
-bench-bf16: $(VENV)/.installed-bench
-	$(BIN)/python bench/run.py --precision bf16 --against onnxruntime,openvino,openvino-default
+# On a CPU with AMX: products in its tiles, of two parts and, beside what OpenVINO does unasked, of one.
+bench-amx: $(VENV)/.installed-bench
+	$(BIN)/python bench/run.py --isa amx
+	$(BIN)/python bench/run.py --isa amx --precision bf16 --against onnxruntime,openvino-default
 
 bench-operators: $(VENV)/.installed-bench
 	$(BIN)/python bench/operators.py

@@ -46,8 +46,8 @@ Record = dict[str, Any]
 
 def result_file(record: Record) -> Path:
     machine = record["machine"]
-    precision = record["settings"]["precision"]
-    kind = "" if precision == "fp32" else f"-{precision}"
+    isa, precision = (record["settings"][name] for name in ("isa", "precision"))
+    kind = (f"-{isa}" if isa else "") + ("" if precision == "fp32" else f"-{precision}")
     return RESULTS / f"{record['date']}-{machine['target']}{kind}-{machine['cores']}.json"
 
 
@@ -118,6 +118,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--precision", default="fp32", choices=PRECISIONS, help="naru's class of precision"
     )
+    parser.add_argument("--isa", default="", help="target of naru's: this machine's, amx, …")
     parser.add_argument("--threads", type=int, default=1, help="of every engine")
     parser.add_argument(
         "--scaling", type=int, help="naru also with so many threads (default: 2, if there are)"
@@ -146,6 +147,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         scaling,
         cold=True,
         precision=args.precision,
+        isa=args.isa,
         reference=args.reference,
         effort=effort,
     )

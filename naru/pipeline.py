@@ -42,6 +42,7 @@ from naru.codegen.objects import compile_module, compile_modules
 from naru.errors import InputError, UnsupportedError
 from naru.frontend.onnx_plan import HostPlan, read_plan
 from naru.frontend.source import ONNX, Source, digest_of, kind_of, processed, read_model
+from naru.ir.expr import Var
 from naru.ir.graph import Graph
 from naru.ir.intern import sweep
 from naru.ir.text import print_func, print_graph
@@ -270,7 +271,7 @@ def _own_parts(
         case = make_golden(meant, stages.program.requires) if tested else None
         golden = pack_golden([case] if case else [])
     tell("bundle", 0, 1)
-    g, rows = stages.graph, independent_rows(stages.fused)
+    g, rows = stages.graph, _rows_of(stages, options.precision)
     manifest = make_manifest(
         g,
         stages.program,
@@ -302,6 +303,15 @@ def _plan_of(source: Source, options: Options, name: str | None) -> HostPlan | N
     if options.processing or isinstance(source, Graph | HostPlan) or kind_of(source) != ONNX:
         return None
     return read_plan(source, name=name)
+
+
+def _rows_of(stages: Stages, precision: str) -> Var | None:
+    """The symbol along which rows stay apart. Tiles hold rows of several: it is read off the graph
+    without them, for their sums are those of each row alone."""
+    if not uses_tiles(stages.fused):
+        return independent_rows(stages.fused)
+    plain = passes_for(TARGETS[WITHOUT_TILES], precision)
+    return independent_rows(run_passes(plain, stages.graph))
 
 
 def link_program(stages: Stages, objects: Sequence[bytes], target: Target) -> Linked:

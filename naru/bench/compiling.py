@@ -24,7 +24,7 @@ import json, sys, time
 start = time.perf_counter()
 import naru
 try:
-    model = naru.compile(sys.argv[1], precision=sys.argv[2])
+    model = naru.compile(sys.argv[1], precision=sys.argv[2], target=sys.argv[4] or None)
 except naru.NaruError as e:
     sys.exit(json.dumps({"error": str(e)}))
 found = {"seconds": time.perf_counter() - start}
@@ -72,13 +72,15 @@ def measure_compile(
     cache: Path,
     *,
     precision: str,
+    isa: str,
     repeat: int,
 ) -> dict[str, Any]:
     """Writes the bundle; {"cold", "cached": seconds, "peak", "peak_worker": bytes where known}.
-    `repeat` is of the cached kind. Refused when naru cannot compile the model."""
-    first = json.loads(run_python(PROGRAM, model, precision, bundle, cache=cache))
+    `isa`: naru's target, this machine's if empty. `repeat` is of the cached kind. Refused when naru
+    cannot compile the model."""
+    first = json.loads(run_python(PROGRAM, model, precision, bundle, isa, cache=cache))
     cached = [
-        json.loads(run_python(PROGRAM, model, precision, "", cache=cache))["seconds"]
+        json.loads(run_python(PROGRAM, model, precision, "", isa, cache=cache))["seconds"]
         for _ in range(repeat)
     ]
     return {

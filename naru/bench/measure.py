@@ -34,7 +34,8 @@ class Settings:
 
     `against`: names of engines. `threads`: of every engine; `scaling`: naru also with this many.
     `cold`: also with the caches swept before each call. `reference`: what errors are against.
-    `hugepages`: naru's weights are copied into large pages.
+    `isa`: the target that naru compiles for, this machine's if empty. `hugepages`: naru's weights
+    are copied into large pages.
     """
 
     against: Sequence[str] = ("onnxruntime", "openvino")
@@ -42,6 +43,7 @@ class Settings:
     scaling: int | None = None
     cold: bool = False
     precision: str = "fp32"
+    isa: str = ""
     reference: str = "float64"
     hugepages: bool = False
     effort: Effort = field(default=Effort())
@@ -139,6 +141,7 @@ class CaseMeasurement:
             self._bundle,
             self._folder / f"{self.case.name}-cache",
             precision=self.settings.precision,
+            isa=self.settings.isa,
             repeat=self.settings.effort.repeat,
         )
         bundle = read_bundle(self._bundle)

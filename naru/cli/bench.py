@@ -68,6 +68,7 @@ def _engine_names(_: click.Context, __: click.Parameter, text: str) -> tuple[str
     show_default=True, help="What errors are against; float64 is slow the first time.",
 )  # fmt: skip
 @precision_option
+@click.option("--isa", default="", metavar="NAME", help="Target of naru's: host (default), amx, …")
 @hugepages_option
 @click.option("--json", "record_file", type=WRITTEN, help="Write the record here.")
 @click.option("--plot", "plot_file", type=WRITTEN, help="Draw the ratios: .png, .svg or .pdf.")
@@ -116,6 +117,7 @@ def _settings(options: dict[str, Any]) -> Settings:
         scaling=options["scaling"],
         cold=options["cold"],
         precision=options["precision"],
+        isa=options["isa"],
         reference=options["reference"],
         hugepages=bool(knobs.current().hugepages),
         effort=Effort(rounds=options["rounds"], budget=options["budget"]),

@@ -13,8 +13,18 @@ DEPTH = 32
 
 
 def find_tiles(tf: TensorFunction) -> Stage | None:
-    """The sum of products of packed operands, if the function has one."""
-    return next((s for s in tf.stages if is_packed(s)), None)
+    """The sum of products of packed operands whose last axes are rows and columns, if the function
+    has one."""
+    return next((s for s in tf.stages if is_packed(s) and _has_rows(s)), None)
+
+
+def _has_rows(s: Stage) -> bool:
+    a, w = operands(s)
+    if len(s.axes) < 2 or len(a.index) < 2 or not _is_free(a, s) or _is_free(w, s):
+        return False
+    k = s.reduction[-1].var  # at [k // 2, … + k % 2] of weights
+    interleaved = len(w.index) > 1 and not any(free_of(i, k) for i in w.index[-2:])
+    return interleaved and not free_of(a.index[-2], s.axes[-2].var)
 
 
 def is_packed(s: Stage) -> bool:

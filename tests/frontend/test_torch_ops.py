@@ -133,9 +133,12 @@ def test_unary(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", SOME, ids=str)
 def test_activations(dtype: torch.dtype) -> None:
-    some = dict(ACTIVATIONS)
-    check_all(some, edges(dtype), scale=4)
-    check_all(some, randn(0, 4, dtype=dtype))
+    some, x = dict(ACTIVATIONS), edges(dtype)
+    # On CPUs with AVX-512 torch's GELU of an infinity is NaN.
+    gelus = {name: some.pop(name) for name in list(some) if "gelu" in name}
+    check_all(some, x, scale=4)
+    check_all(gelus, x[~x.isinf()], scale=4)
+    check_all(some | gelus, randn(0, 4, dtype=dtype))
 
 
 WHOLE = [

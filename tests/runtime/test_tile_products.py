@@ -383,7 +383,7 @@ def test_arrays_that_are_not_aligned() -> None:
     model = build(layers())
     shifted = np.zeros(x.size + 1, np.float32)[1:].reshape(x.shape)
     shifted[...] = x
-    assert (shifted.ctypes.data - shifted.base.ctypes.data) % 64 == 4
+    assert shifted.ctypes.data % 64
     (a,), (b,) = outputs_of(model(x=x)), outputs_of(model(x=shifted))
     assert a.tobytes() == b.tobytes()
 
@@ -409,7 +409,7 @@ x = np.random.default_rng(0).standard_normal((2, 32, 9, 32), np.float32)
 def show():
     for _ in range(5):
         seen = hashlib.sha256(np.asarray(model(x=x)).tobytes()).hexdigest()
-        print(seen, flush=True)
+        os.write(1, (seen + chr(10)).encode())  # at once: two write
 
 show()
 child = os.fork()

@@ -14,6 +14,7 @@ from naru.schedule.lower import lower
 from naru.schedule.steps import (
     STEPS,
     ComputeAt,
+    Expect,
     Order,
     Parallel,
     Prefetch,
@@ -42,6 +43,7 @@ EXAMPLES: tuple[Step, ...] = (
     Tensorize("R", "m", "n", "k", "dot"),
     Prefetch("R", "k.o", "w", ("i", "j"), 1, 4),
     Prefetch("R", "k.o", "w", ("i",), 1, 1, block=42),
+    Expect("C", "m.o", "m.i"),
 )
 
 
