@@ -55,8 +55,9 @@ def read_record(path: Path) -> Json:
 
 def record_files(folder: Path) -> list[Path]:
     """The records of models in a folder, by name. Those of operators, libraries, the web, trees and
-    serving have forms of their own, and a word for it in their names."""
-    others = ("-operators-", "-library-", "-web-", "-trees-", "-serving-")
+    serving have forms of their own, those of another class or target than is usual are of few
+    cases; a word in their names says so."""
+    others = ("-operators-", "-library-", "-web-", "-trees-", "-serving-", "-amx-", "-bf16-")
     return sorted(p for p in folder.glob("*.json") if not any(o in p.name for o in others))
 
 
