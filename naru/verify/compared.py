@@ -125,7 +125,7 @@ def limits(model: Model, tolerance: float | None) -> tuple[float, float]:
     manifest = model.manifest
     stated = manifest.get("tolerance") or {"rtol": DEFAULT_TOLERANCE, "atol": 0.0}
     if manifest["options"].get("precision") == "bf16" and has_rounded_weights(manifest):
-        return ROUNDED_WEIGHTS, stated["atol"]
+        return max(ROUNDED_WEIGHTS, stated["rtol"]), stated["atol"]
     return stated["rtol"], stated["atol"]
 
 
