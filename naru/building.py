@@ -19,7 +19,7 @@ from naru.library.web import check_web_request, write_web
 from naru.library.write import EMITS, Request, Written, check_request, write_native
 from naru.options import Options, Progress
 from naru.processing import NOTHING, Declared, Labels, Processing, read_processing
-from naru.targets import TARGETS, Target, get_target
+from naru.targets import TARGETS, WITHOUT_TILES, Target, get_target
 
 if TYPE_CHECKING:
     from naru.frontend.source import Source
@@ -149,6 +149,11 @@ def choose_levels(
         known = ", ".join(n for n, t in TARGETS.items() if t.arch == arch)
         what = f"{', '.join(wrong)}: not an instruction set" if wrong else "no instruction set"
         raise TargetError(f"{what} of {platform}", hint=f"--isa with one or more of: {known}")
+    if len(set(found)) > 1 and any(t.has_amx for t in found):
+        raise TargetError(
+            "x86-64-amx packs weights in its own way, and the levels of a library share them",
+            hint="--isa amx alone, or without it; a bundle holds both: naru compile --fallback",
+        )
     if precision == "portable":
         found = [t for t in found if "relaxed-simd" not in t.features] or found
     return sorted(set(found), key=list(TARGETS.values()).index)
@@ -201,7 +206,10 @@ def read_level(
             f"{path}: has code for {name}, which is not an instruction set of {platform}",
             hint=f"--target {' or '.join(fits)}, or the ONNX file",
         )
-    if isa is not None and [t.name for t in choose_levels(platform, isa)] != [name]:
+    asked = [] if isa is None else choose_levels(platform, isa)
+    # A model that has nothing for matrix registers is one for the next lesser target.
+    plain = [WITHOUT_TILES if t.has_amx else t.name for t in asked]
+    if (asked and name not in (asked[0].name, plain[0])) or len(asked) > 1:
         raise TargetError(
             f"{path}: has code for {name} only", hint=f"--isa {name}, or the ONNX file"
         )

@@ -67,7 +67,7 @@ from naru.processing import NOTHING, Processing, describe_outputs
 from naru.schedule.driver import Program, build_driver
 from naru.schedule.kernels import Kernels
 from naru.schedule.requirements import requirements
-from naru.targets import TARGETS, Target
+from naru.targets import TARGETS, WITHOUT_TILES, Target
 
 # Order matters; each line is one pass.
 PASSES = (
@@ -82,7 +82,6 @@ PASSES = (
 )
 
 ROUNDING = narrow_weights.__name__  # what class bf16 has between them
-WITHOUT_TILES = "x86-64-avx512"
 ENTRIES = ("naru_run", "naru_profile", "naru_plan")
 
 

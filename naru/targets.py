@@ -234,6 +234,9 @@ def select_target(machine: str, features: Collection[str]) -> Target:
     )
 
 
+# What a model that has nothing for matrix registers needs of x86-64-amx.
+WITHOUT_TILES = "x86-64-avx512"
+
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 # Where Linux and LLVM spell a feature differently and no rule of `_llvm_name` covers it.

@@ -16,7 +16,7 @@ import numpy as np
 from naru.ir.expr import Const
 from naru.ir.graph import Graph, Node, make_constant, make_node, toposort
 from naru.ir.simplify import known
-from naru.ops.operands import ints
+from naru.ops.operands import ints, sizes
 from naru.ops.registry import apply
 from naru.ops.tile_product import DEPTH, PAIRS, SIDE, Window, pack_weights, parts_of
 from naru.passes.narrow_weights import is_widened
@@ -181,7 +181,10 @@ def _padded(x: Node, rank: int) -> tuple[Node, tuple[int, ...]] | None:
     image = x.inputs[0] if x.op == "pad" else None
     if image is None or x.attr("mode", "constant") != "constant" or x.attr("value", 0.0) != 0.0:
         return None
-    pads = ints(dict(x.attrs), "pads")
+    found = [known(p) for p in sizes(dict(x.attrs), "pads")]
+    pads = [p for p in found if p is not None]
+    if len(pads) < len(found):
+        return None
     wide = list(itertools.chain(pads[:2], pads[2 + rank : 4 + rank]))
     around = (*pads[2 : 2 + rank], *pads[4 + rank :])
     same = image.type.layout is x.type.layout

@@ -359,7 +359,7 @@ class Lowering:
         *_, row, column = (a.var for a in nest.stage.axes)
         return (
             r.tensor in self.buffers
-            and r.index[-1] is column
+            and r.index[-1:] == (column,)
             and not all(free_of(i, row) for i in r.index)
         )
 

@@ -118,7 +118,7 @@ def schedule_pack(out: Stage, lanes: int) -> Schedule:
     """Tiles of 16 rows, the parts of 32 numbers at a time."""
     part, *others, row, k = (a.var.name for a in out.axes)
     block = [others.pop()] if others else []
-    found = [known(r.tensor.shape[-1]) or 1 for r in reads(out.value)]  # none of a border
+    found = [known(r.tensor.shape[-1]) or 1 for r in reads(out.value) if r.tensor.shape]
     lane = math.gcd(min(lanes, SIDE), *found)
     steps: list[Step] = [
         Split("out", row, (SIDE, 1)),

@@ -21,10 +21,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 import naru
 from naru import pipeline
+from naru.building import choose_levels
+from naru.errors import TargetError
 from naru.ops.tile_product import LARGEST
 from naru.options import Options
 from naru.runtime.model import Model
 from naru.runtime.session import open_model
+from naru.targets import get_target
 from tests.codegen.native import runnable
 
 Array = np.ndarray
@@ -475,3 +478,31 @@ def test_random_shapes(seed: int) -> None:
     precision = PRECISIONS[seed % 2]
     source, x, wanted = (random_matrix if seed % 3 == 0 else random_image)(r)
     check(outputs_of(build(source, precision)(x=x))[0], wanted, precision)
+
+
+# --- what compiles anywhere -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_single_number_behind_a_product(shape: tuple[int, ...]) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["m"]),
+        helper.make_node("Mul", ["m", "s"], ["y"]),
+    ]
+    inputs = {"x": (3, 17, 64), "s": shape}
+    source = model_of(nodes, inputs, {"y": (3, 17, 64)}, {"v": numbers(64, 64)})
+    bundle = pipeline.build(source, Options(get_target(AMX)), tested=False)
+    assert any("tile_product" in step for step in bundle.entries[0].steps)
+
+
+def test_borders_that_only_a_run_tells() -> None:
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], auto_pad="SAME_UPPER")
+    sizes = {"x": ("n", 64, "h", "w")}
+    source = model_of([conv], sizes, {"y": ("n", 64, "a", "b")}, {"w": numbers(64, 64, 3, 3)})
+    bundle = pipeline.build(source, Options(get_target(AMX)), tested=False)
+    assert bundle.manifest["target"]["name"] == "x86-64-avx512"
+
+
+def test_levels_of_a_library_share_weights() -> None:
+    with pytest.raises(TargetError, match="packs weights in its own way"):
+        choose_levels("x86_64-linux", "amx,avx512")

@@ -54,7 +54,8 @@ __attribute__((target("avx2,fma"))) static float fma_avx2(int64_t rounds)
 
 /* ---- bf16 in matrix registers: four sums in turn, each of 16 x 16 x 32 multiply-adds ---- */
 
-#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#if defined(__x86_64__) && defined(__linux__) && \
+    (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
 #define HAS_TILES 1
 
 static float tiles_bf16(int64_t rounds)
