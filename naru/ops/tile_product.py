@@ -94,9 +94,8 @@ class Window:
     @property
     def phases(self) -> tuple[int, int]:
         """So many of them are read."""
-        steps = zip(self.taps, self.strides, self.dilations, strict=True)
-        found = [len({k * d % s for k in range(t)}) for t, s, d in steps]
-        return found[0], found[1]
+        down, across = self.offsets
+        return len(down), len(across)
 
     @property
     def offsets(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -15,6 +15,7 @@ from naru.errors import ScheduleError
 from naru.ir.expr import Const, Read, walk
 from naru.ir.simplify import free_of, known
 from naru.ir.tensor import Stage, TensorFunction, reads
+from naru.ops.tile_product import DEPTH, LARGEST, SIDE
 from naru.schedule.analysis import lane_sizes, share
 from naru.schedule.steps import (
     ComputeAt,
@@ -27,11 +28,10 @@ from naru.schedule.steps import (
     Unroll,
     Vectorize,
 )
-from naru.schedule.tile_rows import DEPTH, cross_rows, operands, products_of
+from naru.schedule.tile_rows import cross_rows, operands, products_of
 from naru.targets import Target
 
-LARGEST = float.fromhex("0x1.fep127")  # what parts but the last are cut off at
-SIDE, PAIR = 16, 32  # rows and columns of one register's sums, and of two side by side
+PAIR = 2 * SIDE  # rows and columns of sums in two registers side by side
 NEAR = (
     0.5  # of L2: weights that stay there while rows pass, whose results are then written in whole
 )

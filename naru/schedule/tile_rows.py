@@ -7,9 +7,8 @@ from dataclasses import replace
 from naru.ir.expr import Binary, Cast, Const, Expr, Read, Select, Var
 from naru.ir.simplify import floordiv, free_of, known, minimum, mod, mul, sub, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
+from naru.ops.tile_product import DEPTH
 from naru.schedule.rewrites import map_reads
-
-DEPTH = 32
 
 
 def find_tiles(tf: TensorFunction) -> Stage | None:
