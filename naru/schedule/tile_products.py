@@ -109,7 +109,8 @@ def _block(row: Read, rows: int | None, target: Target) -> int:
 
 def is_pack(out: Stage) -> bool:
     """Is it a tensor split into several parts?"""
-    if out.tensor.dtype != "bf16" or known(out.tensor.shape[-1]) != DEPTH:
+    shape = out.tensor.shape
+    if out.tensor.dtype != "bf16" or len(shape) < 3 or known(shape[-1]) != DEPTH:
         return False
     return any(isinstance(e, Const) and e.value == LARGEST for e in walk(out.value))
 

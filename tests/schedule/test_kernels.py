@@ -3,6 +3,7 @@ meaning; for two register files, so that tiles, tails and masks differ."""
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -108,3 +109,10 @@ def test_targets_with_fma_agree_bit_by_bit(name: str, sample: Sample) -> None:
                 np.testing.assert_array_equal(nan, np.isnan(b.astype(np.float64)))
                 a, b = (x[~nan].view(f"u{x.dtype.itemsize}") for x in (a, b))
             np.testing.assert_array_equal(a, b)
+
+
+def test_one_number_of_bf16() -> None:
+    x = np.array([[1.5, -3.0], [2.0, 7.0]], ml_dtypes.bfloat16)
+    sample = Sample((x,), {"axes": (0, 1), "keepdims": False})
+    (made,) = run_kernel("reduce_max", sample, "x86-64-avx512")
+    assert made.shape == () and made.astype(np.float32) == 7.0
