@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naru.ir.expr import Const
+from naru.ir.expr import Const, free_vars
 from naru.ir.graph import Graph, Node, make_constant, make_node, toposort
 from naru.ir.simplify import known
 from naru.ops.operands import ints, sizes
@@ -127,7 +127,7 @@ def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     if layout is not None and (layout.block is not None or layout.order[-1] != rank - 1):
         return n
     lead = [known(d) for d in x.type.shape[:-1]]
-    if None in lead and rank < 3:  # rows of a batch: often there is one
+    if rank == 2 and len(free_vars(x.type.shape[0])) == 1:  # rows of a batch: often there is one
         return n
     rows = math.prod(d or SIDE for d in lead)
     share = _share(Sizes(rows, w.shape[0], w.shape[1], 1, rows * w.shape[0]), parts)

@@ -176,6 +176,23 @@ def test_unknown_rows(shape: Shape, precision: str) -> None:
         check(outputs_of(model(x=x))[0], x.astype(np.float64) @ w, precision)
 
 
+def test_tokens_of_several_sequences_are_many_rows_those_of_a_batch_may_be_one() -> None:
+    w = numbers(64, 36, seed=1)
+    nodes = [
+        helper.make_node("Reshape", ["x", "flat"], ["r"]),
+        helper.make_node("Gemm", ["r", "w"], ["y"]),
+    ]
+    weights = {"w": w, "flat": np.array([-1, 64])}
+    model = build(model_of(nodes, {"x": ("n", "s", 64)}, {"y": ("m", 36)}, weights))
+    for n, s in ((1, 1), (3, 17), (0, 4)):
+        x = numbers(n, s, 64)
+        check(outputs_of(model(x=x))[0], x.reshape(-1, 64).astype(np.float64) @ w, "fp32")
+    gemm = [helper.make_node("Gemm", ["x", "w"], ["y"])]
+    source = model_of(gemm, {"x": ("n", 64)}, {"y": ("n", 36)}, {"w": w})
+    bundle = pipeline.build(source, Options(get_target(AMX)), tested=False)
+    assert bundle.manifest["target"]["name"] == "x86-64-avx512"
+
+
 IMAGES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "points": ((1, 32, 5, 7), (20, 32, 1, 1), {}),
     "points, two apart": ((2, 64, 9, 8), (33, 64, 1, 1), {"strides": [2, 2]}),
