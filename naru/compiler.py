@@ -167,8 +167,8 @@ def _store_bundle(store: Cache, key: str, parts: BundleParts) -> Path | None:
 
 def choose_target(target: str | Target | None) -> Target:
     """A target, by name or as it is; for None this CPU. Raises TargetError, InputError."""
-    if target is None:  # matrix registers only when asked for: other machines lack them
-        return host_target(mask=("amx-tile",))
+    if target is None:
+        return host_target()
     if not isinstance(cast(object, target), str | Target):
         raise InputError(f"target: expected a name or a Target, got {type(target).__name__}")
     return get_target(target) if isinstance(target, str) else target

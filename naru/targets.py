@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from naru.errors import TargetError, nearest
+from naru.runtime import _native
 
 _ELEMENT_BITS = {
     **dict.fromkeys(("f64", "i64", "u64"), 64),
@@ -213,12 +214,14 @@ def get_target(name: str) -> Target:
 
 
 def host_target(mask: Collection[str] = ()) -> Target:
-    """The best known target that this machine runs, as if it lacked the features in `mask`.
+    """The best known target that this machine runs, as if it lacked the features in `mask`; without
+    AMX where the kernel does not permit this process to use it.
 
     TargetError when the machine's architecture is not in the table, or a masked or missing feature
     leaves nothing. A machine whose features cannot be read counts as its architecture's baseline.
     """
-    return select_target(platform.machine(), host_features() - set(mask))
+    refused = () if _native.request_amx() else ("amx-tile",)
+    return select_target(platform.machine(), host_features().difference(mask, refused))
 
 
 def select_target(machine: str, features: Collection[str]) -> Target:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from llvmlite import binding
 
-from naru import knobs
+from naru import knobs, targets
 from naru.dtypes import DTYPES
 from naru.errors import NaruError, TargetError
 from naru.runtime import _native
@@ -91,6 +91,14 @@ def test_host() -> None:
     masked = [f for f in host_features() if f.startswith(("amx", "avx512"))]
     assert host_target(masked).vector_bits <= 256
     assert host_target(["avx", *masked]).name == "x86-64-baseline"
+
+
+def test_host_whose_kernel_refuses_amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "host_features", lambda: set(TARGETS["x86-64-amx"].features))
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    for permitted, name in ((True, "x86-64-amx"), (False, "x86-64-avx512")):
+        monkeypatch.setattr(targets._native, "request_amx", lambda found=permitted: found)
+        assert host_target().name == name
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="reads /proc/cpuinfo")

@@ -15,7 +15,7 @@ from naru.artifact.link import link
 from naru.codegen.llvm import emit_kernel
 from naru.codegen.objects import compile_module
 from naru.ir.loop import Buffer, Func
-from naru.targets import TARGETS, Target, host_features
+from naru.targets import TARGETS, Target, host_features, host_target
 
 X86 = ("x86-64-avx512", "x86-64-avx2", "x86-64-baseline")
 
@@ -27,6 +27,12 @@ def runnable(name: str) -> Target:
     if missing or target.arch != "x86_64":
         pytest.skip(f"this machine cannot run {name}")
     return target
+
+
+def without_tiles() -> Target:
+    """This machine's target, as if it had no matrix registers: kernels and errors are then alike on
+    all machines."""
+    return host_target(mask=("amx-tile",))
 
 
 class Blob:

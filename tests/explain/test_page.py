@@ -18,6 +18,7 @@ from naru.demo import FOLDER
 from naru.explain.drawing import GAP, HEIGHT, RISE, WIDTH, draw
 from naru.explain.page import embed, make_page
 from naru.explain.report import explain
+from tests.codegen.native import without_tiles
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -60,7 +61,7 @@ class Reader(HTMLParser):
 
 
 def page_of(source: Any) -> str:
-    bundle = compile_bundle(source, cache=False)
+    bundle = compile_bundle(source, target=without_tiles(), cache=False)
     return make_page(bundle, explain(bundle))
 
 

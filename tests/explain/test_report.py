@@ -19,6 +19,7 @@ from naru.explain.report import Explanation, explain, kind_of
 from naru.inputs import inputs_of, random_inputs
 from naru.roofs import Level, Roofs
 from naru.targets import TARGETS
+from tests.codegen.native import without_tiles
 
 ROOFS = Roofs(
     "avx2", 100.0, (Level("l1", 1000, 200.0), Level("l2", 9000, 100.0), Level("memory", None, 10.0))
@@ -27,7 +28,7 @@ ROOFS = Roofs(
 
 @cache
 def digits(target: str | None = None) -> Bundle:
-    return compile_bundle(FOLDER / "digits_cnn.onnx", target=target, cache=False)
+    return compile_bundle(FOLDER / "digits_cnn.onnx", target=target or without_tiles(), cache=False)
 
 
 @cache
@@ -38,7 +39,7 @@ def explained(target: str | None = None) -> tuple[Bundle, Explanation]:
 
 def of_case(name: str) -> tuple[Bundle, Explanation]:
     model = CASES[name].model().SerializeToString()
-    bundle = compile_bundle(model, cache=False)
+    bundle = compile_bundle(model, target=without_tiles(), cache=False)
     feed = next(iter(CASES[name].feeds()))
     return bundle, explain(bundle, dict(feed))
 

@@ -32,6 +32,7 @@ from naru.schedule.weights import pack, packed_bytes
 from naru.schedule.winograd import input_sums, output_sums
 from naru.schedule.winograd_schedule import choose_products
 from naru.targets import TARGETS, get_target
+from tests.codegen.native import without_tiles
 
 CONV = """
 def conv(x: f32[{batch}, 16, {h} + 2, {w} + 2] @ (0, 2, 3, 1), f: f32[{n}, 16, 3, 3] @ (0, 2, 3, 1) @ block(0, 16) @ winograd({m}), b: f32[{n}], r: f32[{batch}, {n}, {h}, {w}] @ (0, 2, 3, 1)):
@@ -191,10 +192,10 @@ def test_models() -> None:
     (want,) = onnxruntime.InferenceSession(data).run(None, {"x": x})
     found = {}
     for precision in ("fp32", "strict"):
-        bundle = compile_bundle(data, precision=precision)
+        bundle = compile_bundle(data, target=without_tiles(), precision=precision)
         kernels = bundle.manifest["kernels"]
         found[precision] = sum("winograd" in k["schedule"] for k in kernels)
-        got = naru.compile(data, precision=precision)(x)
+        got = naru.compile(data, target=without_tiles(), precision=precision)(x)
         error = np.sqrt(np.mean((got - want) ** 2) / np.mean(np.asarray(want) ** 2))
         assert error < 2e-6
     assert found == {"fp32": 2, "strict": 0}
@@ -204,9 +205,9 @@ def test_what_is_not_a_number_stays_in_its_tile() -> None:
     """Beyond the tiles that an infinity touches, nothing changes."""
     data = model(32, 16)
     x = np.ones((1, 32, 16, 16), np.float32)
-    plain = naru.compile(data)(x)
+    plain = naru.compile(data, target=without_tiles())(x)
     x[0, 0, 0, 0] = np.inf
-    got = naru.compile(data)(x)
+    got = naru.compile(data, target=without_tiles())(x)
     assert not np.isfinite(got[0, 0, :, 0]).all()
     np.testing.assert_array_equal(got[0, 10:, :, 10:], plain[0, 10:, :, 10:])
 
@@ -306,9 +307,11 @@ def test_neighbours(make: Callable[[], bytes]) -> None:
     session = onnxruntime.InferenceSession(data)
     x = np.random.default_rng(5).standard_normal(session.get_inputs()[0].shape).astype(np.float32)
     (want,) = session.run(None, {"x": x})
-    np.testing.assert_allclose(naru.compile(data)(x), np.asarray(want), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        naru.compile(data, target=without_tiles())(x), np.asarray(want), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_no_filters() -> None:
     x = np.ones((1, 16, 18, 18), np.float32)
-    assert naru.compile(without_filters())(x).shape == (1, 0, 16, 16)
+    assert naru.compile(without_filters(), target=without_tiles())(x).shape == (1, 0, 16, 16)
