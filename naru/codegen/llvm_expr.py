@@ -12,7 +12,7 @@ from naru.codegen import llvm_memory as memory
 from naru.codegen import math
 from naru.codegen.llvm_arith import Division, Row
 from naru.codegen.llvm_build import Code, Value
-from naru.codegen.llvm_transpose import transpose
+from naru.codegen.llvm_transpose import shuffle, transpose
 from naru.codegen.llvm_types import literal, rows_of, scalar_type, splat_literal, vector
 from naru.dtypes import is_float
 from naru.errors import IRError
@@ -291,6 +291,11 @@ def _call(code: Code, e: Call) -> Value:
     if e.fn == "transposed":
         r = Row(code, code.depth, e.dtype, e.args[0].shape[-1:])
         return Value(tuple(transpose(r, _known(code, e.args[0]).rows)), r.depth)
+    if e.fn == "interleaved":
+        n = e.args[0].shape[0]
+        r = Row(code, code.depth, e.dtype, (n,))
+        a, b = (_known(code, x).text for x in e.args)
+        return Value((shuffle(r, a, b, [i for k in range(n) for i in (k, n + k)]),), r.depth)
     return _dot(code, e)
 
 

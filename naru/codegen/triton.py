@@ -299,7 +299,8 @@ class _Writer:
                 args = ", ".join(self.text(a) for a in e.args)
                 if e.fn == "dot":
                     return f'tl.dot({args}, input_precision="ieee")'
-                return f"tl.{'trans' if e.fn == 'transposed' else 'fma'}({args})"
+                name = {"transposed": "trans", "interleaved": "interleave"}.get(e.fn, e.fn)
+                return f"tl.{name}({args})"
             case Load():
                 return self.load(e)
             case Read():

@@ -273,6 +273,11 @@ def dot(a: np.ndarray, b: np.ndarray, c: np.ndarray, dtype: str) -> np.ndarray:
     return c
 
 
+def interleaved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a[0], b[0], a[1], b[1], …"""
+    return np.stack((a, b), axis=1).reshape(-1)
+
+
 def reduce_tree(op: str, dtype: str, x: np.ndarray) -> Value:
     """The meaning of a Reduce: halves combined until one lane is left."""
     fn = binary(op, dtype)

@@ -41,7 +41,7 @@ COMPARE = ("lt", "le", "eq", "ne", "gt", "ge")
 FLOAT_UNARY = ("exp", "log", "tanh", "erf", "sqrt", "sin", "cos", "floor", "ceil", "round", "trunc")
 UNARY = (*FLOAT_UNARY, "neg", "abs", "not", "isnan", "bits")
 # Calls are the instructions that schedules tensorise to: name -> what it means (see interp.py).
-CALLS = {"fma": 3, "dot": 3, "transposed": 1}  # and how many operands they have
+CALLS = {"fma": 3, "dot": 3, "transposed": 1, "interleaved": 2}  # and how many operands they have
 
 
 def _fail(text: str) -> IRError:
@@ -285,7 +285,8 @@ class Reduce(metaclass=Interned):
 class Call(metaclass=Interned):
     """An instruction: fma(a, b, c) = a*b + c rounded once; dot(a, b, c) = a @ b + c for rank-2
     tiles, where b may be in pair-interleaved form ([k/2, 2n]), as AMX and VNNI want it;
-    transposed(a) has the rows of a rank-2 tile as columns."""
+    transposed(a) has the rows of a rank-2 tile as columns; interleaved(a, b) the lanes of two rank-1
+    tiles alternately."""
 
     fn: str
     args: tuple[Expr, ...]
@@ -300,6 +301,8 @@ class Call(metaclass=Interned):
             shape = self.args[2].shape
         elif self.fn == "transposed":
             shape = self.args[0].shape[::-1]
+        elif self.fn == "interleaved":
+            shape = tuple(2 * n for n in self.args[0].shape)
         else:
             for a in self.args:
                 shape = broadcast(shape, a.shape)

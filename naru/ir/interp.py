@@ -31,6 +31,7 @@ from naru.ir.arithmetic import (
     dot,
     fma,
     fma_f32,
+    interleaved,
     reduce_tree,
     unary,
 )
@@ -542,6 +543,8 @@ class Compiler:
                 args = ", ".join(names[a] for a in e.args)
                 if e.fn == "transposed":
                     return f"{args}.T.copy()"
+                if e.fn == "interleaved":
+                    return f"{self._global(interleaved)}({args})"
                 if e.fn == "fma" and e.dtype == "f32" and not e.shape:
                     return f"{self._global(fma_f32)}({args})"
                 return f"{self._global(fma if e.fn == 'fma' else dot)}({args}, {e.dtype!r})"

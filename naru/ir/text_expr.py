@@ -11,6 +11,7 @@ a whole number is an `index`, a fraction f32, and any constant may be written ou
     x[i, j]   x[i, j:j + 16] a tile   load(x[i, j:j + 16], mask)
     splat(x, 16)  splat(x, 4, 16), column(x, 4, 16): a tile as every row, as every column
     lanes(16)  reduce_add(x)  fma(a, b, c)  dot(a, b, c)
+    transposed(x)  interleaved(a, b)
     (t := a * b) + t     shares a large operand; `t` holds until the end of the statement
 """
 
@@ -687,6 +688,7 @@ FUNCTIONS: Mapping[str, tuple[int | None, Function]] = {
     "fma": (3, _fn_instruction("fma")),
     "dot": (3, _fn_instruction("dot")),
     "transposed": (1, _fn_instruction("transposed")),
+    "interleaved": (2, _fn_instruction("interleaved")),
 }
 EXPR_HANDLERS: Mapping[type[ast.expr], Callable[[ExprReader, Any, str | None], Expr]] = {
     ast.Constant: _read_number,

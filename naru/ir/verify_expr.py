@@ -125,6 +125,11 @@ def _call(e: Call) -> Iterator[str]:
         yield from _dot(*e.args)
     elif e.fn == "transposed" and len(e.args[0].shape) != 2:
         yield f"transposed: expected a tile of two dims, found {e.args[0].shape}"
+    elif e.fn == "interleaved":
+        a, b = e.args
+        if len(a.shape) != 1 or (a.shape, a.dtype) != (b.shape, b.dtype):
+            found = f"{a.dtype}{a.shape} and {b.dtype}{b.shape}"
+            yield f"interleaved: expected two alike tiles of one dim, found {found}"
 
 
 def _dot(a: Expr, b: Expr, c: Expr) -> Iterator[str]:

@@ -332,6 +332,20 @@ def test_transposed(shape: tuple[int, int], dtype: str, target: Target) -> None:
     np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f64", "i8", "bool"])
+@pytest.mark.parametrize("n", [1, 2, 5, 16])
+def test_interleaved(n: int, dtype: str, target: Target) -> None:
+    x, y = Buffer("x", dtype, (index(2), index(n))), Buffer("y", dtype, (index(2 * n),))
+    rows = tuple(Load(x, (index(k), index(0)), (n,)) for k in range(2))
+    func = Func("mix", (x, y), (Store(y, (index(0),), Call("interleaved", rows)),))
+    given = np.resize(values(dtype, 21), (2, n))
+    got, want = (np.zeros(2 * n, given.dtype) for _ in range(2))
+    interp.run(func, [given, want])
+    np.testing.assert_array_equal(want, given.T.reshape(-1))
+    Native(func, target)(given, got)
+    np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_dot(group: int, target: Target) -> None:
     m, k, n = 4, 8, 16
