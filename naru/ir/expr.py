@@ -285,8 +285,8 @@ class Reduce(metaclass=Interned):
 class Call(metaclass=Interned):
     """An instruction: fma(a, b, c) = a*b + c rounded once; dot(a, b, c) = a @ b + c for rank-2
     tiles, where b may be in pair-interleaved form ([k/2, 2n]), as AMX and VNNI want it;
-    transposed(a) has the rows of a rank-2 tile as columns; interleaved(a, b) the lanes of two rank-1
-    tiles alternately."""
+    transposed(a) has the rows of a rank-2 tile as columns; interleaved(a, b) has the lanes of two
+    rank-1 tiles alternately."""
 
     fn: str
     args: tuple[Expr, ...]

@@ -20,7 +20,9 @@ from naru.errors import ModelError
 from naru.ir.expr import Expr
 from naru.ir.graph import Node, TensorType
 from naru.ir.simplify import ONE, ZERO, index, known, mul, prod
-from naru.ops.attention_kernel import Heads, Layer, kernel_body
+from naru.ops.attention_kernel import kernel_body
+from naru.ops.attention_layer import Heads, Layer
+from naru.ops.attention_tiles import tiles_body
 from naru.ops.kernel_text import KernelText, indent
 from naru.ops.operands import (
     check_equal,
@@ -33,6 +35,7 @@ from naru.ops.operands import (
 )
 from naru.ops.registry import Arrays, Attrs, Op, Sample, Types, register
 from naru.ops.samples import random
+from naru.ops.tile_product import PAIRS, split
 from naru.targets import Target
 
 Array = np.ndarray
@@ -50,6 +53,8 @@ class How:
     scale   a factor of the scores; `cap`, if it is not 0, bounds them: cap · tanh(score / cap)
     fill    the score where a bool mask hides a key
     causal  empty, or one offset: query i sees keys up to i + offset
+    parts   of bf16, 1 or 2, that numbers are split into for matrix registers (ops/tile_product.py);
+            0: products are those of f32
     guard   what a query gets whose probabilities are not numbers, as where it sees no key: those
             ("none"), zero where it sees none ("empty"), or zero ("nan")
     """
@@ -62,6 +67,7 @@ class How:
     fill: float
     causal: tuple[int | Expr, ...]
     guard: str
+    parts: int = 0
 
     @staticmethod
     def of(attrs: Attrs) -> How:
@@ -121,14 +127,14 @@ def ref_attention(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     how, mask = How.of(attrs), arrays[3]
     q, k, v = (_heads_of(given(arrays, i), how, i) for i in range(3))
     with np.errstate(all="ignore"):
-        x: Array = (q * q.dtype.type(how.scale)) @ np.swapaxes(k, 2, 3)
+        x = _product(q * q.dtype.type(how.scale), np.swapaxes(k, 2, 3), how.parts)
         if how.cap:
             x = np.tanh(x / how.cap) * x.dtype.type(how.cap)
         if mask is not None:
             x = np.where(mask, x, how.fill) if mask.dtype == np.bool_ else x + mask
         for offset in ints(attrs, "causal"):
             x = np.where(np.tri(q.shape[2], k.shape[2], offset, np.bool_), x, -np.inf)
-        y = _softmax(x.astype(q.dtype), how.guard) @ v
+        y = _product(_softmax(x.astype(q.dtype), how.guard), v, how.parts)
     return (np.ascontiguousarray(np.moveaxis(y, 1, how.axes[3])),)
 
 
@@ -137,6 +143,14 @@ def _heads_of(x: Array, how: How, which: int) -> Array:
     first, count = how.first[which], how.counts[which]
     mine = np.moveaxis(x, how.axes[which], 1)[:, first : first + count]
     return np.repeat(mine, how.heads[0] // count, axis=1)
+
+
+def _product(a: Array, b: Array, parts: int) -> Array:
+    """a @ b, or the products of parts, whose sums are rounded to f32."""
+    if not parts:
+        return a @ b
+    left, right = (split(x, parts).astype(np.float64) for x in (a, b))
+    return np.asarray(sum(left[i] @ right[j] for i, j in PAIRS[parts]), np.float32)
 
 
 def _softmax(x: Array, guard: str) -> Array:
@@ -167,7 +181,12 @@ def opaque_attention(n: Node, target: Target) -> str:
     text = KernelText(*types.values())
     buffers = [text.buffer(name, _plain(name, t, how)) for name, t in types.items()]
     layer, sizes = _layer(n, how)
-    lines = ["pass"] if ZERO in n.type.shape else kernel_body(layer, target)
+    if ZERO in n.type.shape:
+        lines = ["pass"]
+    elif how.parts:
+        lines = tiles_body(layer, target, how.parts)
+    else:
+        lines = kernel_body(layer, target)
     body = "\n".join(indent(lines))
     body = re.sub(r"\b[qkv]\b", lambda m: own[m[0]], body)
     return f"{text.head(NAME, *buffers)}\n{text.fill(body, sizes)}\n"

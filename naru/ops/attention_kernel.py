@@ -13,101 +13,26 @@ Blocks are of fixed sizes and are taken in order, so results do not depend on th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from naru.ops.attention_layer import (
+    PANEL,
+    Layer,
+    Tile,
+    last_key,
+    live,
+    places,
+    query,
+)
+from naru.ops.attention_softmax import softmax, write_results
 from naru.ops.kernel_text import indent, multiply_add
 from naru.targets import Target
 
-PANEL = 16  # keys, or columns of values, that lie together
 KEYS = 256  # of a block: packed with their values they stay in L2, a tile's scores in L1
 QUERIES = 192  # of a unit, at most: what packing costs is shared by as many
 MANY = 6  # times as many, and units are twice as large: enough are left for threads
 STACK = 2**17  # bytes that packed keys and values may take, and results
-FEW = 4  # queries for which keys are not packed
 TOGETHER = 4  # panels of results that are summed at a time for one of these
 UNROLL = 4  # terms of a sum that one round of its loop adds
-LEAST = -88.0  # exp of less is zero
-MAGIC = 12583039.0  # 1.5 · 2^23 + 127: what is added to it is rounded to an integer
-LOG2_E = 1.4426950408889634
-# 2^r for |r| <= 1/2, within 9.2e-8 of it: the highest power first.
-POWER = (1.3264727e-3, 9.671513e-3, 5.5507336e-2, 0.24022242, 0.693147, 1.0)
-
-
-@dataclass(frozen=True)
-class Heads:
-    """A kernel's operand as a matrix: where the row of a batch and head starts, and its column, as
-    text over `b` and a head."""
-
-    by_row: bool  # does each head have rows of its own? Otherwise columns
-    count: int
-    first: int
-    length: str
-    size: int
-
-    def row(self, head: str) -> str:
-        """The row of its first token."""
-        if not self.by_row:
-            return f"b * {self.length}"
-        return f"(b * {self.count} + {self.first} + {head}) * {self.length}"
-
-    def column(self, head: str) -> str:
-        """The column of its first number."""
-        return "0" if self.by_row else f"({self.first} + {head}) * {self.size}"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What the kernel is made from. `shared`: heads of queries to one of keys; `rows`, `keys`: how
-    many queries (of all these) and keys there are, where that is known; `mask`: its dtype; `fill`:
-    the score where a bool one hides a key; `causal`: are keys behind a query's own place, by an
-    offset, not seen?"""
-
-    q: Heads
-    k: Heads
-    v: Heads
-    out: Heads
-    kv_heads: int
-    shared: int
-    rows: int | None
-    keys: int | None
-    scale: float
-    cap: float
-    mask: str | None
-    fill: float
-    causal: bool
-    guard: str
-
-    @property
-    def has_panels(self) -> bool:
-        """May there be as many keys as a panel has?"""
-        return self.keys is None or self.keys >= PANEL
-
-    @property
-    def few(self) -> int:
-        """So many queries meet keys and values where they lie, one by one."""
-        return few_queries(self.k.size, self.v.size)
-
-    @property
-    def columns(self) -> int:
-        """Columns of values in whole panels."""
-        return -(-self.v.size // PANEL) * PANEL
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How much of everything is handled at a time on a target. `panels` of `rows` sums each stay in
-    registers; `lanes` are turned at a time."""
-
-    rows: int
-    panels: int
-    lanes: int
-    keys: int
-    queries: int
-
-
-def few_queries(size: int, columns: int) -> int:
-    """For how many queries keys and values of these sizes are not packed."""
-    return 0 if size % PANEL or columns % PANEL else FEW
 
 
 def tile_of(layer: Layer, target: Target) -> Tile:
@@ -174,31 +99,13 @@ def _unit(layer: Layer, t: Tile, target: Target) -> list[str]:
         f"    total[i, 0:{PANEL}] = splat(0.0, {PANEL})",
         f"    for c in range({width // PANEL}):",
         f"        result[i, c * {PANEL}:c * {PANEL} + {PANEL}] = splat(0.0, {PANEL})",
-        *_last_key(layer),
+        *last_key(layer),
         f"for block in range((last + {t.keys - 1}) // {t.keys}):",
         f"    start: index = block * {t.keys}",
         f"    n: index = min({t.keys}, last - start)",
-        *indent(_places(layer)),
+        *indent(places(layer)),
         *indent(body),
-        *_write(layer),
-    ]
-
-
-def _last_key(layer: Layer) -> list[str]:
-    """`last`: how many keys any of the unit's queries sees."""
-    if not layer.causal:
-        return ["last: index = T"]
-    query = "first + count - 1" if layer.shared == 1 else "S - 1"
-    return [f"last: index = max(min(T, {query} + 1 + OFFSET), 0)"]
-
-
-def _places(layer: Layer) -> list[str]:
-    """Where the block's keys and values are."""
-    return [
-        f"krow: index = {layer.k.row('h')} + start",
-        f"kcolumn: index = {layer.k.column('h')}",
-        f"vrow: index = {layer.v.row('h')} + start",
-        f"vcolumn: index = {layer.v.column('h')}",
+        *write_results(layer),
     ]
 
 
@@ -294,19 +201,11 @@ def _tiles(layer: Layer, t: Tile, target: Target) -> list[str]:
     return lines
 
 
-def _query(layer: Layer, row: str) -> list[str]:
-    """`head` and `s`, the query, of a row of the unit; rows behind the last are like it."""
-    lines = [f"r: index = min(first + {row}, ROWS - 1)"]
-    if layer.shared == 1:
-        return [*lines, "head: index = h", "s: index = r"]
-    return [*lines, f"head: index = h * {layer.shared} + r // S", "s: index = r % S"]
-
-
 def _scaled_query(layer: Layer) -> list[str]:
     """Row i of the unit into `query`, scaled."""
     whole = layer.q.size // PANEL * PANEL
     lines = [
-        *_query(layer, "i"),
+        *query(layer, "i"),
         f"qrow: index = {layer.q.row('head')} + s",
         f"qcolumn: index = {layer.q.column('head')}",
     ]
@@ -326,7 +225,7 @@ def _tile(layer: Layer, t: Tile, rows: int, target: Target) -> list[str]:
     return [
         *_start(layer, t, rows),
         *_scores(layer, t, rows, target),
-        *_softmax(layer, t, rows, target),
+        *softmax(layer, t, rows, target),
         *_values(layer, t, rows, target),
     ]
 
@@ -335,7 +234,7 @@ def _start(layer: Layer, t: Tile, rows: int) -> list[str]:
     """Room for what is made of a tile's queries."""
     step = PANEL * t.panels
     return [
-        *_live(layer, rows),
+        *live(layer, rows),
         f"rounds: index = (live + {step - 1}) // {step}",
         f"score: f32[{rows}, {t.keys}] @ stack @ 64",
         f"factor: f32[{PANEL}] @ stack @ 64",
@@ -354,7 +253,7 @@ def _single_queries(layer: Layer, t: Tile, target: Target) -> list[str]:
         *_start(layer, t, 1),
         "for j in range(live):",
         *indent([*dot, "score[0, j] = reduce_add(dot0)"]),
-        *_softmax(layer, t, 1, target),
+        *softmax(layer, t, 1, target),
     ]
     for first in range(0, layer.columns, TOGETHER * PANEL):
         panels = min(TOGETHER, (layer.columns - first) // PANEL)
@@ -366,16 +265,6 @@ def _single_queries(layer: Layer, t: Tile, target: Target) -> list[str]:
         body = _sum(1, panels, start, add, place, ["for j in range(live):"])
         lines += [line.replace("sums", f"sums{first}") for line in body]
     return ["for tile in range(count):", "    at: index = tile", *indent(lines)]
-
-
-def _live(layer: Layer, rows: int) -> list[str]:
-    """`live`: how many of the block's keys any query of the tile sees."""
-    if not layer.causal:
-        return ["live: index = n"]
-    last = f"min(first + at + {rows - 1}, ROWS - 1)"
-    if layer.shared > 1:
-        last = f"select((first + at) // S == {last} // S, {last} % S, S - 1)"
-    return [f"live: index = max(min(n, {last} + 1 + OFFSET - start), 0)"]
 
 
 def _sum(rows: int, panels: int, start: str, add: str, put: str, loop: Sequence[str]) -> list[str]:
@@ -427,142 +316,4 @@ def _values(layer: Layer, t: Tile, rows: int, target: Target) -> list[str]:
         loop = [f"for e in range(rounds * {step // UNROLL}):", f"for u in unroll({UNROLL}):"]
         body = _sum(rows, wide, f"{place} * factor[i]", add, place, loop)
         lines += [f"for c in range({count}):", *indent(body)]
-    return lines
-
-
-# --- softmax --------------------------------------------------------------------------------------
-
-
-def _softmax(layer: Layer, t: Tile, rows: int, target: Target) -> list[str]:
-    """The scores of a tile become exp(score - greatest so far), 0 where a key is not seen. All rows
-    find their greatest before the first exponential, so that none waits for another's."""
-    tile = f"j * {PANEL}:j * {PANEL} + {PANEL}"
-    wide = f"f32[{PANEL}]"
-    lines = [
-        f"base: f32[{rows}] @ stack @ 64",
-        f"gone: f32[{PANEL}] @ stack @ 64",
-        f"gone[0:{PANEL}] = splat(0.0, {PANEL})",
-        f"for i in range({rows}):",
-        *indent(_query(layer, "at + i")),
-        *indent(_seen(layer)),
-        f"    for j in range(seen, rounds * {PANEL * t.panels}):",
-        "        score[i, j] = -inf",
-        f"    most = splat(-inf, {PANEL})",
-        *indent(_masked(layer, t)),
-        "    old: f32 = top[at + i]",
-        "    new: f32 = larger(reduce_larger(most), old)",
-        "    finite: f32 = select(new > -inf, new, 0.0)",
-        "    base[i] = finite",
-        "    gone[i] = old - finite",
-        "    top[at + i] = new",
-        f"factor[0:{PANEL}] = exp(gone[0:{PANEL}])",
-        f"for i in range({rows}):",
-        f"    sum = total[at + i, 0:{PANEL}] * factor[i]",
-        f"    for j in range(rounds * {t.panels}):",
-        f"        x: {wide} = larger({LEAST}, score[i, {tile}] - base[i])",
-    ]
-    near, part = (multiply_add(target, "x", repr(LOG2_E), c) for c in (repr(MAGIC), "-whole"))
-    # In pairs (Estrin), which wait for each other half as long as one by one.
-    powers = [f"square: {wide} = part * part"]
-    for k, (high, low) in enumerate(zip(POWER[::2], POWER[1::2], strict=True)):
-        pair = multiply_add(target, "part", f"splat({high!r}, {PANEL})", repr(low))
-        powers.append(f"pair{k}: {wide} = {pair}")
-    powers.append(f"upper: {wide} = {multiply_add(target, 'square', 'pair0', 'pair1')}")
-    powers.append(f"power: {wide} = {multiply_add(target, 'square', 'upper', 'pair2')}")
-    return [
-        *lines,
-        f"        near: {wide} = {near}",
-        f"        whole: {wide} = near - {MAGIC}",
-        f"        part: {wide} = {part}",
-        *indent(powers, 2),
-        f"        chance: {wide} = power * bits(bits(near) << 23)",
-        f"        score[i, {tile}] = chance",
-        "        sum = sum + chance",
-        f"    total[at + i, 0:{PANEL}] = sum",
-    ]
-
-
-def _seen(layer: Layer) -> list[str]:
-    """`seen`: how many of the block's keys a query sees."""
-    if not layer.causal:
-        return ["seen: index = live"]
-    return ["seen: index = max(min(live, s + 1 + OFFSET - start), 0)"]
-
-
-def _masked(layer: Layer, t: Tile) -> list[str]:
-    """Scores as the softmax takes them, and the greatest of each lane in `most`."""
-    tile = f"j * {PANEL}:j * {PANEL} + {PANEL}"
-    whole, panels = f"seen // {PANEL}", f"rounds * {t.panels}"
-    if layer.mask is None and not layer.cap:
-        return [f"for j in range({panels}):", f"    most = larger(score[i, {tile}], most)"]
-    lines: list[str] = []
-    if layer.mask is not None:
-        lines.append("row: index = b * MB + head * MH + s * MS + start")
-
-    def value(at: str, mask: str) -> str:
-        text = f"score[i, {at}]"
-        if layer.cap:
-            text = f"tanh({text} * {1 / layer.cap!r}) * {layer.cap!r}"
-        if layer.mask == "bool":
-            return f"select(mask[{mask}], {text}, {layer.fill!r})"
-        return text if layer.mask is None else f"{text} + mask[{mask}]"
-
-    wide = value(tile, f"row + j * {PANEL}:row + j * {PANEL} + {PANEL}")
-    panel = [
-        f"for j in range({whole}):",
-        f"    x: f32[{PANEL}] = {wide}",
-        f"    score[i, {tile}] = x",
-        "    most = larger(x, most)",
-    ]
-    return [
-        *lines,
-        f"for j in range({whole} * {PANEL}, seen):",
-        f"    score[i, j] = {value('j', 'row + j')}",
-        *(panel if layer.has_panels else []),
-        f"for j in range({whole}, {panels}):",
-        f"    most = larger(score[i, {tile}], most)",
-    ]
-
-
-# --- the end --------------------------------------------------------------------------------------
-
-
-def _write(layer: Layer) -> list[str]:
-    """The results of a unit, divided by their sums. The sum is zero where a query sees no key: what
-    is not a number comes by itself. Without keys there is nothing to add up, which is zero."""
-    whole, rest = divmod(layer.out.size, PANEL)
-    part = {
-        "none": "1.0 / sum" if layer.keys else "select(T == 0, 0.0, 1.0 / sum)",
-        "empty": "select(sum == 0.0, 0.0, 1.0 / sum)",
-        "nan": "1.0 / sum",
-    }[layer.guard]
-    lines = [
-        "for i in range(count):",
-        *indent(_query(layer, "i")),
-        f"    row: index = {layer.out.row('head')} + s",
-        f"    column: index = {layer.out.column('head')}",
-        f"    sum: f32 = reduce_add(total[i, 0:{PANEL}])",
-        f"    part: f32 = {part}",
-    ]
-
-    def value(x: str, lanes: str) -> str:
-        if layer.guard != "nan":
-            return f"{x} * part"
-        good, zero = "sum > 0.0", "0.0"
-        if lanes:
-            good, zero = f"splat({good}, {lanes})", f"splat({zero}, {lanes})"
-        return f"select({good}, {x} * part, {zero})"
-
-    if whole:
-        at = f"c * {PANEL}:c * {PANEL} + {PANEL}"
-        to = f"column + c * {PANEL}:column + c * {PANEL} + {PANEL}"
-        lines += [
-            f"    for c in range({whole}):",
-            f"        out[row, {to}] = {value(f'result[i, {at}]', str(PANEL))}",
-        ]
-    if rest:
-        lines += [
-            f"    for d in range({whole * PANEL}, {layer.out.size}):",
-            f"        out[row, column + d] = {value('result[i, d]', '')}",
-        ]
     return lines

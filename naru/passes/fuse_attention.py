@@ -20,7 +20,7 @@ from naru.dtypes import is_float
 from naru.ir.expr import free_vars
 from naru.ir.graph import Graph, Node, make_constant
 from naru.ir.simplify import ONE, bounds, known, mul
-from naru.ops.attention_kernel import few_queries
+from naru.ops.attention_layer import few_queries
 from naru.ops.operands import ints, sizes
 from naru.ops.registry import Attrs, apply, constant
 from naru.passes.causality import HIDDEN, Causality, causality, number

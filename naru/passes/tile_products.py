@@ -16,6 +16,7 @@ import numpy as np
 from naru.ir.expr import Const, free_vars
 from naru.ir.graph import Graph, Node, make_constant, make_node, toposort
 from naru.ir.simplify import known
+from naru.ops.attention import How
 from naru.ops.operands import ints, sizes
 from naru.ops.registry import apply
 from naru.ops.tile_product import DEPTH, PAIRS, SIDE, Window, pack_weights, parts_of
@@ -30,6 +31,7 @@ SPLITTING = 0.35  # cycles to split and pack a number, for each part
 STORED, COPIED = 0.2, 0.3  # cycles for a result: from a register, from a tile by way of the stack
 WORTH = 0.8  # of the time of multiply-adds, at most
 MOST = 256.0  # a weight
+FILLED = 0.4  # of the tiles of attention, at least
 UNIT = 8  # numbers that are split at a time, at least: the depth is a multiple
 FEW = 6  # rows: as many pass while weights come from where they lie
 # Relative rms error of a layer, by parts (measured; it does not grow with the length of sums).
@@ -72,23 +74,32 @@ def uses_tiles(g: Graph) -> bool:
     """Is any product of a graph, fused or not, made in matrix registers?"""
     for n in toposort(*g.outputs):
         inside = [v for _, v in n.attrs if isinstance(v, Graph)]
-        if n.op == "tile_product" or any(map(uses_tiles, inside)):
+        if is_in_tiles(n) or any(map(uses_tiles, inside)):
             return True
     return False
 
 
+def is_in_tiles(n: Node) -> bool:
+    """Is it made in matrix registers?"""
+    return n.op == "tile_product" or (n.op == "attention" and bool(n.attr("parts")))
+
+
 def tiles_reason(n: Node) -> str:
     """What `explain` says of such a product; empty for others."""
-    if n.op != "tile_product" or n.inputs[1] is None:
+    if not is_in_tiles(n) or n.inputs[1] is None:
         return ""
     parts = parts_of(dict(n.attrs))
     count = len(PAIRS[parts])
     text = f"{NAMES[parts]} in AMX tiles: {count} product{'s' * (count > 1)} of bf16 parts"
+    if n.op == "attention":
+        return f"{text}, error {ERRORS[parts]:.1e}"
     share = n.attr("share")
     return f"{text}, error {ERRORS[parts]:.1e}, predicted {share} of the time of multiply-adds"
 
 
 def _tiled(n: Node, parts: int) -> Node:
+    if n.op == "attention":
+        return _attention(n, parts)
     if n.op not in ("matmul", "conv") or n.attr("exact") or n.type.dtype != "f32":
         return n
     if n.attr("paired") or n.attr("quads"):
@@ -137,6 +148,22 @@ def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     weights = make_constant(pack_weights(w[None], parts))
     attrs = {"parts": parts, "shape": n.type.shape, "share": f"{share:.2f}"}
     return make_node("tile_product", (packed, weights), attrs, n.types)
+
+
+def _attention(n: Node, parts: int) -> Node:
+    """Its two products, where they do not mostly fill up tiles."""
+    how = How.of(dict(n.attrs))
+    if n.inputs[0] is None or n.inputs[1] is None:
+        return n
+    tokens = (how.tokens(n.inputs[0].type, 0), how.tokens(n.inputs[1].type, 1))
+    queries, keys = (known(t) or 2 * SIDE for t in tokens)
+    rows = queries * how.heads[0] // how.heads[1]
+    filled = math.prod(size / (-(-size // (2 * SIDE)) * 2 * SIDE) for size in (rows, keys))
+    return (
+        n
+        if filled < FILLED
+        else make_node(n.op, n.inputs, {**dict(n.attrs), "parts": parts}, n.types)
+    )
 
 
 def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
