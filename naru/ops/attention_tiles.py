@@ -109,12 +109,12 @@ def _split(name: str, x: str, lanes: int, parts: int, *, cut: bool = True) -> li
     beyond the largest part?"""
     lines = [f"{name}: f32[{lanes}] = {x}"]
     if parts == 1:
-        return [*lines, f"{name}0: bf16[{lanes}] = bf16({name})"]
+        return [*lines, f"{name}0: bf16[{lanes}] = bf16(normal({name}))"]
     high = f"max(min({name}, {LARGEST!r}), {-LARGEST!r})" if cut else name
     return [
         *lines,
-        f"{name}0: bf16[{lanes}] = bf16({high})",
-        f"{name}1: bf16[{lanes}] = bf16({name} - f32({name}0))",
+        f"{name}0: bf16[{lanes}] = bf16(normal({high}))",
+        f"{name}1: bf16[{lanes}] = bf16(normal({name} - f32({name}0)))",
     ]
 
 
