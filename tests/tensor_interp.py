@@ -200,6 +200,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "ceil": np.ceil,
     "round": np.rint,
     "trunc": np.trunc,
+    "normal": lambda x: x if np.isnan(x) or abs(x) >= 2.0**-126 else x * 0,
     "neg": lambda x: -x,
     "abs": np.abs,
     "not": np.logical_not,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from naru.codegen.llvm_build import Code
 from naru.codegen.llvm_narrow import rounded
-from naru.codegen.llvm_types import NARROW, scalar_type, vector
+from naru.codegen.llvm_types import NARROW, literal, scalar_type, splat_literal, vector
 from naru.dtypes import DTYPES, is_float
 from naru.ir.expr import Shape
 
@@ -287,6 +287,12 @@ def _invert(r: Row, x: str) -> str:
     return r.op("xor", x, r.integer(-1))
 
 
+def _normal(r: Row, x: str) -> str:
+    least = splat_literal(literal(2.0**-126, "f32", r.code.target), r.lane, r.shape)
+    small = compare(r, "lt", _absolute(r, x), least)
+    return r.select(small, r.call("copysign", _zero(r), x), x)
+
+
 _REINTERPRET = {"f32": "i32", "i32": "float", "f64": "i64", "i64": "double"}
 
 UNARY: dict[str, Callable[[Row, str], str]] = {
@@ -300,6 +306,7 @@ UNARY: dict[str, Callable[[Row, str], str]] = {
     "ceil": lambda r, x: r.call("ceil", x),
     "trunc": lambda r, x: r.call("trunc", x),
     "round": lambda r, x: r.call("rint", x),
+    "normal": _normal,
 }
 
 

@@ -12,6 +12,7 @@ from naru.codegen import llvm_memory as memory
 from naru.codegen import math
 from naru.codegen.llvm_arith import Division, Row
 from naru.codegen.llvm_build import Code, Value
+from naru.codegen.llvm_narrow import normal_to_bf16, rounds_normal
 from naru.codegen.llvm_transpose import transpose
 from naru.codegen.llvm_types import literal, rows_of, scalar_type, splat_literal, vector
 from naru.dtypes import is_float
@@ -237,6 +238,10 @@ def _select(code: Code, e: Select) -> Value:
 
 def _cast(code: Code, e: Cast) -> Value:
     known = _known(code, e.x)
+    if e.dtype == "bf16" and isinstance(e.x, Unary) and e.x.op == "normal":
+        x, shape = code.known(e.x.x), e.shape[-1:]
+        if x is not None and e.x.dtype == "f32" and rounds_normal(code.target, shape):
+            return Value(tuple(normal_to_bf16(code, row, shape) for row in x.rows), code.depth)
     r = Row(code, known.depth if e.dtype == "index" else code.depth, e.x.dtype, e.shape[-1:])
     return Value(tuple(arith.cast(r, e.dtype, x) for x in known.rows), r.depth)
 

@@ -153,14 +153,15 @@ def _upper_halves(code: Code, raw: str, count: int) -> str:
 
 
 def to_bits(code: Code, x: str, dtype: str, shape: Shape) -> str:
-    """float to the bits of a float of 16 bits or fewer, to nearest even."""
+    """float to the bits of a float of 16 bits or fewer, to nearest even; a value of bf16, which is
+    held as float, to its upper half."""
     w = _Lanes(code, shape, dtype)
     if dtype == "f8e8m0":
         return w.shorten(_exponent(w, w.as_bits(x)))
     if dtype in _TINY:
         return w.shorten(_tiny_bits(w, w.as_bits(x), _TINY[dtype]))
     if dtype == "bf16":
-        return w.shorten(w.op("lshr", _bf16_rounded(w, w.as_bits(x)), 16))
+        return w.shorten(w.op("lshr", w.as_bits(x), 16))
     if has_half(code.target):
         half = code.put(f"fptrunc {w.float} {x} to {w.half}")
         return code.put(f"bitcast {w.half} {half} to {w.short}")
@@ -259,3 +260,16 @@ def rounded(code: Code, x: str, dtype: str, shape: Shape) -> str:
         bits = _bf16_rounded(w, w.as_bits(x))
         return w.as_float(w.op("and", bits, 0xFFFF0000))
     return from_bits(code, to_bits(code, x, dtype, shape), dtype, shape)
+
+
+def rounds_normal(target: Target, shape: Shape) -> bool:
+    """Is there an instruction that rounds a row of normal floats to bf16? (It takes others as 0.)"""
+    return target.has("avx512bf16") and shape in ((8,), (16,))
+
+
+def normal_to_bf16(code: Code, x: str, shape: Shape) -> str:
+    """By that instruction: a float, or a zero of its sign where it is not normal, rounded."""
+    w, lanes = _Lanes(code, shape, "bf16"), shape[0]
+    short = f"<{lanes} x bfloat>"
+    made = code.put(f"call {short} @llvm.x86.avx512bf16.cvtneps2bf16.{32 * lanes}({w.float} {x})")
+    return from_bits(code, code.put(f"bitcast {short} {made} to {w.short}"), "bf16", shape)

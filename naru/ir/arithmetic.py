@@ -114,9 +114,14 @@ def _erf(x: np.ndarray) -> np.ndarray:
     return np.vectorize(math.erf, otypes=[np.float64])(x)
 
 
+def _normal(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(0.0, x), x)
+
+
 IN_DOUBLE: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "exp": np.exp, "log": np.log, "tanh": np.tanh, "erf": _erf, "sqrt": np.sqrt, "sin": np.sin,
     "cos": np.cos, "floor": np.floor, "ceil": np.ceil, "round": np.rint, "trunc": np.trunc,
+    "normal": _normal,
 }  # fmt: skip
 PYTHON_OPERATORS: dict[str, Callable[[Value, Value], Value]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul,

@@ -38,7 +38,9 @@ ARITHMETIC = (
 )
 BITWISE = ("and", "or", "xor", "shl", "shr")  # on bool: logical
 COMPARE = ("lt", "le", "eq", "ne", "gt", "ge")
-FLOAT_UNARY = ("exp", "log", "tanh", "erf", "sqrt", "sin", "cos", "floor", "ceil", "round", "trunc")
+FLOAT_UNARY = (
+    "exp", "log", "tanh", "erf", "sqrt", "sin", "cos", "floor", "ceil", "round", "trunc", "normal",
+)  # fmt: skip
 UNARY = (*FLOAT_UNARY, "neg", "abs", "not", "isnan", "bits")
 # Calls are the instructions that schedules tensorise to: name -> what it means (see interp.py).
 CALLS = {"fma": 3, "dot": 3, "transposed": 1}  # and how many operands they have
@@ -92,7 +94,8 @@ class Const(metaclass=Interned):
 
 @node
 class Unary(metaclass=Interned):
-    """One operand. `isnan` gives bool; `bits` reinterprets f32 as i32 and i32 as f32."""
+    """One operand. `isnan` gives bool; `bits` reinterprets f32 as i32 and i32 as f32; `normal`
+    is a zero of the operand's sign where that is smaller than every normal f32, else the operand."""
 
     op: str
     x: Expr

@@ -170,6 +170,11 @@ def trunc(x: Term) -> Term:
     return unary("trunc", x)
 
 
+def normal(x: Term) -> Term:
+    """x, or a zero of its sign where it is smaller than every normal f32."""
+    return unary("normal", x)
+
+
 def absolute(x: Term) -> Term:
     """|x|; of an unsigned integer, x."""
     return x if DTYPES[x.dtype].kind == "u" else unary("abs", x)

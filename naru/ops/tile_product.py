@@ -10,8 +10,8 @@ the exact result, three are as good as f32 (1e-7). Henry, Tang and Heinecke, "Le
 bfloat16 artificial intelligence datatype for higher-precision computations" (2019).
 
 All parts but the last are cut off at the largest finite number, so that it is the last part alone
-that is infinite or NaN: sums of it are those that f32 would have. Numbers below 2^-126 are taken
-as 0, as the registers take them, and so are parts of numbers below 2^-117.
+that is infinite or NaN: sums of it are those that f32 would have. Parts below
+2^-126 are 0, as the registers take them: those of numbers below 2^-117 may be.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ Array = np.ndarray
 SIDE = 16  # rows of a register, and columns of the result
 DEPTH = 32  # numbers of bf16 in a row: as many products are added by one instruction
 LARGEST = float.fromhex("0x1.fep127")  # of bf16
+SMALLEST = 2.0**-126  # that is normal
 # (part of the left operand, part of the right one) of each product, by the number of parts.
 PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
     1: ((0, 0),),
@@ -154,7 +155,7 @@ def split(x: Array, parts: int) -> Array:
     with np.errstate(all="ignore"):
         for k in range(parts):
             cut = rest if k == parts - 1 else np.clip(rest, -LARGEST, LARGEST)
-            part = cut.astype(ml_dtypes.bfloat16)
+            part = np.where(np.abs(cut) < SMALLEST, cut * 0, cut).astype(ml_dtypes.bfloat16)
             found.append(part)
             rest = rest - part.astype(np.float32)
     return np.stack(found)
@@ -309,7 +310,7 @@ def _part(part: Expr, parts: int, x: Expr) -> Expr:
         if k < parts - 1:
             high = Binary("min", rest.expr, Const(LARGEST, "f32"))
             cut = f.Term(Binary("max", high, Const(-LARGEST, "f32")))
-        made = f.cast(cut, "bf16")
+        made = f.cast(f.normal(cut), "bf16")
         found.append(made.expr)
         rest = rest - f.cast(made, "f32")
     return _chosen(part, found)
@@ -327,8 +328,10 @@ def _pack_samples() -> Iterable[Sample]:
         yield Sample((random(1, 32, 4, 3),), {"parts": 2, **around})
     line = {"taps": (1, 3), "strides": (1, 2), "dilations": (1, 1), "pads": (0, 1, 0, 1)}
     yield Sample((random(1, 32, 9),), {"parts": 2, **line})
-    huge = np.array([[3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1.0, 0.0, -0.0] * 4], np.float32)
-    yield Sample((huge,), {"parts": 2})
+    huge = [3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1.0, 0.0, -0.0]
+    tiny = [1e-40, -1e-40, 2.0**-126, -(2.0**-126), 2.0**-126 - 2.0**-149, 3e-38, 2.0**-120, 1e-45]
+    for numbers, parts in itertools.product((huge, tiny), (1, 2)):
+        yield Sample((np.array([numbers * 4], np.float32),), {"parts": parts})
 
 
 register(Op("pack_tiles", "index", infer_pack, ref_pack, lower_pack, samples=_pack_samples))

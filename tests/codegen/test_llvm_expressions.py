@@ -188,13 +188,30 @@ def test_division_by_zero_does_not_trap(dtype: str, target: Target) -> None:
 @pytest.mark.parametrize("lanes", [1, 16])
 def test_float_unary(dtype: str, lanes: int, target: Target) -> None:
     at, buffers, (x,) = operands(dtype, 1, lanes)
-    ops = ("neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "isnan")
+    ops = ("neg", "abs", "sqrt", "floor", "ceil", "round", "trunc", "normal", "isnan")
     results: list[Expr] = [Unary(op, x) for op in ops]
     halves = np.concatenate([np.arange(-16, 16) / 4, values("f64", 6)[: COUNT - 32]])
     with np.errstate(over="ignore", invalid="ignore"):
         arrays = [halves.astype(DTYPES[dtype].numpy)]
     check(elementwise("unary", results, buffers, lanes, at), arrays, target)
     check(elementwise("unary", results, buffers, lanes, at), [values(dtype, 7)], target)
+
+
+@pytest.mark.parametrize("lanes", [1, 8, 16])
+def test_rounding_to_bf16(lanes: int, target: Target) -> None:
+    """Of all numbers, and of those that an instruction takes as they are."""
+    at, buffers, (x,) = operands("f32", 1, lanes)
+    results: list[Expr] = [Cast(x, "bf16"), Cast(Unary("normal", x), "bf16")]
+    array = values("f32", 12)
+    array[::2] *= 2.0**-126
+    func = elementwise("bf16", results, buffers, lanes, at)
+    want = [np.zeros(COUNT, DTYPES["bf16"].numpy) for _ in results]
+    interp.run(func, [array, *want])
+    made = [np.zeros_like(w) for w in want]
+    Native(func, target)(array, *made)
+    for a, b in zip(made, want, strict=True):
+        same = (a.view(np.int16) == b.view(np.int16)) | np.isnan(b.astype(np.float32))
+        assert same.all()
 
 
 @pytest.mark.parametrize("dtype", [*INTEGERS, "index"])
