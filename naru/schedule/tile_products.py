@@ -110,24 +110,24 @@ def _block(row: Read, rows: int | None, target: Target) -> int:
 def schedule_pack(out: Stage, lanes: int) -> Schedule:
     """A few rows at a time, all of their blocks: what is read are whole rows, and what is written
     goes on in each block. All parts of a number are made together."""
-    *loops, row, k = (a.var.name for a in out.axes)
-    found = reads(out.value)
-    part = loops.pop(0) if has_parts(out) else ""
-    block = next((x for r in found for x in beside(r, out.axes[-1].var)), "")
-    loops = [x for x in loops if x != block]
+    *loops, k = (a.var.name for a in out.axes)
+    along = out.axes[-1].var
+    found = [r for r in reads(out.value) if not all(free_of(i, along) for i in r.index)]
     lane = math.gcd(min(lanes, SIDE), *(known(r.tensor.shape[-1]) or 1 for r in found))
-    steps: list[Step] = [
-        Split("out", row, whole_and_rest(known(out.axes[-2].extent), SIDE)),
-        Split("out", k, (lane,)),
-        Unroll("out", f"{k}.o"),
-        Vectorize("out", f"{k}.i"),
-    ]
-    order = [*loops, f"{row}.o", *([block] if block else []), f"{row}.i"]
-    if part:
-        steps.append(Unroll("out", part))
-        order.append(part)
-    steps.append(Order("out", (*order, f"{k}.o", f"{k}.i")))
-    return Schedule((*steps, *share(out, [*loops, f"{row}.o"], steps)))
+    part = [loops.pop(0)] if has_parts(out) else []
+    steps: list[Step] = [Unroll("out", x) for x in part]
+    if known(out.axes[-1].extent) != DEPTH:  # rows of one block, which lie as they come
+        steps.append(Split("out", k, (DEPTH,)))
+        order, k = [*loops, f"{k}.o"], f"{k}.i"
+    elif loops:
+        row, blocks = loops.pop(), [x for r in found for x in beside(r, along)][:1]
+        steps.append(Split("out", row, whole_and_rest(known(out.axes[-2].extent), SIDE)))
+        order = [*(x for x in loops if x not in blocks), f"{row}.o", *blocks, f"{row}.i"]
+    else:
+        order = []
+    steps += [Split("out", k, (lane,)), Unroll("out", f"{k}.o"), Vectorize("out", f"{k}.i")]
+    steps.append(Order("out", (*order, *part, f"{k}.o", f"{k}.i")))
+    return Schedule((*steps, *share(out, [x for x in order if not x.endswith(".i")], steps)))
 
 
 def beside(r: Read, k: Var) -> list[str]:
