@@ -238,8 +238,6 @@ class _Fusion:
         group's contraction at places of its own."""
         if found.anchor != "contraction":
             return "a border would move what it reduces"
-        if any(m.op == "tile_product" for m in found.nodes):
-            return "its tiles cross lines"
         if any(m.op == "phase_conv" for m in found.nodes):
             return "a border would shift its phases"
         if any(map(is_tiled, found.nodes)) and n.type.shape[0] is not found.root.type.shape[0]:
