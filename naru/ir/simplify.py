@@ -338,7 +338,19 @@ def compare(op: str, a: int | Expr, b: int | Expr) -> Expr:
         "eq": (lo == hi == 0, lo > 0 or hi < 0),
         "ne": (lo > 0 or hi < 0, lo == hi == 0),
     }[op]
-    return TRUE if verdict[0] else FALSE if verdict[1] else Binary(op, a, b)
+    if verdict[0] or verdict[1]:
+        return TRUE if verdict[0] else FALSE
+    coarse = _coarse(op, sub(a, b))
+    return Binary(op, a, b) if coarse is None else compare(op, coarse, 0)
+
+
+def _coarse(op: str, difference: Expr) -> Expr | None:
+    """What may stand for a difference that is compared with 0, without what cannot matter: for
+    32·i + lane - 64 < 0, with lanes below 32, i - 2."""
+    if op not in ("lt", "ge"):
+        return None
+    scaled = _scaled(to_poly(difference), 0)
+    return from_poly(scaled[1]) if scaled is not None and any(scaled[2]) else None
 
 
 def logical_and(a: Expr, b: Expr) -> Expr:

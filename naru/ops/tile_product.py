@@ -131,11 +131,11 @@ class Window:
         return add(self.counts(size)[1], self.reach()[1])
 
     def length(self, size: Sequence[Expr]) -> Expr:
-        """Pixels of a phase, line after line, with those that whole tiles read beyond its end."""
+        """Pixels of a phase, in whole lines, with those that whole tiles read beyond its end."""
         down, across = self.reach()
         pitch = self.pitch(size)
         whole = mul(ceildiv(mul(self.counts(size)[0], pitch), SIDE), SIDE)
-        return add(whole, mul(pitch, down), across)
+        return mul(add(ceildiv(add(whole, across), pitch), down), pitch)
 
 
 def parts_of(attrs: Attrs) -> int:
@@ -255,8 +255,8 @@ def lower_pack(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tenso
         height, width = plane(x.shape)
         pitch = window.pitch((height, width))
         down, across = window.offsets
-        first = _chosen(floordiv(phase, len(across)), [Const(v) for v in down])
-        begin = _chosen(mod(phase, len(across)), [Const(v) for v in across])
+        first = _offset(floordiv(phase, len(across)), down)
+        begin = _offset(mod(phase, len(across)), across)
         line = sub(add(mul(floordiv(q, pitch), window.strides[0]), first), window.pads[0])
         pixel = sub(add(mul(mod(q, pitch), window.strides[1]), begin), window.pads[1])
         channel, there = _depth(block, k, x.shape[1])
@@ -292,6 +292,12 @@ def _below(i: Expr, size: Expr) -> Expr:
 
 def _inside(inside: Expr, x: Expr) -> Expr:
     return select(inside, x, Const(0.0, "f32"))
+
+
+def _offset(k: Expr, offsets: Sequence[int]) -> Expr:
+    """offsets[k], of increasing ones."""
+    dense = tuple(offsets) == tuple(range(len(offsets)))
+    return k if dense else _chosen(k, [Const(v) for v in offsets])
 
 
 def _chosen(k: Expr, values: Sequence[Expr]) -> Expr:

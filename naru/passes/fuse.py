@@ -148,7 +148,7 @@ class _Fusion:
             self.join_elementwise(n, mine)
         elif kind == "reduction":
             self.join_prologue(n, mine)
-        elif is_frame(n):
+        elif is_frame(n) or n.op == "pack_tiles":
             self.join_elementwise(n, mine)
         for m in mine.nodes:
             self.group[m] = mine
@@ -216,7 +216,9 @@ class _Fusion:
             return (
                 f"one kernel holds one {mine.anchor}, and {n.op} has another operand with its own"
             )
-        if n.type.layout is not p.type.layout:
+        if n.op == "pack_tiles" and found.anchor:
+            return "its parts are packed by a kernel of their own"
+        if n.type.layout is not p.type.layout and n.op != "pack_tiles":
             return "the next step changes the layout"
         if found.anchor and any(u.op in ("gather", "repeat") for u in self.users[p]):
             return "the next step reads it at other places"
@@ -236,8 +238,6 @@ class _Fusion:
         group's contraction at places of its own."""
         if found.anchor != "contraction":
             return "a border would move what it reduces"
-        if any(m.op == "tile_product" for m in found.nodes):
-            return "its tiles cross lines"
         if any(m.op == "phase_conv" for m in found.nodes):
             return "a border would shift its phases"
         if any(map(is_tiled, found.nodes)) and n.type.shape[0] is not found.root.type.shape[0]:

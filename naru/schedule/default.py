@@ -12,8 +12,8 @@ from naru.schedule.analysis import lanes_of
 from naru.schedule.contraction import find_contraction, schedule_contraction
 from naru.schedule.rows import row_steps, schedule_terms, turn_steps
 from naru.schedule.steps import Schedule
-from naru.schedule.tile_products import is_pack, schedule_pack, schedule_tiles
-from naru.schedule.tile_rows import find_tiles
+from naru.schedule.tile_products import schedule_pack, schedule_tiles
+from naru.schedule.tile_rows import find_tiles, is_pack
 from naru.schedule.winograd import find_winograd
 from naru.schedule.winograd_schedule import schedule_winograd
 from naru.targets import Target

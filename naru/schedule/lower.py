@@ -339,7 +339,10 @@ class Lowering:
         place = self.substitution(nest, replace(env, value={**env.value, step.rows: at}))
         axis = stage.axes[-1].var
         width = self.remaining(nest, axis.name, env)[0]
-        made = [(self.buffers[stage.tensor], stage.place or tuple(a.var for a in stage.axes))]
+        index = stage.place or tuple(a.var for a in stage.axes)
+        begin = self.origin or (Const(0),) * len(index)
+        index = tuple(add(i, o) for i, o in zip(index, begin, strict=True))
+        made = [(self.buffers[stage.tensor], index)]
         made += [
             (self.buffers[r.tensor], r.index) for r in reads(stage.value) if self.moves(nest, r)
         ]

@@ -15,6 +15,7 @@ from naru.schedule.rewrites import (
     use_layouts,
 )
 from naru.schedule.split_axes import split_groups, split_phases
+from naru.schedule.tile_rows import split_lines
 
 # Order matters; each line is one rewrite.
 PREPARE = (
@@ -22,6 +23,7 @@ PREPARE = (
     end_plainly,  # accumulators live apart from the result
     use_layouts,  # tensors take their physical shape
     split_phases,  # of transposed convolutions: windows, and phases of one
+    split_lines,  # of packed images: lines and pixels
     align_reductions,  # lanes lie next to each other in accumulators too
     split_groups,  # the filters of grouped convolutions: groups, and filters of one
     drop_unit_dims,

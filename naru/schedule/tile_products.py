@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 
 from naru.errors import ScheduleError
-from naru.ir.expr import Const, Read, walk
+from naru.ir.expr import Read, Var, free_vars
 from naru.ir.simplify import free_of, known
 from naru.ir.tensor import Stage, TensorFunction, reads
-from naru.ops.tile_product import DEPTH, LARGEST, SIDE
-from naru.schedule.analysis import lane_sizes, share
+from naru.ops.tile_product import DEPTH, SIDE
+from naru.schedule.analysis import lane_sizes, share, whole_and_rest
 from naru.schedule.steps import (
     ComputeAt,
     Expect,
@@ -28,7 +28,7 @@ from naru.schedule.steps import (
     Unroll,
     Vectorize,
 )
-from naru.schedule.tile_rows import cross_rows, operands, products_of
+from naru.schedule.tile_rows import cross_rows, has_parts, operands, products_of
 from naru.targets import Target
 
 PAIR = 2 * SIDE  # rows and columns of sums in two registers side by side
@@ -107,26 +107,29 @@ def _block(row: Read, rows: int | None, target: Target) -> int:
     return -(-rows // count // PAIR) * PAIR
 
 
-def is_pack(out: Stage) -> bool:
-    """Is it a tensor split into several parts?"""
-    shape = out.tensor.shape
-    if out.tensor.dtype != "bf16" or len(shape) < 3 or known(shape[-1]) != DEPTH:
-        return False
-    return any(isinstance(e, Const) and e.value == LARGEST for e in walk(out.value))
-
-
 def schedule_pack(out: Stage, lanes: int) -> Schedule:
-    """Tiles of 16 rows, the parts of 32 numbers at a time."""
-    part, *others, row, k = (a.var.name for a in out.axes)
-    block = [others.pop()] if others else []
-    found = [known(r.tensor.shape[-1]) or 1 for r in reads(out.value) if r.tensor.shape]
-    lane = math.gcd(min(lanes, SIDE), *found)
-    steps: list[Step] = [
-        Split("out", row, (SIDE, 1)),
-        Split("out", k, (lane,)),
-        Unroll("out", f"{k}.o"),
-        Vectorize("out", f"{k}.i"),
-        Unroll("out", part),
-        Order("out", (*others, f"{row}.o", *block, f"{row}.i", part, f"{k}.o", f"{k}.i")),
-    ]
-    return Schedule((*steps, *share(out, [*others, f"{row}.o"], steps)))
+    """A few rows at a time, all of their blocks: what is read are whole rows, and what is written
+    goes on in each block. All parts of a number are made together."""
+    *loops, k = (a.var.name for a in out.axes)
+    along = out.axes[-1].var
+    found = [r for r in reads(out.value) if not all(free_of(i, along) for i in r.index)]
+    lane = math.gcd(min(lanes, SIDE), *(known(r.tensor.shape[-1]) or 1 for r in found))
+    part = [loops.pop(0)] if has_parts(out) else []
+    steps: list[Step] = [Unroll("out", x) for x in part]
+    if known(out.axes[-1].extent) != DEPTH:  # rows of one block, which lie as they come
+        steps.append(Split("out", k, (DEPTH,)))
+        order, k = [*loops, f"{k}.o"], f"{k}.i"
+    elif loops:
+        row, blocks = loops.pop(), [x for r in found for x in beside(r, along)][:1]
+        steps.append(Split("out", row, whole_and_rest(known(out.axes[-2].extent), SIDE)))
+        order = [*(x for x in loops if x not in blocks), f"{row}.o", *blocks, f"{row}.i"]
+    else:
+        order = []
+    steps += [Split("out", k, (lane,)), Unroll("out", f"{k}.o"), Vectorize("out", f"{k}.i")]
+    steps.append(Order("out", (*order, *part, f"{k}.o", f"{k}.i")))
+    return Schedule((*steps, *share(out, [x for x in order if not x.endswith(".i")], steps)))
+
+
+def beside(r: Read, k: Var) -> list[str]:
+    """The axes that an operand is read at together with k."""
+    return [v.name for i in r.index if not free_of(i, k) for v in free_vars(i) if v is not k]

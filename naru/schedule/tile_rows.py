@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from naru.ir.expr import Binary, Cast, Const, Expr, Read, Select, Var
+from naru.ir.expr import Binary, Cast, Const, Expr, Read, Select, Unary, Var, walk
 from naru.ir.simplify import floordiv, free_of, known, minimum, mod, mul, sub, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
-from naru.ops.tile_product import DEPTH
+from naru.ops.tile_product import DEPTH, LARGEST
 from naru.schedule.rewrites import map_reads
+from naru.schedule.split_axes import split_axis
 
 
 def find_tiles(tf: TensorFunction) -> Stage | None:
@@ -54,6 +55,34 @@ def operands(s: Stage) -> tuple[Read, Read]:
 def _is_free(r: Read, s: Stage) -> bool:
     """Does a read not move with the columns?"""
     return all(free_of(i, s.axes[-1].var) for i in r.index)
+
+
+def is_pack(out: Stage) -> bool:
+    """Are its elements parts of numbers, packed for tiles?"""
+    return out.tensor.dtype == "bf16" and any(
+        isinstance(e, Unary) and e.op == "normal" for e in walk(out.value)
+    )
+
+
+def has_parts(out: Stage) -> bool:
+    """Does the first axis of packed tiles choose among several parts?"""
+    return any(isinstance(e, Const) and e.value == LARGEST for e in walk(out.value))
+
+
+def split_lines(tf: TensorFunction) -> TensorFunction:
+    """Packed pixels of an image as whole lines (and phases in both directions): out[q] of
+    (q // pitch, q mod pitch) becomes out[y, x]. What lies around the image are then regions;
+    without a border lines become one again."""
+    out = tf.stage_of(tf.outputs[0])
+    if out is None or not is_pack(out):
+        return tf
+    for k, axis in enumerate(out.axes[:-1]):
+        for e in walk(out.value):
+            if isinstance(e, Binary) and e.op == "mod" and e.a is axis.var:
+                size = known(e.b)
+                if size and (known(axis.extent) or 1) % size == 0:
+                    return split_lines(split_axis(tf, {out.tensor: k}, Const(size)))
+    return tf
 
 
 def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage]:

@@ -303,6 +303,62 @@ def test_what_follows_a_convolution(precision: str) -> None:
     check(y1, convolve(y0, v, strides=[2, 2]), precision)
 
 
+def depthwise(x: Array, v: Array, **attrs: Any) -> Array:
+    """A filter for each channel."""
+    made = [convolve(x[:, k : k + 1], v[k : k + 1], **attrs) for k in range(len(v))]
+    return np.concatenate(made, axis=1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("taps", "inner", "outer"),
+    [
+        (1, {}, {"pads": [1, 1, 1, 1]}),
+        (3, {"pads": [1, 1, 1, 1]}, {"pads": [1, 1, 1, 1], "strides": [2, 2]}),
+        (3, {"strides": [2, 2]}, {"pads": [2, 0, 1, 3]}),
+    ],
+)
+def test_borders_are_written_with_a_result(
+    taps: int, inner: dict[str, Any], outer: dict[str, Any], precision: str
+) -> None:
+    """Tiles of a result cross the lines of an image that has a border in memory."""
+    w, v = numbers(36, 32, taps, taps, seed=1) / 6, numbers(36, 1, 3, 3, seed=2) / 3
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], **inner),
+        helper.make_node("Relu", ["c"], ["y"]),
+        helper.make_node("Conv", ["y", "v"], ["z"], group=36, **outer),
+    ]
+    size = {"x": ("n", 32, 13, 11)}
+    out = {"z": ("n", 36, "a", "b")}
+    model = build(model_of(nodes, size, out, {"w": w, "v": v}), precision)
+    assert not any("_pad" in step["name"] for step in model.manifest["steps"])
+    for n in (1, 3):
+        x = numbers(n, 32, 13, 11)
+        wanted = depthwise(np.maximum(convolve(x, w, **inner), 0), v, **outer)
+        check(outputs_of(model(x=x))[0], wanted, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("channels", [(32, 64), (64, 32, 32), (32, 24, 8), (16, 48)])
+def test_operands_of_a_concatenation_are_packed_in_place(
+    channels: tuple[int, ...], precision: str
+) -> None:
+    x, w = numbers(2, 32, 9, 7), numbers(20, sum(channels), 3, 3, seed=1) / 20
+    filters = {f"v{k}": numbers(c, 32, 1, 1, seed=k) / 6 for k, c in enumerate(channels)}
+    nodes = [helper.make_node("Conv", ["x", v], [f"c{v}"]) for v in filters]
+    nodes += [
+        helper.make_node("Concat", [f"c{v}" for v in filters], ["c"], axis=1),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "w"], ["y"], pads=[1, 1, 1, 1]),
+    ]
+    source = model_of(nodes, {"x": x.shape}, {"y": (2, 20, 9, 7)}, {**filters, "w": w})
+    model = build(source, precision)
+    assert not any("concat" in step["name"] for step in model.manifest["steps"])
+    inner = np.concatenate([convolve(x, v) for v in filters.values()], axis=1)
+    wanted = convolve(np.maximum(inner, 0), w, pads=[1, 1, 1, 1])
+    check(outputs_of(model(x=x))[0], wanted, precision)
+
+
 def test_convolutions_of_any_number_of_images() -> None:
     w = numbers(33, 32, 3, 3, seed=1)
     model = build(convolution(("n", 32, 6, 7), w, pads=[1, 1, 1, 1]))
