@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from naru.ir.expr import Const, free_vars
-from naru.ir.graph import Graph, Node, make_constant, make_node, toposort
+from naru.ir.graph import Attr, Graph, Node, make_constant, make_node, toposort
 from naru.ir.simplify import known
 from naru.ops.attention import How
 from naru.ops.operands import ints, sizes
@@ -100,7 +100,7 @@ def tiles_reason(n: Node) -> str:
 def _tiled(n: Node, parts: int) -> Node:
     if n.op == "attention":
         return _attention(n, parts)
-    if n.op not in ("matmul", "conv") or n.attr("exact") or n.type.dtype != "f32":
+    if n.op not in ("matmul", "conv", "phase_conv") or n.attr("exact") or n.type.dtype != "f32":
         return n
     if n.attr("paired") or n.attr("quads"):
         return n
@@ -170,37 +170,54 @@ def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     rank = w.ndim - 2
     if rank not in (1, 2) or n.attr("group", 1) != 1 or w.shape[1] % UNIT:
         return n
-    strides, dilations = (
-        ints(dict(n.attrs), name) if n.attr(name) else (1,) * rank
-        for name in ("strides", "dilations")
-    )
-    taps: tuple[int, ...] = w.shape[2:]
-    pads = (0,) * (2 * rank)
-    inside = _padded(x, rank)
-    if inside is not None:
-        x, pads = inside
-    if rank == 1:
-        taps, strides, dilations = (1, *taps), (1, *strides), (1, *dilations)
-        pads = (0, pads[0], 0, pads[1])
+    x, attrs = _window(n, x, w.shape[2:])
+    window = Window.of(attrs)
     size = [known(d) for d in n.type.shape[2:]]
     source = [known(d) for d in x.type.shape[1:]]
-    if None in size or None in source or known(x.type.shape[0]) == 0:
+    if None in size or None in source or known(x.type.shape[0]) == 0 or window is None:
         return n
-    if size[-1] == 1:  # neighbours of such results do not read neighbours
+    if size[-1] == window.places[-1]:  # neighbours of such results do not read neighbours
         return n
-    window = Window((taps[0], taps[1]), strides, dilations, pads)  # pyright: ignore[reportArgumentType]
     plane = [Const(d or 1) for d in (source[1:] if rank == 2 else [1, source[1]])]
     rows = (known(window.counts(plane)[0]) or 0) * (known(window.pitch(plane)) or 0)
     inputs = (known(window.length(plane)) or 0) * math.prod(window.phases) * w.shape[1]
-    share = _share(Sizes(rows, w.shape[1], w.shape[0], math.prod(taps), inputs), parts)
+    taps, places = math.prod(window.taps), math.prod(window.places)
+    share = _share(Sizes(rows * places, w.shape[1], w.shape[0], taps, inputs), parts)
     if share is None:
         return n
-    attrs = {"taps": taps, "strides": strides, "dilations": dilations, "pads": pads}
-    packed = apply("pack_tiles", x, parts=parts, **attrs)
-    filters = w.reshape(w.shape[0], w.shape[1], -1).transpose(2, 1, 0)
-    weights = make_constant(pack_weights(np.ascontiguousarray(filters), parts))
+    weights = make_constant(_filters(w, window, parts))
+    seen = tuple(t + int(f > 0) for t, f in zip(window.taps, window.first, strict=True))
+    around = {k: attrs[k] for k in ("strides", "dilations", "pads")}
+    packed = apply("pack_tiles", x, parts=parts, taps=seen, **around)
     made = {"parts": parts, "shape": n.type.shape, "share": f"{share:.2f}", **attrs}
     return make_node("tile_product", (packed, weights), made, n.types)
+
+
+def _window(n: Node, x: Node, filters: tuple[int, ...]) -> tuple[Node, dict[str, Attr]]:
+    """The image that a convolution passes over, without its border, and the attributes of how."""
+    rank, given = len(filters), dict(n.attrs)
+    ones = (1,) * rank
+    inside = _padded(x, rank)
+    x, pads = inside or (x, (0,) * (2 * rank))
+    if n.op == "conv":
+        steps = {k: ints(given, k) if n.attr(k) else ones for k in ("strides", "dilations")}
+        found = {"taps": filters, **steps}
+    else:
+        places, first = ints(given, "strides"), ints(given, "first")
+        taps = tuple(k // s for k, s in zip(filters, places, strict=True))
+        found = {"taps": taps, "strides": ones, "dilations": ones, "places": places, "first": first}
+    if rank == 1:
+        found = {k: (int(k != "first"), *v) for k, v in found.items()}
+        pads = (0, pads[0], 0, pads[1])
+    return x, {**found, "pads": pads}
+
+
+def _filters(w: np.ndarray, window: Window, parts: int) -> np.ndarray:
+    """Filters [M, C, *taps] in tiles, those of each place behind each other."""
+    (down, across), (y, x) = window.places, window.taps
+    every = w.reshape(*w.shape[:2], y, down, x, across).transpose(3, 5, 2, 4, 1, 0)
+    every = every.reshape(down * across, y * x, w.shape[1], w.shape[0])
+    return np.concatenate([pack_weights(v, parts) for v in every])
 
 
 def _padded(x: Node, rank: int) -> tuple[Node, tuple[int, ...]] | None:
