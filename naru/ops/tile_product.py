@@ -73,7 +73,11 @@ class Window:
     `strides`-th line and pixel, so that neighbours of the result read neighbours.
 
     A transposed convolution makes `places` lines and pixels of each window, place a of the window
-    that lies (a + `first`) // places further on (see ops/transposed.py)."""
+    that lies (a + `first`) // places further on (see ops/transposed.py).
+
+    `run`: an image of few channels, which are innermost, is one of lines of numbers, [N, 1, H, W · C];
+    the numbers of all taps across are the depth then, a run of each line, and `taps` those down.
+    `pads` may cut off what is only there so that whole blocks can be read."""
 
     taps: tuple[int, int]
     strides: tuple[int, int]
@@ -81,6 +85,7 @@ class Window:
     pads: tuple[int, int, int, int]  # top, left, bottom, right
     places: tuple[int, int] = (1, 1)
     first: tuple[int, int] = (0, 0)
+    run: int = 0
 
     @staticmethod
     def of(attrs: Attrs) -> Window | None:
@@ -92,6 +97,7 @@ class Window:
         pairs = {name: ints(attrs, name) for name in names if attrs.get(name)}
         return Window(
             pads=(pads[0], pads[1], pads[2], pads[3]),
+            run=int(attrs.get("run", 0)),
             **{name: (down, across) for name, (down, across) in pairs.items()},
         )
 
@@ -113,8 +119,13 @@ class Window:
         made: list[Expr] = []
         for k, (n, s, d) in enumerate(zip(size, self.strides, self.dilations, strict=True)):
             seen = (self.taps[k] - 1) * d + 1 + int(self.first[k] > 0)
+            seen = self.run if k and self.run else seen
             made.append(add(floordiv(sub(add(n, self.pads[k], self.pads[k + 2]), seen), s), 1))
         return made[0], made[1]
+
+    def depth(self, channels: Expr) -> Expr:
+        """Numbers that a tap reads of each pixel."""
+        return Const(self.run) if self.run else channels
 
     def reach(self) -> tuple[int, int]:
         """Lines and pixels of a phase that a window reads beyond its own."""
@@ -189,6 +200,8 @@ def infer_pack(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     parts, window = attrs["parts"], Window.of(attrs)
     if parts not in PAIRS:
         raise ModelError(f"pack_tiles: expected 1 to 3 parts, got {parts}")
+    if window is not None and window.run and known(x.shape[1]) != 1:
+        raise ModelError("pack_tiles: runs are those of an image of one channel")
     if window is None:
         rows = mul(ceildiv(prod(x.shape[:-1]), SIDE), SIDE)
         return (
@@ -196,7 +209,7 @@ def infer_pack(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         )
     down, across = window.phases
     shape = (
-        Const(parts), x.shape[0], Const(down * across), ceildiv(x.shape[1], DEPTH),
+        Const(parts), x.shape[0], Const(down * across), ceildiv(window.depth(x.shape[1]), DEPTH),
         window.length(plane(x.shape)), Const(DEPTH),
     )  # fmt: skip
     return (TensorType("bf16", shape),)
@@ -214,7 +227,8 @@ def ref_pack(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     images, channels, *size = x.shape
     sizes = [Const(n) for n in size]
     pitch, length = known(window.pitch(sizes)) or 0, known(window.length(sizes)) or 0
-    blocks = -(-channels // DEPTH)
+    run = window.run or 1
+    blocks = -(-channels * run // DEPTH)
     down, across = window.offsets
     whole = np.zeros((images, len(down) * len(across), blocks * DEPTH, length), np.float32)
     top, left, _, _ = window.pads
@@ -224,7 +238,8 @@ def ref_pack(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
             y = line * window.strides[0] + first - top
             z = pixel * window.strides[1] + begin - left
             if 0 <= y < size[0] and 0 <= z < size[1]:
-                whole[:, k, :channels, at] = x[:, :, y, z]
+                seen = x[:, :, y, z : z + run].reshape(images, -1)
+                whole[:, k, : seen.shape[1], at] = seen
     made = split(whole, parts).reshape(parts, images, -1, blocks, DEPTH, length)
     return (np.ascontiguousarray(made.swapaxes(-1, -2)),)
 
@@ -256,6 +271,9 @@ def lower_pack(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tenso
         line = sub(add(mul(floordiv(q, pitch), window.strides[0]), first), window.pads[0])
         pixel = sub(add(mul(mod(q, pitch), window.strides[1]), begin), window.pads[1])
         channel, there = _depth(block, k, x.shape[1])
+        if window.run:
+            number = add(mul(block, DEPTH), k)
+            channel, there, pixel = ZERO, _below(number, Const(window.run)), add(pixel, number)
         limits = (_above(line), _below(line, height), _above(pixel), _below(pixel, width), there)
         inside = reduce(logical_and, limits)
         place = (clamped(line, height), clamped(pixel, width))[len(x.shape) == 3 :]
@@ -324,6 +342,9 @@ def _pack_samples() -> Iterable[Sample]:
         yield Sample((random(1, 32, 4, 3),), {"parts": 2, **around})
     line = {"taps": (1, 3), "strides": (1, 2), "dilations": (1, 1), "pads": (0, 1, 0, 1)}
     yield Sample((random(1, 32, 9),), {"parts": 2, **line})
+    for run, w in ((21, 16 * 9), (35, 16 * 9)):
+        around = {"taps": (3, 1), "strides": (2, 6), "dilations": (1, 1), "run": run}
+        yield Sample((random(1, 1, 8, w),), {"parts": 2, **around, "pads": (0, 0, 0, -64)})
     huge = [3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1.0, 0.0, -0.0]
     tiny = [1e-40, -1e-40, 2.0**-126, -(2.0**-126), 2.0**-126 - 2.0**-149, 3e-38, 2.0**-120, 1e-45]
     for numbers, parts in itertools.product((huge, tiny), (1, 2)):

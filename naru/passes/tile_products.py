@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from naru.ir.expr import Const, free_vars
-from naru.ir.graph import Attr, Graph, Node, make_constant, make_node, toposort
+from naru.ir.graph import Attr, Graph, Node, TensorType, make_constant, make_node, toposort
 from naru.ir.simplify import known
 from naru.ops.attention import How
 from naru.ops.operands import ints, sizes
 from naru.ops.registry import apply
 from naru.ops.tile_product import DEPTH, PAIRS, SIDE, Window, pack_weights, parts_of
+from naru.passes.before_views import channels_last, laid
 from naru.passes.narrow_weights import is_widened
 from naru.passes.registry import graph_pass
 from naru.passes.rewrite import rewrite
@@ -29,6 +30,7 @@ BUSY = 0.55  # of the time in which products are made, beside loads and what fol
 FUSED = 25.0  # multiply-adds of f32 a cycle, of the 32 there could be
 SPLITTING = 0.35  # cycles to split and pack a number, for each part
 STORED, COPIED = 0.2, 0.3  # cycles for a result: from a register, from a tile by way of the stack
+TURNED = 1.2  # cycles to bring a number of an image next to its other channels
 WORTH = 0.8  # of the time of multiply-adds, at most
 MOST = 256.0  # a weight
 FILLED = 0.4  # of the tiles of attention, at least
@@ -42,19 +44,21 @@ NAMES = {1: "bf16", 2: "f32x2", 3: "f32x3"}
 @dataclass(frozen=True)
 class Sizes:
     """Of one product: `rows` by `depth` by `columns`, for each of `taps`; `inputs`: numbers that
-    are split."""
+    are split, after `turned` have been made to lie as they are read."""
 
     rows: int
     depth: int
     columns: int
     taps: int
     inputs: int
+    turned: int = 0
 
     def cycles(self, parts: int) -> float:
         """In matrix registers."""
         tiles = -(-self.rows // SIDE) * -(-self.columns // SIDE) * -(-self.depth // DEPTH)
         products = tiles * self.taps * len(PAIRS[parts]) * CYCLES / BUSY
-        return products + self.inputs * parts * SPLITTING + self.rows * self.columns * COPIED
+        inputs = self.inputs * parts * SPLITTING + self.turned * TURNED
+        return products + inputs + self.rows * self.columns * COPIED
 
     @property
     def fused(self) -> float:
@@ -168,26 +172,33 @@ def _attention(n: Node, parts: int) -> Node:
 
 def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     rank = w.ndim - 2
-    if rank not in (1, 2) or n.attr("group", 1) != 1 or w.shape[1] % UNIT:
+    if rank not in (1, 2) or n.attr("group", 1) != 1:
         return n
     x, attrs = _window(n, x, w.shape[2:])
-    window = Window.of(attrs)
     size = [known(d) for d in n.type.shape[2:]]
     source = [known(d) for d in x.type.shape[1:]]
-    if None in size or None in source or known(x.type.shape[0]) == 0 or window is None:
+    if None in size or None in source or known(x.type.shape[0]) == 0:
         return n
-    if size[-1] == window.places[-1]:  # neighbours of such results do not read neighbours
-        return n
+    if w.shape[1] % UNIT:
+        found = _lines(x, attrs, w, size[-1] or 1)
+        if found is None:
+            return n
+        x, attrs, w = found
+        rank, source = 2, [known(d) for d in x.type.shape[1:]]
+    window = Window.of(attrs)
+    if window is None or size[-1] == window.places[-1]:
+        return n  # neighbours in a line of one pixel do not read neighbours
     plane = [Const(d or 1) for d in (source[1:] if rank == 2 else [1, source[1]])]
     rows = (known(window.counts(plane)[0]) or 0) * (known(window.pitch(plane)) or 0)
     inputs = (known(window.length(plane)) or 0) * math.prod(window.phases) * w.shape[1]
+    turned = math.prod(d or 1 for d in source) if window.run else 0
     taps, places = math.prod(window.taps), math.prod(window.places)
-    share = _share(Sizes(rows * places, w.shape[1], w.shape[0], taps, inputs), parts)
+    share = _share(Sizes(rows * places, w.shape[1], w.shape[0], taps, inputs, turned), parts)
     if share is None:
         return n
     weights = make_constant(_filters(w, window, parts))
     seen = tuple(t + int(f > 0) for t, f in zip(window.taps, window.first, strict=True))
-    around = {k: attrs[k] for k in ("strides", "dilations", "pads")}
+    around = {k: attrs[k] for k in ("strides", "dilations", "pads", "run") if k in attrs}
     packed = apply("pack_tiles", x, parts=parts, taps=seen, **around)
     made = {"parts": parts, "shape": n.type.shape, "share": f"{share:.2f}", **attrs}
     return make_node("tile_product", (packed, weights), made, n.types)
@@ -210,6 +221,38 @@ def _window(n: Node, x: Node, filters: tuple[int, ...]) -> tuple[Node, dict[str,
         found = {k: (int(k != "first"), *v) for k, v in found.items()}
         pads = (0, pads[0], 0, pads[1])
     return x, {**found, "pads": pads}
+
+
+def _lines(
+    x: Node, attrs: dict[str, Attr], w: np.ndarray, width: int
+) -> tuple[Node, dict[str, Attr], np.ndarray] | None:
+    """An image of few channels as lines of numbers, with its border, and filters of those taps that
+    lie in other lines (see Window.run)."""
+    window = Window.of(attrs)
+    if window is None or "places" in attrs or (window.dilations[1] > 1 and window.taps[1] > 1):
+        return None
+    count, channels, *size = x.type.shape
+    rank = len(size)
+    top, left, bottom, _ = window.pads
+    run, stride = window.taps[1] * w.shape[1], window.strides[1] * w.shape[1]
+    least = (width - 1) * stride + -(-run // DEPTH) * DEPTH
+    unit = math.lcm(w.shape[1], SIDE)  # lines are read in whole vectors
+    whole = max(-(-least // unit) * unit, 0)
+    right = whole // w.shape[1] - left - (known(size[-1]) or 0)
+    pads = (0, 0, *(top, left)[2 - rank :], 0, 0, *(bottom, right)[2 - rank :])
+    made = apply("pad", x, pads=pads, mode="constant", value=0.0)
+    made = Node(made.op, made.inputs, made.attrs, (laid(made.type, channels_last(made.type.rank)),))
+    perm = (0, *range(2, 2 + rank), 1)
+    shape = tuple(made.type.shape[a] for a in perm)
+    made = Node("transpose_view", (made,), (("perm", perm),), (TensorType("f32", shape),))
+    made = apply("reshape", made, shape=(count, Const(1), *(Const(1), *shape[1:-2])[-1:], Const(whole)))
+    cut = (width - 1) * stride + run - whole
+    around: dict[str, Attr] = {
+        "taps": (window.taps[0], 1), "strides": (window.strides[0], stride), "run": run,
+        "dilations": (window.dilations[0], 1), "pads": (0, 0, 0, cut),
+    }  # fmt: skip
+    filters = w.reshape(*w.shape[:2], *window.taps).transpose(0, 3, 1, 2)
+    return made, around, filters.reshape(w.shape[0], run, window.taps[0], 1)
 
 
 def _filters(w: np.ndarray, window: Window, parts: int) -> np.ndarray:
