@@ -75,9 +75,9 @@ class Window:
     A transposed convolution makes `places` lines and pixels of each window, place a of the window
     that lies (a + `first`) // places further on (see ops/transposed.py).
 
-    `run`: an image of few channels, which are innermost, is one of lines of numbers, [N, 1, H, W · C];
-    the numbers of all taps across are the depth then, a run of each line, and `taps` those down.
-    `pads` may cut off what is only there so that whole blocks can be read."""
+    `run`: an image of few channels, which are innermost, is one of lines of numbers,
+    [N, 1, H, W · C]; all that a window sees of a line is the depth then, a run of so many numbers,
+    and `taps` are those down. `pads` may cut off what only lets whole blocks be read."""
 
     taps: tuple[int, int]
     strides: tuple[int, int]
@@ -390,7 +390,9 @@ def ref_product(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
         places = itertools.product(*map(range, window.places))
         for (tap, (y, x)), (py, px) in itertools.product(taps, places):
             phase, start = _place(window, Const(y), Const(x), Const(pitch))
-            moved = [(p + f) // n for p, f, n in zip((py, px), window.first, window.places, strict=True)]
+            moved = [
+                (p + f) // n for p, f, n in zip((py, px), window.first, window.places, strict=True)
+            ]
             begin, count = (known(start) or 0) + moved[0] * pitch + moved[1], height * pitch
             view = pixels[:, :, known(phase) or 0, begin : begin + count]
             for i, j in pairs:

@@ -32,6 +32,7 @@ SPLITTING = 0.35  # cycles to split and pack a number, for each part
 STORED, COPIED = 0.2, 0.3  # cycles for a result: from a register, from a tile by way of the stack
 TURNED = 1.2  # cycles to bring a number of an image next to its other channels
 WORTH = 0.8  # of the time of multiply-adds, at most
+FIRST = 0.8  # of that, for images of few channels: results are more than caches hold
 MOST = 256.0  # a weight
 FILLED = 0.4  # of the tiles of attention, at least
 UNIT = 8  # numbers that are split at a time, at least: the depth is a multiple
@@ -132,7 +133,7 @@ def _share(sizes: Sizes, parts: int) -> float | None:
     if sizes.rows < FEW:
         return None
     share = sizes.cycles(parts) / max(sizes.fused, 1.0)
-    return share if share < WORTH else None
+    return share if share < (WORTH * FIRST if sizes.turned else WORTH) else None
 
 
 def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
@@ -190,7 +191,8 @@ def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
         return n  # neighbours in a line of one pixel do not read neighbours
     plane = [Const(d or 1) for d in (source[1:] if rank == 2 else [1, source[1]])]
     rows = (known(window.counts(plane)[0]) or 0) * (known(window.pitch(plane)) or 0)
-    inputs = (known(window.length(plane)) or 0) * math.prod(window.phases) * w.shape[1]
+    depth = -(-w.shape[1] // DEPTH) * DEPTH if window.run else w.shape[1]
+    inputs = (known(window.length(plane)) or 0) * math.prod(window.phases) * depth
     turned = math.prod(d or 1 for d in source) if window.run else 0
     taps, places = math.prod(window.taps), math.prod(window.places)
     share = _share(Sizes(rows * places, w.shape[1], w.shape[0], taps, inputs, turned), parts)
@@ -231,28 +233,30 @@ def _lines(
     window = Window.of(attrs)
     if window is None or "places" in attrs or (window.dilations[1] > 1 and window.taps[1] > 1):
         return None
-    count, channels, *size = x.type.shape
-    rank = len(size)
+    channels, across = w.shape[1], known(x.type.shape[-1]) or 0
+    run, stride = window.taps[1] * channels, window.strides[1] * channels
+    read = (width - 1) * stride + -(-run // DEPTH) * DEPTH
+    unit = math.lcm(channels, SIDE)  # lines are read in whole vectors
+    whole = -(-read // unit) * unit
     top, left, bottom, _ = window.pads
-    run, stride = window.taps[1] * w.shape[1], window.strides[1] * w.shape[1]
-    least = (width - 1) * stride + -(-run // DEPTH) * DEPTH
-    unit = math.lcm(w.shape[1], SIDE)  # lines are read in whole vectors
-    whole = max(-(-least // unit) * unit, 0)
-    right = whole // w.shape[1] - left - (known(size[-1]) or 0)
-    pads = (0, 0, *(top, left)[2 - rank :], 0, 0, *(bottom, right)[2 - rank :])
-    made = apply("pad", x, pads=pads, mode="constant", value=0.0)
-    made = Node(made.op, made.inputs, made.attrs, (laid(made.type, channels_last(made.type.rank)),))
-    perm = (0, *range(2, 2 + rank), 1)
-    shape = tuple(made.type.shape[a] for a in perm)
-    made = Node("transpose_view", (made,), (("perm", perm),), (TensorType("f32", shape),))
-    made = apply("reshape", made, shape=(count, Const(1), *(Const(1), *shape[1:-2])[-1:], Const(whole)))
+    right = whole // channels - left - across
+    axes = range(2, x.type.rank)
+    before, after = (top, left)[-len(axes) :], (bottom, right)[-len(axes) :]
+    image = apply("pad", x, pads=(0, 0, *before, 0, 0, *after), mode="constant", value=0.0)
+    last = laid(image.type, channels_last(image.type.rank))
+    image = Node(image.op, image.inputs, image.attrs, (last,))
+    perm = (0, *axes, 1)
+    view = TensorType("f32", tuple(last.shape[a] for a in perm))
+    lines = Node("transpose_view", (image,), (("perm", perm),), (view,))
+    down = last.shape[2:-1] or (Const(1),)
+    made = apply("reshape", lines, shape=(last.shape[0], Const(1), *down, Const(whole)))
     cut = (width - 1) * stride + run - whole
     around: dict[str, Attr] = {
         "taps": (window.taps[0], 1), "strides": (window.strides[0], stride), "run": run,
         "dilations": (window.dilations[0], 1), "pads": (0, 0, 0, cut),
     }  # fmt: skip
     filters = w.reshape(*w.shape[:2], *window.taps).transpose(0, 3, 1, 2)
-    return made, around, filters.reshape(w.shape[0], run, window.taps[0], 1)
+    return made, around, filters.reshape(w.shape[0], run, -1, 1)
 
 
 def _filters(w: np.ndarray, window: Window, parts: int) -> np.ndarray:

@@ -24,7 +24,7 @@ def _has_rows(s: Stage) -> bool:
         return False
     k = s.reduction[-1].var  # at [k // 2, … + k % 2] of weights
     interleaved = len(w.index) > 1 and not any(free_of(i, k) for i in w.index[-2:])
-    lanes = not free_of(w.index[-1], s.axes[-1].var)
+    lanes = any(not free_of(i, s.axes[-1].var) for i in w.index[-1:])
     return interleaved and lanes and not free_of(a.index[-2], rows[-1].var)
 
 
@@ -71,8 +71,8 @@ def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage]
         R0[y, x, n] = sum of a[…, y · pitch + x + …, k] · w[…]
         ->  R0[q, n] with q = y · pitch + x
 
-    The result is stored where x = q mod pitch is a pixel. Places of windows lie outside of all rows.
-    As it is where there are no two such axes, or the result does not read the sums at its own."""
+    The result is stored where x = q mod pitch is a pixel. Places of windows lie outside of rows. As
+    it is where there are no two such axes, or the result does not read the sums at its own."""
     out = old = next(s for s in tf.stages if s.tensor in tf.outputs)
     at = tuple(a.var for a in out.axes)
     plain = all(r.index == at for r in reads(out.value) if r.tensor is stage.tensor)
