@@ -24,6 +24,7 @@ from naru.options import Options
 from naru.passes.registry import run
 from naru.runtime.session import open_model
 from naru.targets import get_target
+from tests.codegen.native import runnable, without_tiles
 
 Array = np.ndarray
 LEAST = float(np.finfo(np.float32).min)
@@ -124,7 +125,7 @@ def fused(graph: Graph) -> Graph:
 
 
 def built(graph: Graph) -> Bundle:
-    return pipeline.build(graph, Options(get_target("host")), tested=False)
+    return pipeline.build(graph, Options(without_tiles()), tested=False)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -144,6 +145,36 @@ def test_graphs_as_exporters_write_them(name: str) -> None:
         got = np.asarray(one(feed))
         np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6, err_msg=str(sizes))
         np.testing.assert_array_equal(np.asarray(two(feed)), got)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 2e-5), ("bf16", 1.2e-2)])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_in_matrix_registers(name: str, precision: str, error: float) -> None:
+    model = GRAPHS[name].model()
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = Options(runnable("x86-64-amx"), precision)
+    bundle = pipeline.build(read_onnx(model.SerializeToString()), options, tested=False)
+    assert bundle.manifest["target"]["name"] == "x86-64-amx"
+    one, two = (open_model(bundle, threads=n) for n in (1, 2))
+    for sizes in (*SIZES, (3, 33, 64), (1, 3 * QUERIES, 2 * KEYS)):
+        feed = feeds(model, *sizes)
+        want, got = np.asarray(session.run(None, feed)[0]), np.asarray(one(feed))
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(want), err_msg=str(sizes))
+        far = np.nan_to_num(got - want)
+        assert np.sqrt(np.mean(far**2)) <= error * np.sqrt(np.mean(np.nan_to_num(want) ** 2))
+        np.testing.assert_array_equal(np.asarray(two(feed)), got)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(4, 64), (16, 1), (40, 8)])
+def test_few_queries_or_keys_stay_in_f32(queries: int, keys: int) -> None:
+    inputs = [
+        make_input(name, TensorType("f32", tuple(map(index, (1, n, 2, 16)))))
+        for name, n in zip("qkv", (queries, keys, keys), strict=True)
+    ]
+    y = apply("attention", *inputs, None, **PLAIN)
+    options = Options(get_target("x86-64-amx"))
+    bundle = pipeline.build(Graph("g", tuple(inputs), (y,), ("y",)), options, tested=False)
+    assert bundle.manifest["target"]["name"] == "x86-64-avx512"
 
 
 SAME = "float[B, 2, S, 16] q, float[B, 2, T, 16] k, float[B, 2, T, 16] v"

@@ -263,7 +263,7 @@ def rounded(code: Code, x: str, dtype: str, shape: Shape) -> str:
 
 
 def rounds_normal(target: Target, shape: Shape) -> bool:
-    """Is there an instruction that rounds a row of normal floats to bf16? (It takes others as 0.)"""
+    """Is there an instruction that rounds a row of normal floats to bf16? (Others count as 0.)"""
     return target.has("avx512bf16") and shape in ((8,), (16,))
 
 

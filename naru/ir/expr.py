@@ -94,8 +94,8 @@ class Const(metaclass=Interned):
 
 @node
 class Unary(metaclass=Interned):
-    """One operand. `isnan` gives bool; `bits` reinterprets f32 as i32 and i32 as f32; `normal`
-    is a zero of the operand's sign where that is smaller than every normal f32, else the operand."""
+    """One operand. `isnan` gives bool; `bits` reinterprets f32 as i32 and i32 as f32; `normal` is a
+    zero of the operand's sign where that is smaller than every normal f32, else the operand."""
 
     op: str
     x: Expr

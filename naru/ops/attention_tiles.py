@@ -12,22 +12,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from naru.ops.attention_kernel import MANY, QUERIES, kernel_body
+from naru.ops.attention_kernel import kernel_body
 from naru.ops.attention_layer import PANEL, Layer, Tile, last_key, live, places, query
 from naru.ops.attention_softmax import softmax, write_results
 from naru.ops.kernel_text import indent
 from naru.ops.tile_product import DEPTH, LARGEST, PAIRS
 from naru.targets import Target
 
-KEYS = 128  # of a block: scores of a tile and what is made of them stay in L1
+KEYS = 256  # of a block: scores of a tile and what is made of them stay near
+QUERIES = 384  # of a unit, at most
+STACK = 2**18  # bytes that queries and results may take, and twice what keys and values may
 ROWS = 32  # queries that pass at a time
-PARTS = (1, 2)
 
 
 def tiles_body(layer: Layer, target: Target, parts: int) -> list[str]:
     """The lines of the body, see `attention_kernel.kernel_body`. A few queries of a number that is
     not known meet their keys in f32."""
-    t = _tile_of(layer)
+    t = _tile_of(layer, parts)
     lines = [
         f"parts: index = (ROWS + {t.queries - 1}) // {t.queries}",
         f"for unit in parallel(B * {layer.kv_heads} * parts):",
@@ -39,12 +40,16 @@ def tiles_body(layer: Layer, target: Target, parts: int) -> list[str]:
     return [f"if ROWS <= {layer.few}:", *indent(few), "else:", *indent(lines)]
 
 
-def _tile_of(layer: Layer) -> Tile:
-    queries = QUERIES * (2 if layer.rows is not None and layer.rows >= MANY * QUERIES else 1)
+def _tile_of(layer: Layer, parts: int) -> Tile:
+    depth, columns = _depth(layer), layer.columns
+    room = STACK // (2 * parts * depth + 4 * columns) // ROWS * ROWS
+    queries = max(ROWS, min(QUERIES, room))
     if layer.rows is not None:
         shares = max(1, -(-layer.rows // queries))
         queries = -(-max(1, -(-layer.rows // shares)) // ROWS) * ROWS
     keys = KEYS
+    while keys > DEPTH and 2 * parts * keys * (depth + columns) > STACK // 2:
+        keys //= 2
     if layer.keys is not None:
         keys = max(DEPTH, min(keys, -(-layer.keys // DEPTH) * DEPTH))
     return Tile(ROWS, DEPTH // PANEL, PANEL, keys, queries)

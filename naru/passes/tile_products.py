@@ -97,7 +97,7 @@ def tiles_reason(n: Node) -> str:
     count = len(PAIRS[parts])
     text = f"{NAMES[parts]} in AMX tiles: {count} product{'s' * (count > 1)} of bf16 parts"
     if n.op == "attention":
-        return f"{text}, error {ERRORS[parts]:.1e}"
+        return f"{text}, error {math.sqrt(2) * ERRORS[parts]:.1e} of two products"
     share = n.attr("share")
     return f"{text}, error {ERRORS[parts]:.1e}, predicted {share} of the time of multiply-adds"
 

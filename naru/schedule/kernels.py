@@ -14,6 +14,7 @@ from naru.ir.simplify import add, compare, floordiv, known, mul, prod, select, s
 from naru.ir.tensor import Stage, TensorFunction
 from naru.ir.text_loop import read_func
 from naru.ops.registry import OPS
+from naru.ops.tile_product import PAIRS
 from naru.schedule.analysis import SLOW_OPS
 from naru.schedule.default import default_schedule
 from naru.schedule.group import group_function, root_of
@@ -108,10 +109,9 @@ class Kernels:
             work = own if root.sparse else add(work, own)
         shared = any(isinstance(s, For) and s.kind == "parallel" for s in statements(func.body))
         threads = select(compare("gt", work, SPLIT_FROM), ALL_THREADS, Const(1))
-        tiles = find_tiles(tf)
         return Kernel(
             name, func, ops, text, work, flops, size, sizes, threads if shared else Const(1),
-            products_of(tiles) if tiles is not None else 0,
+            _products(tf, root_of(body)),
         )  # fmt: skip
 
     def lower(self, tf: TensorFunction, name: str) -> tuple[TensorFunction, Func, str]:
@@ -153,6 +153,14 @@ class Kernels:
     ) -> tuple[TensorFunction, Schedule]:
         """The schedule of a prepared function; records of a tuner would be looked up here."""
         return default_schedule(tf, self.target, whole=whole)
+
+
+def _products(tf: TensorFunction, root: Node) -> int:
+    """Of bf16 in matrix registers for each multiplication."""
+    if root.op == "attention":
+        return len(PAIRS.get(int(root.attr("parts", 0)), ()))
+    tiles = find_tiles(tf)
+    return 0 if tiles is None else products_of(tiles)
 
 
 def hot_size(tf: TensorFunction) -> Var | None:
