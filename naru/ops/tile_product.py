@@ -70,26 +70,35 @@ PAIRS: dict[int, tuple[tuple[int, int], ...]] = {
 class Window:
     """How a convolution passes over an image [N, C, H, W] (or [N, C, W]); all by (line, pixel).
     `pads`: zeros before the first and behind the last. Each of the `phases` holds every
-    `strides`-th line and pixel, so that neighbours of the result read neighbours."""
+    `strides`-th line and pixel, so that neighbours of the result read neighbours.
+
+    A transposed convolution makes `places` lines and pixels of each window, place a of the window
+    that lies (a + `first`) // places further on (see ops/transposed.py).
+
+    `run`: an image of few channels, which are innermost, is one of lines of numbers,
+    [N, 1, H, W · C]; all that a window sees of a line is the depth then, a run of so many numbers,
+    and `taps` are those down. `pads` may cut off what only lets whole blocks be read."""
 
     taps: tuple[int, int]
     strides: tuple[int, int]
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int]  # top, left, bottom, right
+    places: tuple[int, int] = (1, 1)
+    first: tuple[int, int] = (0, 0)
+    run: int = 0
 
     @staticmethod
     def of(attrs: Attrs) -> Window | None:
         """None for rows of a matrix."""
         if not attrs.get("taps"):
             return None
-        taps, strides, dilations, pads = (
-            ints(attrs, name) for name in ("taps", "strides", "dilations", "pads")
-        )
+        pads = ints(attrs, "pads")
+        names = ("taps", "strides", "dilations", "places", "first")
+        pairs = {name: ints(attrs, name) for name in names if attrs.get(name)}
         return Window(
-            (taps[0], taps[1]),
-            (strides[0], strides[1]),
-            (dilations[0], dilations[1]),
-            (pads[0], pads[1], pads[2], pads[3]),
+            pads=(pads[0], pads[1], pads[2], pads[3]),
+            run=int(attrs.get("run", 0)),
+            **{name: (down, across) for name, (down, across) in pairs.items()},
         )
 
     @property
@@ -106,24 +115,22 @@ class Window:
         return found[0], found[1]
 
     def counts(self, size: Sequence[Expr]) -> tuple[Expr, Expr]:
-        """Lines and pixels of the result."""
-        made = [
-            add(
-                floordiv(
-                    sub(add(n, self.pads[k], self.pads[k + 2]), (self.taps[k] - 1) * d + 1), s
-                ),
-                1,
-            )
-            for k, (n, s, d) in enumerate(zip(size, self.strides, self.dilations, strict=True))
-        ]
+        """Windows, down and across: lines and pixels of the result, for each of its places."""
+        made: list[Expr] = []
+        for k, (n, s, d) in enumerate(zip(size, self.strides, self.dilations, strict=True)):
+            seen = (self.taps[k] - 1) * d + 1 + int(self.first[k] > 0)
+            seen = self.run if k and self.run else seen
+            made.append(add(floordiv(sub(add(n, self.pads[k], self.pads[k + 2]), seen), s), 1))
         return made[0], made[1]
 
+    def depth(self, channels: Expr) -> Expr:
+        """Numbers that a tap reads of each pixel."""
+        return Const(self.run) if self.run else channels
+
     def reach(self) -> tuple[int, int]:
-        """Lines and pixels of a phase that a result reads beyond its own."""
-        found = [
-            (t - 1) * d // s
-            for t, s, d in zip(self.taps, self.strides, self.dilations, strict=True)
-        ]
+        """Lines and pixels of a phase that a window reads beyond its own."""
+        steps = zip(self.taps, self.strides, self.dilations, self.first, strict=True)
+        found = [(t - 1) * d // s + int(f > 0) for t, s, d, f in steps]
         return found[0], found[1]
 
     def pitch(self, size: Sequence[Expr]) -> Expr:
@@ -193,6 +200,8 @@ def infer_pack(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     parts, window = attrs["parts"], Window.of(attrs)
     if parts not in PAIRS:
         raise ModelError(f"pack_tiles: expected 1 to 3 parts, got {parts}")
+    if window is not None and window.run and known(x.shape[1]) != 1:
+        raise ModelError("pack_tiles: runs are those of an image of one channel")
     if window is None:
         rows = mul(ceildiv(prod(x.shape[:-1]), SIDE), SIDE)
         return (
@@ -200,7 +209,7 @@ def infer_pack(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
         )
     down, across = window.phases
     shape = (
-        Const(parts), x.shape[0], Const(down * across), ceildiv(x.shape[1], DEPTH),
+        Const(parts), x.shape[0], Const(down * across), ceildiv(window.depth(x.shape[1]), DEPTH),
         window.length(plane(x.shape)), Const(DEPTH),
     )  # fmt: skip
     return (TensorType("bf16", shape),)
@@ -218,7 +227,8 @@ def ref_pack(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
     images, channels, *size = x.shape
     sizes = [Const(n) for n in size]
     pitch, length = known(window.pitch(sizes)) or 0, known(window.length(sizes)) or 0
-    blocks = -(-channels // DEPTH)
+    run = window.run or 1
+    blocks = -(-channels * run // DEPTH)
     down, across = window.offsets
     whole = np.zeros((images, len(down) * len(across), blocks * DEPTH, length), np.float32)
     top, left, _, _ = window.pads
@@ -228,7 +238,8 @@ def ref_pack(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
             y = line * window.strides[0] + first - top
             z = pixel * window.strides[1] + begin - left
             if 0 <= y < size[0] and 0 <= z < size[1]:
-                whole[:, k, :channels, at] = x[:, :, y, z]
+                seen = x[:, :, y, z : z + run].reshape(images, -1)
+                whole[:, k, : seen.shape[1], at] = seen
     made = split(whole, parts).reshape(parts, images, -1, blocks, DEPTH, length)
     return (np.ascontiguousarray(made.swapaxes(-1, -2)),)
 
@@ -260,6 +271,9 @@ def lower_pack(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Tenso
         line = sub(add(mul(floordiv(q, pitch), window.strides[0]), first), window.pads[0])
         pixel = sub(add(mul(mod(q, pitch), window.strides[1]), begin), window.pads[1])
         channel, there = _depth(block, k, x.shape[1])
+        if window.run:
+            number = add(mul(block, DEPTH), k)
+            channel, there, pixel = ZERO, _below(number, Const(window.run)), add(pixel, number)
         limits = (_above(line), _below(line, height), _above(pixel), _below(pixel, width), there)
         inside = reduce(logical_and, limits)
         place = (clamped(line, height), clamped(pixel, width))[len(x.shape) == 3 :]
@@ -334,6 +348,9 @@ def _pack_samples() -> Iterable[Sample]:
         yield Sample((random(1, 32, 4, 3),), {"parts": 2, **around})
     line = {"taps": (1, 3), "strides": (1, 2), "dilations": (1, 1), "pads": (0, 1, 0, 1)}
     yield Sample((random(1, 32, 9),), {"parts": 2, **line})
+    for run, w in ((21, 16 * 9), (35, 16 * 9)):
+        around = {"taps": (3, 1), "strides": (2, 6), "dilations": (1, 1), "run": run}
+        yield Sample((random(1, 1, 8, w),), {"parts": 2, **around, "pads": (0, 0, 0, -64)})
     huge = [3.4e38, -3.4e38, np.inf, -np.inf, np.nan, 1.0, 0.0, -0.0]
     tiny = [1e-40, -1e-40, 2.0**-126, -(2.0**-126), 2.0**-126 - 2.0**-149, 3e-38, 2.0**-120, 1e-45]
     for numbers, parts in itertools.product((huge, tiny), (1, 2)):
@@ -348,7 +365,8 @@ register(Op("pack_tiles", "index", infer_pack, ref_pack, lower_pack, samples=_pa
 
 def infer_product(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """Packed rows and weights -> f32 of the shape that attribute `shape` gives, […, m, n]; packed
-    images and filters -> [N, filters, H, W] or [N, filters, W]."""
+    images and filters -> [N, filters, H, W] or [N, filters, W], the filters packed for each of the
+    window's places."""
     a, w = operand("tile_product", types, 0), operand("tile_product", types, 1, 6)
     rank = 4 if Window.of(attrs) is None else 6
     if a.rank != rank or (a.dtype, w.dtype) != ("bf16", "bf16"):
@@ -368,19 +386,26 @@ def ref_product(arrays: Arrays, attrs: Attrs) -> tuple[Array, ...]:
             made = sum(rows[i] @ w[j, 0] for i, j in pairs)
             made = np.asarray(made)[: math.prod(shape[:-1]), : shape[-1]]
             return (made.reshape(shape).astype(np.float32),)
-        filters, width, height = shape[1], shape[-1], shape[2] if len(shape) == 4 else 1
+        filters, (down, across) = shape[1], window.places
+        height, width = (shape[2] if len(shape) == 4 else 1) // down, shape[-1] // across
         pixels = a.swapaxes(3, 4).reshape(*a.shape[:3], a.shape[4], -1)
         pitch = width + window.reach()[1]
-        out = np.zeros((a.shape[1], height, pitch, w.shape[-1]))
-        steps = itertools.product(range(window.taps[0]), range(window.taps[1]))
-        for tap, (y, x) in enumerate(steps):
+        w = w.reshape(*w.shape[:3], down * across, -1)[..., :filters]
+        out = np.zeros((a.shape[1], height, down, width, across, filters))
+        taps = enumerate(itertools.product(*map(range, window.taps)))
+        places = itertools.product(*map(range, window.places))
+        for (tap, (y, x)), (py, px) in itertools.product(taps, places):
             phase, start = _place(window, Const(y), Const(x), Const(pitch))
-            begin, count = known(start) or 0, height * pitch
+            moved = [
+                (p + f) // n for p, f, n in zip((py, px), window.first, window.places, strict=True)
+            ]
+            begin, count = (known(start) or 0) + moved[0] * pitch + moved[1], height * pitch
             view = pixels[:, :, known(phase) or 0, begin : begin + count]
             for i, j in pairs:
-                out += (view[i] @ w[j, tap]).reshape(out.shape)
-    made = out[:, :, :width, :filters].transpose(0, 3, 1, 2)
-    return (np.ascontiguousarray(made).reshape(shape).astype(np.float32),)
+                part = view[i] @ w[j, tap, :, py * across + px]
+                out[:, :, py, :, px] += part.reshape(-1, height, pitch, filters)[:, :, :width]
+    made = out.transpose(0, 5, 1, 2, 3, 4).reshape(shape)
+    return (made.astype(np.float32),)
 
 
 def _place(window: Window, y: Expr, x: Expr, pitch: Expr) -> tuple[Expr, Expr]:
@@ -415,10 +440,10 @@ def lower_product(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Te
         left, right = ([Const(p[k]) for p in pairs] for k in (0, 1))
         return _chosen(pair, left), _chosen(pair, right)
 
-    def weight(column: Expr, tap: Expr, block: Var, part: Expr, k: Var) -> Expr:
+    def weight(column: Expr, panel: Expr, tap: Expr, block: Var, part: Expr, k: Var) -> Expr:
         across = add(mul(mod(column, SIDE), 2), mod(k, 2))
-        at = (floordiv(column, SIDE), tap, block, part, floordiv(k, 2), across)
-        return Cast(Read(w, at), "f32")
+        panel = add(panel, floordiv(column, SIDE))
+        return Cast(Read(w, (panel, tap, block, part, floordiv(k, 2), across)), "f32")
 
     def rows(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
         block, pair, k = over
@@ -428,26 +453,40 @@ def lower_product(e: Emit, n: Node, ins: Sequence[Tensor | None]) -> Sequence[Te
             row = add(mul(row, size), i)
         left, right = sides(pair)
         x = Cast(Read(a, (left, block, row, k)), "f32")
-        return Binary("mul", x, weight(column, ZERO, block, right, k))
-
-    def pixels(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
-        assert window is not None
-        y, x, block, pair, k = over
-        image, column, *place = at
-        line = place[0] if len(place) == 2 else ZERO
-        pitch = add(shape[-1], window.reach()[1])
-        phase, start = _place(window, y, x, pitch)
-        row = add(mul(line, pitch), place[-1], start)
-        left, right = sides(pair)
-        pixel = Cast(Read(a, (left, image, phase, block, row, k)), "f32")
-        tap = add(mul(y, window.taps[1]), x)
-        return Binary("mul", pixel, weight(column, tap, block, right, k))
+        return Binary("mul", x, weight(column, ZERO, ZERO, block, right, k))
 
     over: list[Expr] = [w.shape[2], Const(len(pairs)), Const(DEPTH)]
-    if window is not None:
-        over = [*(Const(t) for t in window.taps), *over]
-    made = e.reduce("tiles", shape, over, "add", rows if window is None else pixels)
-    return (made,)
+    if window is None:
+        return (e.reduce("tiles", shape, over, "add", rows),)
+    places = window.places
+    size = [floordiv(d, p) for d, p in zip(plane(shape), places, strict=True)]
+    pitch = add(size[1], window.reach()[1])
+
+    def pixels(at: tuple[Var, ...], over: tuple[Var, ...]) -> Expr:
+        y, x, block, pair, k = over
+        image, column, line, down, pixel, across = at
+        phase, start = _place(window, y, x, pitch)
+        below, beyond = (
+            floordiv(add(p, f), n)
+            for p, f, n in zip((down, across), window.first, places, strict=True)
+        )
+        row = add(mul(add(line, below), pitch), pixel, beyond, start)
+        left, right = sides(pair)
+        source = Cast(Read(a, (left, image, phase, block, row, k)), "f32")
+        tap = add(mul(y, window.taps[1]), x)
+        panel = mul(add(mul(down, places[1]), across), ceildiv(shape[1], SIDE))
+        return Binary("mul", source, weight(column, panel, tap, block, right, k))
+
+    split = [part for d, p in zip(size, places, strict=True) for part in (d, Const(p))]
+    taps = [Const(t) for t in window.taps]
+    made = e.reduce("tiles", (*shape[:2], *split), [*taps, *over], "add", pixels)
+
+    def result(image: Expr, m: Expr, *o: Expr) -> Expr:
+        place = (ZERO, *o)[-2:]
+        at = [v for i, p in zip(place, places, strict=True) for v in (floordiv(i, p), mod(i, p))]
+        return Read(made, (image, m, *at))
+
+    return (e.stage("placed", shape, result),)
 
 
 def _product_samples() -> Iterable[Sample]:
@@ -463,6 +502,16 @@ def _product_samples() -> Iterable[Sample]:
         a = ref_pack([random(2, 32, 4, 3)], {"parts": 1, **around})[0]
         w = pack_weights(random(4, 32, 18, seed=1) / 4, 1)
         yield Sample((a, w), {"parts": 1, "shape": (2, 18, *size), **around})
+    for taps, places, first in (((1, 1), (2, 2), (0, 0)), ((2, 1), (2, 3), (1, 2))):
+        around = {"taps": taps, "places": places, "first": first, "pads": (1, 1, 0, 1)}
+        around |= {"strides": (1, 1), "dilations": (1, 1)}
+        window = Window.of(around)
+        assert window is not None
+        size = [known(d) or 0 for d in window.counts((Const(4), Const(3)))]
+        a = ref_pack([random(2, 32, 4, 3)], {"parts": 1, **around})[0]
+        w = pack_weights(random(math.prod(taps), 32, 32 * math.prod(places), seed=1) / 4, 1)
+        shape = (2, 18, size[0] * places[0], size[1] * places[1])
+        yield Sample((a, w), {"parts": 1, "shape": shape, **around})
 
 
 register(

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from naru.ir.expr import Const, free_vars
-from naru.ir.graph import Graph, Node, make_constant, make_node, toposort
+from naru.ir.graph import Attr, Graph, Node, TensorType, make_constant, make_node, toposort
 from naru.ir.simplify import known
 from naru.ops.attention import How
 from naru.ops.operands import ints, sizes
 from naru.ops.registry import apply
 from naru.ops.tile_product import DEPTH, PAIRS, SIDE, Window, pack_weights, parts_of
+from naru.passes.before_views import channels_last, laid
 from naru.passes.narrow_weights import is_widened
 from naru.passes.registry import graph_pass
 from naru.passes.rewrite import rewrite
@@ -29,7 +30,9 @@ BUSY = 0.55  # of the time in which products are made, beside loads and what fol
 FUSED = 25.0  # multiply-adds of f32 a cycle, of the 32 there could be
 SPLITTING = 0.35  # cycles to split and pack a number, for each part
 STORED, COPIED = 0.2, 0.3  # cycles for a result: from a register, from a tile by way of the stack
+TURNED = 1.2  # cycles to bring a number of an image next to its other channels
 WORTH = 0.8  # of the time of multiply-adds, at most
+FIRST = 0.8  # of that, for images of few channels: results are more than caches hold
 MOST = 256.0  # a weight
 FILLED = 0.4  # of the tiles of attention, at least
 UNIT = 8  # numbers that are split at a time, at least: the depth is a multiple
@@ -42,19 +45,21 @@ NAMES = {1: "bf16", 2: "f32x2", 3: "f32x3"}
 @dataclass(frozen=True)
 class Sizes:
     """Of one product: `rows` by `depth` by `columns`, for each of `taps`; `inputs`: numbers that
-    are split."""
+    are split, after `turned` have been made to lie as they are read."""
 
     rows: int
     depth: int
     columns: int
     taps: int
     inputs: int
+    turned: int = 0
 
     def cycles(self, parts: int) -> float:
         """In matrix registers."""
         tiles = -(-self.rows // SIDE) * -(-self.columns // SIDE) * -(-self.depth // DEPTH)
         products = tiles * self.taps * len(PAIRS[parts]) * CYCLES / BUSY
-        return products + self.inputs * parts * SPLITTING + self.rows * self.columns * COPIED
+        inputs = self.inputs * parts * SPLITTING + self.turned * TURNED
+        return products + inputs + self.rows * self.columns * COPIED
 
     @property
     def fused(self) -> float:
@@ -100,7 +105,7 @@ def tiles_reason(n: Node) -> str:
 def _tiled(n: Node, parts: int) -> Node:
     if n.op == "attention":
         return _attention(n, parts)
-    if n.op not in ("matmul", "conv") or n.attr("exact") or n.type.dtype != "f32":
+    if n.op not in ("matmul", "conv", "phase_conv") or n.attr("exact") or n.type.dtype != "f32":
         return n
     if n.attr("paired") or n.attr("quads"):
         return n
@@ -128,7 +133,7 @@ def _share(sizes: Sizes, parts: int) -> float | None:
     if sizes.rows < FEW:
         return None
     share = sizes.cycles(parts) / max(sizes.fused, 1.0)
-    return share if share < WORTH else None
+    return share if share < (WORTH * FIRST if sizes.turned else WORTH) else None
 
 
 def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
@@ -168,39 +173,98 @@ def _attention(n: Node, parts: int) -> Node:
 
 def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     rank = w.ndim - 2
-    if rank not in (1, 2) or n.attr("group", 1) != 1 or w.shape[1] % UNIT:
+    if rank not in (1, 2) or n.attr("group", 1) != 1:
         return n
-    strides, dilations = (
-        ints(dict(n.attrs), name) if n.attr(name) else (1,) * rank
-        for name in ("strides", "dilations")
-    )
-    taps: tuple[int, ...] = w.shape[2:]
-    pads = (0,) * (2 * rank)
-    inside = _padded(x, rank)
-    if inside is not None:
-        x, pads = inside
-    if rank == 1:
-        taps, strides, dilations = (1, *taps), (1, *strides), (1, *dilations)
-        pads = (0, pads[0], 0, pads[1])
+    x, attrs = _window(n, x, w.shape[2:])
     size = [known(d) for d in n.type.shape[2:]]
     source = [known(d) for d in x.type.shape[1:]]
     if None in size or None in source or known(x.type.shape[0]) == 0:
         return n
-    if size[-1] == 1:  # neighbours of such results do not read neighbours
-        return n
-    window = Window((taps[0], taps[1]), strides, dilations, pads)  # pyright: ignore[reportArgumentType]
+    if w.shape[1] % UNIT:
+        found = _lines(x, attrs, w, size[-1] or 1)
+        if found is None:
+            return n
+        x, attrs, w = found
+        rank, source = 2, [known(d) for d in x.type.shape[1:]]
+    window = Window.of(attrs)
+    if window is None or size[-1] == window.places[-1]:
+        return n  # neighbours in a line of one pixel do not read neighbours
     plane = [Const(d or 1) for d in (source[1:] if rank == 2 else [1, source[1]])]
     rows = (known(window.counts(plane)[0]) or 0) * (known(window.pitch(plane)) or 0)
-    inputs = (known(window.length(plane)) or 0) * math.prod(window.phases) * w.shape[1]
-    share = _share(Sizes(rows, w.shape[1], w.shape[0], math.prod(taps), inputs), parts)
+    depth = -(-w.shape[1] // DEPTH) * DEPTH if window.run else w.shape[1]
+    inputs = (known(window.length(plane)) or 0) * math.prod(window.phases) * depth
+    turned = math.prod(d or 1 for d in source) if window.run else 0
+    taps, places = math.prod(window.taps), math.prod(window.places)
+    share = _share(Sizes(rows * places, w.shape[1], w.shape[0], taps, inputs, turned), parts)
     if share is None:
         return n
-    attrs = {"taps": taps, "strides": strides, "dilations": dilations, "pads": pads}
-    packed = apply("pack_tiles", x, parts=parts, **attrs)
-    filters = w.reshape(w.shape[0], w.shape[1], -1).transpose(2, 1, 0)
-    weights = make_constant(pack_weights(np.ascontiguousarray(filters), parts))
+    weights = make_constant(_filters(w, window, parts))
+    seen = tuple(t + int(f > 0) for t, f in zip(window.taps, window.first, strict=True))
+    around = {k: attrs[k] for k in ("strides", "dilations", "pads", "run") if k in attrs}
+    packed = apply("pack_tiles", x, parts=parts, taps=seen, **around)
     made = {"parts": parts, "shape": n.type.shape, "share": f"{share:.2f}", **attrs}
     return make_node("tile_product", (packed, weights), made, n.types)
+
+
+def _window(n: Node, x: Node, filters: tuple[int, ...]) -> tuple[Node, dict[str, Attr]]:
+    """The image that a convolution passes over, without its border, and the attributes of how."""
+    rank, given = len(filters), dict(n.attrs)
+    ones = (1,) * rank
+    inside = _padded(x, rank)
+    x, pads = inside or (x, (0,) * (2 * rank))
+    if n.op == "conv":
+        steps = {k: ints(given, k) if n.attr(k) else ones for k in ("strides", "dilations")}
+        found = {"taps": filters, **steps}
+    else:
+        places, first = ints(given, "strides"), ints(given, "first")
+        taps = tuple(k // s for k, s in zip(filters, places, strict=True))
+        found = {"taps": taps, "strides": ones, "dilations": ones, "places": places, "first": first}
+    if rank == 1:
+        found = {k: (int(k != "first"), *v) for k, v in found.items()}
+        pads = (0, pads[0], 0, pads[1])
+    return x, {**found, "pads": pads}
+
+
+def _lines(
+    x: Node, attrs: dict[str, Attr], w: np.ndarray, width: int
+) -> tuple[Node, dict[str, Attr], np.ndarray] | None:
+    """An image of few channels as lines of numbers, with its border, and filters of those taps that
+    lie in other lines (see Window.run)."""
+    window = Window.of(attrs)
+    if window is None or "places" in attrs or (window.dilations[1] > 1 and window.taps[1] > 1):
+        return None
+    channels, across = w.shape[1], known(x.type.shape[-1]) or 0
+    run, stride = window.taps[1] * channels, window.strides[1] * channels
+    read = (width - 1) * stride + -(-run // DEPTH) * DEPTH
+    unit = math.lcm(channels, SIDE)  # lines are read in whole vectors
+    whole = -(-read // unit) * unit
+    top, left, bottom, _ = window.pads
+    right = whole // channels - left - across
+    axes = range(2, x.type.rank)
+    before, after = (top, left)[-len(axes) :], (bottom, right)[-len(axes) :]
+    image = apply("pad", x, pads=(0, 0, *before, 0, 0, *after), mode="constant", value=0.0)
+    last = laid(image.type, channels_last(image.type.rank))
+    image = Node(image.op, image.inputs, image.attrs, (last,))
+    perm = (0, *axes, 1)
+    view = TensorType("f32", tuple(last.shape[a] for a in perm))
+    lines = Node("transpose_view", (image,), (("perm", perm),), (view,))
+    down = last.shape[2:-1] or (Const(1),)
+    made = apply("reshape", lines, shape=(last.shape[0], Const(1), *down, Const(whole)))
+    cut = (width - 1) * stride + run - whole
+    around: dict[str, Attr] = {
+        "taps": (window.taps[0], 1), "strides": (window.strides[0], stride), "run": run,
+        "dilations": (window.dilations[0], 1), "pads": (0, 0, 0, cut),
+    }  # fmt: skip
+    filters = w.reshape(*w.shape[:2], *window.taps).transpose(0, 3, 1, 2)
+    return made, around, filters.reshape(w.shape[0], run, -1, 1)
+
+
+def _filters(w: np.ndarray, window: Window, parts: int) -> np.ndarray:
+    """Filters [M, C, *taps] in tiles, those of each place behind each other."""
+    (down, across), (y, x) = window.places, window.taps
+    every = w.reshape(*w.shape[:2], y, down, x, across).transpose(3, 5, 2, 4, 1, 0)
+    every = every.reshape(down * across, y * x, w.shape[1], w.shape[0])
+    return np.concatenate([pack_weights(v, parts) for v in every])
 
 
 def _padded(x: Node, rank: int) -> tuple[Node, tuple[int, ...]] | None:

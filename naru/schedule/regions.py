@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from naru.ir.expr import Binary, Const, Expr, Var, walk
 from naru.ir.simplify import add, known, sub, substitute, to_poly
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
+from naru.ops.tile_product import DEPTH
 
 MOST = 64  # regions of one kernel; more would be more code than the decisions are worth
 
@@ -73,7 +74,8 @@ def _cut(tf: TensorFunction, origin: Origin) -> Iterator[Region]:
 def _places(out: Stage, axis: Axis) -> list[int]:
     """The positions at which a comparison of the axis with a constant changes its answer."""
     extent = known(axis.extent)
-    if extent is None:
+    whole = out.tensor.dtype == "bf16" and axis is out.axes[-1] and extent == DEPTH
+    if extent is None or whole:  # a row of tiles is made as a whole
         return []
     places: set[int] = set()
     for e in walk(out.value):

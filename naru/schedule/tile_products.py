@@ -28,7 +28,7 @@ from naru.schedule.steps import (
     Unroll,
     Vectorize,
 )
-from naru.schedule.tile_rows import cross_rows, has_parts, operands, products_of
+from naru.schedule.tile_rows import cross_rows, has_parts, operands, places_of, products_of
 from naru.targets import Target
 
 PAIR = 2 * SIDE  # rows and columns of sums in two registers side by side
@@ -47,6 +47,8 @@ def schedule_tiles(
     tf, stage = cross_rows(tf, stage)
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     *outer, m, n = out.axes
+    places = [out.axes[stage.axes.index(a)].var.name for a in places_of(stage)]
+    outer = [a.var.name for a in outer if a.var.name not in places]
     row, weights = operands(stage)
     if free_of(row.index[-2], stage.axes[-2].var):
         raise ScheduleError(f"{name!r}: expected rows of packed tiles along {m.var.name!r}")
@@ -56,15 +58,15 @@ def schedule_tiles(
     block = _block(row, rows, target)
     my, ny = m.var.name, n.var.name
     if bytes_of(weights) <= target.l2 * NEAR:
-        order = [f"{my}.o", f"{ny}.o"]
+        order = [f"{my}.o", *places, f"{ny}.o"]
         steps.append(Split("out", my, lane_sizes(rows, PAIR, SIDE)))
     elif block:
         steps.append(Split("out", my, lane_sizes(rows, block, SIDE)))
-        order = [f"{my}.o", f"{ny}.o", f"{my}.i.o"]
+        order = [f"{my}.o", *places, f"{ny}.o", f"{my}.i.o"]
         my = f"{my}.i"
         steps.append(Split("out", my, (PAIR, SIDE)))
     else:
-        order = [f"{ny}.o", f"{my}.o"]
+        order = [*places, f"{ny}.o", f"{my}.o"]
         steps.append(Split("out", my, lane_sizes(rows, PAIR, SIDE)))
     steps += [
         Split("out", ny, lane_sizes(columns, PAIR, SIDE)),
@@ -72,7 +74,7 @@ def schedule_tiles(
         Unroll("out", f"{ny}.i.o"),
         Vectorize("out", f"{ny}.i.i"),
     ]
-    order = [*(a.var.name for a in outer), *order]
+    order = [*outer, *order]
     steps.append(Order("out", (*order, f"{my}.i", f"{ny}.i.o", f"{ny}.i.i")))
     steps += share(out, order, steps)
     steps.append(ComputeAt(name, "out", order[-1]))

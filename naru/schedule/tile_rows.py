@@ -20,11 +20,20 @@ def find_tiles(tf: TensorFunction) -> Stage | None:
 
 def _has_rows(s: Stage) -> bool:
     a, w = operands(s)
-    if len(s.axes) < 2 or len(a.index) < 2 or not _is_free(a, s) or _is_free(w, s):
+    rows = [x for x in s.axes[:-1] if x not in places_of(s)]
+    if not rows or len(a.index) < 2 or not _is_free(a, s) or _is_free(w, s):
         return False
     k = s.reduction[-1].var  # at [k // 2, … + k % 2] of weights
     interleaved = len(w.index) > 1 and not any(free_of(i, k) for i in w.index[-2:])
-    return interleaved and not free_of(a.index[-2], s.axes[-2].var)
+    lanes = any(not free_of(i, s.axes[-1].var) for i in w.index[-1:])
+    return interleaved and lanes and not free_of(a.index[-2], rows[-1].var)
+
+
+def places_of(s: Stage) -> list[Axis]:
+    """The axes but the columns that choose weights: the places of a transposed convolution's
+    windows."""
+    _, w = operands(s)
+    return [a for a in s.axes[:-1] if not all(free_of(i, a.var) for i in w.index)]
 
 
 def is_packed(s: Stage) -> bool:
@@ -91,15 +100,15 @@ def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage]
         R0[y, x, n] = sum of a[…, y · pitch + x + …, k] · w[…]
         ->  R0[q, n] with q = y · pitch + x
 
-    The result is stored where x = q mod pitch is a pixel. As it is where there are no two such
-    axes, or the result does not read the sums at its own."""
-    out = next(s for s in tf.stages if s.tensor in tf.outputs)
+    The result is stored where x = q mod pitch is a pixel. Places of windows lie outside of rows. As
+    it is where there are no two such axes, or the result does not read the sums at its own."""
+    out = old = next(s for s in tf.stages if s.tensor in tf.outputs)
     at = tuple(a.var for a in out.axes)
     plain = all(r.index == at for r in reads(out.value) if r.tensor is stage.tensor)
     if len(tf.stages) != 2 or not plain or out.place:
         return tf, stage
     place: list[Expr] = list(at)
-    old = out
+    stage, out = _places_outside(stage, out)
     while len(stage.axes) >= 3:
         made = _cross(stage, out, place)
         if made is None:
@@ -108,11 +117,33 @@ def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage]
     return (tf if out is old else replace(tf, stages=(stage, out))), stage
 
 
+def _places_outside(stage: Stage, out: Stage) -> tuple[Stage, Stage]:
+    """Each place of all windows by itself:
+
+    R0[y, a, x, b, n]  ->  R0[a, b, y, x, n], stored where it was
+    """
+    places = places_of(stage)
+    if not places:
+        return stage, out
+    row = operands(stage)[0].index[-2]
+    *front, _ = stage.axes
+    rows = [a for a in front if a not in places and not free_of(row, a.var)]
+    others = [a for a in front if a not in places and a not in rows]
+    order = [stage.axes.index(a) for a in (*others, *places, *rows, stage.axes[-1])]
+    axes, outer = ([s.axes[k] for k in order] for s in (stage, out))
+    sums = Tensor(stage.tensor.name, stage.tensor.dtype, tuple(a.extent for a in axes))
+    read = Read(sums, tuple(a.var for a in outer))
+    value = map_reads(out.value, lambda r: r if r.tensor is not stage.tensor else read)
+    place = tuple(a.var for a in out.axes)
+    made = replace(stage, tensor=sums, axes=tuple(axes))
+    return made, replace(out, axes=tuple(outer), value=value, place=place)
+
+
 def _cross(stage: Stage, out: Stage, place: list[Expr]) -> tuple[Stage, Stage, list[Expr]] | None:
     """The last two axes of rows as one."""
     *outer, y, x, n = stage.axes
     row = operands(stage)[0].index[-2]
-    if free_of(row, y.var) or free_of(row, x.var):
+    if y in places_of(stage) or free_of(row, y.var) or free_of(row, x.var):
         return None
     pitch = sub(substitute(row, {y.var: Const(1)}), substitute(row, {y.var: Const(0)}))
     if sub(substitute(row, {x.var: Const(1)}), substitute(row, {x.var: Const(0)})) != Const(1):

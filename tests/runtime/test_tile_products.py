@@ -209,6 +209,15 @@ IMAGES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "signal, wide": ((3, 64, 33), (16, 64, 3), {"dilations": [4]}),
     "one line": ((2, 32, 3, 20), (20, 32, 3, 3), {}),
     "two columns": ((2, 32, 20, 4), (20, 32, 3, 3), {}),
+    "first": ((1, 3, 20, 21), (20, 3, 7, 7), {"strides": [2, 2], "pads": [3, 3, 3, 3]}),
+    "first of two images": ((2, 3, 9, 11), (33, 3, 3, 3), {"pads": [1, 1, 1, 1]}),
+    "grey": ((2, 1, 9, 11), (33, 1, 3, 3), {"pads": [1, 0, 2, 1], "strides": [1, 2]}),
+    "patches": ((1, 3, 33, 40), (20, 3, 4, 4), {"strides": [4, 4]}),
+    "long runs": ((1, 4, 33, 70), (20, 4, 16, 16), {"strides": [16, 16]}),
+    "first, wide": ((1, 5, 12, 30), (20, 5, 3, 9), {"dilations": [2, 1], "strides": [3, 1]}),
+    "taps down": ((1, 3, 12, 30), (20, 3, 3, 1), {"dilations": [2, 3], "strides": [3, 4]}),
+    "sound": ((2, 1, 60), (20, 1, 5), {"strides": [2], "pads": [2, 2]}),
+    "twelve channels": ((2, 12, 60), (20, 12, 3), {"pads": [1, 1]}),
 }
 
 
@@ -247,6 +256,55 @@ def test_borders_are_made_while_pixels_are_packed(case: int) -> None:
     y0, y1 = outputs_of(model(x=x))
     check(y0, convolve(x, v), precision)
     check(y1, convolve(y0, w, **attrs), precision)
+
+
+def convolve_back(
+    x: Array,
+    w: Array,
+    strides: Sequence[int] = (),
+    pads: Sequence[int] = (),
+    output_padding: Sequence[int] = (),
+) -> Array:
+    """A transposed convolution in float64: each tap adds to the results it reaches."""
+    rank = w.ndim - 2
+    pads, more = pads or (0,) * (2 * rank), output_padding or (0,) * rank
+    spatial = zip(x.shape[2:], strides, w.shape[2:], strict=True)
+    out = np.zeros((x.shape[0], w.shape[1], *((n - 1) * s + k for n, s, k in spatial)))
+    for tap in itertools.product(*map(range, w.shape[2:])):
+        steps = zip(tap, strides, x.shape[2:], strict=True)
+        at = tuple(slice(t, t + (n - 1) * s + 1, s) for t, s, n in steps)
+        weights = w[(slice(None), slice(None), *tap)].astype(np.float64)
+        out[(..., *at)] += np.einsum("nc...,cf->nf...", x, weights)
+    out = np.pad(out, [(0, 0), (0, 0), *((0, m) for m in more)])
+    return out[(..., *(slice(p, n - q) for p, q, n in zip(pads[:rank], pads[rank:], out.shape[2:],
+                                                          strict=True)))]  # fmt: skip
+
+
+TRANSPOSED: tuple[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
+    ((1, 64, 9, 8), (64, 33, 2, 2), {"strides": [2, 2]}),
+    ((2, 32, 4, 5), (32, 20, 3, 3), {"strides": [2, 2]}),
+    ((1, 32, 4, 5), (32, 16, 4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+    ((2, 32, 4, 5), (32, 20, 3, 3), {"strides": [2, 3], "pads": [1, 1, 1, 1],
+                                     "output_padding": [1, 1]}),
+    ((3, 64, 9, 8), (64, 7, 2, 3), {"strides": [1, 2], "pads": [0, 1, 1, 0]}),
+    ((2, 32, 9), (32, 20, 4), {"strides": [2], "pads": [1, 1]}),
+    ((2, 32, 9), (32, 20, 5), {"strides": [3], "pads": [1, 1]}),
+    ((1, 256, 40, 3), (256, 256, 2, 2), {"strides": [2, 2]}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(TRANSPOSED)))
+def test_transposed_convolutions(case: int) -> None:
+    (shape, filters, attrs), precision = TRANSPOSED[case], PRECISIONS[case % 2]
+    x, w, b = numbers(*shape), numbers(*filters, seed=1), numbers(filters[1], seed=2)
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w", "b"], ["c"], **attrs),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    out = ["n", filters[1], *(f"d{k}" for k in range(len(shape) - 2))]
+    model = build(model_of(nodes, {"x": shape}, {"y": out}, {"w": w, "b": b}), precision)
+    wanted = convolve_back(x, w, **attrs) + b.reshape(-1, *(1 for _ in shape[2:]))
+    check(outputs_of(model(x=x))[0], np.maximum(wanted, 0), precision)
 
 
 def test_results_of_one_pixel_a_line_are_no_tiles() -> None:
@@ -423,6 +481,21 @@ def test_pixels_that_are_not_finite(precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
+def test_pixels_of_few_channels_that_are_not_finite(precision: str) -> None:
+    """What whole blocks read behind a window is not part of it."""
+    w, x = numbers(20, 3, 3, 3, seed=1), numbers(2, 3, 8, 17)
+    model = build(convolution(x.shape, w, pads=[1, 1, 1, 1]), precision)
+    before = outputs_of(model(x=x))[0]
+    for value in (np.inf, -np.inf, np.nan):
+        x[0, 2, 2, 6] = x[1, 0, 0, 0] = x[1, 1, 7, 16] = value
+        after = outputs_of(model(x=x))[0]
+        with np.errstate(all="ignore"):
+            same_places(after, convolve(x, w, pads=[1, 1, 1, 1]))
+        others = np.isfinite(after)
+        assert after[others].tobytes() == before[others].tobytes()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_zeros_and_tiny_numbers(precision: str) -> None:
     w, x = numbers(64, 36, seed=1), np.zeros((19, 64), np.float32)
     model = build(products(x.shape, w), precision)
@@ -535,11 +608,13 @@ def random_image(r: Random) -> tuple[bytes, Array, Array]:
         "dilations": [r.choice((1, 1, 2, 3)) for _ in range(rank)],
         "pads": [r.randint(0, 2) for _ in range(2 * rank)],
     }
+    channels = r.choice((1, 3, 32, 64, 96))
+    if channels < 32:  # what a window sees of a line is one run
+        attrs["dilations"][-1] = 1
     size = [
         (t - 1) * d + 1 + r.randint(1, 8) + s
         for t, d, s in zip(taps, attrs["dilations"], attrs["strides"], strict=True)
     ]
-    channels = r.choice((32, 64, 96))
     x = numbers(r.randint(1, 3), channels, *size, seed=r.randrange(99))
     w = numbers(r.randint(2, 70), channels, *taps, seed=100)
     return convolution(x.shape, w, **attrs), x, convolve(x, w, **attrs)
