@@ -122,7 +122,8 @@ def schedule_pack(out: Stage, lanes: int) -> Schedule:
         steps.append(Split("out", k, (DEPTH,)))
         order, k = [*loops, f"{k}.o"], f"{k}.i"
     elif loops:
-        row, blocks = loops.pop(), [x for r in found for x in beside(r, along)][:1]
+        row = loops.pop()
+        blocks = [x for r in found for x in beside(r, along) if x in loops][:1]
         steps.append(Split("out", row, whole_and_rest(known(out.axes[-2].extent), SIDE)))
         order = [*(x for x in loops if x not in blocks), f"{row}.o", *blocks, f"{row}.i"]
     else:
