@@ -17,6 +17,7 @@ from naru.ir.graph import Graph, Node, get_output, make_input, make_node, toposo
 from naru.ir.simplify import known
 from naru.ops.operands import sizes as dims_of
 from naru.ops.registry import OPS
+from naru.ops.tile_product import DEPTH, Window
 from naru.passes.fuse_attention import attention_reason
 from naru.passes.narrow_weights import is_widened, weights_reason
 from naru.passes.registry import graph_pass
@@ -104,6 +105,21 @@ def splits_rows(n: Node, p: Node) -> bool:
     right = n.inputs[1]
     rows_alone = right is not None and right.type.rank == 2 and n.type.rank > 2
     return rows_alone and p.op == "transpose" and keeps_lanes(p)
+
+
+def packs_tiles(n: Node, g: Group) -> bool:
+    """May products in tiles write their results as the parts that n packs? Where these are whole
+    blocks of columns, in the order of the rows."""
+    x, window = n.inputs[0], Window.of(dict(n.attrs))
+    if x is None or not any(m.op == "tile_product" for m in g.nodes):
+        return False
+    if any(m.op in ("concat", "pad", "transpose") for m in g.nodes):
+        return False
+    columns = known(x.type.shape[-1] if window is None else x.type.shape[1])
+    still = all(known(d) is not None for d in x.type.shape)
+    return still and columns is not None and columns % DEPTH == 0 and (
+        window is None or window.phases == (1, 1) == window.strides
+    )
 
 
 def is_framed(g: Group) -> bool:
@@ -217,7 +233,7 @@ class _Fusion:
                 f"one kernel holds one {mine.anchor}, and {n.op} has another operand with its own"
             )
         if n.op == "pack_tiles" and found.anchor:
-            return "its parts are packed by a kernel of their own"
+            return "" if packs_tiles(n, found) else "its parts are packed by a kernel of their own"
         if n.type.layout is not p.type.layout and n.op != "pack_tiles":
             return "the next step changes the layout"
         if found.anchor and any(u.op in ("gather", "repeat") for u in self.users[p]):

@@ -28,7 +28,7 @@ from naru.schedule.steps import (
     Unroll,
     Vectorize,
 )
-from naru.schedule.tile_rows import cross_rows, has_parts, operands, products_of
+from naru.schedule.tile_rows import cross_rows, has_parts, join_blocks, operands, products_of
 from naru.targets import Target
 
 PAIR = 2 * SIDE  # rows and columns of sums in two registers side by side
@@ -44,9 +44,10 @@ def schedule_tiles(
 ) -> tuple[TensorFunction, Schedule]:
     """Panels, rows in blocks, two by two registers."""
     name = stage.tensor.name
-    tf, stage = cross_rows(tf, stage)
+    tf, stage = cross_rows(join_blocks(tf, stage), stage)
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     *outer, m, n = out.axes
+    part = [outer.pop(0).var.name] if has_parts(out) else []
     row, weights = operands(stage)
     if free_of(row.index[-2], stage.axes[-2].var):
         raise ScheduleError(f"{name!r}: expected rows of packed tiles along {m.var.name!r}")
@@ -73,7 +74,8 @@ def schedule_tiles(
         Vectorize("out", f"{ny}.i.i"),
     ]
     order = [*(a.var.name for a in outer), *order]
-    steps.append(Order("out", (*order, f"{my}.i", f"{ny}.i.o", f"{ny}.i.i")))
+    steps += [Unroll("out", x) for x in part]
+    steps.append(Order("out", (*order, f"{my}.i", *part, f"{ny}.i.o", f"{ny}.i.i")))
     steps += share(out, order, steps)
     steps.append(ComputeAt(name, "out", order[-1]))
     steps.append(Expect("out", order[-1], f"{my}.i"))
