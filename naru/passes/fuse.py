@@ -109,17 +109,18 @@ def splits_rows(n: Node, p: Node) -> bool:
 
 def packs_tiles(n: Node, g: Group) -> bool:
     """May products in tiles write their results as the parts that n packs? Where these are whole
-    blocks of columns, in the order of the rows."""
+    blocks of columns, of rows in the order in which they are made."""
     x, window = n.inputs[0], Window.of(dict(n.attrs))
-    if x is None or not any(m.op == "tile_product" for m in g.nodes):
+    ops = {m.op for m in g.nodes}
+    if x is not g.root or "tile_product" not in ops or ops & {"concat", "pad", "transpose"}:
         return False
-    if any(m.op in ("concat", "pad", "transpose") for m in g.nodes):
+    shape = [known(d) for d in x.type.shape]
+    columns = shape[-1] if window is None else shape[1]
+    if None in shape or columns is None or columns % DEPTH:
         return False
-    columns = known(x.type.shape[-1] if window is None else x.type.shape[1])
-    still = all(known(d) is not None for d in x.type.shape)
-    return still and columns is not None and columns % DEPTH == 0 and (
-        window is None or window.phases == (1, 1) == window.strides
-    )
+    if window is None:
+        return all(d == 1 for d in shape[:-2])
+    return window.phases == window.strides == (1, 1)
 
 
 def is_framed(g: Group) -> bool:

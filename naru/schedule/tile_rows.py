@@ -90,7 +90,7 @@ def join_blocks(tf: TensorFunction, stage: Stage) -> TensorFunction:
     """The blocks of columns that a result has where it is packed, and the columns in a block, are
     one axis, that of the sums:
 
-        out[p, b, y, k] of R0[y, 32 b + k]   ->   out[p, y, n] of R0[y, n], at [p, n // 32, y, n % 32]
+        out[p, b, y, k] of R0[y, 32 b + k]  ->  out[p, y, n] of R0[y, n] at [p, n // 32, y, n % 32]
     """
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     k = out.axes[-1]
