@@ -17,6 +17,7 @@ from naru.ir.graph import Graph, Node, get_output, make_input, make_node, toposo
 from naru.ir.simplify import known
 from naru.ops.operands import sizes as dims_of
 from naru.ops.registry import OPS
+from naru.ops.tile_product import DEPTH, Window
 from naru.passes.fuse_attention import attention_reason
 from naru.passes.narrow_weights import is_widened, weights_reason
 from naru.passes.registry import graph_pass
@@ -104,6 +105,24 @@ def splits_rows(n: Node, p: Node) -> bool:
     right = n.inputs[1]
     rows_alone = right is not None and right.type.rank == 2 and n.type.rank > 2
     return rows_alone and p.op == "transpose" and keeps_lanes(p)
+
+
+def packs_tiles(n: Node, g: Group) -> bool:
+    """May products in tiles write their results as the parts that n packs? Where these are whole
+    blocks of columns, of rows in the order in which they are made."""
+    x, window = n.inputs[0], Window.of(dict(n.attrs))
+    ops = {m.op for m in g.nodes}
+    if x is not g.root or "tile_product" not in ops or ops & {"concat", "pad", "transpose"}:
+        return False
+    if any(m.attr("places") for m in g.nodes):  # of windows: rows are not in order
+        return False
+    shape = [known(d) for d in x.type.shape]
+    columns = shape[-1] if window is None else shape[1]
+    if None in shape or columns is None or columns % DEPTH:
+        return False
+    if window is None:
+        return all(d == 1 for d in shape[:-2])
+    return window.phases == window.strides == (1, 1)
 
 
 def is_framed(g: Group) -> bool:
@@ -217,7 +236,7 @@ class _Fusion:
                 f"one kernel holds one {mine.anchor}, and {n.op} has another operand with its own"
             )
         if n.op == "pack_tiles" and found.anchor:
-            return "its parts are packed by a kernel of their own"
+            return "" if packs_tiles(n, found) else "its parts are packed by a kernel of their own"
         if n.type.layout is not p.type.layout and n.op != "pack_tiles":
             return "the next step changes the layout"
         if found.anchor and any(u.op in ("gather", "repeat") for u in self.users[p]):

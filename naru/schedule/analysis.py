@@ -5,8 +5,8 @@ from __future__ import annotations
 from naru.dtypes import DTYPES
 from naru.ir.expr import Const, Expr, Read, Var, walk
 from naru.ir.loop import Buffer
-from naru.ir.simplify import add, free_of, known, mul, substitute, to_poly
-from naru.ir.tensor import Stage, Tensor, TensorFunction, reads
+from naru.ir.simplify import add, free_of, known, mul, sub, substitute, to_poly
+from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.schedule.steps import Parallel, Split, Step, Unroll, Vectorize
 from naru.schedule.vector import Lane, contiguous_base
 from naru.targets import Target
@@ -54,6 +54,15 @@ def lanes_of(tf: TensorFunction, target: Target) -> int:
     bits = [DTYPES[t.dtype].bits for t in tensors]
     bits += [DTYPES[e.dtype].bits for s in tf.stages for e in walk(s.value) if e.dtype != "index"]
     return max(1, target.vector_bits // max([*bits, 8]))
+
+
+def block_of(i: Expr, inner: Axis) -> Var | None:
+    """The axis b where an index is b · n + k, the axis k having n elements."""
+    match list(to_poly(sub(i, inner.var)).items()):
+        case [((Var() as b,), count)] if count == known(inner.extent):
+            return b
+        case _:
+            return None
 
 
 def axis_positions(stage: Stage, out: Stage) -> list[int] | None:

@@ -14,6 +14,7 @@ from naru.ir.expr import Binary, Const, Expr, Var, walk
 from naru.ir.simplify import add, known, sub, substitute, to_poly
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.ops.tile_product import DEPTH
+from naru.schedule.analysis import block_of
 
 MOST = 64  # regions of one kernel; more would be more code than the decisions are worth
 
@@ -49,10 +50,16 @@ def find_regions(tf: TensorFunction) -> tuple[Region, ...]:
 
 
 def _is_plain(tf: TensorFunction) -> bool:
-    """Does the result read reductions at its own axes only?"""
+    """Does the result read reductions at its own axes only, or at blocks and places in them?"""
     made = {s.tensor for s in tf.stages}
-    found = [r for t in tf.outputs if (s := tf.stage_of(t)) for r in reads(s.value)]
-    return all(isinstance(i, Var) for r in found if r.tensor in made for i in r.index)
+    return all(
+        isinstance(i, Var) or block_of(i, s.axes[-1])
+        for s in tf.stages
+        if s.tensor in tf.outputs
+        for r in reads(s.value)
+        if r.tensor in made
+        for i in r.index
+    )
 
 
 def _cut(tf: TensorFunction, origin: Origin) -> Iterator[Region]:

@@ -147,7 +147,7 @@ def align_reductions(tf: TensorFunction) -> TensorFunction:
         position = {a.var: p for s, _ in found[:1] for p, a in enumerate(s.axes)}
         order = sorted(
             range(len(t.shape)),
-            key=lambda d: min((position.get(v, d) for _, r in found[:1] for i in r.index[d : d + 1]
+            key=lambda d: max((position.get(v, d) for _, r in found[:1] for i in r.index[d : d + 1]
                                for v in free_vars(i)), default=d),
         )  # fmt: skip
         if order == list(range(len(t.shape))):

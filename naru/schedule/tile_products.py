@@ -28,7 +28,14 @@ from naru.schedule.steps import (
     Unroll,
     Vectorize,
 )
-from naru.schedule.tile_rows import cross_rows, has_parts, operands, places_of, products_of
+from naru.schedule.tile_rows import (
+    cross_rows,
+    has_parts,
+    join_blocks,
+    operands,
+    places_of,
+    products_of,
+)
 from naru.targets import Target
 
 PAIR = 2 * SIDE  # rows and columns of sums in two registers side by side
@@ -44,10 +51,11 @@ def schedule_tiles(
 ) -> tuple[TensorFunction, Schedule]:
     """Panels, rows in blocks, two by two registers."""
     name = stage.tensor.name
-    tf, stage = cross_rows(tf, stage)
+    tf, stage = cross_rows(join_blocks(tf, stage), stage)
     out = next(s for s in tf.stages if s.tensor in tf.outputs)
     *outer, m, n = out.axes
-    places = [out.axes[stage.axes.index(a)].var.name for a in places_of(stage)]
+    part = [outer.pop(0).var.name] if has_parts(out) else []
+    places = [] if part else [out.axes[stage.axes.index(a)].var.name for a in places_of(stage)]
     outer = [a.var.name for a in outer if a.var.name not in places]
     row, weights = operands(stage)
     if free_of(row.index[-2], stage.axes[-2].var):
@@ -75,7 +83,8 @@ def schedule_tiles(
         Vectorize("out", f"{ny}.i.i"),
     ]
     order = [*outer, *order]
-    steps.append(Order("out", (*order, f"{my}.i", f"{ny}.i.o", f"{ny}.i.i")))
+    steps += [Unroll("out", x) for x in part]
+    steps.append(Order("out", (*order, f"{my}.i", *part, f"{ny}.i.o", f"{ny}.i.i")))
     steps += share(out, order, steps)
     steps.append(ComputeAt(name, "out", order[-1]))
     steps.append(Expect("out", order[-1], f"{my}.i"))

@@ -8,6 +8,7 @@ from naru.ir.expr import Binary, Cast, Const, Expr, Read, Select, Unary, Var, wa
 from naru.ir.simplify import floordiv, free_of, known, minimum, mod, mul, sub, substitute
 from naru.ir.tensor import Axis, Stage, Tensor, TensorFunction, reads
 from naru.ops.tile_product import DEPTH, LARGEST
+from naru.schedule.analysis import block_of
 from naru.schedule.rewrites import map_reads
 from naru.schedule.split_axes import split_axis
 
@@ -94,6 +95,28 @@ def split_lines(tf: TensorFunction) -> TensorFunction:
     return tf
 
 
+def join_blocks(tf: TensorFunction, stage: Stage) -> TensorFunction:
+    """The blocks of columns that a result has where it is packed, and the columns in a block, are
+    one axis, that of the sums:
+
+        out[p, b, y, k] of R0[y, 32 b + k]  ->  out[p, y, n] of R0[y, n] at [p, n // 32, y, n % 32]
+    """
+    out = next(s for s in tf.stages if s.tensor in tf.outputs)
+    k = out.axes[-1]
+    found = {r.index[-1] for r in reads(out.value) if r.tensor is stage.tensor}
+    block = block_of(found.pop(), k) if len(found) == 1 and is_pack(out) else None
+    if block is None:
+        return tf
+    extent = stage.axes[-1].extent
+    n = Axis(Var(k.var.name, hi=max((known(extent) or 1) - 1, 0)), extent)
+    at: dict[Var, Expr] = {block: floordiv(n.var, DEPTH), k.var: mod(n.var, DEPTH)}
+    place = tuple(at.get(a.var, a.var) for a in out.axes)
+    value = substitute(out.value, {block: Const(0), k.var: n.var})
+    axes = (*(a for a in out.axes[:-1] if a.var is not block), n)
+    made = replace(out, axes=axes, value=value, place=place)
+    return replace(tf, stages=tuple(made if s is out else s for s in tf.stages))
+
+
 def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage]:
     """All axes that number the rows of the packed operand become one:
 
@@ -104,10 +127,11 @@ def cross_rows(tf: TensorFunction, stage: Stage) -> tuple[TensorFunction, Stage]
     it is where there are no two such axes, or the result does not read the sums at its own."""
     out = old = next(s for s in tf.stages if s.tensor in tf.outputs)
     at = tuple(a.var for a in out.axes)
-    plain = all(r.index == at for r in reads(out.value) if r.tensor is stage.tensor)
-    if len(tf.stages) != 2 or not plain or out.place:
+    own = at[-len(stage.axes) :]
+    plain = all(r.index == own for r in reads(out.value) if r.tensor is stage.tensor)
+    if len(tf.stages) != 2 or not plain:
         return tf, stage
-    place: list[Expr] = list(at)
+    place = list(out.place or at)
     stage, out = _places_outside(stage, out)
     while len(stage.axes) >= 3:
         made = _cross(stage, out, place)
@@ -160,7 +184,7 @@ def _cross(stage: Stage, out: Stage, place: list[Expr]) -> tuple[Stage, Stage, l
     p = Axis(Var(ox.var.name, hi=q.var.hi), extent)
     line, pixel = floordiv(p.var, pitch), mod(p.var, pitch)
     inside: dict[Var, Expr] = {oy.var: line, ox.var: minimum(pixel, sub(ox.extent, 1))}
-    read = Read(sums, tuple(a.var for a in (*outer_out, p, on)))
+    read = Read(sums, tuple(a.var for a in (*outer_out, p, on))[-len(sums.shape) :])
     moved = map_reads(out.value, lambda r: r if r.tensor is not stage.tensor else read)
     stored = [substitute(i, {oy.var: line, ox.var: pixel}) for i in place]
     axes = (*outer_out, p, on)

@@ -119,6 +119,10 @@ def uses_tiles(model: Model) -> bool:
     return any("tile_product" in step["name"] for step in model.manifest["steps"])
 
 
+def count_packs(model: Model) -> int:
+    return sum("pack_tiles" in step["name"] for step in model.manifest["steps"])
+
+
 def outputs_of(found: Any) -> list[Array]:
     return [np.asarray(a) for a in (found if isinstance(found, tuple) else (found,))]
 
@@ -394,6 +398,66 @@ def test_borders_are_written_with_a_result(
         x = numbers(n, 32, 13, 11)
         wanted = depthwise(np.maximum(convolve(x, w, **inner), 0), v, **outer)
         check(outputs_of(model(x=x))[0], wanted, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("width", [32, 96])
+@pytest.mark.parametrize(
+    ("taps", "attrs", "images"),
+    [
+        (1, {}, 2),
+        (3, {"pads": [1, 1, 1, 1]}, 1),
+        (3, {"pads": [1, 1, 1, 1]}, 3),
+        (3, {"pads": [2, 0, 1, 3], "dilations": [2, 1]}, 1),
+    ],
+)
+def test_products_pack_what_products_read(
+    taps: int,
+    attrs: dict[str, Any],
+    images: int,
+    width: int,
+    precision: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the same bits as a kernel of its own does, a border around them or not."""
+    x, b = numbers(images, 32, 9, 7), numbers(width, seed=3)
+    w = numbers(width, 32, 3, 3, seed=1) / 17
+    v = numbers(20, width, taps, taps, seed=2) / 20
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "v"], ["y"], **attrs),
+    ]
+    out = {"y": (images, 20, "h", "l")}
+    source = model_of(nodes, {"x": x.shape}, out, {"w": w, "v": v, "b": b})
+    model = build(source, precision)
+    assert count_packs(model) == 1
+    found = outputs_of(model(x=x))[0]
+    inner = np.maximum(convolve(x, w, pads=[1, 1, 1, 1]) + b[:, None, None], 0)
+    check(found, convolve(inner, v, **attrs), precision)
+    monkeypatch.setattr("naru.passes.fuse.packs_tiles", lambda *_: False)
+    apart = build(source, precision)
+    assert count_packs(apart) == 2
+    np.testing.assert_array_equal(outputs_of(apart(x=x))[0], found)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("lead", [(16,), (33,), (1, 21), (2, 17)])
+def test_products_pack_rows(
+    lead: tuple[int, ...], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = numbers(*lead, 96)
+    w, v = numbers(96, 64, seed=1) / 10, numbers(64, 36, seed=2) / 8
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Gelu", ["a"], ["g"]),
+        helper.make_node("MatMul", ["g", "v"], ["y"]),
+    ]
+    source = model_of(nodes, {"x": x.shape}, {"y": (*lead, 36)}, {"w": w, "v": v})
+    found = outputs_of(build(source, precision)(x=x))[0]
+    check(found, gelu(x.astype(np.float64) @ w) @ v, precision)
+    monkeypatch.setattr("naru.passes.fuse.packs_tiles", lambda *_: False)
+    np.testing.assert_array_equal(outputs_of(build(source, precision)(x=x))[0], found)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
