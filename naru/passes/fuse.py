@@ -112,7 +112,9 @@ def packs_tiles(n: Node, g: Group) -> bool:
     blocks of columns, of rows in the order in which they are made."""
     x, window = n.inputs[0], Window.of(dict(n.attrs))
     ops = {m.op for m in g.nodes}
-    if x is not g.root or "tile_product" not in ops or ops & {"concat", "pad", "transpose"}:
+    if x is None or x is not g.root or "tile_product" not in ops:
+        return False
+    if ops & {"concat", "pad", "transpose"}:
         return False
     if any(m.attr("places") for m in g.nodes):  # of windows: rows are not in order
         return False

@@ -13,6 +13,7 @@ from naru.ir.loop import For, Func, If, Stmt, statements
 from naru.ir.simplify import add, compare, floordiv, known, mul, prod, select, substitute
 from naru.ir.tensor import Stage, TensorFunction
 from naru.ir.text_loop import read_func
+from naru.ops.attention import How
 from naru.ops.registry import OPS
 from naru.ops.tile_product import PAIRS
 from naru.schedule.analysis import SLOW_OPS
@@ -158,7 +159,7 @@ class Kernels:
 def _products(tf: TensorFunction, root: Node) -> int:
     """Of bf16 in matrix registers for each multiplication."""
     if root.op == "attention":
-        return len(PAIRS.get(int(root.attr("parts", 0)), ()))
+        return len(PAIRS.get(How.of(dict(root.attrs)).parts, ()))
     tiles = find_tiles(tf)
     return 0 if tiles is None else products_of(tiles)
 
