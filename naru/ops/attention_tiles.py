@@ -161,7 +161,10 @@ def _pack_keys(layer: Layer, parts: int) -> list[str]:
     """`n` keys from `start` on; what lies behind them is anything, their scores do not count."""
     size, whole = layer.k.size, layer.k.size // PANEL * PANEL
     row = f"krow + p * {PANEL}"
-    lines = ["for p in range((n + 15) // 16):", f"    few: index = min(n - p * {PANEL}, {PANEL})"]
+    lines = [
+        f"for p in range((n + {PANEL - 1}) // {PANEL}):",
+        f"    few: index = min(n - p * {PANEL}, {PANEL})",
+    ]
     one = ["        for j in range(few):", f"            turned[d, j] = k[{row} + j, kcolumn + d]"]
     if whole:
         column, at = f"kcolumn + c * {PANEL}", f"c * {PANEL}:c * {PANEL} + {PANEL}"
