@@ -259,7 +259,7 @@ class _Fusion:
         group's contraction at places of its own."""
         if found.anchor != "contraction":
             return "a border would move what it reduces"
-        if any(m.op == "phase_conv" for m in found.nodes):
+        if any(m.op == "phase_conv" or m.attr("places") for m in found.nodes):
             return "a border would shift its phases"
         if any(map(is_tiled, found.nodes)) and n.type.shape[0] is not found.root.type.shape[0]:
             return "its images are made tile by tile, and others would stand beside them"

@@ -311,6 +311,19 @@ def test_transposed_convolutions(case: int) -> None:
     check(outputs_of(model(x=x))[0], np.maximum(wanted, 0), precision)
 
 
+def test_a_border_around_a_transposed_convolution_is_made_apart() -> None:
+    x, w, v = numbers(2, 32, 5, 6), numbers(32, 20, 2, 2, seed=1), numbers(20, 1, 3, 3, seed=2)
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w"], ["c"], strides=[2, 2]),
+        helper.make_node("Conv", ["c", "v"], ["y"], group=20, pads=[1, 1, 1, 1]),
+    ]
+    model = build(
+        model_of(nodes, {"x": x.shape}, {"y": ("n", 20, "a", "b")}, {"w": w, "v": v}), "fp32"
+    )
+    wanted = depthwise(convolve_back(x, w, strides=[2, 2]), v, pads=[1, 1, 1, 1])
+    check(outputs_of(model(x=x))[0], wanted, "fp32")
+
+
 def test_results_of_one_pixel_a_line_are_no_tiles() -> None:
     for shape, filters in (((1, 32, 20, 3), (20, 32, 3, 3)), ((4, 32, 7, 7), (64, 32, 7, 7))):
         x, w = numbers(*shape), numbers(*filters, seed=1)
