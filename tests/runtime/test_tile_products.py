@@ -23,12 +23,15 @@ import naru
 from naru import pipeline
 from naru.building import choose_levels
 from naru.errors import TargetError
+from naru.frontend.onnx import read_onnx
+from naru.ops.evaluate import evaluate
 from naru.ops.tile_product import LARGEST
 from naru.options import Options
 from naru.runtime.model import Model
 from naru.runtime.session import open_model
 from naru.targets import get_target
 from tests.codegen.native import runnable
+from tests.runtime.tile_networks import images, sequences
 
 Array = np.ndarray
 Shape = Sequence[int | str]
@@ -703,6 +706,40 @@ def test_random_shapes(seed: int) -> None:
     precision = PRECISIONS[seed % 2]
     source, x, wanted = (random_matrix if seed % 3 == 0 else random_image)(r)
     check(outputs_of(build(source, precision)(x=x))[0], wanted, precision)
+
+
+NETWORKS = 12
+
+
+def check_network(number: int) -> None:
+    """A network at random, next to float64 on one thread and two."""
+    model, feeds = (images if number % 2 else sequences)(number)
+    data = model.SerializeToString()
+    graph = read_onnx(data)
+    for precision, error in (("fp32", 6e-5), ("bf16", 6e-2)):
+        bundle = pipeline.build(data, Options(runnable(AMX), precision), tested=False)
+        one, two = (open_model(bundle, threads=n) for n in (1, 2))
+        for x in feeds:
+            found = outputs_of(one(x=x))
+            for a, b, want in zip(
+                found, outputs_of(two(x=x)), evaluate(graph, [x], float64=True), strict=True
+            ):
+                np.testing.assert_array_equal(a, b)
+                assert a.shape == want.shape
+                size = math.sqrt(np.mean(np.square(want)))
+                assert math.sqrt(np.mean(np.square(a - want))) <= error * max(size, 1e-3)
+
+
+@pytest.mark.parametrize("number", range(NETWORKS))
+def test_networks_at_random(number: int) -> None:
+    check_network(number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(NETWORKS, 9 * NETWORKS, NETWORKS))
+def test_many_networks_at_random(first: int) -> None:
+    for number in range(first, first + NETWORKS):
+        check_network(number)
 
 
 # --- what compiles anywhere -----------------------------------------------------------------------
