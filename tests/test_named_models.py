@@ -32,6 +32,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 TOLERANCE = 2e-5
 # Sixteen 3x3 convolutions of up to 512 channels without a norm: each magnifies the error.
 TOLERANCES = {"light_vgg19": 5e-5}
+# Where products are made in matrix registers, from two parts of bf16 each: the error of a layer is
+# some ten times as large, and Inception v2 magnifies it most.
+IN_TILES, MOST_IN_TILES = 1e-4, {"light_inception_v2": 4e-4}
 
 # Compiled and compared in a second or two.
 QUICK = {"mlp_784_200_10", "mlp_64_128_128_10", "tiny_resnet", "gru"}
@@ -110,6 +113,8 @@ def test_agrees_with_onnxruntime(name: str) -> None:
     worst = max(errors, key=errors.__getitem__)
     print(f"{name}: relative rms error {errors[worst]:.2e} at {worst or 'its size'}")
     limit = TOLERANCES.get(name, TOLERANCE)
+    if any("tile_product" in step["name"] for step in model.manifest["steps"]):
+        limit = MOST_IN_TILES.get(name, IN_TILES)
     wrong = {sizes: error for sizes, error in errors.items() if not error <= limit}
     assert not wrong, f"of {len(errors)} sizes, over {limit}: {wrong}"
 
