@@ -18,6 +18,7 @@ from naru.frontend.onnx import read_onnx
 from naru.ir.graph import Graph, TensorType, make_input, toposort
 from naru.ir.simplify import ONE, index
 from naru.ops.attention_kernel import KEYS, QUERIES
+from naru.ops.evaluate import evaluate
 from naru.ops.registry import OPS, apply, constant
 from naru.ops.samples import random
 from naru.options import Options
@@ -165,16 +166,32 @@ def test_in_matrix_registers(name: str, precision: str, error: float) -> None:
         np.testing.assert_array_equal(np.asarray(two(feed)), got)
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(4, 64), (16, 1), (40, 8)])
-def test_few_queries_or_keys_stay_in_f32(queries: int, keys: int) -> None:
+def plain(queries: int, keys: int, size: int) -> tuple[Graph, Bundle]:
+    """Attention alone, for matrix registers where it may have them."""
     inputs = [
-        make_input(name, TensorType("f32", tuple(map(index, (1, n, 2, 16)))))
+        make_input(name, TensorType("f32", tuple(map(index, (1, n, 2, size)))))
         for name, n in zip("qkv", (queries, keys, keys), strict=True)
     ]
-    y = apply("attention", *inputs, None, **PLAIN)
-    options = Options(get_target("x86-64-amx"))
-    bundle = pipeline.build(Graph("g", tuple(inputs), (y,), ("y",)), options, tested=False)
+    graph = Graph("g", tuple(inputs), (apply("attention", *inputs, None, **PLAIN),), ("y",))
+    return graph, pipeline.build(graph, Options(get_target("x86-64-amx")), tested=False)
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "size"), [(4, 64, 16), (16, 1, 16), (40, 8, 16), (32, 32, 1040)]
+)
+def test_few_queries_or_keys_and_wide_heads_stay_in_f32(queries: int, keys: int, size: int) -> None:
+    _, bundle = plain(queries, keys, size)
     assert bundle.manifest["target"]["name"] == "x86-64-avx512"
+
+
+@pytest.mark.parametrize("keys", [13, 15])
+def test_fewer_keys_than_a_panel_has(keys: int) -> None:
+    graph, bundle = plain(32, keys, 64)
+    assert bundle.manifest["target"]["name"] == "x86-64-amx"
+    runnable("x86-64-amx")
+    feed = [random(1, n, 2, 64, seed=k) for k, n in enumerate((32, keys, keys))]
+    (want,) = evaluate(graph, feed, float64=True)
+    np.testing.assert_allclose(np.asarray(open_model(bundle)(*feed)), want, atol=1e-4)
 
 
 SAME = "float[B, 2, S, 16] q, float[B, 2, T, 16] k, float[B, 2, T, 16] v"

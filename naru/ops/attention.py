@@ -290,6 +290,7 @@ def _samples() -> Iterable[Sample]:
     yield _sample(2, 21, 32, heads=(2, 1), causal=(17,), mask=random(1, 2, 2, 21))
     yield _sample(40, 70, 33, heads=(2, 1), columns=20, parts=2)
     yield _sample(33, 40, 16, batch=2, causal=(7,), cap=1.5, columns=48, parts=2)
+    yield _sample(32, 13, 32, parts=2)  # fewer keys than a panel has
     hidden = np.where(random(1, 1, 5, 34, seed=4) > 0.5, np.float32(-np.inf), 0)
     yield _sample(5, 34, 32, heads=(2, 2), axes=(1, 2, 1, 2), mask=hidden, guard="empty", parts=2)
     yield from _masked_samples()

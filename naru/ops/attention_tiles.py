@@ -159,7 +159,8 @@ def _put_pairs(buffer: str, place: str, a: str, b: str, parts: int) -> list[str]
 
 def _pack_keys(layer: Layer, parts: int) -> list[str]:
     """`n` keys from `start` on; what lies behind them is anything, their scores do not count."""
-    size, whole = layer.k.size, layer.k.size // PANEL * PANEL
+    size = layer.k.size
+    whole = size // PANEL * PANEL if layer.has_panels else 0
     row = f"krow + p * {PANEL}"
     lines = [
         f"for p in range((n + {PANEL - 1}) // {PANEL}):",

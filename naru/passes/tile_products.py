@@ -35,6 +35,7 @@ WORTH = 0.8  # of the time of multiply-adds, at most
 FIRST = 0.8  # of that, for images of few channels: results are more than caches hold
 MOST = 256.0  # a weight
 FILLED = 0.4  # of the tiles of attention, at least
+WIDEST = 1024  # numbers of a head: packed, they and their results stay below 1 MiB of stack
 UNIT = 8  # numbers that are split at a time, at least: the depth is a multiple
 FEW = 6  # rows: as many pass while weights come from where they lie
 # Relative rms error of a layer, by parts (measured; it does not grow with the length of sums).
@@ -164,11 +165,10 @@ def _attention(n: Node, parts: int) -> Node:
     queries, keys = (known(t) or 2 * SIDE for t in tokens)
     rows = queries * how.heads[0] // how.heads[1]
     filled = math.prod(size / (-(-size // (2 * SIDE)) * 2 * SIDE) for size in (rows, keys))
-    return (
-        n
-        if filled < FILLED
-        else make_node(n.op, n.inputs, {**dict(n.attrs), "parts": parts}, n.types)
-    )
+    wide = max(known(t.shape[3]) or 0 for t in (n.inputs[0].type, n.type))
+    if filled < FILLED or wide > WIDEST:
+        return n
+    return make_node(n.op, n.inputs, {**dict(n.attrs), "parts": parts}, n.types)
 
 
 def _conv(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
