@@ -146,7 +146,7 @@ def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
     lead = [known(d) for d in x.type.shape[:-1]]
     if rank == 2 and len(free_vars(x.type.shape[0])) == 1:  # rows of a batch: often there is one
         return n
-    rows = math.prod(d or SIDE for d in lead)
+    rows = math.prod(SIDE if d is None else d for d in lead)
     share = _share(Sizes(rows, w.shape[0], w.shape[1], 1, rows * w.shape[0]), parts)
     if share is None:
         return n
@@ -162,7 +162,7 @@ def _attention(n: Node, parts: int) -> Node:
     if n.inputs[0] is None or n.inputs[1] is None:
         return n
     tokens = (how.tokens(n.inputs[0].type, 0), how.tokens(n.inputs[1].type, 1))
-    queries, keys = (known(t) or 2 * SIDE for t in tokens)
+    queries, keys = (2 * SIDE if (t := known(d)) is None else t for d in tokens)
     rows = queries * how.heads[0] // how.heads[1]
     filled = math.prod(size / (-(-size // (2 * SIDE)) * 2 * SIDE) for size in (rows, keys))
     wide = max(known(t.shape[3]) or 0 for t in (n.inputs[0].type, n.type))

@@ -757,6 +757,14 @@ def test_a_single_number_behind_a_product(shape: tuple[int, ...]) -> None:
     assert any("tile_product" in step for step in bundle.entries[0].steps)
 
 
+@pytest.mark.parametrize("shape", [(0, 768), (1, 0, 768)])
+def test_no_rows_are_no_tiles(shape: tuple[int, ...]) -> None:
+    nodes = [helper.make_node("MatMul", [x, "w"], [y]) for x, y in (("x", "m"), ("m", "y"))]
+    source = model_of(nodes, {"x": shape}, {"y": shape}, {"w": numbers(768, 768)})
+    bundle = pipeline.build(source, Options(get_target(AMX)), tested=False)
+    assert bundle.manifest["target"]["name"] == "x86-64-avx512"
+
+
 def test_borders_that_only_a_run_tells() -> None:
     conv = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], auto_pad="SAME_UPPER")
     sizes = {"x": ("n", 64, "h", "w")}
