@@ -177,7 +177,8 @@ def plain(queries: int, keys: int, size: int) -> tuple[Graph, Bundle]:
 
 
 @pytest.mark.parametrize(
-    ("queries", "keys", "size"), [(4, 64, 16), (16, 1, 16), (40, 8, 16), (32, 32, 1040)]
+    ("queries", "keys", "size"),
+    [(4, 64, 16), (16, 1, 16), (40, 8, 16), (32, 32, 1040), (0, 32, 16), (32, 0, 16)],
 )
 def test_few_queries_or_keys_and_wide_heads_stay_in_f32(queries: int, keys: int, size: int) -> None:
     _, bundle = plain(queries, keys, size)

@@ -164,7 +164,8 @@ def _attention(n: Node, parts: int) -> Node:
     tokens = (how.tokens(n.inputs[0].type, 0), how.tokens(n.inputs[1].type, 1))
     queries, keys = (2 * SIDE if (t := known(d)) is None else t for d in tokens)
     rows = queries * how.heads[0] // how.heads[1]
-    filled = math.prod(size / (-(-size // (2 * SIDE)) * 2 * SIDE) for size in (rows, keys))
+    whole = [-(-max(size, 1) // (2 * SIDE)) * 2 * SIDE for size in (rows, keys)]
+    filled = rows * keys / math.prod(whole)
     wide = max(known(t.shape[3]) or 0 for t in (n.inputs[0].type, n.type))
     if filled < FILLED or wide > WIDEST:
         return n
