@@ -157,7 +157,7 @@ def _matmul(n: Node, x: Node, w: np.ndarray, parts: int) -> Node:
 
 
 def _attention(n: Node, parts: int) -> Node:
-    """Its two products, where they do not mostly fill up tiles."""
+    """Attention with both of its products in tiles, where queries and keys fill enough of them."""
     how = How.of(dict(n.attrs))
     if n.inputs[0] is None or n.inputs[1] is None:
         return n
